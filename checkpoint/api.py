@@ -1,0 +1,162 @@
+"""The types of the agent's API: JSON over HTTP on a unix socket, served by `checkpoint.agent`.
+
+| call | body | answer |
+|---|---|---|
+| GET /healthz | | `Health` |
+| GET /v1/room | | `Room` |
+| GET /v1/workloads | | `list[Workload]` |
+| POST /v1/workloads | `RunWorkload` | `Workload` |
+| GET /v1/workloads/{name} | | `Inspection` |
+| DELETE /v1/workloads/{name} | | `Workload` (killed and forgotten) |
+| GET /v1/migrations | | `list[Custody]` |
+| PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
+| POST /v1/outbound/{migration}/stop | | `Custody` |
+| POST /v1/outbound/{migration}/dump | | `Dumped` |
+| POST /v1/outbound/{migration}/adopt | | `Adopted` |
+| POST /v1/outbound/{migration}/seal | | `Sealed` |
+| POST /v1/outbound/{migration}/commit | | `Custody` |
+| POST /v1/outbound/{migration}/release | | `Custody` (rolled back: the workload runs again) |
+| DELETE /v1/outbound/{migration} | | `Custody` (images deleted, migration forgotten) |
+| PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
+| POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
+| POST /v1/inbound/{migration}/resume | | `Custody` |
+| DELETE /v1/inbound/{migration} | | `Custody` (before the resume: the stopped copy is killed; after it: only forgotten) |
+
+Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP status
+of its kind. Nothing here does I/O; the controller imports this module and no other of the agent's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+MAX_BODY_BYTES = 32 << 20
+
+Fault = Literal["request", "workload", "pod", "machine", "midstream"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, whose fault it is, and what to do about it."""
+
+    code: str
+    message: str
+    fault: Fault
+    hint: str = ""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: Problem
+
+
+class Health(msgspec.Struct, frozen=True):
+    version: str
+    criu_version: str
+    kernel: str
+    architecture: str
+
+
+class Room(msgspec.Struct, frozen=True):
+    """What the pod could still take in."""
+
+    memory_bytes: int
+    """The smaller of the machine's MemAvailable and what the pod's memory cgroup has left."""
+    image_bytes: int
+    """Free space where images are kept."""
+    pids: list[int]
+    """Thread ids in use in the pod's PID namespace."""
+    listening_ports: list[int]
+
+
+class RunWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    argv: list[str]
+    environment: dict[str, str] = {}
+    directory: str = "/"
+
+
+class Workload(msgspec.Struct, frozen=True):
+    name: str
+    pid: int
+    argv: list[str]
+    state: Literal["running", "stopped", "exited"]
+    migration: str = ""
+    """The migration that holds it, or "" while none."""
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """A workload, looked at before it is touched."""
+
+    workload: Workload
+    pids: list[int]
+    """Every thread id of the tree: they must be free at the destination."""
+    memory_bytes: int
+    """Anonymous and shared memory that a dump would write."""
+    connections: int
+    listening_ports: list[int]
+    problems: list[Problem]
+    """What is known already to make a move fail."""
+
+
+class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    workload: str
+    readdress: dict[str, str]
+    """The pod's address -> the destination pod's, one entry for each family."""
+    max_hold_seconds: float
+    """The longest time from the stop to the commit; past it the agent rolls back by itself and refuses the commit."""
+
+
+class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    workload: str
+    argv: list[str]
+
+
+class Custody(msgspec.Struct, frozen=True):
+    """Who has the workload, as this agent knows it."""
+
+    migration: str
+    workload: str
+    side: Literal["source", "destination"]
+    state: str
+    """A `checkpoint.core.custody.State` in lower case."""
+    reason: str = ""
+    """Why it was released, where it was."""
+    seconds: dict[str, float] = {}
+    """How long the agent's own steps took."""
+
+
+class Dumped(msgspec.Struct, frozen=True):
+    image_bytes: int
+    processes: int
+    criu_seconds: dict[str, float]
+    """CRIU's own account (stats-dump): freezing, frozen, memdump, memwrite."""
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    flows: int
+    listeners: int
+    legs: msgspec.Raw
+    """A JSON list of `proxy.api.Leg`, as the source's proxy gave it; the agent does not look inside."""
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The images are edited, and their manifest is written."""
+
+    images: str
+    """The folder, 0700; on this machine both agents see it."""
+    manifest_digest: str
+    """SHA-256 of the manifest, which holds every file's."""
+    image_bytes: int
+
+
+class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    images: str
+    manifest_digest: str
+
+
+class Restored(msgspec.Struct, frozen=True):
+    pid: int
+    processes: int
+    verified_bytes: int
+    criu_seconds: dict[str, float]

@@ -1,0 +1,173 @@
+"""The types of the proxy's control API: JSON over HTTP on a unix socket, served by `proxy.io.control`.
+
+| call | body | answer |
+|---|---|---|
+| GET /healthz | | `Health` |
+| GET /metrics | | Prometheus text |
+| GET /v1/flows | | `list[FlowView]` |
+| PUT /v1/outbound/{migration} | `PrepareOutbound` | `Prepared` |
+| POST /v1/outbound/{migration}/repoint | | `Repointed` |
+| GET /v1/outbound/{migration}/ledger | | `list[LedgerLine]` |
+| DELETE /v1/outbound/{migration} | | `Released` |
+| PUT /v1/inbound/{migration} | `PrepareInbound` | `Prepared` |
+| POST /v1/inbound/{migration}/legs | `Legs` | `LegsBuilt` |
+| POST /v1/inbound/{migration}/resume | | `Resumed` |
+| GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
+| DELETE /v1/inbound/{migration} | | `Released` |
+
+Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP status
+of its kind. Nothing here does I/O; the controller imports this module and no other of the proxy's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+LINK_PORT = 15008
+METRICS_PORT = 15020
+MAX_BODY_BYTES = 32 << 20  # 10,000 legs are about 4 MB of JSON
+
+
+class Endpoint(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """One end of a TCP connection: a literal IPv4 or IPv6 address and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, whose fault it is, and what to do about it."""
+
+    code: str
+    message: str
+    fault: Literal["request", "pod", "peer", "midstream"]
+    hint: str = ""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: Problem
+
+
+class Health(msgspec.Struct, frozen=True):
+    version: str
+    uid: int
+    capabilities: list[str]
+    flows: int
+    held_flows: int
+    held_bytes: int
+
+
+class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many bytes the peers may add, over all flows, to what they were already allowed to send when the hold began."""
+
+    max_held_bytes: int = 64 << 20
+
+
+class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Make ready to give flows away: dial `links` links to the destination's proxy now, not inside the freeze."""
+
+    destination: Endpoint
+    token: str
+    """64 hexadecimal digits, the migration's own; the destination's proxy knows the same."""
+    readdress: dict[str, str]
+    """The pod's address -> the destination pod's, one entry for each family."""
+    links: int = 0
+    policy: HoldPolicy = HoldPolicy()
+
+
+class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Make ready to receive flows: routing in place, links that carry `token` welcome."""
+
+    token: str
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    links: int = 0
+
+
+class Leg(msgspec.Struct, frozen=True, array_like=True):
+    """What the destination's proxy needs to build one app leg: the state of the other end of a restored socket."""
+
+    flow: int
+    peer: Endpoint
+    """The other party: the leg's own (foreign) address."""
+    app: Endpoint
+    """The restored socket's address, in the destination pod."""
+    snd_seq: int
+    rcv_seq: int
+    tcp_options: int
+    """TCP_INFO's tcpi_options bits: 1 timestamps, 2 SACK, 4 window scale."""
+    snd_wscale: int
+    rcv_wscale: int
+    mss: int
+    timestamp: int
+    snd_wl1: int
+    snd_wnd: int
+    max_window: int
+    rcv_wnd: int
+    rcv_wup: int
+
+
+class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    legs: list[Leg]
+
+
+class LegsBuilt(msgspec.Struct, frozen=True):
+    built: int
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    resumed: int
+
+
+class Repointed(msgspec.Struct, frozen=True):
+    flows: int
+    held_bytes: int
+    accepted: int
+    """Connections that the adopted listeners completed during the hold."""
+
+
+class Released(msgspec.Struct, frozen=True):
+    flows: int
+
+
+class LedgerLine(msgspec.Struct, frozen=True):
+    """One flow's account, as one proxy sees it. Bytes are counted from the snapshot on."""
+
+    flow: int
+    peer: Endpoint
+    local: Endpoint
+    direction: Literal["inbound", "outbound", "accepted"]
+    """Who opened it: the peer, the workload, or the peer during or after the hold."""
+    state: str
+    unread_bytes: int
+    """Received before the snapshot and not read by the application: they travel in the image."""
+    unsent_bytes: int
+    """Written before the snapshot and not acknowledged by the peer: the peer leg delivers them."""
+    held_bytes: int
+    """Received from the peer between the snapshot and the repointing."""
+    to_app_bytes: int
+    """Source: read from the peer leg and given to the link. Destination: taken from the link and given to the app leg."""
+    to_peer_bytes: int
+    """Source: taken from the link and given to the peer leg. Destination: read from the app leg and given to the link."""
+    error: str = ""
+
+
+class FlowView(msgspec.Struct, frozen=True):
+    migration: str
+    flow: int
+    side: Literal["source", "destination"]
+    peer: Endpoint
+    local: Endpoint
+    via: str
+    """The other proxy, or "" while none."""
+    direction: Literal["inbound", "outbound", "accepted"]
+    state: str
+    held_bytes: int
+    to_app_bytes: int
+    to_peer_bytes: int
