@@ -1,0 +1,46 @@
+"""The errors a person gets to see.
+
+MidstreamError
+├── Refused        the request cannot be carried out; nothing was touched
+├── Unreachable    a sidecar did not answer: the outcome of the call is not known
+└── Answered       a sidecar answered with a problem of its own
+
+Each says what is wrong (`message`), whose fault it is (`fault`) and what to do next (`hint`).
+"""
+
+from __future__ import annotations
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_ROLLED_BACK = 3
+EXIT_FAILED = 4
+
+
+class MidstreamError(Exception):
+    """Anything that ends a command with one clear line.
+
+    `code` is for programs and stable; `fault` is one of request, workload, pod, peer, machine, midstream.
+    """
+
+    def __init__(self, code: str, message: str, fault: str = "midstream", hint: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.fault, self.hint = code, message, fault, hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class Refused(MidstreamError):
+    """The request is wrong or cannot be carried out as things stand; nothing was touched."""
+
+
+class Unreachable(MidstreamError):
+    """No answer: the call may or may not have been carried out."""
+
+
+class Answered(MidstreamError):
+    """A sidecar carried out nothing and said why. `status` is the HTTP status."""
+
+    def __init__(self, status: int, code: str, message: str, fault: str, hint: str = "") -> None:
+        super().__init__(code, message, fault, hint)
+        self.status = status

@@ -1,0 +1,155 @@
+"""The two-phase move, as one table.
+
+A migration is in one phase. Each phase has work to do (`WORK`: groups of actions; the actions of a group go out together,
+the groups one after the other); how the work ended is an event; `step` looks up the next phase. Two rules make
+the move safe, and both can be read off the table:
+
+- Before COMMITTING, whatever goes wrong leads to ROLLING_BACK; after it, nothing leads there.
+- COMMITTING asks one arbiter, the source's agent, which kills the workload or refuses for ever. While its answer is not known
+  (IN_DOUBT) it is asked again, and nothing else is done: neither copy is resumed.
+
+The table is pure: the command line drives it today (`controller.migrate`), an operator can drive the same one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+
+
+class Phase(StrEnum):
+    PENDING = "Pending"
+    PREFLIGHT = "Preflight"
+    PREPARING = "Preparing"
+    STOPPING = "Stopping"
+    CHECKPOINTING = "Checkpointing"
+    ADOPTING = "Adopting"
+    TRANSFERRING = "Transferring"
+    RESTORING = "Restoring"
+    COMMITTING = "Committing"
+    REPOINTING = "Repointing"
+    DRAINING = "Draining"
+    SUCCEEDED = "Succeeded"
+    ROLLING_BACK = "RollingBack"
+    ROLLED_BACK = "RolledBack"
+    FAILED = "Failed"
+
+
+class Event(Enum):
+    """How the work of a phase ended."""
+
+    DONE = "done"
+    ERROR = "error"
+    """A party said no, or could not be reached where that decides nothing."""
+    IN_DOUBT = "in-doubt"
+    """The arbiter was asked and its answer got lost."""
+    LOST = "lost"
+    """The party that owns the workload is gone: its pod has ended."""
+    INTERRUPTED = "interrupted"
+    """A new controller found the migration in this phase."""
+    CANCELLED = "cancelled"
+    """A person asked for the rollback."""
+
+
+class Action(Enum):
+    """One call to one party; `controller.migrate` knows which."""
+
+    CHECK_PLAN = "check the plan"
+    PREPARE_SOURCE = "source: get CRIU and the image folder ready"
+    PREPARE_DESTINATION = "destination: get CRIU ready"
+    OPEN_INBOUND = "destination's proxy: routing in place, links welcome"
+    DIAL_LINKS = "source's proxy: dial the links"
+    STOP = "source: stop the workload"
+    DUMP = "source: dump it, stopped"
+    ADOPT = "source: hand its sockets to the proxy"
+    SEAL = "source: edit the images and sign for every file"
+    BUILD_LEGS = "destination's proxy: build the app legs, in repair mode"
+    RESTORE = "destination: restore it, stopped, every file verified"
+    COMMIT = "source: kill the workload"
+    RESUME_LEGS = "destination's proxy: app legs out of repair mode"
+    RESUME = "destination: resume the workload"
+    REPOINT = "source's proxy: join peer legs to links"
+    SETTLE = "both proxies: every held byte delivered"
+    FORGET = "both agents: images deleted, migration forgotten"
+    RELEASE = "source: sockets back, workload continues"
+    DISCARD = "destination: the stopped copy is killed"
+    CLOSE_INBOUND = "destination's proxy: app legs closed in silence"
+
+
+WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
+    Phase.PENDING: (),
+    Phase.PREFLIGHT: ((Action.CHECK_PLAN,),),
+    Phase.PREPARING: (
+        (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
+        (Action.DIAL_LINKS,),
+    ),
+    Phase.STOPPING: ((Action.STOP,),),
+    Phase.CHECKPOINTING: ((Action.DUMP,),),
+    Phase.ADOPTING: ((Action.ADOPT,),),
+    Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
+    Phase.RESTORING: ((Action.RESTORE,),),
+    Phase.COMMITTING: ((Action.COMMIT,),),
+    Phase.REPOINTING: ((Action.RESUME_LEGS, Action.RESUME, Action.REPOINT),),
+    Phase.DRAINING: ((Action.SETTLE,), (Action.FORGET,)),
+    Phase.ROLLING_BACK: ((Action.RELEASE, Action.DISCARD, Action.CLOSE_INBOUND),),
+    Phase.SUCCEEDED: (),
+    Phase.ROLLED_BACK: (),
+    Phase.FAILED: (),
+}
+
+_FORWARD = (
+    Phase.PENDING,
+    Phase.PREFLIGHT,
+    Phase.PREPARING,
+    Phase.STOPPING,
+    Phase.CHECKPOINTING,
+    Phase.ADOPTING,
+    Phase.TRANSFERRING,
+    Phase.RESTORING,
+    Phase.COMMITTING,
+    Phase.REPOINTING,
+    Phase.DRAINING,
+    Phase.SUCCEEDED,
+)
+BEFORE_COMMIT = frozenset(_FORWARD[: _FORWARD.index(Phase.COMMITTING)])
+FROZEN = frozenset(_FORWARD[_FORWARD.index(Phase.STOPPING) : _FORWARD.index(Phase.DRAINING)])
+"""The phases in which the workload does not run, or may not."""
+FINAL = frozenset({Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED})
+
+TABLE: dict[tuple[Phase, Event], Phase] = {
+    **{(phase, Event.DONE): following for phase, following in zip(_FORWARD, _FORWARD[1:], strict=False)},
+    **{
+        (phase, event): Phase.ROLLING_BACK
+        for phase in BEFORE_COMMIT
+        for event in (Event.ERROR, Event.IN_DOUBT, Event.LOST, Event.INTERRUPTED, Event.CANCELLED)
+    },
+    # The arbiter refused: it will refuse for ever, so the source is still the owner.
+    (Phase.COMMITTING, Event.ERROR): Phase.ROLLING_BACK,
+    (Phase.COMMITTING, Event.IN_DOUBT): Phase.COMMITTING,
+    (Phase.COMMITTING, Event.INTERRUPTED): Phase.COMMITTING,
+    (Phase.COMMITTING, Event.LOST): Phase.FAILED,
+    # The destination owns the workload: what failed is tried again until it works or the pod is gone.
+    **{(phase, event): phase for phase in (Phase.REPOINTING, Phase.DRAINING)
+       for event in (Event.ERROR, Event.IN_DOUBT, Event.INTERRUPTED)},
+    (Phase.REPOINTING, Event.LOST): Phase.FAILED,
+    (Phase.DRAINING, Event.LOST): Phase.FAILED,
+    (Phase.ROLLING_BACK, Event.DONE): Phase.ROLLED_BACK,
+    **{(Phase.ROLLING_BACK, event): Phase.ROLLING_BACK
+       for event in (Event.ERROR, Event.IN_DOUBT, Event.INTERRUPTED, Event.CANCELLED)},
+    (Phase.ROLLING_BACK, Event.LOST): Phase.FAILED,
+}  # fmt: skip
+
+
+class IllegalStep(Exception):
+    """The table has no such row: a mistake of the caller's; nothing was changed."""
+
+
+def step(phase: Phase, event: Event) -> Phase:
+    """The phase that follows.
+
+    Raises:
+        IllegalStep: `event` cannot happen in `phase`, as in a final one.
+    """
+    try:
+        return TABLE[phase, event]
+    except KeyError:
+        raise IllegalStep(f"{event.value} cannot happen in {phase.value}") from None
