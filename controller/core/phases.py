@@ -1,12 +1,12 @@
 """The two-phase move, as one table.
 
-A migration is in one phase. Each phase has work to do (`WORK`: groups of actions; the actions of a group go out together,
-the groups one after the other); how the work ended is an event; `step` looks up the next phase. Two rules make
-the move safe, and both can be read off the table:
+A migration is in one phase. Each phase has work to do (`WORK`: groups of actions; the actions of a group go out
+together, the groups one after the other); how the work ended is an event; `step` looks up the next phase. Two rules
+make the move safe, and both can be read off the table:
 
 - Before COMMITTING, whatever goes wrong leads to ROLLING_BACK; after it, nothing leads there.
-- COMMITTING asks one arbiter, the source's agent, which kills the workload or refuses for ever. While its answer is not known
-  (IN_DOUBT) it is asked again, and nothing else is done: neither copy is resumed.
+- COMMITTING asks one arbiter, the source's agent, which kills the workload or refuses for ever. While its answer is
+  not known (IN_DOUBT) it is asked again, and nothing else is done: neither copy is resumed.
 
 The table is pure: the command line drives it today (`controller.migrate`), an operator can drive the same one.
 """
@@ -14,6 +14,7 @@ The table is pure: the command line drives it today (`controller.migrate`), an o
 from __future__ import annotations
 
 from enum import Enum, StrEnum
+from itertools import pairwise
 
 
 class Phase(StrEnum):
@@ -116,7 +117,7 @@ FROZEN = frozenset(_FORWARD[_FORWARD.index(Phase.STOPPING) : _FORWARD.index(Phas
 FINAL = frozenset({Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED})
 
 TABLE: dict[tuple[Phase, Event], Phase] = {
-    **{(phase, Event.DONE): following for phase, following in zip(_FORWARD, _FORWARD[1:], strict=False)},
+    **{(phase, Event.DONE): following for phase, following in pairwise(_FORWARD)},
     **{
         (phase, event): Phase.ROLLING_BACK
         for phase in BEFORE_COMMIT

@@ -1,0 +1,182 @@
+"""Clients of the two control APIs: typed JSON over HTTP on unix sockets.
+
+A connection is kept open from the first call on, so that a call inside the freeze costs one round trip and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+import checkpoint.api as agent_api
+import proxy.api as proxy_api
+from controller.core.errors import Answered, Unreachable
+
+T = TypeVar("T")
+
+MAX_ANSWER_BYTES = 64 << 20
+"""10,000 legs are about 4 MB; nothing a sidecar says is longer than this."""
+
+
+class _AnyProblem(msgspec.Struct, frozen=True):
+    """A problem of either sidecar's: they differ only in whose fault it may be."""
+
+    code: str
+    message: str
+    fault: str
+    hint: str = ""
+
+
+class _AnyErrorBody(msgspec.Struct, frozen=True):
+    error: _AnyProblem
+
+
+class SidecarClient:
+    """One sidecar's control API, over its unix socket."""
+
+    def __init__(self, name: str, socket: Path) -> None:
+        self.name, self.socket = name, socket
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.UnixConnector(path=str(self.socket), keepalive_timeout=300)
+        self._session = aiohttp.ClientSession(connector=connector, base_url="http://sidecar")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def call(self, method: str, path: str, answer: type[T], body: Any = None, timeout_seconds: float = 30) -> T:
+        """Says `body` and returns the answer as `answer`.
+
+        Raises:
+            Answered: the sidecar refused, in its own words.
+            Unreachable: there was no answer in `timeout_seconds`; whether the call was carried out is not known.
+        """
+        data = b"" if body is None else msgspec.json.encode(body)
+        status, payload = await self._exchange(method, path, data, timeout_seconds)
+        if status >= 400:
+            raise self._refusal(status, payload)
+        try:
+            return msgspec.json.decode(payload, type=answer)
+        except msgspec.MsgspecError as error:
+            raise Unreachable("bad-answer", f"{self.name} answered {path} with something else: {error}") from error
+
+    async def _exchange(self, method: str, path: str, data: bytes, timeout_seconds: float) -> tuple[int, bytes]:
+        assert self._session is not None, "used outside `async with`"
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        try:
+            async with self._session.request(method, path, data=data, timeout=timeout) as response:
+                payload = await response.content.read(MAX_ANSWER_BYTES + 1)
+                while not response.content.at_eof() and len(payload) <= MAX_ANSWER_BYTES:
+                    payload += await response.content.read(MAX_ANSWER_BYTES)
+        except TimeoutError as error:
+            message = f"{self.name} did not answer {path} within {timeout_seconds:g} s"
+            raise Unreachable("timeout", message, "pod", f"see the log beside {self.socket}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            message = f"{self.name} cannot be reached at {self.socket}: {error}"
+            raise Unreachable("unreachable", message, "pod", "is the pod running? midstream pod list") from error
+        if len(payload) > MAX_ANSWER_BYTES:
+            raise Unreachable("bad-answer", f"{self.name} answered {path} with more than {MAX_ANSWER_BYTES} bytes")
+        return response.status, payload
+
+    def _refusal(self, status: int, payload: bytes) -> Answered:
+        try:
+            problem = msgspec.json.decode(payload, type=_AnyErrorBody).error
+        except msgspec.MsgspecError:
+            return Answered(status, "bad-answer", f"{self.name} answered with status {status}", "midstream")
+        return Answered(status, problem.code, f"{self.name}: {problem.message}", problem.fault, problem.hint)
+
+
+class AgentClient(SidecarClient):
+    """A pod's agent. One method a call; see `checkpoint.api` for what each takes and gives."""
+
+    async def health(self) -> agent_api.Health:
+        return await self.call("GET", "/healthz", agent_api.Health)
+
+    async def room(self) -> agent_api.Room:
+        return await self.call("GET", "/v1/room", agent_api.Room)
+
+    async def workloads(self) -> list[agent_api.Workload]:
+        return await self.call("GET", "/v1/workloads", list[agent_api.Workload])
+
+    async def run(self, workload: agent_api.RunWorkload) -> agent_api.Workload:
+        return await self.call("POST", "/v1/workloads", agent_api.Workload, workload)
+
+    async def inspect(self, name: str) -> agent_api.Inspection:
+        return await self.call("GET", f"/v1/workloads/{name}", agent_api.Inspection)
+
+    async def kill(self, name: str) -> agent_api.Workload:
+        return await self.call("DELETE", f"/v1/workloads/{name}", agent_api.Workload)
+
+    async def migrations(self) -> list[agent_api.Custody]:
+        return await self.call("GET", "/v1/migrations", list[agent_api.Custody])
+
+    async def outbound(
+        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = 30
+    ) -> T:
+        return await self.call("POST", f"/v1/outbound/{migration}/{verb}", answer, body, timeout_seconds)
+
+    async def inbound(
+        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = 30
+    ) -> T:
+        return await self.call("POST", f"/v1/inbound/{migration}/{verb}", answer, body, timeout_seconds)
+
+    async def prepare_outbound(self, migration: str, body: agent_api.PrepareOutbound) -> agent_api.Custody:
+        return await self.call("PUT", f"/v1/outbound/{migration}", agent_api.Custody, body)
+
+    async def prepare_inbound(self, migration: str, body: agent_api.PrepareInbound) -> agent_api.Custody:
+        return await self.call("PUT", f"/v1/inbound/{migration}", agent_api.Custody, body)
+
+    async def forget(self, side: str, migration: str) -> agent_api.Custody:
+        return await self.call("DELETE", f"/v1/{side}/{migration}", agent_api.Custody)
+
+
+class ProxyClient(SidecarClient):
+    """A pod's proxy. One method a call; see `proxy.api` for what each takes and gives."""
+
+    async def health(self) -> proxy_api.Health:
+        return await self.call("GET", "/healthz", proxy_api.Health)
+
+    async def flows(self) -> list[proxy_api.FlowView]:
+        return await self.call("GET", "/v1/flows", list[proxy_api.FlowView])
+
+    async def prepare_outbound(self, migration: str, body: proxy_api.PrepareOutbound) -> proxy_api.Prepared:
+        return await self.call("PUT", f"/v1/outbound/{migration}", proxy_api.Prepared, body)
+
+    async def prepare_inbound(self, migration: str, body: proxy_api.PrepareInbound) -> proxy_api.Prepared:
+        return await self.call("PUT", f"/v1/inbound/{migration}", proxy_api.Prepared, body)
+
+    async def build_legs(self, migration: str, legs: msgspec.Raw, timeout_seconds: float) -> proxy_api.LegsBuilt:
+        path = f"/v1/inbound/{migration}/legs"
+        return await self.call("POST", path, proxy_api.LegsBuilt, {"legs": legs}, timeout_seconds)
+
+    async def resume(self, migration: str) -> proxy_api.Resumed:
+        return await self.call("POST", f"/v1/inbound/{migration}/resume", proxy_api.Resumed)
+
+    async def repoint(self, migration: str) -> proxy_api.Repointed:
+        return await self.call("POST", f"/v1/outbound/{migration}/repoint", proxy_api.Repointed)
+
+    async def ledger(self, side: str, migration: str) -> list[proxy_api.LedgerLine]:
+        return await self.call("GET", f"/v1/{side}/{migration}/ledger", list[proxy_api.LedgerLine])
+
+    async def release(self, side: str, migration: str) -> proxy_api.Released:
+        return await self.call("DELETE", f"/v1/{side}/{migration}", proxy_api.Released)
+
+
+async def gather_named(**calls: Any) -> dict[str, Any]:
+    """Runs the calls together; the first error cancels the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(call, name=name) for name, call in calls.items()}
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return {name: task.result() for name, task in tasks.items()}
