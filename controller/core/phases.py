@@ -135,7 +135,7 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     (Phase.DRAINING, Event.LOST): Phase.FAILED,
     (Phase.ROLLING_BACK, Event.DONE): Phase.ROLLED_BACK,
     **{(Phase.ROLLING_BACK, event): Phase.ROLLING_BACK
-       for event in (Event.ERROR, Event.IN_DOUBT, Event.INTERRUPTED, Event.CANCELLED)},
+       for event in (Event.ERROR, Event.IN_DOUBT, Event.INTERRUPTED)},
     (Phase.ROLLING_BACK, Event.LOST): Phase.FAILED,
 }  # fmt: skip
 

@@ -1,0 +1,225 @@
+"""What each action of the phase table says to which party.
+
+A `Move` holds the four clients of one migration and what one action has to tell a later one. Every action can be said twice:
+the sidecars' calls are idempotent, so a new controller may repeat whatever its predecessor had begun.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self, TypeVar
+
+import checkpoint.api as agent_api
+import proxy.api as proxy_api
+from controller.clients import AgentClient, ProxyClient, gather_named
+from controller.core.accounts import Account, reconcile
+from controller.core.errors import Answered
+from controller.core.phases import Action
+from controller.core.plan import Plan, PodFacts, make_plan, refuse_what_cannot_move
+from controller.journal import Intent
+from controller.lab.pods import Pod
+
+T = TypeVar("T")
+
+LINK_TOKEN_BYTES = 32
+
+
+class Move:
+    """The parties of one migration, and what is known of it so far. An async context manager: it owns the clients."""
+
+    def __init__(self, intent: Intent, source: Pod, destination: Pod) -> None:
+        self.intent, self.source, self.destination = intent, source, destination
+        self.source_agent = AgentClient(f"agent of pod {source.name}", source.agent_socket)
+        self.source_proxy = ProxyClient(f"proxy of pod {source.name}", source.proxy_socket)
+        self.destination_agent = AgentClient(f"agent of pod {destination.name}", destination.agent_socket)
+        self.destination_proxy = ProxyClient(f"proxy of pod {destination.name}", destination.proxy_socket)
+        self.answered_at: dict[Action, float] = {}
+        """CLOCK_MONOTONIC seconds at which each action had its answer."""
+        self.said_at: dict[Action, float] = {}
+        self.plan: Plan | None = None
+        self.dumped: agent_api.Dumped | None = None
+        self.adopted: agent_api.Adopted | None = None
+        self.sealed: agent_api.Sealed | None = None
+        self.repointed: proxy_api.Repointed | None = None
+        self.accounts: list[Account] = []
+        self.seconds: dict[str, float] = {}
+        """The agents' own account of their steps."""
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        clients = (self.source_agent, self.source_proxy, self.destination_agent, self.destination_proxy)
+        for client in clients:
+            await self._stack.enter_async_context(client)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def perform(self, action: Action) -> None:
+        """Carries out one action.
+
+        Raises:
+            MidstreamError: what the party said, or that it did not answer.
+        """
+        self.said_at.setdefault(action, time.monotonic())
+        await ACTIONS[action](self)
+        self.answered_at.setdefault(action, time.monotonic())
+
+    async def preflight(self) -> Plan:
+        """Looks at everything and touches nothing: the plan, with whatever stands in its way.
+
+        Also warms the four connections, so that no call inside the freeze has to open one.
+        """
+        facts = await gather_named(
+            inspection=self.source_agent.inspect(self.intent.workload),
+            room=self.destination_agent.room(),
+            source_proxy=self.source_proxy.health(),
+            destination_proxy=self.destination_proxy.health(),
+        )
+        return make_plan(_facts(self.source), _facts(self.destination), facts["inspection"], facts["room"])
+
+    @property
+    def _id(self) -> str:
+        return self.intent.migration
+
+    @property
+    def _patience_seconds(self) -> float:
+        """How long a call inside the hold may take: the agent's own lease ends the hold, not this."""
+        return self.intent.max_hold_seconds + 5
+
+    async def _check_plan(self) -> None:
+        self.plan = await self.preflight()
+        refuse_what_cannot_move(self.plan)
+
+    async def _prepare_source(self) -> None:
+        assert self.plan is not None
+        body = agent_api.PrepareOutbound(self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds)
+        await self.source_agent.prepare_outbound(self._id, body)
+
+    async def _prepare_destination(self) -> None:
+        assert self.plan is not None
+        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv)
+        await self.destination_agent.prepare_inbound(self._id, body)
+
+    async def _open_inbound(self) -> None:
+        self._token = secrets.token_hex(LINK_TOKEN_BYTES)
+        await self.destination_proxy.prepare_inbound(self._id, proxy_api.PrepareInbound(self._token))
+
+    async def _dial_links(self) -> None:
+        assert self.plan is not None
+        body = proxy_api.PrepareOutbound(
+            destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
+            token=self._token,
+            readdress=self.plan.readdress,
+            links=self.plan.links,
+            policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
+        )
+        await self.source_proxy.prepare_outbound(self._id, body)
+
+    async def _stop(self) -> None:
+        self._learn(await self._source("stop", agent_api.Custody))
+
+    async def _dump(self) -> None:
+        self.dumped = await self._source("dump", agent_api.Dumped)
+
+    async def _adopt(self) -> None:
+        self.adopted = await self._source("adopt", agent_api.Adopted)
+
+    async def _seal(self) -> None:
+        self.sealed = await self._source("seal", agent_api.Sealed)
+
+    async def _build_legs(self) -> None:
+        assert self.adopted is not None
+        await self.destination_proxy.build_legs(self._id, self.adopted.legs, self._patience_seconds)
+
+    async def _restore(self) -> None:
+        assert self.sealed is not None
+        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest)
+        await self.destination_agent.inbound(
+            self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
+        )
+
+    async def _commit(self) -> None:
+        self._learn(await self._source("commit", agent_api.Custody))
+
+    async def _resume_legs(self) -> None:
+        await self.destination_proxy.resume(self._id)
+
+    async def _resume(self) -> None:
+        self._learn(await self.destination_agent.inbound(self._id, "resume", agent_api.Custody))
+
+    async def _repoint(self) -> None:
+        self.repointed = await self.source_proxy.repoint(self._id)
+
+    async def _settle(self) -> None:
+        """Reads the ledgers once; `controller.migrate` asks again until they are settled."""
+        before = await self.source_proxy.ledger("outbound", self._id)
+        there = await self.destination_proxy.ledger("inbound", self._id)
+        after = await self.source_proxy.ledger("outbound", self._id)
+        self.accounts = reconcile(before, there, after)
+
+    async def _forget(self) -> None:
+        await gather_named(
+            source=self.source_agent.forget("outbound", self._id),
+            destination=self.destination_agent.forget("inbound", self._id),
+        )
+
+    async def _release(self) -> None:
+        await self._unless_unknown(self.source_agent.outbound(self._id, "release", agent_api.Custody))
+        await self._unless_unknown(self.source_proxy.release("outbound", self._id))
+        await self._unless_unknown(self.source_agent.forget("outbound", self._id))
+
+    async def _discard(self) -> None:
+        await self._unless_unknown(self.destination_agent.forget("inbound", self._id))
+
+    async def _close_inbound(self) -> None:
+        await self._unless_unknown(self.destination_proxy.release("inbound", self._id))
+
+    async def _source(self, verb: str, answer: type[T]) -> T:
+        return await self.source_agent.outbound(self._id, verb, answer, timeout_seconds=self._patience_seconds)
+
+    def _learn(self, custody: agent_api.Custody) -> None:
+        self.seconds.update(custody.seconds)
+
+    @staticmethod
+    async def _unless_unknown(call: Awaitable[object]) -> None:
+        """Undoing what was never begun is done already."""
+        try:
+            await call
+        except Answered as error:
+            if error.status != 404:
+                raise
+
+
+def _facts(pod: Pod) -> PodFacts:
+    return PodFacts(pod.name, pod.address, pod.address6)
+
+
+ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
+    Action.CHECK_PLAN: Move._check_plan,
+    Action.PREPARE_SOURCE: Move._prepare_source,
+    Action.PREPARE_DESTINATION: Move._prepare_destination,
+    Action.OPEN_INBOUND: Move._open_inbound,
+    Action.DIAL_LINKS: Move._dial_links,
+    Action.STOP: Move._stop,
+    Action.DUMP: Move._dump,
+    Action.ADOPT: Move._adopt,
+    Action.SEAL: Move._seal,
+    Action.BUILD_LEGS: Move._build_legs,
+    Action.RESTORE: Move._restore,
+    Action.COMMIT: Move._commit,
+    Action.RESUME_LEGS: Move._resume_legs,
+    Action.RESUME: Move._resume,
+    Action.REPOINT: Move._repoint,
+    Action.SETTLE: Move._settle,
+    Action.FORGET: Move._forget,
+    Action.RELEASE: Move._release,
+    Action.DISCARD: Move._discard,
+    Action.CLOSE_INBOUND: Move._close_inbound,
+}

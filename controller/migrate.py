@@ -1,0 +1,175 @@
+"""Drives a migration through the phase table: load, step, act.
+
+The driver decides nothing: it does the work of the phase, turns how that ended into an event, asks the table, writes the next
+phase into the journal, and goes on. A new controller does the same from where the journal ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from controller.actions import Move
+from controller.core.accounts import Standing, settled
+from controller.core.errors import Answered, MidstreamError, Refused, Unreachable
+from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
+from controller.core.plan import Plan
+from controller.core.result import MigrationResult, PhaseTime, Problem
+from controller.journal import Intent, Journal, Record
+from controller.lab.pods import Lab
+from controller.outcome import make_result
+
+RETRY_SECONDS = 0.1
+"""Between two tries of what must succeed in the end: long enough for a sidecar to be restarted, short beside a hold."""
+
+PATIENCE_SECONDS = 30.0
+"""How long what must succeed in the end is tried by one controller; then the migration is left for `midstream resume`."""
+
+SETTLE_SECONDS = 10.0
+"""How long the held bytes are waited for. A reader that is slower keeps its flow open after that: nothing is cut."""
+
+
+class Observer(Protocol):
+    """Who wants to see a migration happen. Called between the actions, so it must be quick."""
+
+    def phase_started(self, name: str, at: float) -> None:
+        """`at` is CLOCK_MONOTONIC seconds."""
+
+    def phase_ended(self, name: str, seconds: float) -> None: ...
+
+    def held(self, flows: int, held_bytes: int) -> None: ...
+
+
+class Driver:
+    """One migration on its way, by one controller."""
+
+    def __init__(self, move: Move, journal: Journal, observer: Observer, phase: Phase = Phase.PENDING) -> None:
+        self.move, self.journal, self.observer, self.phase = move, journal, observer, phase
+        self.problem: MidstreamError | None = None
+        """Why the migration did not go through, or what its ledger says."""
+        self._trouble: MidstreamError | None = None
+        """Why the work of this phase failed just now; it may succeed when tried again."""
+        self.times: list[PhaseTime] = []
+        self._cancelled = False
+        self._trying_since: float | None = None
+        self._entered = time.monotonic()
+        observer.phase_started(phase.value, self._entered)
+
+    def cancel(self) -> None:
+        """Asks for the rollback. It happens unless the commit comes first."""
+        self._cancelled = True
+
+    async def run(self, first: Event | None = None) -> MigrationResult:
+        """Goes on until a final phase; `first` is an event that has already happened (a new controller's INTERRUPTED).
+
+        Raises:
+            MidstreamError: what must succeed did not within PATIENCE_SECONDS; the journal stays open for another try.
+        """
+        if first is not None:
+            self._enter(step(self.phase, first))
+        while self.phase not in FINAL:
+            event = await self._work()
+            following = step(self.phase, event)
+            if following is self.phase:
+                await self._before_another_try()
+            else:
+                self._enter(following)
+        result = make_result(self.move, self.phase, self.times, self.problem)
+        self.journal.write(self.phase, reason=self._reason(), result=result)
+        return result
+
+    async def _work(self) -> Event:
+        """Does the work of the phase; how it ended."""
+        if self._cancelled and self.phase in BEFORE_COMMIT:
+            self._trouble = Refused("cancelled", "the rollback was asked for", "request")
+            return Event.CANCELLED
+        try:
+            for group in WORK[self.phase]:
+                await self._together(group)
+        except MidstreamError as error:
+            self._trouble = error
+            return self._event_of(error)
+        return Event.DONE
+
+    async def _together(self, group: tuple[Action, ...]) -> None:
+        """All of a group, whatever happens to one of them; then the first error."""
+        results = await asyncio.gather(*map(self._perform, group), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        if self.move.adopted and self.move.repointed is None:
+            self.observer.held(self.move.adopted.flows, 0)
+
+    async def _perform(self, action: Action) -> None:
+        await (_PATIENTLY[action](self) if action in _PATIENTLY else self.move.perform(action))
+
+    async def _settle(self) -> None:
+        """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while True:
+            await self.move.perform(Action.SETTLE)
+            accounts = self.move.accounts
+            if settled(accounts) or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(RETRY_SECONDS / 10)
+        if any(account.standing in (Standing.UNEQUAL, Standing.MISSING) for account in accounts):
+            self._blame(MidstreamError("ledger-unequal", "the ledger does not balance: see the flows in the result"))
+
+    async def _discard(self, action: Action) -> None:
+        """Undoes a step at the destination; a destination that is gone has nothing left to undo."""
+        deadline = time.monotonic() + PATIENCE_SECONDS / 6
+        while self.move.destination.alive:
+            try:
+                return await self.move.perform(action)
+            except MidstreamError as error:
+                if time.monotonic() > deadline:
+                    self._blame(error)
+                    return None
+                await asyncio.sleep(RETRY_SECONDS)
+        return None
+
+    def _event_of(self, error: MidstreamError) -> Event:
+        owner = self.move.destination if self.phase in (Phase.REPOINTING, Phase.DRAINING) else self.move.source
+        if isinstance(error, Unreachable):
+            return Event.IN_DOUBT if owner.alive else Event.LOST
+        # Only a refusal settles the commit; an agent that fails while it kills has not said that it did not.
+        undecided = self.phase is Phase.COMMITTING and isinstance(error, Answered) and error.status >= 500
+        return Event.IN_DOUBT if undecided else Event.ERROR
+
+    async def _before_another_try(self) -> None:
+        now = time.monotonic()
+        self._trying_since = self._trying_since or now
+        if now - self._trying_since > PATIENCE_SECONDS:
+            assert self._trouble is not None
+            hint = f"go on with: midstream resume {self.move.intent.migration}"
+            message = f"stuck in {self.phase.value}: {self._trouble.message}"
+            raise MidstreamError(self._trouble.code, message, "pod", hint)
+        await asyncio.sleep(RETRY_SECONDS)
+
+    def _blame(self, error: MidstreamError) -> None:
+        """The first problem is the one that a person wants to hear of."""
+        if self.problem is None:
+            self.problem = error
+
+    def _reason(self) -> str:
+        return str(self.problem) if self.problem else ""
+
+    def _enter(self, phase: Phase) -> None:
+        now = time.monotonic()
+        if phase in (Phase.ROLLING_BACK, Phase.FAILED) and self._trouble is not None:
+            self._blame(self._trouble)
+        self._trouble = self._trying_since = None
+        self.journal.write(phase, reason=self._reason())
+        self.observer.phase_ended(self.phase.value, now - self._entered)
+        self.times.append(PhaseTime(self.phase.value, now - self._entered))
+        self.observer.phase_started(phase.value, now)
+        self.phase, self._entered = phase, now
+
+
+_PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
+    Action.SETTLE: Driver._settle,
+    Action.DISCARD: lambda driver: driver._discard(Action.DISCARD),
+    Action.CLOSE_INBOUND: lambda driver: driver._discard(Action.CLOSE_INBOUND),
+}

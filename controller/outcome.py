@@ -1,0 +1,62 @@
+"""Puts the result of a migration together: what `-o json` prints and the journal keeps."""
+
+from __future__ import annotations
+
+from controller.actions import Move
+from controller.core.accounts import Account, Standing
+from controller.core.errors import MidstreamError
+from controller.core.phases import Action, Phase
+from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MigrationResult, Outcome, PhaseTime, Problem
+
+OUTCOMES: dict[Phase, Outcome] = {
+    Phase.SUCCEEDED: "succeeded",
+    Phase.ROLLED_BACK: "rolled-back",
+    Phase.FAILED: "failed",
+}
+
+
+def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: MidstreamError | None) -> MigrationResult:
+    """The account of a migration that has come to the final phase `phase`."""
+    return MigrationResult(
+        migration=move.intent.migration,
+        outcome=OUTCOMES[phase],
+        phases=times,
+        freeze_seconds=_between(move, Action.STOP, Action.RESUME, Action.RELEASE),
+        hold_seconds=_between(move, Action.STOP, Action.REPOINT, Action.RELEASE),
+        flows=_flow_counts(move, phase),
+        bytes=_byte_counts(move),
+        ledger=[_row(account) for account in move.accounts],
+        error=problem and Problem(problem.code, problem.message, problem.fault, problem.hint),  # type: ignore[arg-type]
+    )
+
+
+def _between(move: Move, start: Action, *ends: Action) -> float:
+    """From when `start` was said until the first of `ends` was answered: an upper bound of what happened between."""
+    answered = [move.answered_at[end] for end in ends if end in move.answered_at]
+    if start not in move.said_at or not answered:
+        return 0.0
+    return max(0.0, min(answered) - move.said_at[start])
+
+
+def _flow_counts(move: Move, phase: Phase) -> FlowCounts:
+    adopted = move.adopted.flows if move.adopted else 0
+    lost = sum(1 for account in move.accounts if account.lost) if phase is not Phase.FAILED else adopted
+    return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost)
+
+
+def _byte_counts(move: Move) -> ByteCounts:
+    held = sum(account.source.held_bytes for account in move.accounts)
+    return ByteCounts(held, sum(account.lost_bytes for account in move.accounts))
+
+
+def _row(account: Account) -> LedgerRow:
+    line, there = account.source, account.destination
+    return LedgerRow(
+        peer=str(line.peer),
+        direction=line.direction,
+        unread_bytes=line.unread_bytes,
+        held_bytes=line.held_bytes,
+        delivered_to_app_bytes=there.to_app_bytes if there else 0,
+        delivered_to_peer_bytes=line.to_peer_bytes,
+        offsets_equal=account.standing is Standing.EQUAL,
+    )
