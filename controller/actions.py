@@ -1,7 +1,7 @@
 """What each action of the phase table says to which party.
 
-A `Move` holds the four clients of one migration and what one action has to tell a later one. Every action can be said twice:
-the sidecars' calls are idempotent, so a new controller may repeat whatever its predecessor had begun.
+A `Move` holds the four clients of one migration and what one action has to tell a later one. Every action can be said
+twice: the sidecars' calls are idempotent, so a new controller may repeat whatever its predecessor had begun.
 """
 
 from __future__ import annotations

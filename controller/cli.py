@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from controller import commands
 from controller.core.errors import EXIT_REFUSED, MidstreamError

@@ -19,7 +19,7 @@ from controller import check as preflight_check
 from controller import journal
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
-from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, MidstreamError, Refused
+from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
 from controller.core.result import MigrationResult
 from controller.display import Display, show_checks, show_flows_table, show_plan, show_pods, show_records
@@ -150,9 +150,12 @@ async def rollback(home: Path, migration: str) -> int:
 
 
 async def _until_over(home: Path, migration: str) -> Record:
+    """The record once its controller has ended it, or has died, or a minute has passed."""
     deadline = time.monotonic() + 60
-    while not (record := _record(home, migration)).final and record.driven and time.monotonic() < deadline:
+    record = _record(home, migration)
+    for _ in iter(lambda: record.driven and not record.final and time.monotonic() < deadline, False):
         await asyncio.sleep(0.05)
+        record = _record(home, migration)
     return record
 
 

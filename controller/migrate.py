@@ -1,7 +1,7 @@
 """Drives a migration through the phase table: load, step, act.
 
-The driver decides nothing: it does the work of the phase, turns how that ended into an event, asks the table, writes the next
-phase into the journal, and goes on. A new controller does the same from where the journal ends.
+The driver decides nothing: it does the work of the phase, turns how that ended into an event, asks the table, writes
+the next phase into the journal, and goes on. A new controller does the same from where the journal ends.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from controller.actions import Move
 from controller.core.accounts import Standing, settled
 from controller.core.errors import Answered, MidstreamError, Refused, Unreachable
 from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
-from controller.core.plan import Plan
-from controller.core.result import MigrationResult, PhaseTime, Problem
-from controller.journal import Intent, Journal, Record
-from controller.lab.pods import Lab
+from controller.core.result import MigrationResult, PhaseTime
+from controller.journal import Journal
 from controller.outcome import make_result
 
 RETRY_SECONDS = 0.1
 """Between two tries of what must succeed in the end: long enough for a sidecar to be restarted, short beside a hold."""
 
 PATIENCE_SECONDS = 30.0
-"""How long what must succeed in the end is tried by one controller; then the migration is left for `midstream resume`."""
+"""How long one controller tries what must succeed in the end; then it leaves it to `midstream resume`."""
 
 SETTLE_SECONDS = 10.0
 """How long the held bytes are waited for. A reader that is slower keeps its flow open after that: nothing is cut."""

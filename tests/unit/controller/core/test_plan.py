@@ -1,0 +1,76 @@
+"""The plan: what is carried over from what the agents said, and every obstacle by its name."""
+
+import pytest
+
+from checkpoint.api import Inspection, Problem, Room, Workload
+from controller.core.errors import Refused
+from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move
+
+A = PodFacts("a", "198.18.0.1", "fd00::1")
+B = PodFacts("b", "198.18.0.2", "fd00::2")
+GIB = 1 << 30
+
+
+def inspection(**changes):
+    values = {
+        "workload": Workload("redis", 1001, ["redis-server"], "running"),
+        "pids": [1001, 1002],
+        "memory_bytes": 8 << 20,
+        "connections": 64,
+        "listening_ports": [6379],
+        "problems": [],
+    }
+    return Inspection(**{**values, **changes})
+
+
+def room(**changes):
+    values = {"memory_bytes": GIB, "image_bytes": GIB, "pids": [1, 2], "listening_ports": [15008]}
+    return Room(**{**values, **changes})
+
+
+def codes(plan):
+    return [problem.code for problem in plan.problems]
+
+
+def test_a_plan_without_obstacles():
+    plan = make_plan(A, B, inspection(), room())
+    assert plan.problems == []
+    assert plan.readdress == {"198.18.0.1": "198.18.0.2", "fd00::1": "fd00::2"}
+    assert plan.links == 64 + SPARE_LINKS
+    refuse_what_cannot_move(plan)
+
+
+@pytest.mark.parametrize(
+    ("there", "code", "words"),
+    [
+        (room(memory_bytes=1 << 20), "no-room", "pod b has too little memory: 8.0 MiB needed, 1.0 MiB there"),
+        (room(image_bytes=9 << 20), "no-room", "room for images: 12.0 MiB needed, 9.0 MiB there"),
+        (room(pids=[1, 1002]), "pids-taken", "process ids 1002 of the workload are in use in pod b"),
+        (room(listening_ports=[6379]), "ports-taken", "pod b already listens on port 6379"),
+    ],
+)
+def test_each_obstacle_has_its_name(there, code, words):
+    plan = make_plan(A, B, inspection(), there)
+    assert codes(plan) == [code]
+    with pytest.raises(Refused) as refused:
+        refuse_what_cannot_move(plan)
+    assert refused.value.code == code
+    assert words in refused.value.message
+
+
+def test_the_agents_own_problems_come_first_and_the_rest_is_counted():
+    own = Problem("fd-outside", "fd 0 was opened outside the pod", "workload", "start it with clean descriptors")
+    plan = make_plan(A, B, inspection(problems=[own]), room(listening_ports=[6379]))
+    assert codes(plan) == ["fd-outside", "ports-taken"]
+    with pytest.raises(Refused, match="and 1 more"):
+        refuse_what_cannot_move(plan)
+
+
+def test_many_taken_ids_are_not_all_listed():
+    plan = make_plan(A, B, inspection(pids=list(range(100, 110))), room(pids=list(range(100, 110))))
+    assert "100, 101, 102, 103, 104, …" in plan.problems[0].message
+
+
+def test_a_family_that_one_pod_lacks_is_not_readdressed():
+    plan = make_plan(A, PodFacts("b", "198.18.0.2", ""), inspection(), room())
+    assert plan.readdress == {"198.18.0.1": "198.18.0.2"}
