@@ -1,0 +1,1 @@
+"""Standalone pods: what Kubernetes would provide, made from namespaces on plain Linux."""

@@ -1,0 +1,195 @@
+"""A lab: standalone pods on plain Linux, joined by a bridge of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from controller.lab import cgroup, init, network
+from controller.lab.addressing import Addressing, candidates, check_name, check_socket_path, collides, free_index
+from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists
+from controller.lab.home import Home, images_root, make_private, remove_tree
+from controller.lab.pod import PROXY_UID, Pod, load, save
+from controller.lab.readiness import wait_ready
+from controller.lab.start import start
+
+DEFAULT_HOME = Path("/run/midstream")
+END_GRACE_SECONDS = init.GRACE_SECONDS + 3.0
+"""PID 1 ends the pod within its own grace; past this it hangs itself, and the kernel ends the pod with it."""
+
+
+def default_home() -> Path:
+    """MIDSTREAM_HOME, or /run/midstream."""
+    return Path(os.environ.get("MIDSTREAM_HOME") or DEFAULT_HOME)
+
+
+class Lab:
+    """The pods of one MIDSTREAM_HOME. Nothing is kept in memory: any number of processes may use one lab at once."""
+
+    def __init__(self, home: Path | str | None = None) -> None:
+        self._home = Home(Path(home or default_home()).absolute())
+        self._turn = asyncio.Lock()
+
+    @property
+    def home(self) -> Path:
+        return self._home.path
+
+    def pods(self) -> list[Pod]:
+        """Every pod there is, in the order of their indices; `alive` tells which of them live."""
+        found = [load(folder) for folder in self._home.pods.glob("*/")]
+        return sorted((pod for pod in found if pod is not None), key=lambda pod: pod.index)
+
+    def pod(self, name: str) -> Pod:
+        """One pod. Raises BadName and NoSuchPod."""
+        pod = load(self._home.pods / check_name(name))
+        if pod is None:
+            raise NoSuchPod(f"there is no pod {name} in {self.home}")
+        return pod
+
+    async def create(self, name: str, *, memory_bytes: int | None = None, sidecars: bool = True) -> Pod:
+        """Makes a pod and returns when its sidecars serve; several may be created at once, and then start side by side.
+
+        What is left of a dead pod of that name is cleared away first. When it fails, or is cancelled, nothing is left.
+        Raises a LabError.
+        """
+        placing = asyncio.create_task(self._place_in_turn(name, memory_bytes, sidecars), name=f"place pod {name}")
+        try:
+            pod = await asyncio.shield(placing)
+            if sidecars:
+                await wait_ready(pod)
+        except BaseException:
+            await asyncio.wait([placing])  # a thread cannot be cancelled: let it finish, then undo it
+            if not placing.cancelled() and placing.exception() is None:
+                await asyncio.to_thread(self._end, placing.result())
+            raise
+        return pod
+
+    async def delete(self, name: str) -> None:
+        """Ends a pod and all that is in it, and removes every trace of it. Raises BadName and NoSuchPod."""
+        _require_root()
+        pod = load(self._home.pods / check_name(name))
+        if pod is not None:
+            await asyncio.to_thread(self._end, pod)
+        elif (self._home.pods / name).is_dir():  # its creator died before it wrote the record: there is but the folder
+            await asyncio.to_thread(self._clear_folder, name)
+        else:
+            raise NoSuchPod(f"there is no pod {name} in {self.home}")
+
+    async def delete_all(self) -> None:
+        """Deletes every pod, side by side; the last takes the bridge with it."""
+        await asyncio.gather(*(asyncio.to_thread(self._end, pod) for pod in self.pods()))
+
+    async def _place_in_turn(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
+        """The first asked for gets the first address: the lock is fair, where flock(2) between threads is not."""
+        async with self._turn:
+            return await asyncio.to_thread(self._place, name, memory_bytes, sidecars)
+
+    def _place(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
+        check_name(name)
+        _require_root()
+        with self._home.locked():
+            try:
+                self._clear_dead(name)
+                lab = self._addressing()
+                return self._make(lab, self._plan(lab, name, memory_bytes, sidecars))
+            except BaseException:
+                self._forget_if_empty()
+                raise
+
+    def _make(self, lab: Addressing, pod: Pod) -> Pod:
+        """Makes the planned pod; leaves nothing of it when that fails."""
+        check_socket_path(str(pod.proxy_socket))
+        try:
+            self._make_folders(lab, pod)
+            if pod.memory_bytes is not None:
+                cgroup.create(Path(pod.cgroup), pod.memory_bytes)
+            return start(lab, pod)
+        except BaseException:
+            self._remove(load(Path(pod.directory)) or pod)
+            raise
+
+    def _plan(self, lab: Addressing, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
+        index = free_index({pod.index for pod in self.pods()})
+        return Pod(
+            name=name,
+            index=index,
+            address=str(lab.address(index)),
+            address6=str(lab.address6(index)) if network.has_ipv6() else "",
+            directory=str(self._home.pods / name),
+            link=lab.link(index),
+            images=str(images_root(lab) / name),
+            cgroup="" if memory_bytes is None else str(cgroup.place(f"midstream-{lab.number}-{name}")),
+            memory_bytes=memory_bytes,
+            sidecars=sidecars,
+        )
+
+    def _make_folders(self, lab: Addressing, pod: Pod) -> None:
+        """The record first: from then on whatever is made can be found and removed."""
+        directory = Path(pod.directory)
+        directory.mkdir(parents=True)
+        save(pod)
+        for name, uid in (("proxy", PROXY_UID), ("agent", 0)):
+            (directory / name).mkdir(mode=0o700)
+            os.chown(directory / name, uid, uid)
+        make_private(images_root(lab))
+        make_private(Path(pod.images))
+
+    def _addressing(self) -> Addressing:
+        """The lab's number, with its bridge in place."""
+        known = self._home.addressing()
+        if known is not None and network.bridge_of(known) in (str(self.home), ""):
+            return known
+        taken = network.networks_in_use()
+        for lab in candidates(str(self.home)):
+            if not collides(lab, taken):
+                self._home.record(lab)
+                if network.add_bridge(lab, str(self.home)):
+                    return lab
+        raise NoFreeSubnet("every subnet that a lab may have overlaps one of this machine's")
+
+    def _clear_dead(self, name: str) -> None:
+        pod = load(self._home.pods / name)
+        if pod is not None and pod.alive:
+            raise PodExists(f"there is a pod {name} already")
+        if pod is not None:
+            self._remove(pod)
+        remove_tree(self._home.pods / name)
+
+    def _clear_folder(self, name: str) -> None:
+        with self._home.locked():
+            if load(self._home.pods / name) is None:
+                remove_tree(self._home.pods / name)
+                self._forget_if_empty()
+
+    def _end(self, pod: Pod) -> None:
+        """Kills outside the lock, so that several pods end side by side; then removes, unless it is another pod by now."""
+        pod.process.end(END_GRACE_SECONDS)
+        if not self.home.exists():
+            return
+        with self._home.locked():
+            if load(Path(pod.directory)) == pod:
+                self._remove(pod)
+            self._forget_if_empty()
+
+    def _remove(self, pod: Pod) -> None:
+        pod.process.end(0)
+        network.remove_link(pod.link)
+        if pod.cgroup:
+            cgroup.remove(Path(pod.cgroup))
+        remove_tree(Path(pod.images))
+        remove_tree(Path(pod.directory))
+
+    def _forget_if_empty(self) -> None:
+        """The last pod takes the bridge and the folders with it."""
+        if any(self._home.pods.glob("*/")):
+            return
+        lab = self._home.addressing()
+        if lab is not None and network.bridge_of(lab) in (str(self.home), ""):
+            network.remove_link(lab.bridge)
+        self._home.forget(lab)
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise NotRoot("pods can be created and deleted by root only")

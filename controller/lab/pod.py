@@ -1,0 +1,75 @@
+"""A pod as its folder describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from controller.lab.process import Process
+
+RECORD = "pod.json"
+
+PROXY_UID = 15008
+"""The proxy's user, in standalone pods: nobody else's, and as easy to remember as its port."""
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """A standalone pod. `pid1` is its first process as the host numbers it; 0 while it was not started."""
+
+    name: str
+    index: int
+    address: str
+    address6: str
+    """Empty on a machine without IPv6."""
+    directory: str
+    link: str
+    """The host's end of the veth."""
+    images: str
+    """Where its agent keeps images, on tmpfs."""
+    cgroup: str = ""
+    memory_bytes: int | None = None
+    pid1: int = 0
+    start_ticks: int = 0
+    first_pid: int = 0
+    """Where the PIDs of its workloads begin."""
+    sidecars: bool = True
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid1, self.start_ticks)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.alive
+
+    @property
+    def agent_socket(self) -> Path:
+        return Path(self.directory) / "agent.sock"
+
+    @property
+    def proxy_socket(self) -> Path:
+        return Path(self.directory) / "proxy" / "control.sock"
+
+    @property
+    def adopt_socket(self) -> Path:
+        return Path(self.directory) / "proxy" / "adopt.sock"
+
+    def log(self, name: str) -> Path:
+        return Path(self.directory) / f"{name}.log"
+
+
+def save(pod: Pod) -> None:
+    """Replaces the record in one step: a reader sees the old one or the new one."""
+    path = Path(pod.directory) / RECORD
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(pod)))
+    fresh.rename(path)
+
+
+def load(directory: Path) -> Pod | None:
+    """The pod recorded in a folder; None when there is no record, or none of this version's."""
+    try:
+        return msgspec.json.decode((directory / RECORD).read_bytes(), type=Pod)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None

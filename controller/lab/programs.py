@@ -1,0 +1,35 @@
+"""The programs that a pod's first process runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from controller.lab.pod import PROXY_UID, Pod
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/"}
+"""What the sidecars get, and no more: a workload's environment is not whoever created the pod's."""
+
+
+def criu() -> Path:
+    """The CRIU that the set-up chose; else the machine's own, which may be too old (`midstream check` says so)."""
+    chosen = CHECKOUT / ".criu" / "criu"
+    own = shutil.which("criu", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin")
+    return Path(own) if own and not chosen.exists() else chosen
+
+
+def sidecars(pod: Pod) -> list[dict[str, Any]]:
+    """The pod's two sidecars as `init.Sidecar` takes them."""
+    if not pod.sidecars:
+        return []
+    proxy = ["proxy.main", "--directory", str(pod.proxy_socket.parent), "--uid", str(PROXY_UID)]
+    agent = ["checkpoint.main", "--directory", pod.directory, "--adopt", str(pod.adopt_socket)]
+    agent += ["--criu", str(criu()), "--images", pod.images]
+    return [
+        {"name": name, "argv": [sys.executable, "-m", *argv], "log": str(pod.log(name))}
+        for name, argv in (("proxy", proxy), ("agent", agent))
+    ]
