@@ -1,0 +1,88 @@
+"""What `midstream migrate` prints with `--json`: the account of one migration, field by field.
+
+Times are seconds, sizes are bytes. The structs are the documentation: `schema()` turns them into a JSON schema, with
+the same words. A reader may rely on every field; a later version may add fields, and takes none away.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Outcome = Literal["succeeded", "rolled-back", "failed"]
+Fault = Literal["request", "workload", "pod", "peer", "machine", "midstream"]
+
+Seconds = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong, whose fault it is, and what to do about it."""
+
+    code: Annotated[str, Meta(description="One word of a closed set, for programs.")]
+    message: Annotated[str, Meta(description="What happened, for people.")]
+    fault: Annotated[Fault, Meta(description="Where the cause lies.")]
+    hint: Annotated[str, Meta(description="What to do next; empty where nothing is known.")] = ""
+
+
+class PhaseTime(msgspec.Struct, frozen=True):
+    """One phase the migration went through."""
+
+    name: Annotated[str, Meta(description="The phase's name, as in ARCHITECTURE.md.")]
+    seconds: Annotated[Seconds, Meta(description="How long it took, in seconds.")]
+
+
+class FlowCounts(msgspec.Struct, frozen=True):
+    """How many TCP connections the migration dealt with."""
+
+    adopted: Annotated[Count, Meta(description="Connections of the workload that the source's proxy took over.")] = 0
+    accepted_during_hold: Annotated[Count, Meta(description="New connections completed while nothing ran.")] = 0
+    lost: Annotated[Count, Meta(description="Connections that did not survive.")] = 0
+
+
+class ByteCounts(msgspec.Struct, frozen=True):
+    """How many payload bytes the migration kept, or did not."""
+
+    held: Annotated[Count, Meta(description="Bytes that came from peers between the snapshot and the repointing.")] = 0
+    lost: Annotated[Count, Meta(description="Bytes that entered a hand-over and did not leave it, by the ledger.")] = 0
+
+
+class LedgerRow(msgspec.Struct, frozen=True):
+    """One flow's account, both proxies' views put together."""
+
+    peer: Annotated[str, Meta(description="The other party, address:port.")]
+    direction: Annotated[
+        Literal["inbound", "outbound", "accepted"],
+        Meta(description="Who opened it: the peer, the workload, or the peer during the hold."),
+    ]
+    unread_bytes: Annotated[Count, Meta(description="Received and not read at the snapshot: carried in the image.")]
+    held_bytes: Annotated[Count, Meta(description="Received from the peer between the snapshot and the repointing.")]
+    delivered_to_app_bytes: Annotated[Count, Meta(description="From the peer, given to the restored workload.")]
+    delivered_to_peer_bytes: Annotated[Count, Meta(description="From the restored workload, given to the peer.")]
+    offsets_equal: Annotated[bool, Meta(description="True when every hand-over gave out exactly what it was given.")]
+
+
+class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One migration, when it is over."""
+
+    migration: Annotated[str, Meta(description="The migration's id.")]
+    outcome: Annotated[
+        Outcome,
+        Meta(
+            description="succeeded: runs at the destination; rolled-back: runs on at the source; failed: runs nowhere."
+        ),
+    ]
+    phases: Annotated[list[PhaseTime], Meta(description="In the order they were gone through.")] = []
+    freeze_seconds: Annotated[Seconds, Meta(description="How long no instruction of the workload ran.")] = 0.0
+    hold_seconds: Annotated[Seconds, Meta(description="From the stop until the flows were repointed.")] = 0.0
+    flows: FlowCounts = FlowCounts()
+    bytes: ByteCounts = ByteCounts()
+    ledger: Annotated[list[LedgerRow], Meta(description="One row for each flow.")] = []
+    error: Annotated[Problem | None, Meta(description="Why it did not succeed; null when it did.")] = None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (2020-12) of `MigrationResult`."""
+    return msgspec.json.schema(MigrationResult)
