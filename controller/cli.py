@@ -30,7 +30,7 @@ Examples:
 """
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
     """An option like 10s or 64MiB."""
 
     def __init__(self, name: str, parse: Callable[[str], float]) -> None:
@@ -97,7 +97,7 @@ def pod_create(home: Path, names: tuple[str, ...], memory: float | None) -> None
     \b
     Example: midstream pod create a b --memory 1GiB
     """
-    commands.create_pods(home, names, None if memory is None else int(memory))
+    asyncio.run(commands.create_pods(home, names, None if memory is None else int(memory)))
 
 
 @pod.command("list")
@@ -239,7 +239,7 @@ def demo(home: Path, connections: int, json_file: Path | None) -> None:
     Exit status: 0 only if no connection, byte or reply was lost.
     Example: midstream demo --connections 200 --json out.json
     """
-    from controller.demo.show import run_demo
+    from controller.demo.run import run_demo
 
     sys.exit(asyncio.run(run_demo(connections, json_file)))
 

@@ -24,7 +24,8 @@ from controller.core.phases import Event, Phase
 from controller.core.result import MigrationResult
 from controller.display import Display, show_checks, show_flows_table, show_plan, show_pods, show_records
 from controller.journal import Intent, Journal, Record
-from controller.lab.pods import Lab, Pod
+from controller.lab.lab import Lab
+from controller.lab.pod import Pod
 from controller.migrate import Driver, Observer
 
 
@@ -40,10 +41,10 @@ def migrations_folder(home: Path) -> Path:
     return home / "migrations"
 
 
-def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None) -> None:
+async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None) -> None:
     lab = Lab(home)
-    for created in lab.create_all(names, memory_bytes=memory_bytes):
-        click.echo(f"{created.name}: {created.address}, {created.address6}")
+    for created in await asyncio.gather(*(lab.create(name, memory_bytes=memory_bytes) for name in names)):
+        click.echo(f"{created.name}: {created.address} {created.address6}")
 
 
 async def find_workload(lab: Lab, name: str, pod_name: str | None) -> Pod:
@@ -152,11 +153,11 @@ async def rollback(home: Path, migration: str) -> int:
 async def _until_over(home: Path, migration: str) -> Record:
     """The record once its controller has ended it, or has died, or a minute has passed."""
     deadline = time.monotonic() + 60
-    record = _record(home, migration)
-    for _ in iter(lambda: record.driven and not record.final and time.monotonic() < deadline, False):
-        await asyncio.sleep(0.05)
+    while True:
         record = _record(home, migration)
-    return record
+        if record.final or not record.driven or time.monotonic() > deadline:
+            return record
+        await asyncio.sleep(0.05)
 
 
 def show_status(home: Path, migration: str | None, as_json: bool) -> None:
@@ -190,7 +191,7 @@ async def delete_pods(home: Path, names: Sequence[str], force: bool) -> None:
         if pod.alive and not force:
             await _refuse_while_used(pod)
     for pod in pods:
-        lab.delete(pod.name)
+        await lab.delete(pod.name)
         click.echo(f"{pod.name}: deleted")
 
 
@@ -200,8 +201,8 @@ async def run_workload(
     pod = Lab(home).pod(pod_name)
     pairs = dict(_pair(each) for each in environment)
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
-        started = await agent.run(agent_api.RunWorkload(name, argv, {**_base_environment(), **pairs}, directory))
-    click.echo(f"{name}: process {started.pid} in pod {pod.name}, {pod.address}; log: {pod.directory / name}.log")
+        started = await agent.run(agent_api.RunWorkload(name, argv, {**base_environment(), **pairs}, directory))
+    click.echo(f"{name}: process {started.pid} in pod {pod.name}, {pod.address}; log: {pod.log(name)}")
 
 
 def check(as_json: bool) -> int:
@@ -254,7 +255,7 @@ def _move_of(home: Path, record: Record) -> Move:
     return Move(record.intent, lab.pod(record.intent.source), lab.pod(record.intent.destination))
 
 
-def _base_environment() -> dict[str, str]:
+def base_environment() -> dict[str, str]:
     return {"PATH": os.defpath, "HOME": "/root", "LANG": "C.UTF-8"}
 
 

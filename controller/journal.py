@@ -19,6 +19,7 @@ import msgspec
 
 from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
+from controller.core.result import MigrationResult
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str = ""
     controller: int = 0
     """The process id of the controller that wrote it."""
-    result: msgspec.Raw | None = None
+    result: MigrationResult | None = None
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -109,10 +110,9 @@ class Journal:
         return cls(descriptor, path)
 
     def write(
-        self, phase: Phase, *, intent: Intent | None = None, reason: str = "", result: object | None = None
+        self, phase: Phase, *, intent: Intent | None = None, reason: str = "", result: MigrationResult | None = None
     ) -> None:
-        raw = None if result is None else msgspec.Raw(msgspec.json.encode(result))
-        entry = Entry(time.time(), time.monotonic(), phase, intent, reason, os.getpid(), raw)
+        entry = Entry(time.time(), time.monotonic(), phase, intent, reason, os.getpid(), result)
         os.write(self._descriptor, msgspec.json.encode(entry) + b"\n")
 
     def close(self) -> None:

@@ -25,8 +25,8 @@ RETRY_SECONDS = 0.1
 PATIENCE_SECONDS = 30.0
 """How long one controller tries what must succeed in the end; then it leaves it to `midstream resume`."""
 
-SETTLE_SECONDS = 10.0
-"""How long the held bytes are waited for. A reader that is slower keeps its flow open after that: nothing is cut."""
+SETTLE_SECONDS = 5.0
+"""How long the accounts are waited for. The flow of a reader that is slower goes on after that: nothing is cut."""
 
 
 class Observer(Protocol):
@@ -104,7 +104,7 @@ class Driver:
         await (_PATIENTLY[action](self) if action in _PATIENTLY else self.move.perform(action))
 
     async def _settle(self) -> None:
-        """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
+        """Until every account balances, or SETTLE_SECONDS have passed."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             await self.move.perform(Action.SETTLE)

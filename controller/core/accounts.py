@@ -67,13 +67,18 @@ def reconcile(
     ]
 
 
+def latest(known: Iterable[Account], now: Iterable[Account]) -> list[Account]:
+    """The accounts of a new reading; one that was equal before stays so while its bytes are merely on their way."""
+    balanced = {account.source.flow: account for account in known if account.standing is Standing.EQUAL}
+    return [
+        balanced.get(account.source.flow, account) if account.standing is Standing.ON_ITS_WAY else account
+        for account in now
+    ]
+
+
 def settled(accounts: Iterable[Account]) -> bool:
-    """Whether everything that was held has been delivered, as far as there is anybody to take it."""
-    return all(account.standing is not Standing.ON_ITS_WAY or _held_delivered(account) for account in accounts)
-
-
-def _held_delivered(account: Account) -> bool:
-    return account.destination is not None and account.destination.to_app_bytes >= account.source.held_bytes
+    """Whether no account is open any more."""
+    return all(account.standing is not Standing.ON_ITS_WAY for account in accounts)
 
 
 def _standing(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> Standing:

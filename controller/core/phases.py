@@ -69,7 +69,7 @@ class Action(Enum):
     RESUME_LEGS = "destination's proxy: app legs out of repair mode"
     RESUME = "destination: resume the workload"
     REPOINT = "source's proxy: join peer legs to links"
-    SETTLE = "both proxies: every held byte delivered"
+    SETTLE = "both proxies: the ledgers balance"
     FORGET = "both agents: images deleted, migration forgotten"
     RELEASE = "source: sockets back, workload continues"
     DISCARD = "destination: the stopped copy is killed"

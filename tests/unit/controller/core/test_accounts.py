@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from controller.core.accounts import Standing, reconcile, settled
+from controller.core.accounts import Standing, latest, reconcile, settled
 from proxy.api import Endpoint, LedgerLine
 
 LINE = LedgerLine(
@@ -61,11 +61,20 @@ def test_only_what_we_broke_is_lost():
     assert not account(line(), line(to_app_bytes=499), line(error="reset by the peer")).lost
 
 
-def test_settled_when_the_held_bytes_are_delivered_even_if_newer_ones_are_on_their_way():
-    assert settled([account(line(), line(to_app_bytes=100), line())])
-    assert not settled([account(line(), line(to_app_bytes=99), line())])
-    assert settled([account(line(), None, line())])
+def test_settled_when_nothing_is_on_its_way():
+    assert not settled([account(line(), line(to_app_bytes=499), line())])
+    assert settled([account(line(), line(), line()), account(line(), None, line())])
     assert settled([])
+
+
+def test_an_account_that_balanced_once_stays_balanced_until_it_is_contradicted():
+    equal = account(line(), line(), line())
+    later = account(line(to_app_bytes=700), line(to_app_bytes=600), line(to_app_bytes=700))
+    wrong = account(line(), line(to_app_bytes=999), line())
+    assert later.standing is Standing.ON_ITS_WAY
+    assert latest([equal], [later]) == [equal]
+    assert latest([equal], [wrong]) == [wrong]
+    assert latest([], [later]) == [later]
 
 
 def test_a_flow_that_began_between_the_readings_waits_for_the_next_one():

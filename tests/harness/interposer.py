@@ -1,0 +1,87 @@
+"""Stands between the controller and a sidecar and lets one call go wrong, as a broken pod would.
+
+The sidecar's socket is renamed (a bound unix socket is reached by its new name just as well) and a small HTTP server takes its
+place: it passes every call on, except those it was told to spoil. The product knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import Enum
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+
+class Spoil(Enum):
+    REFUSE = "answer 507 without passing the call on"
+    SWALLOW = "pass the call on and cut the connection instead of answering"
+    HANG = "hold the call back until released"
+
+
+class Interposer:
+    """What is spoilt, and what has come by."""
+
+    def __init__(self, real: Path) -> None:
+        self._real = real
+        self._spoilt: dict[tuple[str, str], Spoil] = {}
+        self.seen: list[str] = []
+        self.reached = asyncio.Event()
+        """Set when a spoilt call has arrived."""
+        self.release = asyncio.Event()
+        """Lets the calls that hang go on."""
+
+    def spoil(self, method: str, ending: str, how: Spoil) -> None:
+        """From now on: calls of `method` whose path ends with `ending`."""
+        self._spoilt[method, ending] = how
+
+    def heal(self) -> None:
+        self._spoilt.clear()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(f"{request.method} {request.path}")
+        how = next(
+            (how for (m, end), how in self._spoilt.items() if m == request.method and request.path.endswith(end)), None
+        )
+        if how is not None:
+            self.reached.set()
+        if how is Spoil.REFUSE:
+            problem = {"code": "refused-by-test", "message": "the destination says no", "fault": "pod", "hint": ""}
+            return web.json_response({"error": problem}, status=507)
+        if how is Spoil.HANG:
+            await self.release.wait()
+        answer = await self._pass_on(request)
+        if how is Spoil.SWALLOW:
+            assert request.transport is not None
+            request.transport.abort()
+        return answer
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        connector = aiohttp.UnixConnector(path=str(self._real))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(request.method, f"http://sidecar{request.path_qs}", data=await request.read()) as answer,
+        ):
+            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+
+
+@asynccontextmanager
+async def between(socket: Path) -> AsyncIterator[Interposer]:
+    """An interposer in front of the sidecar that serves `socket`; gone again afterwards."""
+    real = socket.with_suffix(".real")
+    socket.rename(real)
+    interposer = Interposer(real)
+    application = web.Application(client_max_size=64 << 20)
+    application.router.add_route("*", "/{path:.*}", interposer.handle)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(socket)).start()
+    try:
+        yield interposer
+    finally:
+        interposer.release.set()
+        await runner.cleanup()
+        real.rename(socket)
