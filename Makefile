@@ -1,0 +1,31 @@
+# Everything a newcomer needs: `make demo` and `make test`, as root, on Debian 12. ARGS are handed on:
+#     make demo ARGS='--connections 200'        make test ARGS='tests/unit -x'
+SHELL := /bin/bash
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## packages, .venv and CRIU; does nothing when they are there
+	@.ci/setup
+
+demo: setup ## move a Redis to another pod under the load of many clients
+	@$(BIN)/midstream demo $(ARGS)
+
+test: setup ## every test: unit, property, and with real CRIU in real namespaces
+	@$(BIN)/pytest $(ARGS)
+
+check: setup ## format, lint, types, and who may import whom
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup ## measure freeze, stalls and throughput (see docs/bench.md)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove what setup and the tests made
+	rm -rf .venv .criu .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
