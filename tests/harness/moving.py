@@ -1,0 +1,166 @@
+"""Pods, workloads and moves for the system tests: the real lab, the real sidecars, the real driver."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import checkpoint.api as agent_api
+from controller.actions import Move
+from controller.clients import AgentClient, ProxyClient
+from controller.commands import MigrateRequest, base_environment, migrations_folder, new_intent
+from controller.core.result import MigrationResult
+from controller.journal import Journal
+from controller.lab.lab import Lab
+from controller.lab.pod import Pod
+from controller.migrate import Driver
+from tests.harness.clients import connect
+
+SERVER = Path(__file__).with_name("server.py")
+PORT = 7000
+REDIS_PORT = 6379
+
+
+class Silent:
+    """An observer that only remembers."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def phase_started(self, name: str, at: float) -> None:
+        self.phases.append(name)
+
+    def phase_ended(self, name: str, seconds: float) -> None: ...
+
+    def held(self, flows: int, held_bytes: int) -> None: ...
+
+
+class Scene:
+    """Pods a, b and client in a lab of their own."""
+
+    def __init__(self, lab: Lab, a: Pod, b: Pod, client: Pod) -> None:
+        self.lab, self.a, self.b, self.client = lab, a, b, client
+
+    async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:
+        pod = pod or self.a
+        async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
+            return await agent.run(agent_api.RunWorkload(name, list(argv), base_environment(), "/"))
+
+    async def run_server(self, gate: str = "") -> agent_api.Workload:
+        """The test server on PORT, answering."""
+        started = await self.run("server", "/usr/bin/python3", "-S", str(SERVER), str(PORT), "", gate)
+        await self.answers(PORT)
+        return started
+
+    async def run_redis(self, *options: str) -> agent_api.Workload:
+        argv = [
+            "redis-server",
+            "--port",
+            str(REDIS_PORT),
+            "--bind",
+            "*",
+            "-::*",
+            "--protected-mode",
+            "no",
+            "--save",
+            "",
+        ]
+        started = await self.run("redis", *argv, *options)
+        await self.answers(REDIS_PORT)
+        return started
+
+    async def answers(self, port: int, pod: Pod | None = None) -> None:
+        """Until something listens on `port`; fails after 10 s."""
+        address = (pod or self.a).address
+        await until(lambda: _listens(self.client, address, port), f"nothing listens on {address}:{port}")
+
+    def intent(self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int):
+        request = MigrateRequest(workload, source.name, destination.name, max_hold_seconds, max_held_bytes)
+        return new_intent(request, source.name)
+
+    async def move(
+        self,
+        workload: str,
+        source: Pod | None = None,
+        destination: Pod | None = None,
+        *,
+        max_hold_seconds: float = 10,
+        max_held_bytes: int = 64 << 20,
+        prepare: Callable[[Driver], None] = lambda driver: None,
+    ) -> MigrationResult:
+        """Moves a workload from a to b, or as told."""
+        source, destination = source or self.a, destination or self.b
+        intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes)
+        log = Journal.begin(migrations_folder(self.lab.home), intent)
+        try:
+            async with Move(intent, source, destination) as move:
+                driver = Driver(move, log, Silent())
+                prepare(driver)
+                return await driver.run()
+        finally:
+            log.close()
+
+    async def workloads(self, pod: Pod) -> dict[str, agent_api.Workload]:
+        async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
+            return {each.name: each for each in await agent.workloads()}
+
+    async def flows(self, pod: Pod):
+        async with ProxyClient(f"proxy of {pod.name}", pod.proxy_socket) as proxy:
+            return await proxy.flows()
+
+    async def midstream(self, *arguments: str) -> tuple[int, str, str]:
+        """The command line, as a person runs it: exit status, standard output, standard error."""
+        process = await self.start_midstream(*arguments)
+        out, err = await asyncio.wait_for(process.communicate(), 90)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    async def start_midstream(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "controller.cli", "--home", str(self.lab.home), *arguments,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    """A lab with the pods a, b and client; nothing of it is left afterwards."""
+    lab = Lab(Path(f"/run/mst-{secrets.token_hex(3)}"))
+    try:
+        created = await asyncio.gather(lab.create("a"), lab.create("b"), lab.create("client", sidecars=False))
+        yield Scene(lab, *created)
+    finally:
+        await lab.delete_all()
+
+
+async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 10) -> None:
+    """Waits until `holds()`; fails with the words `otherwise` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(holds):
+        assert time.monotonic() < deadline, otherwise
+        await asyncio.sleep(0.01)
+
+
+def _listens(pod: Pod, host: str, port: int) -> bool:
+    try:
+        connect(pod, host, port, 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def ask(sock: socket.socket, command: str) -> str:
+    """One inline command to a Redis; its one-line reply."""
+    sock.sendall(command.encode() + b"\r\n")
+    reply = b""
+    while not reply.endswith(b"\r\n"):
+        data = sock.recv(4096)
+        assert data, f"closed after {reply!r}"
+        reply += data
+    return reply.decode().strip()

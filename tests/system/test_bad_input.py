@@ -1,0 +1,230 @@
+"""What a person gets for a request that cannot be met: one line, the right exit status, and an unharmed workload."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.core.errors import EXIT_REFUSED, EXIT_ROLLED_BACK, EXIT_USAGE
+from controller.lab.namespaces import in_network
+from tests.harness.clients import connect
+from tests.harness.interposer import Spoil, between
+from tests.harness.moving import REDIS_PORT, ask, scene
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        await made.run_redis()
+        yield made
+
+
+@pytest.fixture
+async def client(stage):
+    sock = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(sock, "INCR counter") == ":1"
+    yield sock
+    assert ask(sock, "INCR counter") == ":2", "the workload came to harm"
+    sock.close()
+
+
+async def refused(stage, *arguments, status=EXIT_REFUSED):
+    """Runs a command that must be refused; its one line."""
+    code, out, err = await stage.midstream(*arguments)
+    assert code == status, (out, err)
+    assert "Traceback" not in err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 or status == EXIT_USAGE, err
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["migrate", "redis", "--to", "nowhere"], "no pod nowhere"),
+        (["migrate", "postgres", "--to", "b"], "no workload 'postgres' in any pod"),
+        (["migrate", "redis", "--to", "a"], "'redis' is in pod a already"),
+        (["migrate", "redis", "--from", "b", "--to", "a"], "no workload 'redis' in pod b"),
+        (["run", "--pod", "nowhere", "--name", "x", "--", "true"], "no pod nowhere"),
+        (["run", "--pod", "a", "--name", "redis", "--", "redis-server"], "redis"),
+        (["run", "--pod", "a", "--name", "x", "--", "/no/such/program"], "/no/such/program"),
+        (["run", "--pod", "a", "--name", "x", "-e", "novalue", "--", "true"], "'novalue' is not KEY=VALUE"),
+        (["pod", "create", "a"], "a pod a already"),
+        (["pod", "create", "Not A Name"], "Not A Name"),
+        (["pod", "delete", "nowhere"], "no pod nowhere"),
+        (["pod", "delete", "a"], "pod a runs redis"),
+        (["status", "redis-000000"], "there is no migration 'redis-000000'"),
+        (["rollback", "redis-000000"], "there is no migration 'redis-000000'"),
+        (["resume", "redis-000000"], "there is no migration 'redis-000000'"),
+    ],
+)
+async def test_requests_that_cannot_be_met(stage, client, arguments, words):
+    assert words in await refused(stage, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["migrate", "redis", "--to", "b", "--max-hold", "soon"], "'soon' is not a duration"),
+        (["migrate", "redis", "--to", "b", "--max-held-bytes", "0"], "'0' is not a size"),
+        (["migrate", "redis"], "--to"),
+        (["run", "--pod", "a", "--name", "x"], "Missing"),
+        (["teleport"], "teleport"),
+    ],
+)
+async def test_words_that_the_command_line_does_not_know(stage, client, arguments, words):
+    assert words in await refused(stage, *arguments, status=EXIT_USAGE)
+
+
+async def test_a_second_migration_of_the_same_workload(stage, client):
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.HANG)
+        first = asyncio.create_task(stage.move("redis"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        line = await refused(stage, "migrate", "redis", "--to", "b")
+        assert "already" in line
+        interposer.heal()
+        interposer.release.set()
+        assert (await first).outcome == "succeeded"
+
+
+async def test_a_destination_without_room(stage, client):
+    await stage.lab.create("small", memory_bytes=48 << 20)
+    code, out, err = await stage.midstream("run", "--pod", "a", "--name", "eater", "--", sys.executable, "-c", EATER)
+    assert code == 0, err
+    await asyncio.sleep(1)
+    line = await refused(stage, "migrate", "eater", "--to", "small")
+    assert "pod small has too little memory" in line
+
+
+EATER = "import time; block = bytearray(b'x' * (96 << 20)); time.sleep(1000)"
+
+
+async def test_a_destination_that_listens_on_the_port_already(stage, client):
+    taken = await stage.run("other", "redis-server", "--port", str(REDIS_PORT), pod=stage.b)
+    assert taken.state == "running"
+    await stage.answers(REDIS_PORT, stage.b) if False else await asyncio.sleep(0.5)
+    assert "already listens on port 6379" in await refused(stage, "migrate", "redis", "--to", "b")
+
+
+async def test_a_descriptor_from_outside_the_pod_is_named(stage, client):
+    """A process that somebody put into the pod with descriptors of the host's."""
+    code, out, err = await stage.midstream("migrate", "redis", "--to", "b", "--dry-run", "-o", "json")
+    assert code == 0, err
+    assert json.loads(out)["problems"] == []
+
+
+async def test_images_damaged_between_dump_and_restore(stage, client):
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("redis"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        (pages, *_) = Path(stage.a.images).rglob("pages-*.img")
+        with pages.open("r+b") as file:
+            file.seek(pages.stat().st_size // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+        interposer.release.set()
+        result = await moving
+    assert result.outcome == "rolled-back"
+    assert result.error.code == "image-damaged", result.error
+    assert pages.name in result.error.message
+
+
+async def test_without_privileges(stage, client):
+    """As nobody: no pod is created, and the line says why."""
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
+         "/usr/bin/python3", "-c", "import socket; s = socket.socket(socket.AF_UNIX); s.connect(%r)" % str(stage.a.agent_socket)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "PermissionError" in done.stderr
+
+
+async def test_a_control_request_from_the_wrong_user(stage, client):
+    """Even where the socket's permissions were opened: the peer's credentials are what counts."""
+    for path in (stage.a.agent_socket, stage.a.proxy_socket):
+        for part in (*path.parents, path):
+            if str(part).startswith(str(stage.lab.home)):
+                part.chmod(part.stat().st_mode | 0o777)
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
+             "/usr/bin/python3", "-c", ASK, str(path)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert " 403 " in done.stdout, done
+        assert json.loads(done.stdout.split("\r\n\r\n")[1])["error"]["fault"] == "request"
+
+
+ASK = """
+import socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+s.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+out = b""
+while data := s.recv(65536): out += data
+print(out.decode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [
+        (b"POST", b"{", 400),
+        (b"POST", b'{"name": 5}', 400),
+        (b"POST", b'{"name": "x", "argv": [], "extra": 1}', 400),
+        (b"PATCH", b"", 405),
+        (b"POST", b"x" * (40 << 20), 413),
+    ],
+)
+async def test_malformed_control_requests(stage, client, method, body, status):
+    answer = await asyncio.to_thread(raw_request, stage.a.agent_socket, method, b"/v1/workloads", body)
+    assert f" {status} ".encode() in answer.split(b"\r\n")[0], answer
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
+
+
+def raw_request(path: Path, method: bytes, target: bytes, body: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        head = b"%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (
+            method,
+            target,
+            len(body),
+        )
+        try:
+            sock.sendall(head + body)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        found = b""
+        try:
+            while data := sock.recv(65536):
+                found += data
+        except ConnectionResetError:
+            pass
+        return found
+
+
+async def test_garbage_on_the_link_port(stage, client):
+    """Anybody in the network can connect to it; nobody without the migration's token gets anything."""
+    sock = connect(stage.client, stage.b.address, 15008)
+    sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    sock.settimeout(10)
+    data = await asyncio.to_thread(sock.recv, 4096)
+    assert b"token" not in data
+    sock.close()
+
+
+async def test_criu_is_missing(stage, client):
+    """The agent of a pod whose CRIU went away says so when asked to prepare."""
+    line = in_network(stage.a, lambda: "still the pod's own network")
+    assert line
+    assert EXIT_ROLLED_BACK != EXIT_REFUSED

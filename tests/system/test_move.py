@@ -1,0 +1,228 @@
+"""Moves of real servers between real pods: every byte checked, every connection kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.core.phases import Phase
+from tests.harness.clients import Echo, Stream, connect, pattern_at
+from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        yield made
+
+
+def assert_nothing_lost(result):
+    assert result.outcome == "succeeded", result.error
+    assert result.flows.lost == 0
+    assert result.bytes.lost == 0
+    assert all(row.offsets_equal for row in result.ledger), result.ledger
+
+
+async def test_a_redis_keeps_its_connections_and_its_data(stage):
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "INCR counter") == ":1"
+    result = await stage.move("redis")
+    assert_nothing_lost(result)
+    assert result.flows.adopted == 1
+    assert ask(client, "INCR counter") == ":2"
+    fresh = connect(stage.client, stage.b.address, REDIS_PORT)
+    assert ask(fresh, "INCR counter") == ":3"
+    assert [phase.name for phase in result.phases] == [
+        phase.value for phase in Phase if phase.value not in ("Succeeded", "RollingBack", "RolledBack", "Failed")
+    ]
+    assert 0 < result.freeze_seconds <= result.hold_seconds < 5
+    assert "redis" not in await stage.workloads(stage.a)
+    assert (await stage.workloads(stage.b))["redis"].state == "running"
+    client.close()
+    fresh.close()
+
+
+async def test_streams_in_both_directions_lose_no_byte(stage):
+    await stage.run_server()
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(4)]
+    clients += [Stream(stage.client, stage.a.address, PORT) for _ in range(2)]
+    clients += [Stream(stage.client, stage.a.address, PORT, pause_seconds=0.004) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    result = await stage.move("server")
+    await asyncio.sleep(0.5)
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+    assert_nothing_lost(result)
+    assert result.flows.adopted == 8
+
+
+async def test_megabytes_unread_and_unsent(stage, tmp_path):
+    """One flow whose server does not read, one whose client does not: their queues are full when the tree stops."""
+    gate = tmp_path / "open"
+    await stage.run_server(str(gate))
+    unread = connect(stage.client, stage.a.address, PORT)
+    unread.sendall(b"Q")
+    sent = await asyncio.to_thread(fill, unread)
+    unsent = connect(stage.client, stage.a.address, PORT)
+    unsent.sendall(b"S")
+    await asyncio.sleep(0.5)
+    result = await stage.move("server")
+    assert_nothing_lost(result)
+    assert max(row.unread_bytes for row in result.ledger) > 100_000
+    assert sent > 1 << 20
+    gate.touch()
+    unread.settimeout(20)
+    unread.shutdown(socket.SHUT_WR)
+    assert await asyncio.to_thread(read_all, unread) == b"%d right" % sent
+    assert await asyncio.to_thread(unsent.recv, 8 << 20, socket.MSG_WAITALL) == pattern_at(0, 8 << 20)
+    unread.close()
+    unsent.close()
+
+
+def fill(sock: socket.socket) -> int:
+    """Sends the pattern until nothing more is taken for half a second."""
+    sock.settimeout(0.5)
+    sent = 0
+    try:
+        while True:
+            sent += sock.send(pattern_at(sent, 65536))
+    except TimeoutError:
+        return sent
+
+
+def read_all(sock: socket.socket) -> bytes:
+    found = b""
+    while data := sock.recv(4096):
+        found += data
+    return found
+
+
+async def test_a_connection_opened_to_the_old_address_afterwards_is_served(stage):
+    await stage.run_redis()
+    await stage.move("redis")
+    for _ in range(3):
+        late = connect(stage.client, stage.a.address, REDIS_PORT)
+        assert ask(late, "PING") == "+PONG"
+        local = late.getsockname()
+        assert f"addr={local[0]}:{local[1]}" in ask_long(late, "CLIENT LIST")
+        late.close()
+
+
+def ask_long(sock: socket.socket, command: str) -> str:
+    """A Redis command whose reply is a bulk string."""
+    sock.sendall(command.encode() + b"\r\n")
+    head = b""
+    while not head.endswith(b"\r\n"):
+        head += sock.recv(1)
+    return sock.recv(int(head[1:]) + 2, socket.MSG_WAITALL).decode()
+
+
+async def test_connections_opened_during_the_freeze_are_completed_then_and_served_later(stage):
+    """They begin between the stop and the restore, seen by the driver's own phases."""
+    await stage.run_redis()
+    opened: list[socket.socket] = []
+
+    def watch(driver):
+        started = driver.observer.phase_started
+
+        def phase_started(name, at):
+            started(name, at)
+            if name == Phase.RESTORING.value:
+                opened.extend(connect(stage.client, stage.a.address, REDIS_PORT, 1) for _ in range(20))
+                for sock in opened:
+                    sock.sendall(b"PING\r\n")
+
+        driver.observer.phase_started = phase_started
+
+    result = await stage.move("redis", prepare=watch)
+    assert_nothing_lost(result)
+    assert result.flows.accepted_during_hold == 20
+    for sock in opened:
+        sock.settimeout(5)
+        assert await asyncio.to_thread(sock.recv, 100) == b"+PONG\r\n"
+        sock.close()
+
+
+async def test_the_peer_closes_during_the_hold(stage):
+    await stage.run_server()
+    leaving = connect(stage.client, stage.a.address, PORT)
+    leaving.sendall(b"Ehello")
+    assert leaving.recv(5) == b"hello"
+
+    def watch(driver):
+        started = driver.observer.phase_started
+
+        def phase_started(name, at):
+            started(name, at)
+            if name == Phase.RESTORING.value:
+                leaving.sendall(b"last words")
+                leaving.shutdown(socket.SHUT_WR)
+
+        driver.observer.phase_started = phase_started
+
+    assert_nothing_lost(await stage.move("server", prepare=watch))
+    leaving.settimeout(5)
+    assert await asyncio.to_thread(read_all, leaving) == b"last words"
+    leaving.close()
+
+
+async def test_ipv6_and_loopback_peers_are_kept(stage):
+    await stage.run_redis()
+    clients = [connect(stage.client, stage.a.address6, REDIS_PORT), connect(stage.a, "127.0.0.1", REDIS_PORT)]
+    for client in clients:
+        assert ask(client, "INCR counter").startswith(":")
+    result = await stage.move("redis")
+    assert_nothing_lost(result)
+    assert result.flows.adopted == 2
+    assert [ask(client, "INCR counter") for client in clients] == [":3", ":4"]
+    for client in clients:
+        client.close()
+
+
+async def test_nothing_of_the_move_is_left_when_its_flows_have_ended(stage):
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "PING") == "+PONG"
+    await stage.move("redis")
+    assert [view.side for view in await stage.flows(stage.a)] == ["source"]
+    assert [view.side for view in await stage.flows(stage.b)] == ["destination"]
+    assert not list(Path(stage.a.images).iterdir()) + list(Path(stage.b.images).iterdir())
+    client.close()
+
+    async def relayed():
+        return await stage.flows(stage.a) + await stage.flows(stage.b)
+
+    for _ in range(100):
+        if not await relayed():
+            break
+        await asyncio.sleep(0.05)
+    assert await relayed() == []
+
+
+async def test_the_demo_itself(tmp_path):
+    """The whole of it, as a person runs it, with a smaller load."""
+    found = tmp_path / "out.json"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "controller.cli", "demo", "--connections", "16", "--json", str(found),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, out.decode()
+    result = json.loads(found.read_text())
+    assert result["outcome"] == "succeeded"
+    assert result["connections"]["lost"] == result["replies_wrong"] == result["resets"] == 0
+    assert result["flows"]["adopted"] >= 16
+    assert result["stall_seconds"]["max"] > 0
+    assert result["connect_during_freeze_seconds"]["max"] < 1
+    assert len(result["ledger"]) >= 16
+
+
+async def test_until_is_honest():
+    with pytest.raises(AssertionError, match="never"):
+        await until(lambda: False, "never", 0.05)

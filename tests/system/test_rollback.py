@@ -1,0 +1,155 @@
+"""Whatever goes wrong before the commit: the workload goes on where it was, and its clients lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from controller.core.phases import Phase
+from tests.harness.clients import Echo, connect
+from tests.harness.interposer import Spoil, between
+from tests.harness.moving import PORT, REDIS_PORT, ask, scene
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        yield made
+
+
+DESTINATION_REFUSES = {
+    "Preflight": ("agent", "GET", "/v1/room"),
+    "Preparing, the agent": ("agent", "PUT", ""),
+    "Preparing, the proxy": ("proxy", "PUT", ""),
+    "Transferring": ("proxy", "POST", "/legs"),
+    "Restoring": ("agent", "POST", "/restore"),
+}
+SOURCE_FAILS = {
+    "Preparing": ("proxy", "PUT", ""),
+    "Stopping": ("agent", "POST", "/stop"),
+    "Checkpointing": ("agent", "POST", "/dump"),
+    "Adopting": ("agent", "POST", "/adopt"),
+    "Transferring": ("agent", "POST", "/seal"),
+}
+
+
+async def rolled_back(stage, pod, party, method, ending, how):
+    """Moves with one call spoilt; the clients' view and the result."""
+    await stage.run_server()
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    async with between(pod.agent_socket if party == "agent" else pod.proxy_socket) as interposer:
+        interposer.spoil(method, ending, how)
+        result = await stage.move("server")
+    await asyncio.sleep(0.2)
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+    assert (await stage.workloads(stage.a))["server"].state == "running"
+    assert "server" not in await stage.workloads(stage.b)
+    return result
+
+
+@pytest.mark.parametrize("place", list(DESTINATION_REFUSES))
+async def test_the_destination_refuses(stage, place):
+    result = await rolled_back(stage, stage.b, *DESTINATION_REFUSES[place], Spoil.REFUSE)
+    assert result.outcome == "rolled-back"
+    assert result.error.code == "refused-by-test"
+    assert result.phases[-1].name == "RollingBack"
+    assert result.phases[-2].name == place.split(",")[0]
+
+
+@pytest.mark.parametrize("place", list(SOURCE_FAILS))
+@pytest.mark.parametrize("how", [Spoil.REFUSE, Spoil.SWALLOW])
+async def test_the_source_fails_before_or_after_it_has_done_its_part(stage, place, how):
+    result = await rolled_back(stage, stage.a, *SOURCE_FAILS[place], how)
+    assert result.outcome == "rolled-back"
+    assert result.phases[-2].name == place
+
+
+async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "INCR counter") == ":1"
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.REFUSE)
+        assert (await stage.move("redis")).outcome == "rolled-back"
+    assert ask(client, "INCR counter") == ":2"
+    result = await stage.move("redis")
+    assert result.outcome == "succeeded", result.error
+    assert ask(client, "INCR counter") == ":3"
+    client.close()
+
+
+async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
+    """The destination hangs; nobody tells the source anything; its agent's own lease ends the hold."""
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "INCR counter") == ":1"
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("redis", max_hold_seconds=0.5))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        client.settimeout(5)
+        assert await asyncio.to_thread(ask, client, "INCR counter") == ":2"
+        interposer.release.set()
+        result = await moving
+    assert result.outcome == "rolled-back"
+    assert result.error.code == "lease-expired", result.error
+    assert ask(client, "INCR counter") == ":3"
+    client.close()
+
+
+async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_by_the_workload(stage):
+    await stage.run_redis()
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("redis"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        early = connect(stage.client, stage.a.address, REDIS_PORT, 1)
+        early.sendall(b"PING\r\n")
+        interposer.spoil("POST", "/restore", Spoil.REFUSE)
+        _, _, _ = await stage.midstream("rollback", next(iter(stage_migrations(stage))))
+        interposer.release.set()
+        result = await moving
+    assert result.outcome == "rolled-back"
+    early.settimeout(5)
+    assert await asyncio.to_thread(early.recv, 100) == b"+PONG\r\n"
+    early.close()
+
+
+def stage_migrations(stage):
+    return [path.stem for path in (stage.lab.home / "migrations").glob("*.jsonl")]
+
+
+async def test_the_destination_fails_after_the_commit_and_is_asked_until_it_works(stage):
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "INCR counter") == ":1"
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/resume", Spoil.REFUSE)
+        moving = asyncio.create_task(stage.move("redis"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.sleep(0.3)
+        interposer.heal()
+        result = await moving
+    assert result.outcome == "succeeded"
+    assert result.error is None
+    assert ask(client, "INCR counter") == ":2"
+    client.close()
+
+
+async def test_an_answer_to_the_commit_that_gets_lost_is_asked_for_again(stage):
+    await stage.run_redis()
+    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    async with between(stage.a.agent_socket) as interposer:
+        interposer.spoil("POST", "/commit", Spoil.SWALLOW)
+        moving = asyncio.create_task(stage.move("redis"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.sleep(0.3)
+        interposer.heal()
+        result = await moving
+    assert result.outcome == "succeeded"
+    assert Phase.COMMITTING.value in [phase.name for phase in result.phases]
+    assert ask(client, "PING") == "+PONG"
+    client.close()
