@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from controller.demo.exchange import Asker
 from controller.demo.wire import Wire
 
-GRAIN_SECONDS = 0.001
-"""libuv's timers count milliseconds: a finer grain would not be kept."""
+GRAIN_SECONDS = 0.002
+"""How often turns are given: finer costs processor time, coarser makes bursts. (libuv's timers count milliseconds.)"""
 
 
 class Pacer:

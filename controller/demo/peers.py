@@ -24,6 +24,11 @@ VALUE_BYTES = 32
 """Of the values that counters write and read back."""
 
 
+_VALUE = b"$%d\r\n%%s\r\n" % VALUE_BYTES
+REPLIES = b":%d\r\n" + _VALUE + b"+OK\r\n" + _VALUE + b":%d\r\n$%d\r\n%s\r\n:%d\r\n+PONG\r\n"
+"""What a counter's pipeline must bring back."""
+
+
 class Counter(Asker):
     """INCR, SET and GET on keys of its own, eight commands at a time."""
 
@@ -48,14 +53,7 @@ class Counter(Asker):
         self._value = new = self._make_value(count + 1)
         request = self._request % new
         last = b"%d" % (count + 2)
-        expected = b":%d\r\n%s+OK\r\n%s:%d\r\n%s:%d\r\n+PONG\r\n" % (
-            count + 1,
-            bulk_string(old),
-            bulk_string(new),
-            count + 2,
-            bulk_string(last),
-            count + INCREMENTS,
-        )
+        expected = REPLIES % (count + 1, old, new, count + 2, len(last), last, count + INCREMENTS)
         self._count += INCREMENTS
         self._increments += INCREMENTS
         return self._ask(Exchange(request, expected, PIPELINE), now)

@@ -31,14 +31,16 @@ class Verdict(msgspec.Struct, frozen=True):
     reasons: list[str]
     """Why it is not 0, in a person's words; empty when it is."""
     result: DemoResult
+    lost: bool = False
+    """Whether something is known to be lost; not so when it merely was not proved that nothing was."""
 
 
 def judge(report: Report, migration: MigrationResult, window: Window | None) -> Verdict:
     """Put both accounts together and decide. `window` is None when the workload was never stopped."""
     result = demo_result(report, migration, window)
-    losses = [*_losses(result), *_unproven(report, window)]
-    if losses:
-        return Verdict(LOST_SOMETHING, losses, result)
+    losses = _losses(result)
+    if reasons := [*losses, *_unproven(report, window)]:
+        return Verdict(LOST_SOMETHING, reasons, result, bool(losses))
     if migration.outcome != "succeeded":
         return Verdict(NOT_MOVED, [f"the migration was not completed ({migration.outcome})"], result)
     return Verdict(KEPT_EVERYTHING, [], result)

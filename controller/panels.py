@@ -1,0 +1,204 @@
+"""The last word on a migration or a demo, for a person: what happened, what it cost, what to do now. Pure."""
+
+from __future__ import annotations
+
+from rich.box import ROUNDED
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from controller.core.result import MigrationResult, Problem
+from controller.demo.result import DemoResult, Spread
+from controller.demo.verdict import Verdict
+
+Ending = MigrationResult | Verdict
+
+STYLES = {"succeeded": "green", "rolled-back": "yellow", "failed": "red"}
+
+FAULTS = {
+    "request": "the request",
+    "workload": "the workload",
+    "pod": "the pod",
+    "peer": "the other party",
+    "machine": "this machine",
+    "midstream": "Midstream itself",
+}
+"""Whose fault it was, in words."""
+
+
+def duration_text(seconds: float) -> str:
+    """Three significant digits at most, in the unit a person would choose."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+
+
+def byte_text(count: int) -> str:
+    """A size, in the largest unit that leaves a whole number before the point."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
+
+
+def final_panel(ending: Ending) -> Panel:
+    """The verdict, framed in the colour of its outcome."""
+    result = ending.result if isinstance(ending, Verdict) else ending
+    style = "red" if _bad(ending) else STYLES[result.outcome]
+    title = Text(f" {headline(ending)} ", f"bold {style}")
+    return Panel(
+        Group(*_body(ending)), title=title, title_align="left", border_style=style, box=ROUNDED, padding=(1, 2)
+    )
+
+
+def final_sentence(ending: Ending) -> str:
+    """The verdict in plain lines, for a log."""
+    result = ending.result if isinstance(ending, Verdict) else ending
+    lines = [f"{headline(ending)} ({result.migration}: {result.outcome})"]
+    lines += [f"  lost: {reason}" for reason in _reasons(ending)]
+    lines += [f"  {name}: {value}" for name, value in facts(result) if value]
+    if result.error is not None:
+        lines += [f"  why: {result.error.message} [{result.error.code}]", f"  what now: {_advice(result.error)}"]
+    return "\n".join(lines)
+
+
+def headline(ending: Ending) -> str:
+    """The whole story in a few words."""
+    result = ending.result if isinstance(ending, Verdict) else ending
+    if _bad(ending) and result.outcome == "succeeded":
+        return "Moved, but something was lost" if _losses(ending) else "Moved, but nothing was proved"
+    return {
+        "succeeded": "Moved, and nothing was lost",
+        "rolled-back": "Rolled back: it runs on where it was",
+        "failed": "Failed: it does not run any more",
+    }[result.outcome]
+
+
+def facts(result: MigrationResult) -> list[tuple[str, str]]:
+    """Names and values, most important first."""
+    known = _demo_facts(result) if isinstance(result, DemoResult) else _migration_facts(result)
+    return [*known, *_ledger_facts(result)]
+
+
+def _migration_facts(result: MigrationResult) -> list[tuple[str, str]]:
+    adopted, lost = result.flows.adopted, result.flows.lost
+    return [
+        ("connections", f"{adopted - lost:,} of {adopted:,} kept, {lost:,} lost" if adopted else ""),
+        ("bytes", f"{result.bytes.lost:,} lost" if adopted else ""),
+        ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+    ]
+
+
+def _demo_facts(result: DemoResult) -> list[tuple[str, str]]:
+    return [
+        ("connections", f"{result.connections.kept:,} of {result.connections.opened:,} kept, {result.resets:,} resets"),
+        ("bytes", f"{max(result.client_bytes_lost, result.bytes.lost):,} lost"),
+        (
+            "replies",
+            f"{result.replies_wrong:,} wrong, {result.replies_missing:,} missing of {result.replies_checked:,}",
+        ),
+        ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+        ("stall", _spread_text(result.stall_seconds)),
+        ("stall otherwise", _spread_text(result.steady_stall_seconds)),
+        ("newcomers", _newcomers(result)),
+        ("to connect", _spread_text(result.connect_during_freeze_seconds)),
+        ("to be served", _spread_text(result.served_during_freeze_seconds)),
+    ]
+
+
+def _newcomers(result: DemoResult) -> str:
+    tried = result.new_connections
+    return f"{tried.during_freeze:,} came during the freeze, {tried.failed:,} of {tried.opened:,} turned away"
+
+
+def _ledger_facts(result: MigrationResult) -> list[tuple[str, str]]:
+    """What the proxies did for it."""
+    accepted = (
+        f", {result.flows.accepted_during_hold:,} accepted meanwhile" if result.flows.accepted_during_hold else ""
+    )
+    held = f"{byte_text(result.bytes.held)} from {result.flows.adopted:,} connections{accepted}"
+    balanced = sum(row.offsets_equal for row in result.ledger)
+    return [
+        ("held", held if result.flows.adopted else ""),
+        ("ledger", f"{balanced:,} of {len(result.ledger):,} flows balance" if result.ledger else ""),
+    ]
+
+
+def _spread_text(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    figures = (("p50", spread.p50), ("p99", spread.p99), ("max", spread.max))
+    return "   ".join(f"{name} {duration_text(seconds)}" for name, seconds in figures)
+
+
+EXPLAINED = {
+    "frozen": "no instruction of the workload ran",
+    "stall": "the longest silence of each connection, around the move",
+    "stall otherwise": "the same away from the move: this machine's floor",
+    "to connect": "a newcomer during the freeze",
+    "to be served": "the same newcomer, its first reply",
+    "held": "kept by the proxies until it ran again",
+}
+"""What a fact means, where its name does not say it."""
+
+
+def _body(ending: Ending) -> list[RenderableType]:
+    result = ending.result if isinstance(ending, Verdict) else ending
+    parts: list[RenderableType] = []
+    if result.error is not None:
+        parts += [_problem(result.error), Text()]
+    if reasons := _reasons(ending):
+        parts += [*(Text(f"✗ {reason}", "bold red") for reason in reasons), Text()]
+    return [*parts, _fact_table(result)]
+
+
+def _fact_table(result: MigrationResult) -> Table:
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bright_black")
+    for name, value in facts(result):
+        if value:
+            table.add_row(name, value, EXPLAINED.get(name, ""))
+    table.add_row("migration", result.migration, "")
+    return table
+
+
+def _problem(problem: Problem) -> Table:
+    """Why, whose fault, what now."""
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column()
+    table.add_row("why", Text(problem.message, "bold"))
+    table.add_row("cause", Text(f"{FAULTS[problem.fault]} [{problem.code}]"))
+    table.add_row("what now", Text(_advice(problem)))
+    return table
+
+
+def _advice(problem: Problem) -> str:
+    return problem.hint or "nothing is known to help: the logs of the two pods say more"
+
+
+def _reasons(ending: Ending) -> list[str]:
+    """What was lost, one line each."""
+    if isinstance(ending, Verdict):
+        return ending.reasons if ending.result.outcome == "succeeded" or _losses(ending) else []
+    counted = [(ending.flows.lost, "connections lost"), (ending.bytes.lost, "bytes lost")]
+    return [f"{count:,} {what}" for count, what in counted if count]
+
+
+def _losses(ending: Ending) -> bool:
+    """Something is known to be lost, which is more than not being proved."""
+    if not isinstance(ending, Verdict):
+        return bool(ending.flows.lost or ending.bytes.lost)
+    return ending.lost
+
+
+def _bad(ending: Ending) -> bool:
+    if isinstance(ending, Verdict):
+        return ending.exit_status == 1 or ending.result.outcome == "failed"
+    return ending.outcome == "failed" or _losses(ending)

@@ -1,0 +1,163 @@
+"""Tables for a person: pods, flows, migrations, a plan, the checks; and what to say when there is nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from controller.core.phases import Phase
+from controller.core.plan import Plan
+from controller.journal import Record
+from controller.panels import byte_text, duration_text, final_panel
+
+MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}
+
+
+class CheckLine(Protocol):
+    """One result of `midstream check`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str:
+        """ok, warning or failed."""
+
+    @property
+    def message(self) -> str:
+        """What was found."""
+
+    @property
+    def hint(self) -> str:
+        """The remedy; empty where none is needed."""
+
+
+def show_pods(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """`midstream pod list`."""
+    table = _table("pod", "address", "IPv6", "state", "workloads")
+    for row in rows:
+        state = Text("up", "green") if row["alive"] else Text("down", "red")
+        table.add_row(row["name"], row["address"], row["address6"] or "-", state, _workloads(row["workloads"]))
+    _show(console, table, rows, "There are no pods. Make two: midstream pod create a b")
+
+
+def _workloads(workloads: Sequence[dict[str, Any]]) -> Text:
+    styles = {"running": "green", "stopped": "yellow", "exited": "bright_black"}
+    named = [Text.assemble(each["name"], (f" {each['state']}", styles.get(each["state"], ""))) for each in workloads]
+    return Text(", ").join(named) if named else Text("-", "bright_black")
+
+
+def show_flows_table(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """`midstream flows`: who talks to whom, by which way, and how much."""
+    table = _table("pod", "side", "peer", "workload's end", "opened", "state", "via", "held", "to it", "from it")
+    for column in table.columns[-3:]:
+        column.justify = "right"
+    for row in rows:
+        amounts = [byte_text(row[name]) for name in ("held_bytes", "to_app_bytes", "to_peer_bytes")]
+        ends = [_endpoint(row["peer"]), _endpoint(row["local"])]
+        table.add_row(row["pod"], row["side"], *ends, row["direction"], row["state"], row["via"] or "-", *amounts)
+    _show(console, table, rows, "No proxy holds or relays a flow: every connection is native.")
+
+
+def _endpoint(pair: Sequence[Any]) -> str:
+    host, port = pair
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def show_records(records: Sequence[Record], *, detailed: bool = False, console: Console | None = None) -> None:
+    """`midstream status`: every migration, one a line; in detail, how it came to that."""
+    table = _table("migration", "workload", "from", "to", "phase", "frozen", "why")
+    for record in records:
+        intent, result = record.intent, record.entries[-1].result
+        frozen = duration_text(result.freeze_seconds) if result and result.freeze_seconds else "-"
+        state = _state(record)
+        table.add_row(
+            intent.migration, intent.workload, intent.source, intent.destination, state, frozen, record.reason
+        )
+    _show(console, table, records, "There was no migration yet: midstream migrate WORKLOAD --to POD")
+    if detailed:
+        for record in records:
+            _show_history(record, console or Console(highlight=False))
+
+
+def _state(record: Record) -> Text:
+    text = Text(record.phase.value, PHASE_STYLES.get(record.phase, "cyan"))
+    return text.append(" (interrupted: midstream resume)", "red") if record.interrupted else text
+
+
+def _show_history(record: Record, console: Console) -> None:
+    began = record.entries[0].monotonic
+    table = _table("after", "phase", "")
+    for entry in record.entries:
+        table.add_row(duration_text(entry.monotonic - began), entry.phase.value, entry.reason)
+    console.print(_framed(table))
+    if (result := record.entries[-1].result) is not None:
+        console.print(final_panel(result))
+
+
+def show_plan(plan: Plan, console: Console | None = None) -> None:
+    """`midstream migrate --dry-run`: what would be moved, and what stands in the way."""
+    console = console or Console(highlight=False)
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="bright_black")
+    table.add_column()
+    for name, value in _plan_facts(plan):
+        table.add_row(name, Text(value))
+    console.print(_framed(table))
+    if not plan.problems:
+        console.print(_line("ok", "Nothing is known to stand in the way. Nothing was touched.", ""))
+    for problem in plan.problems:
+        console.print(_line("failed", problem.message, problem.hint))
+
+
+def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    addresses = [f"{old} → {new}" for old, new in plan.readdress.items()]
+    return [
+        ("move", f"{plan.workload}, from {plan.source} to {plan.destination}"),
+        ("command", " ".join(plan.argv)),
+        ("processes", f"{plan.processes:,} threads, the first process is {plan.pid}"),
+        ("memory", byte_text(plan.memory_bytes)),
+        ("connections", f"{plan.connections:,}, all of them stay open"),
+        ("listens on", ", ".join(map(str, plan.listening_ports)) or "nothing"),
+        ("addresses", ", ".join(addresses)),
+    ]
+
+
+def show_checks(checks: Sequence[CheckLine], console: Console | None = None) -> None:
+    """`midstream check`: ✓ and ✗ and !, each with its remedy, then the sum of it."""
+    console = console or Console(highlight=False)
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        console.print(_line(check.status, f"{check.name:<{width}}  {check.message}", check.hint))
+    failed = sum(check.status == "failed" for check in checks)
+    verdict = (
+        f"{failed} of {len(checks)} checks failed: see the remedies" if failed else "This machine can move workloads."
+    )
+    console.print(Text(f"\n  {verdict}", "bold red" if failed else "bold green"))
+
+
+def _line(status: str, text: str, hint: str) -> Text:
+    mark, style = MARKS[status]
+    line = Text.assemble((f"  {mark} ", style), text)
+    return line.append(f"\n    → {hint}", "bright_black" if status == "ok" else "cyan") if hint else line
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bright_black")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _framed(table: Table) -> RenderableType:
+    return Padding(table, (1, 0, 1, 2))
+
+
+def _show(console: Console | None, table: Table, rows: Sequence[object], otherwise: str) -> None:
+    console = console or Console(highlight=False)
+    console.print(_framed(table) if rows else Text(f"  {otherwise}"))
