@@ -1,7 +1,8 @@
 """Which names, addresses and PIDs a lab and its pods have. Pure arithmetic: no I/O here.
 
-A lab is one number from 0 to 511. From it follow the bridge's name, the IPv4 /24 and the IPv6 /64, so two labs that have
-different bridges have different addresses, and the kernel, which refuses a second bridge of the same name, is the referee.
+A lab is one number from 0 to 511. From it follow the bridge's name, the IPv4 /24 and the IPv6 /64, so two labs that
+have different bridges have different addresses, and the kernel, which refuses a second bridge of the same name, is the
+referee.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
@@ -61,13 +60,15 @@ def remove(group: Path) -> None:
     deadline = time.monotonic() + EMPTY_DEADLINE_SECONDS
     while True:
         try:
-            return os.rmdir(group)
+            group.rmdir()
         except FileNotFoundError:
-            return None
+            return
         except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+        else:
+            return
 
 
 def _controller() -> Controller:

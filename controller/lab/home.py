@@ -19,7 +19,7 @@ IMAGES = Path("/dev/shm")
 
 
 class Home:
-    """MIDSTREAM_HOME: `lab.json` (the lab's number) and `pods/`. The folder is there while a pod is, or something else in it."""
+    """MIDSTREAM_HOME: `lab.json` (the lab's number) and `pods/`. There while a pod is, or something else in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,6 @@
 """A pod's first process: makes the namespaces, starts the sidecars, restarts them, reaps, and ends the pod.
 
-Standard library only, and run by `python -I -S`, so that it starts in some 30 ms and has nothing of the checkout's in it.
+Standard library only, and run by `python -I -S`, so that it starts in some 30 ms and has nothing of the checkout's.
 What a kubelet and a pause container do in Kubernetes, this does in a standalone pod.
 
     python -I -S init.py FD
@@ -15,8 +15,8 @@ FD is a SOCK_SEQPACKET socket to whoever creates the pod; each message is one JS
 | creator | {"sidecars", "environment", "last_pid"} | the pod is recorded: start them |
 | PID 1 | {"started"} | done; PID 1 is on its own from here |
 
-At any point {"error"} says what failed. End of file before "started" means the creator died: PID 1 exits, and the kernel
-takes the namespaces and all that is in them away. So a pod that was created half-way is gone by itself.
+At any point {"error"} says what failed. End of file before "started" means the creator died: PID 1 exits, and the
+kernel takes the namespaces and all that is in them away. So a pod that was created half-way is gone by itself.
 """
 
 from __future__ import annotations

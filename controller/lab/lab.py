@@ -30,6 +30,7 @@ class Lab:
     def __init__(self, home: Path | str | None = None) -> None:
         self._home = Home(Path(home or default_home()).absolute())
         self._turn = asyncio.Lock()
+        self._placing: set[asyncio.Task[Pod]] = set()
 
     @property
     def home(self) -> Path:
@@ -54,6 +55,8 @@ class Lab:
         Raises a LabError.
         """
         placing = asyncio.create_task(self._place_in_turn(name, memory_bytes, sidecars), name=f"place pod {name}")
+        self._placing.add(placing)
+        placing.add_done_callback(self._placing.discard)
         try:
             pod = await asyncio.shield(placing)
             if sidecars:
@@ -77,7 +80,9 @@ class Lab:
             raise NoSuchPod(f"there is no pod {name} in {self.home}")
 
     async def delete_all(self) -> None:
-        """Deletes every pod, side by side; the last takes the bridge with it."""
+        """Deletes every pod, those this object is making too, side by side; the last takes the bridge with it."""
+        if self._placing:
+            await asyncio.wait(set(self._placing))
         await asyncio.gather(*(asyncio.to_thread(self._end, pod) for pod in self.pods()))
 
     async def _place_in_turn(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
@@ -163,7 +168,7 @@ class Lab:
                 self._forget_if_empty()
 
     def _end(self, pod: Pod) -> None:
-        """Kills outside the lock, so that several pods end side by side; then removes, unless it is another pod by now."""
+        """Kills outside the lock: several pods end side by side. Then removes, unless it is another pod by now."""
         pod.process.end(END_GRACE_SECONDS)
         if not self.home.exists():
             return

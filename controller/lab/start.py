@@ -53,7 +53,7 @@ def start(lab: Addressing, pod: Pod) -> Pod:
 
 @contextlib.contextmanager
 def _outer_process() -> Iterator[socket.socket]:
-    """Runs `init` in a session of its own and gives our end of its socket. It is reaped here: it ends when PID 1 is born."""
+    """Runs `init` in a session of its own and gives our end of its socket; reaps it: it ends when PID 1 is born."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         ours.settimeout(ANSWER_SECONDS)
