@@ -50,10 +50,17 @@ ENDINGS = frozenset(phase.value for phase in FINAL)
 
 
 class Line(msgspec.Struct):
-    """A phase on the screen. `seconds` is None while it lasts."""
+    """A phase on the screen. `seconds` is None while it lasts; `failed` when it is why the move was taken back."""
 
     name: str
     seconds: float | None = None
+    failed: bool = False
+
+    @property
+    def mark(self) -> Text:
+        if self.failed:
+            return Text("✗", "red")
+        return Text("…", "yellow") if self.seconds is None else Text("✓", "green")
 
 
 class Display:
@@ -91,6 +98,8 @@ class Display:
         self._frozen = name in STANDSTILL
         if not self._frozen:
             self._thaw()
+        if name in (Phase.ROLLING_BACK, Phase.FAILED) and self._lines:
+            self._lines[-1].failed = True
         if name not in ENDINGS and name != Phase.PENDING:
             self._lines.append(Line(name))
             self._draw(urgent=True)
@@ -100,14 +109,14 @@ class Display:
         if not self._lines or self._lines[-1].name != name:
             return
         self._lines[-1].seconds = seconds
-        self._say(f"{name:<14} {duration_text(seconds):>10}")
+        self._say(f"{name:<14}{duration_text(seconds):>9}")
         self._draw(urgent=True)
 
     def held(self, flows: int, held_bytes: int) -> None:
         """So many flows are held, and so many bytes of their peers."""
         if self._held != (flows, held_bytes):
             self._held = flows, held_bytes
-            self._say(_held_text(flows, held_bytes))
+            self._say(f"held: {_held_text(flows, held_bytes)}")
             self._draw()
 
     def load(self, tick: Tick) -> None:
@@ -115,7 +124,7 @@ class Display:
         self._ticks.append(tick)
         if tick.at - self._said_load_at >= PLAIN_LOAD_SECONDS and not self._frozen:
             self._said_load_at = tick.at
-            self._say(_load_text(self._ticks).plain)
+            self._say(f"load: {_load_text(self._ticks).plain}")
         self._draw()
 
     def finish(self, ending: MigrationResult | Verdict) -> None:
@@ -125,9 +134,9 @@ class Display:
         self._draw(urgent=True)
         self.close()
         if self._plain:
-            self._console.print(final_sentence(ending), soft_wrap=True)
+            self._console.print(final_sentence(ending), soft_wrap=True, markup=False)
         else:
-            self._console.print(final_panel(ending))
+            self._console.print(final_panel(ending, self._console.width))
 
     def close(self) -> None:
         """Give the terminal back. Twice is as good as once."""
@@ -187,9 +196,8 @@ def _phase_table(lines: list[Line]) -> Table:
     frozen = [line for line in lines if line.name in STANDSTILL]
     for line in lines:
         style = "bold cyan" if line.name in STANDSTILL else ""
-        mark = Text("…", "yellow") if line.seconds is None else Text("✓", "green")
         seconds = Text("" if line.seconds is None else duration_text(line.seconds), style)
-        table.add_row(mark, Text(line.name, style), seconds, _bracket(line, frozen), _bar(line, longest))
+        table.add_row(line.mark, Text(line.name, style), seconds, _bracket(line, frozen), _bar(line, longest))
     return table
 
 
@@ -215,23 +223,22 @@ def _labelled(label: str, text: Text) -> Text:
 
 def _held_text(flows: int, held_bytes: int) -> str:
     kept = f", {byte_text(held_bytes)} kept for them" if held_bytes else ""
-    return f"{flows:,} connections held{kept}"
+    return f"{flows:,} connections{kept}"
 
 
 def _load_text(ticks: deque[Tick]) -> Text:
     """How the load does: what is wrong is red, what is right is quiet."""
     first, last = ticks[0], ticks[-1]
     rate = (last.requests - first.requests) / (last.at - first.at) if last.at > first.at else 0.0
-    lost, failed = last.lost, last.probes_failed
-    parts: list[Text | tuple[str, str]] = [
-        (f"{last.open:,} connections open", ""),
-        (f"{lost:,} lost", "bold red" if lost else "bright_black"),
-        (f"{rate:,.0f} replies/s", ""),
-        (f"{last.wrong:,} wrong", "bold red" if last.wrong else "bright_black"),
-        (f"{failed:,} of {last.probes:,} newcomers turned away", "bold red" if failed else "bright_black"),
-        (
-            f"silent for {duration_text(last.silence_seconds)}",
-            "yellow" if last.silence_seconds > 0.05 else "bright_black",
+    parts = [
+        Text(f"{last.open:,} open"),
+        Text(f"{last.lost:,} lost", "bold red") if last.lost else None,
+        Text(f"{rate:,.0f} replies/s"),
+        Text(f"{last.wrong:,} wrong", "bold red" if last.wrong else "green"),
+        Text(f"{last.probes:,} newcomers"),
+        Text(f"{last.probes_failed:,} turned away", "bold red") if last.probes_failed else None,
+        Text(
+            f"silent {duration_text(last.silence_seconds)}", "yellow" if last.silence_seconds > 0.05 else "bright_black"
         ),
     ]
-    return Text("  ·  ").join(Text(*part) if isinstance(part, tuple) else part for part in parts)
+    return Text("  ·  ", "bright_black").join(part for part in parts if part is not None)

@@ -14,6 +14,9 @@ from controller.demo.verdict import Verdict
 
 Ending = MigrationResult | Verdict
 
+ROOMY_CELLS = 100
+"""Below this width a fact is shown without what it means."""
+
 STYLES = {"succeeded": "green", "rolled-back": "yellow", "failed": "red"}
 
 FAULTS = {
@@ -45,13 +48,19 @@ def byte_text(count: int) -> str:
     return f"{size:,.1f} GiB"
 
 
-def final_panel(ending: Ending) -> Panel:
-    """The verdict, framed in the colour of its outcome."""
+def final_panel(ending: Ending, width: int = ROOMY_CELLS) -> Panel:
+    """The verdict, framed in the colour of its outcome, for a screen of `width` cells."""
     result = ending.result if isinstance(ending, Verdict) else ending
     style = "red" if _bad(ending) else STYLES[result.outcome]
     title = Text(f" {headline(ending)} ", f"bold {style}")
     return Panel(
-        Group(*_body(ending)), title=title, title_align="left", border_style=style, box=ROUNDED, padding=(1, 2)
+        Group(*_body(ending, width >= ROOMY_CELLS)),
+        title=title,
+        title_align="left",
+        border_style=style,
+        box=ROUNDED,
+        padding=(1, 2),
+        expand=False,
     )
 
 
@@ -117,10 +126,8 @@ def _newcomers(result: DemoResult) -> str:
 
 def _ledger_facts(result: MigrationResult) -> list[tuple[str, str]]:
     """What the proxies did for it."""
-    accepted = (
-        f", {result.flows.accepted_during_hold:,} accepted meanwhile" if result.flows.accepted_during_hold else ""
-    )
-    held = f"{byte_text(result.bytes.held)} from {result.flows.adopted:,} connections{accepted}"
+    accepted = f", {result.flows.accepted_during_hold:,} new ones" if result.flows.accepted_during_hold else ""
+    held = f"{byte_text(result.bytes.held)} of {result.flows.adopted:,} connections{accepted}"
     balanced = sum(row.offsets_equal for row in result.ledger)
     return [
         ("held", held if result.flows.adopted else ""),
@@ -136,35 +143,35 @@ def _spread_text(spread: Spread | None) -> str:
 
 
 EXPLAINED = {
-    "frozen": "no instruction of the workload ran",
-    "stall": "the longest silence of each connection, around the move",
-    "stall otherwise": "the same away from the move: this machine's floor",
-    "to connect": "a newcomer during the freeze",
-    "to be served": "the same newcomer, its first reply",
-    "held": "kept by the proxies until it ran again",
+    "frozen": "no instruction ran",
+    "stall": "longest silence of a connection",
+    "stall otherwise": "the same, away from the move",
+    "to connect": "begun during the freeze",
+    "to be served": "until its first reply",
+    "held": "until it ran again",
 }
 """What a fact means, where its name does not say it."""
 
 
-def _body(ending: Ending) -> list[RenderableType]:
+def _body(ending: Ending, explained: bool) -> list[RenderableType]:
     result = ending.result if isinstance(ending, Verdict) else ending
     parts: list[RenderableType] = []
     if result.error is not None:
         parts += [_problem(result.error), Text()]
     if reasons := _reasons(ending):
         parts += [*(Text(f"✗ {reason}", "bold red") for reason in reasons), Text()]
-    return [*parts, _fact_table(result)]
+    return [*parts, _fact_table(result, explained)]
 
 
-def _fact_table(result: MigrationResult) -> Table:
+def _fact_table(result: MigrationResult, explained: bool) -> Table:
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="bright_black", no_wrap=True)
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(style="bright_black")
     for name, value in facts(result):
         if value:
-            table.add_row(name, value, EXPLAINED.get(name, ""))
-    table.add_row("migration", result.migration, "")
+            table.add_row(name, value, *([EXPLAINED.get(name, "")] if explained else []))
+    table.add_row("migration", result.migration)
     return table
 
 

@@ -97,7 +97,7 @@ def _show_history(record: Record, console: Console) -> None:
         table.add_row(duration_text(entry.monotonic - began), entry.phase.value, entry.reason)
     console.print(_framed(table))
     if (result := record.entries[-1].result) is not None:
-        console.print(final_panel(result))
+        console.print(final_panel(result, console.width))
 
 
 def show_plan(plan: Plan, console: Console | None = None) -> None:
