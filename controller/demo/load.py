@@ -118,11 +118,11 @@ class Load:
     async def _begin(self) -> bool:
         await self._connect()
         self._pacers = self._make_pacers()
-        if self._all_open():
+        if self._introduced():
             gc.collect()
             gc.disable()  # its pauses would be silences; nothing here makes cycles while it runs
             self._start()
-            await self._until(self._steady, self._options.ready_seconds)
+            await self._until(self._steady_or_hopeless, self._options.ready_seconds)
         if not self._steady():
             self._control.say(Failed(self._why_not_ready()))
             return False
@@ -137,11 +137,21 @@ class Load:
         """Subscribers first: the first number published must find them all."""
         for peer in self._peers:
             self._wires[peer] = await connect(peer, self._options.host, self._options.port, self._stirred.set)
-        await self._until(self._introduced, self._options.ready_seconds)
+        await self._until(self._introduced_or_hopeless, self._options.ready_seconds)
+
+    def _introduced_or_hopeless(self) -> bool:
+        return self._introduced() or self._hopeless()
+
+    def _steady_or_hopeless(self) -> bool:
+        return self._steady() or self._hopeless()
+
+    def _hopeless(self) -> bool:
+        """It begins with every connection or not at all."""
+        return not all(peer.open for peer in self._peers)
 
     def _introduced(self) -> bool:
         asked = all(asker.idle for asker in self._askers)
-        return asked and all(subscriber.ready for subscriber in self._subscribers)
+        return asked and all(subscriber.ready for subscriber in self._subscribers) and not self._hopeless()
 
     def _make_pacers(self) -> list[Pacer]:
         options = self._options
@@ -157,13 +167,10 @@ class Load:
         for pacer in self._pacers:
             pacer.start()
 
-    def _all_open(self) -> bool:
-        return self._introduced() and all(peer.open for peer in self._peers)
-
     def _steady(self) -> bool:
         asked = all(asker.exchanges >= STEADY_EXCHANGES for asker in self._askers)
         heard = all(subscriber.replies for subscriber in self._subscribers)
-        return asked and heard and all(peer.open for peer in self._peers)
+        return asked and heard and not self._hopeless()
 
     def _why_not_ready(self) -> str:
         losses = sorted({peer.loss for peer in self._peers if peer.loss is not None})
@@ -228,7 +235,7 @@ class Load:
             ended=time.monotonic(),
             cpu_seconds=time.process_time() - self._cpu,
             connections=[peer.report() for peer in self._peers],
-            probes=self._prober.probes,
+            probes=sorted(self._prober.probes, key=lambda probe: probe.began),
             mistakes=mistakes[:MISTAKES_KEPT],
         )
 

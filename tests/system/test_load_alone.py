@@ -1,0 +1,294 @@
+"""The load against a real Redis, without Midstream: it sees what it must see, and a clean run is clean."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import hiredis
+import msgspec
+import pytest
+
+from controller.core.result import MigrationResult
+from controller.demo.exchange import command
+from controller.demo.options import Options
+from controller.demo.process import LoadError, LoadProcess
+from controller.demo.report import Report, Tick, Window, longest, probes_in_freeze, stalls
+from controller.demo.verdict import KEPT_EVERYTHING, LOST_SOMETHING, Verdict, judge
+
+HOST = "127.0.0.1"
+SMALL = Options(
+    host=HOST,
+    port=0,
+    connections=8,
+    subscribers=2,
+    bulk=1,
+    bulk_bytes_per_second=4e6,
+    probe_seconds=0.01,
+    drain_seconds=1.0,
+    limit_seconds=60.0,
+)
+
+
+class Redis:
+    """A redis-server of the test's own, and a connection to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process, self.port = process, port
+
+    async def __call__(self, *words: str) -> object:
+        """Send one command; its reply."""
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        writer.write(command(*(word.encode() for word in words)))
+        parser = hiredis.Reader(notEnoughData=...)
+        while (reply := parser.gets()) is ...:
+            parser.feed(await reader.read(65536))
+        writer.close()
+        await writer.wait_closed()
+        return reply
+
+    async def client_ids(self, having: str) -> list[str]:
+        """The ids of the clients whose line in CLIENT LIST matches."""
+        listing = await self("CLIENT", "LIST")
+        assert isinstance(listing, bytes)
+        return [
+            line.split()[0].removeprefix("id=") for line in listing.decode().splitlines() if re.search(having, line)
+        ]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[Redis]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *("redis-server", "--port", str(port), "--bind", HOST, "--save", "", "--daemonize", "no"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    while b"Ready to accept" not in (line := await process.stdout.readline()):
+        assert line, "redis-server ended"
+    drain = asyncio.create_task(process.stdout.read(), name="redis output")
+    yield Redis(process, port)
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+    await drain
+
+
+async def run_load(
+    port: int, while_it_runs: Callable[[], Awaitable[None]] | None = None, seconds: float = 0.6, **changes: object
+) -> Report:
+    """A run of the load, with something done to it in the middle."""
+    options = msgspec.structs.replace(SMALL, port=port, **changes)
+    async with await LoadProcess.start(options) as load:
+        await load.ready()
+        await asyncio.sleep(seconds / 2)  # the duration of the run, not a wait for something
+        if while_it_runs is not None:
+            await while_it_runs()
+        await asyncio.sleep(seconds / 2)
+        return await load.stop()
+
+
+def verdict_of(report: Report, window: Window | None = None) -> Verdict:
+    return judge(report, MigrationResult(migration="none", outcome="succeeded"), window)
+
+
+async def test_a_clean_run_is_clean(redis: Redis) -> None:
+    ticks: list[Tick] = []
+    options = msgspec.structs.replace(SMALL, port=redis.port)
+    async with await LoadProcess.start(options, ticks.append) as load:
+        ready = await load.ready()
+        await asyncio.sleep(1.0)
+        report = await load.stop()
+    verdict = verdict_of(report)
+    assert (verdict.exit_status, verdict.reasons) == (KEPT_EVERYTHING, [])
+    assert ready.connections == len(report.connections) == 12  # 8 counters, 2 subscribers, a publisher, a bulk stream
+    assert {connection.role for connection in report.connections} == {"counter", "publisher", "subscriber", "bulk"}
+    assert all(connection.replies > 10 for connection in report.connections)
+    assert len(ticks) >= 5
+    assert ticks[-1].open == 12
+    assert len(report.probes) > 50
+    assert all(probe.began <= probe.connected <= probe.served for probe in report.probes)  # type: ignore[operator]
+    assert await redis("DBSIZE") == 0  # it clears up behind itself
+    assert load.process.returncode == 0
+
+
+async def test_it_is_paced(redis: Redis) -> None:
+    report = await run_load(redis.port, seconds=1.0, pace_seconds=0.05)
+    expected = 8 * (report.ended - report.began) / 0.05
+    counters = [c.replies for c in report.connections if c.role == "counter"]
+    assert all(0.4 * expected < replies < 1.6 * expected for replies in counters)
+
+
+async def test_a_stopped_server_is_a_stall_of_that_length(redis: Redis) -> None:
+    moments: list[float] = []
+
+    async def freeze() -> None:
+        moments.append(time.monotonic())
+        os.kill(redis.process.pid, signal.SIGSTOP)
+        await asyncio.sleep(0.15)
+        os.kill(redis.process.pid, signal.SIGCONT)
+        moments.append(time.monotonic())
+
+    report = await run_load(redis.port, freeze, pace_seconds=0.01)
+    window = Window(moments[0], moments[0], moments[1], moments[1])
+    assert verdict_of(report, window).exit_status == KEPT_EVERYTHING
+    assert min(stalls(report, window)) > 0.1
+    assert max(stalls(report, window)) < 0.15 + 0.5
+    # the kernel accepts newcomers for a stopped server; it serves them afterwards
+    newcomers = probes_in_freeze(report, window)
+    assert len(newcomers) >= 5
+    assert all(probe.served is not None and probe.served >= moments[1] for probe in newcomers)
+    assert newcomers[0].served - newcomers[0].began > 0.1  # type: ignore[operator]
+
+
+async def test_a_killed_connection_is_lost_and_the_others_go_on(redis: Redis) -> None:
+    async def kill() -> None:
+        (victim, *_) = await redis.client_ids("sub=2 .*cmd=subscribe")
+        assert await redis("CLIENT", "KILL", "ID", victim) == 1
+
+    report = await run_load(redis.port, kill)
+    lost = [connection for connection in report.connections if connection.loss]
+    assert [connection.role for connection in lost] == ["subscriber"]
+    assert lost[0].loss in ("closed", "reset")
+    assert report.began < lost[0].lost_at < report.ended  # type: ignore[operator]
+    assert (
+        sum(connection.wrong for connection in report.connections) == 0
+    )  # PUBLISH's smaller replies are no second fault
+    assert verdict_of(report).result.connections.lost == 1
+    assert verdict_of(report).exit_status == LOST_SOMETHING
+
+
+async def test_a_planted_value_is_a_wrong_reply(redis: Redis) -> None:
+    async def plant() -> None:
+        keys = await redis("KEYS", "*:counter3:count")
+        assert isinstance(keys, list)
+        await redis("SET", keys[0].decode(), "100000000")
+
+    report = await run_load(redis.port, plant)
+    wrong = {connection.name: connection.wrong for connection in report.connections if connection.wrong}
+    assert list(wrong) == ["counter3"]
+    assert 2 <= wrong["counter3"] <= 6  # one pipeline's counts and the last check, not every reply for ever
+    assert any("100000001" in mistake.got for mistake in report.mistakes)
+    assert verdict_of(report).exit_status == LOST_SOMETHING
+
+
+async def test_a_server_that_dies_is_counted_everywhere(redis: Redis) -> None:
+    async def end() -> None:
+        redis.process.kill()
+        await redis.process.wait()
+
+    report = await run_load(redis.port, end)
+    assert all(connection.loss for connection in report.connections)
+    assert {probe.loss for probe in report.probes} >= {None, "refused"}
+    assert verdict_of(report).result.connections.kept == 0
+
+
+class Tamperer:
+    """A relay in front of Redis that changes what the server says, once, when it is told to."""
+
+    def __init__(self, redis_port: int) -> None:
+        self._redis_port = redis_port
+        self._writers: list[asyncio.StreamWriter] = []
+        self.pattern: re.Pattern[bytes] | None = None
+        self.replacement = b""
+        self.changed = 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._serve, HOST, 0)
+        async with server:
+            yield int(server.sockets[0].getsockname()[1])
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(HOST, self._redis_port)
+        self._writers += [writer, forth]
+        await asyncio.gather(self._copy(reader, forth, False), self._copy(back, writer, True))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tamper: bool) -> None:
+        while data := await reader.read(1 << 16):
+            if tamper and self.pattern is not None and not self.changed:
+                data, self.changed = self.pattern.subn(self.replacement, data, count=1)
+            writer.write(data)
+        writer.close()
+
+
+async def run_tampered(redis: Redis, pattern: bytes, replacement: bytes) -> Report:
+    tamperer = Tamperer(redis.port)
+
+    async def tamper() -> None:
+        tamperer.replacement, tamperer.pattern = replacement, re.compile(pattern, re.DOTALL)
+
+    async with tamperer.serving() as port:
+        report = await run_load(port, tamper)
+    assert tamperer.changed == 1
+    return report
+
+
+async def test_a_dropped_message_is_missing(redis: Redis) -> None:
+    message = rb"\*3\r\n\$7\r\nmessage\r\n\$\d+\r\n[^\r]+\r\n\$\d+\r\n\d+\r\n"
+    report = await run_tampered(redis, rf"(?<=\r\n){message.decode()}(?=\*)".encode(), b"")
+    (subscriber,) = [connection for connection in report.connections if connection.missing]
+    assert (subscriber.role, subscriber.missing, subscriber.loss) == ("subscriber", 1, None)
+    assert subscriber.bytes_lost > 30
+    assert verdict_of(report).result.replies_missing == 1
+    assert verdict_of(report).exit_status == LOST_SOMETHING
+
+
+async def test_an_altered_byte_of_bulk_is_seen(redis: Redis) -> None:
+    report = await run_tampered(redis, rb"(?<=\$262144\r\n0000000)\d", b"X")
+    (bulk,) = [connection for connection in report.connections if connection.wrong]
+    assert (bulk.role, bulk.wrong, bulk.bytes_lost) == ("bulk", 1, 1)
+
+
+async def test_a_lost_byte_is_seen_and_what_it_blocks_is_missing(redis: Redis) -> None:
+    report = await run_tampered(redis, rb"(?<=\+PON)G", b"")
+    bad = [connection for connection in report.connections if connection.wrong or connection.loss]
+    bad_probes = [probe for probe in report.probes if probe.loss]
+    assert len(bad) + len(bad_probes) == 1
+    assert verdict_of(report).exit_status == LOST_SOMETHING
+
+
+async def test_it_says_when_it_cannot_begin() -> None:
+    async with await LoadProcess.start(msgspec.structs.replace(SMALL, port=free_port())) as load:
+        with pytest.raises(LoadError, match=r"12 of 12 connections to .* did not come about: refused"):
+            await load.ready()
+
+
+async def test_an_orphan_exits(redis: Redis) -> None:
+    load = await LoadProcess.start(msgspec.structs.replace(SMALL, port=redis.port))
+    await load.ready()
+    assert load.process.stdin is not None
+    load.process.stdin.close()
+    assert await asyncio.wait_for(load.process.wait(), 5) == 4
+    await load.close()
+
+
+async def test_it_ends_by_itself_after_its_limit(redis: Redis) -> None:
+    load = await LoadProcess.start(msgspec.structs.replace(SMALL, port=redis.port, limit_seconds=1.0))
+    await load.ready()
+    assert await asyncio.wait_for(load.process.wait(), 10) == 3
+    with pytest.raises(LoadError, match="status 3"):
+        await load.stop()
+    await load.close()
+
+
+async def test_silences_are_kept_longest_first(redis: Redis) -> None:
+    report = await run_load(redis.port)
+    for connection in report.connections:
+        seconds = [silent.seconds for silent in connection.silences]
+        assert seconds == sorted(seconds, reverse=True)
+        assert longest(connection.silences) == seconds[0]
