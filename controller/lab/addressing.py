@@ -27,8 +27,8 @@ LAB_BLOCK6 = IPv6Network("fd6d:6964:7374::/48")
 """A unique local prefix (RFC 4193); 6d 69 64 73 74 is "midst"."""
 
 MAX_NAME_LENGTH = 32
-MAX_SOCKET_PATH_BYTES = 107
-"""sun_path has 108 bytes with its final NUL (unix(7))."""
+MAX_SOCKET_PATH_BYTES = 99
+"""sun_path has 108 bytes with its final NUL (unix(7)); a sidecar may add a suffix until it serves, and then rename."""
 
 FIRST_BLOCK_PID = 1024
 """Below are the low numbers that each pod's own first processes have."""

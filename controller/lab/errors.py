@@ -42,7 +42,7 @@ class BadName(LabError):
 
 class HomePathTooLong(LabError):
     kind, whose = "home-path-too-long", "request"
-    advice = "set MIDSTREAM_HOME to a shorter path: a unix socket's path has at most 107 bytes"
+    advice = "set MIDSTREAM_HOME to a shorter path: a unix socket's path is short"
 
 
 class NotRoot(LabError):

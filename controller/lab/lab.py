@@ -91,7 +91,7 @@ class Lab:
             return await asyncio.to_thread(self._place, name, memory_bytes, sidecars)
 
     def _place(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
-        check_name(name)
+        check_socket_path(str(self._home.pods / check_name(name) / "proxy" / "control.sock"))
         _require_root()
         with self._home.locked():
             try:
@@ -104,7 +104,6 @@ class Lab:
 
     def _make(self, lab: Addressing, pod: Pod) -> Pod:
         """Makes the planned pod; leaves nothing of it when that fails."""
-        check_socket_path(str(pod.proxy_socket))
         try:
             self._make_folders(lab, pod)
             if pod.memory_bytes is not None:

@@ -1,0 +1,33 @@
+"""What every test has: a check that it leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import leaks
+
+ON_THE_MACHINE = {"system", "chaos", "bench"}
+"""The folders whose tests make namespaces, links and mounts; the others can leave descriptors and processes only."""
+
+
+def pytest_configure() -> None:
+    leaks.adopt_orphans()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves a process, a descriptor, a mount, a link, a table, a rule or a folder behind."""
+    machine = bool(ON_THE_MACHINE & set(request.path.parts))
+    before = leaks.take(machine=machine)
+    yield
+    left = leaks.left_since(before, machine=machine)
+    assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture
+def home() -> Path:
+    """A MIDSTREAM_HOME of the test's own, where there is nothing yet."""
+    return leaks.fresh_home()

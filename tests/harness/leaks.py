@@ -1,0 +1,133 @@
+"""What a test made and left behind.
+
+Several runs and a demo may share the machine, so only what is this run's own counts: its descendants (this process
+adopts orphans), its descriptors, and what bears the name of one of its homes, which `fresh_home` gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from controller.lab import cgroup
+from controller.lab.home import IMAGES
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+HOMES = f"/run/mst-{os.getpid()}-"
+SETTLE_SECONDS = 3.0
+"""The kernel takes namespaces and what is in them away behind the back of whoever ended the last process."""
+
+Snapshot = frozenset[str]
+
+
+def fresh_home() -> Path:
+    """A MIDSTREAM_HOME of this run's own. Not below pytest's temporary folder, which the proxy's user may not enter."""
+    return Path(f"{HOMES}{secrets.token_hex(3)}")
+
+
+def adopt_orphans() -> None:
+    """From now on whatever a test starts stays a descendant of this process, however often it forks (prctl(2))."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def take(*, machine: bool) -> Snapshot:
+    """What there is now, a line each; with `machine` also what outlives processes."""
+    found = {*_descriptors(), *_processes()}
+    if machine:
+        for kind in (_mounts, _namespaces, _links, _tables, _rules, _folders):
+            found |= {*kind()}
+    return frozenset(found)
+
+
+def left_since(before: Snapshot, *, machine: bool) -> list[str]:
+    """What is there now and was not before; waits a while for it to go away."""
+    gc.collect()  # a socket in a reference cycle is not a leak, only late
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (left := take(machine=machine) - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return sorted(left)
+
+
+def _descriptors() -> Iterator[str]:
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one this listing itself had
+            yield f"descriptor {entry.name} -> {entry.readlink()}"
+
+
+def _processes() -> Iterator[str]:
+    parents = dict(_parents())
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    for pid in ours - {os.getpid()}:
+        if not _reaped(pid):
+            yield f"process {pid}: {_command(pid)}"
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _reaped(pid: int) -> bool:
+    """Takes away a zombie that was left to us when its parent died; says whether the process is gone."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # a grandchild: its own parent's to reap
+        return not Path(f"/proc/{pid}").exists()
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+    return "?"
+
+
+def _mounts() -> Iterator[str]:
+    return (f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def _namespaces() -> Iterator[str]:
+    return (f"namespace {path}" for path in Path("/run/netns").glob("*"))
+
+
+def _links() -> Iterator[str]:
+    with IPRoute() as ip:
+        for link in ip.get_links():
+            alias = str(link.get("IFLA_IFALIAS") or "")
+            if alias.startswith(HOMES):
+                yield f"link {link.get('IFLA_IFNAME')} of {alias}"
+
+
+def _tables() -> list[str]:
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+    return [f"nft {line}" for line in listed.stdout.splitlines()]
+
+
+def _rules() -> list[str]:
+    with IPRoute() as ip:
+        return [f"ip rule {rule.get('FRA_PRIORITY', 0)}: {rule['attrs']}" for rule in ip.get_rules()]
+
+
+def _folders() -> Iterator[str]:
+    """Homes, image folders and control groups. Those of a lab that is alive and another's don't count."""
+    yield from (f"home {path}" for path in Path("/run").glob(f"{Path(HOMES).name}*"))
+    controller = cgroup.find(Path("/proc/self/mounts").read_text())
+    groups = [*controller.root.glob("midstream-*")] if controller else []
+    for path in [*IMAGES.glob("midstream-*"), *groups]:
+        bridge = Path("/sys/class/net") / f"midst-{path.name.split('-')[1]}"
+        with contextlib.suppress(OSError):
+            if not (bridge / "ifalias").read_text().startswith(HOMES):
+                continue
+        yield f"folder {path}"
