@@ -14,7 +14,7 @@
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
 | POST /v1/outbound/{migration}/seal | | `Sealed` |
-| POST /v1/outbound/{migration}/commit | | `Custody` |
+| POST /v1/outbound/{migration}/commit | `Commit` or nothing | `Custody` |
 | POST /v1/outbound/{migration}/release | | `Custody` (rolled back: the workload runs again) |
 | DELETE /v1/outbound/{migration} | | `Custody` (images deleted, migration forgotten) |
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
@@ -146,8 +146,14 @@ class Sealed(msgspec.Struct, frozen=True):
     images: str
     """The folder, 0700; on this machine both agents see it."""
     manifest_digest: str
-    """SHA-256 of the manifest, which holds every file's."""
+    """SHA-256 of the manifest, which holds every small file's and the stamps of the bulk (`checkpoint.core.manifest`)."""
     image_bytes: int
+
+
+class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The destination's evidence: `Restored.bulk_digest`. The source refuses to give up the workload when its own differs."""
+
+    bulk_digest: str = ""
 
 
 class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,3 +166,5 @@ class Restored(msgspec.Struct, frozen=True):
     processes: int
     verified_bytes: int
     criu_seconds: dict[str, float]
+    bulk_digest: str = ""
+    """SHA-256 over the memory pages and long queues, as they were restored: for `Commit`."""

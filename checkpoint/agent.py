@@ -1,0 +1,182 @@
+"""The agent's API (`checkpoint.api`) over HTTP on a unix socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from checkpoint import inspection, procfs
+from checkpoint.api import (
+    MAX_BODY_BYTES,
+    Commit,
+    ErrorBody,
+    Health,
+    PrepareInbound,
+    PrepareOutbound,
+    RestoreWorkload,
+    Room,
+    RunWorkload,
+)
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.custodian import Custodian
+
+_LOG = logging.getLogger(__name__)
+_UCRED = struct.Struct("iII")  # unix(7), struct ucred
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Body = TypeVar("_Body")
+
+
+class Agent:
+    """Handlers: each decodes, asks the custodian, and encodes."""
+
+    def __init__(self, custodian: Custodian, health: Health) -> None:
+        self._custodian = custodian
+        self._health = health
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[_errors, _peers], client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/healthz", self._get_health)
+        app.router.add_get("/v1/room", self._get_room)
+        app.router.add_get("/v1/workloads", self._get_workloads)
+        app.router.add_post("/v1/workloads", self._run)
+        app.router.add_get("/v1/workloads/{name}", self._inspect)
+        app.router.add_delete("/v1/workloads/{name}", self._kill)
+        app.router.add_get("/v1/migrations", self._get_migrations)
+        app.router.add_put("/v1/outbound/{migration}", self._prepare_outbound)
+        app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
+        app.router.add_post("/v1/outbound/{migration}/commit", self._commit)
+        for step in ("stop", "dump", "adopt", "seal", "release"):
+            app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
+        app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
+        app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
+        app.router.add_delete("/v1/inbound/{migration}", self._forget_inbound)
+        return app
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        return _answer(self._health)
+
+    async def _get_room(self, _: web.Request) -> web.Response:
+        return _answer(
+            Room(
+                memory_bytes=procfs.room_bytes(),
+                image_bytes=self._custodian.store.free_bytes(),
+                pids=procfs.thread_ids(),
+                listening_ports=procfs.listening_ports(),
+            )
+        )
+
+    async def _get_workloads(self, _: web.Request) -> web.Response:
+        return _answer([self._custodian.view(one) for one in self._custodian.workloads.records()])
+
+    async def _run(self, request: web.Request) -> web.Response:
+        return _answer(await self._custodian.run(await _body(request, RunWorkload)))
+
+    async def _inspect(self, request: web.Request) -> web.Response:
+        record = self._custodian.workloads.get(request.match_info["name"])
+        return _answer(inspection.inspect(self._custodian.view(record)))
+
+    async def _kill(self, request: web.Request) -> web.Response:
+        return _answer(await self._custodian.kill(request.match_info["name"]))
+
+    async def _get_migrations(self, _: web.Request) -> web.Response:
+        return _answer(self._custodian.all())
+
+    async def _prepare_outbound(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, PrepareOutbound)
+        return _answer(await self._custodian.prepare_outbound(request.match_info["migration"], wanted))
+
+    def _outbound_step(self, step: str) -> _Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return _answer(await getattr(self._custodian.outbound(request.match_info["migration"]), step)())
+
+        return handle
+
+    async def _commit(self, request: web.Request) -> web.Response:
+        evidence = await _body(request, Commit) if request.can_read_body else Commit()
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).commit(evidence))
+
+    async def _forget_outbound(self, request: web.Request) -> web.Response:
+        return _answer(await self._custodian.forget_outbound(request.match_info["migration"]))
+
+    async def _prepare_inbound(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, PrepareInbound)
+        return _answer(await self._custodian.prepare_inbound(request.match_info["migration"], wanted))
+
+    async def _restore(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, RestoreWorkload)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).restore(wanted))
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).resume())
+
+    async def _forget_inbound(self, request: web.Request) -> web.Response:
+        return _answer(await self._custodian.forget_inbound(request.match_info["migration"]))
+
+
+def listen(path: Path) -> socket.socket:
+    """A listening socket that appears at `path` whole and only for its owner: bound beside it, then renamed."""
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(beside))
+    beside.chmod(0o600)
+    sock.listen(64)
+    sock.setblocking(False)
+    beside.rename(path)
+    return sock
+
+
+def _answer(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+async def _body(request: web.Request, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.DecodeError as error:
+        raise AgentError(Code.BAD_REQUEST, f"the body is no {kind.__name__}: {error}") from error
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """The one place where what went wrong becomes an answer."""
+    try:
+        return await handler(request)
+    except AgentError as error:
+        return _refusal(error)
+    except web.HTTPRequestEntityTooLarge:
+        return _refusal(AgentError(Code.TOO_LARGE, f"a body has {MAX_BODY_BYTES} bytes at most"))
+    except web.HTTPNotFound:
+        return _refusal(AgentError(Code.NOT_FOUND, f"there is nothing at {request.path}"))
+    except web.HTTPMethodNotAllowed:
+        return _refusal(AgentError(Code.METHOD, f"{request.path} does not take {request.method}"))
+    except web.HTTPException as error:
+        return _refusal(AgentError(Code.BAD_REQUEST, error.reason))
+    except Exception as error:
+        _LOG.exception("%s %s", request.method, request.path)
+        return _refusal(AgentError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+
+
+@web.middleware
+async def _peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Answer root and the agent's own user only (SO_PEERCRED, unix(7)); the socket's mode says the same."""
+    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if sock is None:
+        raise AgentError(Code.FORBIDDEN, "the caller is gone")
+    _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid not in (0, os.geteuid()):
+        raise AgentError(Code.FORBIDDEN, f"user {uid} may not call the agent")
+    return await handler(request)
+
+
+def _refusal(error: AgentError) -> web.Response:
+    return _answer(ErrorBody(error.problem), error.status)

@@ -1,0 +1,125 @@
+"""What CRIU's log says, in a person's words. Pure: the text of a log in, a Problem out.
+
+A line of CRIU's reads "(00.003) 20002: Error (criu/files-reg.c:1790): Can't lookup mount=…". The first error is the cause
+and what follows are its consequences, so the first line that a rule knows decides. No rule: CRIU is quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from checkpoint.api import Problem
+from checkpoint.core.errors import Code, problem
+
+_ERROR = re.compile(r"Error \((?P<where>[\w/.-]+:\d+)\): (?P<what>.*)")
+
+_HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE")
+"""Without CAP_SYS_RESOURCE CRIU cannot raise its own limit of open files, says so, and goes on (criu: util.c)."""
+
+
+class _Rule(NamedTuple):
+    pattern: re.Pattern[str]
+    code: Code
+    words: str
+    """The message; named groups of the pattern are filled in."""
+
+
+def _rule(pattern: str, code: Code, words: str) -> _Rule:
+    return _Rule(re.compile(pattern), code, words)
+
+
+_RULES = (
+    # files-reg.c: the descriptor's mount is not in the pod's mount namespace
+    _rule(r"Can't lookup mount=-?\d+ for fd=-\d+ path=(?P<path>.*)", Code.FOREIGN_DESCRIPTOR,
+          "the process uses a folder or program from outside the pod: {path}"),
+    _rule(r"Can't lookup mount=-?\d+ for fd=(?P<fd>\d+) path=(?P<path>.*)", Code.FOREIGN_DESCRIPTOR,
+          "the process has a descriptor opened outside the pod: {path} (fd {fd})"),
+    _rule(r"Open files on overmounted mounts are not supported yet; mount=\S+ fd=(?P<fd>-?\d+) path=(?P<path>.*)",
+          Code.FOREIGN_DESCRIPTOR, "the process has a file open that a later mount hides: {path} (fd {fd})"),
+    _rule(r"Can't dump ghost file (?P<path>.*) of (?P<size>\d+) size", Code.GHOST_TOO_LARGE,
+          "the process has a deleted file open that is too large to carry along: {path} ({size} bytes)"),
+    _rule(r"Can't create link remap for (?P<path>\S+)", Code.DELETED_FILE,
+          "the process has a file open under a name that is gone, while another name of it remains: {path}"),
+    _rule(r"Unaccessible path opened (?P<a>\S+), need (?P<b>\S+)|Can't stat parent dir.*", Code.DELETED_FILE,
+          "the process has a file open whose path now leads elsewhere"),
+    # sk-tcp.c, sk-inet.c, sockets.c, sk-unix.c
+    _rule(r".*MPTCP.*|.*multipathtcp.*|.*IPPROTO_MPTCP.*|.*[Uu]nsupported proto(col)? 262.*", Code.UNSUPPORTED_SOCKET,
+          "the process has a Multipath TCP socket, which cannot be saved"),
+    _rule(r"Can't dump corked dgram socket", Code.UNSUPPORTED_SOCKET, "the process has a corked UDP socket"),
+    _rule(r"Can't dump half of stream unix connection\. name: (?P<name>.*); peer name: (?P<peer>.*)",
+          Code.UNSUPPORTED_SOCKET, "the process has a unix connection to another one outside the workload"),
+    _rule(r"Can't dump name-less external socket|External socket is used", Code.UNSUPPORTED_SOCKET,
+          "the process has a unix socket whose other end is outside the workload"),
+    _rule(r"Unknown pair family (?P<family>\d+) proto (?P<proto>\d+)|BUG! Unknown socket collected \(family (?P<f2>\d+)\)",
+          Code.UNSUPPORTED_SOCKET, "the process has a socket of a kind that cannot be saved"),
+    _rule(r"Unsupported proto(col)? (?P<proto>\d+) for socket (?P<ino>\S+)", Code.UNSUPPORTED_SOCKET,
+          "the process has a socket of protocol {proto}, which cannot be saved"),
+    _rule(r"Can't dump (?P<type>\d+) inet socket", Code.UNSUPPORTED_SOCKET,
+          "the process has an internet socket of type {type}, which cannot be saved"),
+    _rule(r"Sockets \(family (?P<family>\d+) proto (?P<proto>\d+)\) are not collected", Code.UNSUPPORTED_SOCKET,
+          "the process has a socket of family {family}, protocol {proto}, which cannot be saved"),
+    _rule(r"In-flight connection \(l\)", Code.CONNECTION_STATE, "a connection waits to be accepted"),
+    _rule(r"Unknown inet socket \S+ state (?P<state>\d+)", Code.CONNECTION_STATE, "a connection is in TCP state {state}"),
+    # files.c, files-ext.c: everything that is no file, pipe, socket, epoll, …
+    _rule(r"Can't dump file (?P<fd>\d+) of that type \[(?P<type>\d+)\] \((?P<what>.*)\)", Code.UNSUPPORTED_FILE,
+          "the process has a descriptor that cannot be saved: fd {fd} ({what})"),
+    _rule(r"Can't handle non-regular mapping on (?P<pid>\d+)'s map", Code.UNSUPPORTED_FILE,
+          "process {pid} has mapped a device into its memory"),
+    _rule(r"anon_inode|\[(?P<what>io_uring|perf_event|userfaultfd)\]", Code.UNSUPPORTED_FILE,
+          "the process has a kernel object open that cannot be saved"),
+    # tty.c, cr-dump.c, pstree.c
+    _rule(r"Found dangling tty .*\((?P<name>.*)\) on peer fd (?P<fd>\d+)", Code.TERMINAL,
+          "the process has a terminal open that belongs to a session outside the workload: {name}"),
+    _rule(r"A session leader of (?P<pid>\d+)\(\d+\) is outside of its pid namespace", Code.TERMINAL,
+          "process {pid} belongs to a session that was begun outside the pod"),
+    _rule(r"The root process \d+ is not a session leader", Code.TERMINAL,
+          "the workload is part of another program's session"),
+    # compel's infect.c, seize.c
+    _rule(r"SEIZE (?P<pid>\d+): (task already traced|.*already traced).*", Code.TRACED,
+          "process {pid} is being traced by another process"),
+    _rule(r"SEIZE (?P<pid>\d+): can't (seize|interrupt) task: Operation not permitted", Code.TRACED,
+          "process {pid} cannot be traced: something traces it already, or forbids it"),
+    _rule(r"Can't dump nested (?P<kind>\w+) namespace for (?P<pid>\d+)", Code.FOREIGN_NAMESPACE,
+          "process {pid} lives in a {kind} namespace of its own"),
+    # cr-restore.c, files-reg.c, sk-inet.c, file-lock.c
+    _rule(r"Can't fork for (?P<pid>\d+): File exists", Code.PID_TAKEN, "the PID {pid} is taken in this pod"),
+    _rule(r"Pid (?P<pid>\d+) do not match expected (?P<other>\d+)", Code.PID_TAKEN, "the PID {other} is taken in this pod"),
+    _rule(r"Can't open file (?P<path>.*) on restore: No such file or directory", Code.FILE_MISSING,
+          "the workload's file /{path} is not there"),
+    _rule(r"Can't open file (?P<path>.*) on restore: (?P<why>.*)", Code.FILE_MISSING,
+          "the workload's file /{path} cannot be opened: {why}"),
+    _rule(r"File (?P<path>.*) has bad (?P<what>size|mode|build-ID)(?P<rest>.*)", Code.FILE_CHANGED,
+          "the workload's file /{path} is another one here: its {what} differs"),
+    _rule(r"(Can't bind inet socket|Can't bind inet socket back).*: Address already in use", Code.ADDRESS_IN_USE,
+          "an address and port of the workload is already in use in this pod"),
+    _rule(r"(Can't bind inet socket|Can't bind inet socket back).*: Cannot assign requested address", Code.ADDRESS_MISSING,
+          "the workload is bound to an address that this pod does not have"),
+    _rule(r"Can't connect inet socket back: (?P<why>.*)", Code.ADDRESS_MISSING,
+          "a connection of the workload cannot be made again here: {why}"),
+    _rule(r"Can not set (?P<kind>flock|posix lock|ofd lock)", Code.LOCK_HELD,
+          "a file lock of the workload ({kind}) is held by another process here"),
+    # the machine
+    _rule(r".*: No space left on device", Code.NO_SPACE, "there is no space left for the images"),
+    _rule(r".*: Cannot allocate memory|.*Out of memory.*", Code.NO_MEMORY, "there is not enough memory"),
+    _rule(r".*CAP_\w+.*|.*capabilit.*", Code.NO_CAPABILITY, "CRIU lacks a capability"),
+    _rule(r"Error kerndat.*|.*kerndat_\w+ failed.*|.*is not supported by kernel.*", Code.KERNEL,
+          "the kernel lacks something that CRIU needs"),
+)  # fmt: skip
+
+
+def explain(log: str, *, restoring: bool) -> Problem:
+    """Name the cause of a failed dump or restore from CRIU's log."""
+    lines = [found["what"].strip() for found in _ERROR.finditer(log) if not _HARMLESS.search(found["what"])]
+    for line in lines:
+        for rule in _RULES:
+            if found := rule.pattern.search(line):
+                return problem(rule.code, rule.words.format(**found.groupdict()), hint=_hint(rule.code, line))
+    step = "restore" if restoring else "dump"
+    said = lines[-1] if lines else "nothing at all"
+    return problem(Code.CRIU_FAILED, f"the {step} failed. CRIU said: {said}")
+
+
+def _hint(code: Code, line: str) -> str:
+    """The machine's own troubles keep CRIU's words in the hint: there the detail decides."""
+    return f"CRIU said: {line}" if code in (Code.NO_SPACE, Code.NO_MEMORY, Code.NO_CAPABILITY, Code.KERNEL) else ""

@@ -1,0 +1,140 @@
+"""Everything that can go wrong in the agent: one closed set, each with its HTTP status, whose fault it is, and a hint.
+
+    AgentError
+    └── problem: checkpoint.api.Problem   (code, message, fault, hint)
+
+A foreign exception (OSError, a line of CRIU's log, protobuf's DecodeError) is translated once, where it enters.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from checkpoint.api import Fault, Problem
+
+
+class Code(StrEnum):
+    BAD_REQUEST = "bad-request"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not-found"
+    METHOD = "method-not-allowed"
+    TOO_LARGE = "too-large"
+    WRONG_STATE = "wrong-state"
+    ALREADY_MIGRATING = "already-migrating"
+    WORKLOAD_EXISTS = "workload-exists"
+    NO_WORKLOAD = "no-workload"
+    NO_MIGRATION = "no-migration"
+    LEASE_EXPIRED = "lease-expired"
+    EXEC_FAILED = "exec-failed"
+    WORKLOAD_GONE = "workload-gone"
+    NOT_STOPPED = "not-stopped"
+    FOREIGN_DESCRIPTOR = "foreign-descriptor"
+    FOREIGN_NAMESPACE = "foreign-namespace"
+    TRACED = "traced"
+    TERMINAL = "terminal"
+    PID_TAKEN = "pid-taken"
+    DELETED_FILE = "deleted-file"
+    GHOST_TOO_LARGE = "ghost-too-large"
+    FILE_MISSING = "file-missing"
+    FILE_CHANGED = "file-changed"
+    LOCK_HELD = "lock-held"
+    UNSUPPORTED_SOCKET = "unsupported-socket"
+    UNSUPPORTED_FILE = "unsupported-file"
+    CONNECTION_STATE = "connection-state"
+    ADDRESS_IN_USE = "address-in-use"
+    ADDRESS_MISSING = "address-missing"
+    NO_SPACE = "no-space"
+    NO_MEMORY = "no-memory"
+    NO_CAPABILITY = "no-capability"
+    KERNEL = "kernel"
+    CRIU_FAILED = "criu-failed"
+    CRIU_MISSING = "criu-missing"
+    IMAGE_DAMAGED = "image-damaged"
+    PROXY_UNREACHABLE = "proxy-unreachable"
+    PROXY_REFUSED = "proxy-refused"
+    INTERNAL = "internal"
+
+
+class _Row(NamedTuple):
+    status: int
+    fault: Fault
+    hint: str
+
+
+_ROWS: dict[Code, _Row] = {
+    Code.BAD_REQUEST: _Row(400, "request", "checkpoint/api.py says what each call takes."),
+    Code.FORBIDDEN: _Row(403, "request", "Call as root, or as the user that started the agent."),
+    Code.NOT_FOUND: _Row(404, "request", "checkpoint/api.py lists the calls."),
+    Code.METHOD: _Row(405, "request", "checkpoint/api.py lists the calls."),
+    Code.TOO_LARGE: _Row(413, "request", "Send less."),
+    Code.WRONG_STATE: _Row(409, "request", "GET /v1/migrations shows where each migration stands."),
+    Code.ALREADY_MIGRATING: _Row(409, "request", "Wait for the other migration to end, or release it."),
+    Code.WORKLOAD_EXISTS: _Row(409, "request", "Choose another name, or delete that workload first."),
+    Code.NO_WORKLOAD: _Row(404, "request", "GET /v1/workloads lists those of this pod."),
+    Code.NO_MIGRATION: _Row(404, "request", "GET /v1/migrations lists those of this agent."),
+    Code.LEASE_EXPIRED: _Row(409, "midstream", "The workload runs on where it was; move it again with a longer hold."),
+    Code.EXEC_FAILED: _Row(422, "request", "Check the command, the folder and the environment as the pod sees them."),
+    Code.WORKLOAD_GONE: _Row(410, "workload", "Look into its log: it ended by itself or was killed."),
+    Code.NOT_STOPPED: _Row(
+        500, "workload", "A task that does not stop is stuck in the kernel: see its wchan in /proc."
+    ),
+    Code.FOREIGN_DESCRIPTOR: _Row(
+        422, "workload", "Start the workload through the agent: it opens stdio inside the pod."
+    ),
+    Code.FOREIGN_NAMESPACE: _Row(
+        422, "workload", "Only a tree that lives wholly in the pod's own namespaces can move."
+    ),
+    Code.TRACED: _Row(422, "workload", "Detach the debugger or tracer, then move it."),
+    Code.TERMINAL: _Row(422, "workload", "Start the workload through the agent, without a terminal."),
+    Code.PID_TAKEN: _Row(409, "pod", "A process of the destination has that PID: end it, or choose another pod."),
+    Code.DELETED_FILE: _Row(
+        422, "workload", "The workload keeps a file open that has been deleted or replaced on disk."
+    ),
+    Code.GHOST_TOO_LARGE: _Row(422, "workload", "Let the workload close that deleted file, or shorten it."),
+    Code.FILE_MISSING: _Row(422, "pod", "The destination must see the same files at the same paths."),
+    Code.FILE_CHANGED: _Row(422, "pod", "The file must be the same, byte for byte, where the workload arrives."),
+    Code.LOCK_HELD: _Row(409, "pod", "Another process holds the lock; on one machine that may be the source itself."),
+    Code.UNSUPPORTED_SOCKET: _Row(422, "workload", "CRIU cannot save that kind of socket; let the workload close it."),
+    Code.UNSUPPORTED_FILE: _Row(
+        422, "workload", "CRIU cannot save that kind of descriptor; let the workload close it."
+    ),
+    Code.CONNECTION_STATE: _Row(409, "workload", "Such a state lasts a moment: try again."),
+    Code.ADDRESS_IN_USE: _Row(409, "pod", "Something in the destination pod already uses that address and port."),
+    Code.ADDRESS_MISSING: _Row(
+        422, "pod", "Every address the workload is bound to needs its counterpart in `readdress`."
+    ),
+    Code.NO_SPACE: _Row(507, "machine", "Free space where images are kept (--images)."),
+    Code.NO_MEMORY: _Row(507, "machine", "Free memory on the machine, or raise the pod's limit."),
+    Code.NO_CAPABILITY: _Row(
+        500, "machine", "The agent needs CAP_SYS_ADMIN, or CAP_CHECKPOINT_RESTORE and its company."
+    ),
+    Code.KERNEL: _Row(500, "machine", "This kernel lacks something CRIU needs: run `criu check` in the pod."),
+    Code.CRIU_FAILED: _Row(500, "machine", "The log is kept beside the images until the migration is deleted."),
+    Code.CRIU_MISSING: _Row(500, "machine", "Install CRIU 4.2.1 or later and say where it is with --criu."),
+    Code.IMAGE_DAMAGED: _Row(422, "machine", "The images changed after they were sealed: nothing of them was kept."),
+    Code.PROXY_UNREACHABLE: _Row(502, "pod", "See proxy.log in the pod's folder."),
+    Code.PROXY_REFUSED: _Row(502, "pod", "See proxy.log in the pod's folder."),
+    Code.INTERNAL: _Row(500, "midstream", "See agent.log in the pod's folder, and report it."),
+}
+
+
+class AgentError(Exception):
+    """What the agent answers instead of a result; `status` is the HTTP status of its kind."""
+
+    def __init__(self, code: Code, message: str, *, hint: str = "", fault: Fault | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = _ROWS[code].status
+        self.problem = problem(code, message, hint=hint, fault=fault)
+
+
+def problem(code: Code, message: str, *, hint: str = "", fault: Fault | None = None) -> Problem:
+    """Build the Problem of a code; fault and hint are the code's own unless given."""
+    row = _ROWS[code]
+    return Problem(code=code.value, message=message, fault=fault or row.fault, hint=hint or row.hint)
+
+
+def from_problem(found: Problem) -> AgentError:
+    """Turn a Problem that a core made (`core.causes`) into the error that carries it."""
+    return AgentError(Code(found.code), found.message, hint=found.hint, fault=found.fault)

@@ -1,0 +1,173 @@
+"""The engine on a process tree: CRIU through `swrk`, signals through pidfds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from checkpoint import tree as trees
+from checkpoint.core import causes, options
+from checkpoint.core.errors import AgentError, Code, from_problem
+from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
+from checkpoint.images import Images
+from checkpoint.kernel import Kernel
+from checkpoint.pb import Messages
+from checkpoint.swrk import Swrk
+from checkpoint.tree import Tree
+
+_GONE_SECONDS = 10.0
+_MAX_LOG_BYTES = 1 << 20
+
+
+class CriuEngine:
+    """`checkpoint.engine.Engine` with CRIU."""
+
+    def __init__(self, kernel: Kernel, criu: str, messages: Messages) -> None:
+        self._kernel = kernel
+        self._criu = criu
+        self._messages = messages
+
+    async def version(self) -> str:
+        """What `criu --version` says; raises AgentError CRIU_MISSING."""
+        try:
+            process = await asyncio.create_subprocess_exec(self._criu, "--version", stdout=asyncio.subprocess.PIPE)
+        except OSError as error:
+            raise AgentError(Code.CRIU_MISSING, f"{self._criu} cannot be started: {error.strerror}") from error
+        output, _ = await process.communicate()
+        words = output.decode().split()
+        return words[1] if len(words) > 1 else ""
+
+    async def prepare(self) -> Helper:
+        return Swrk(self._kernel, self._criu, self._messages)
+
+    async def stop(self, root: int) -> Tree:
+        return await trees.stop(self._kernel, root)
+
+    async def dump(self, helper: Helper, tree: Tree, folders: Folders) -> DumpReport:
+        root = tree.members[0].pid
+        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
+        try:
+            response = await _swrk(helper).request(
+                self._messages.DUMP, options.dump(root, str(folders.images), work_fd)
+            )
+        finally:
+            os.close(work_fd)
+        if not response.success:
+            raise self._failure(folders, options.DUMP_LOG)
+        await trees.until_stopped(self._kernel, tree.pids)
+        images = Images(folders.images, self._messages)
+        return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
+
+    async def restore(self, helper: Helper, folders: Folders) -> RestoreReport:
+        images = Images(folders.images, self._messages)
+        pids = [process.pid for process in images.processes()]
+        self._refuse_taken(pids)
+        try:
+            await self._restore(helper, folders)
+            tree = await self._take(pids)
+        except BaseException:
+            await self._destroy(pids)
+            raise
+        return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
+
+    async def _restore(self, helper: Helper, folders: Folders) -> None:
+        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
+        try:
+            response = await _swrk(helper).request(
+                self._messages.RESTORE, options.restore(str(folders.images), work_fd)
+            )
+        finally:
+            os.close(work_fd)
+            await helper.close()
+        if not response.success:
+            raise self._failure(folders, options.RESTORE_LOG)
+
+    async def _take(self, pids: list[int]) -> Tree:
+        """Hold the restored processes once all stand still, and check whose child the root is."""
+        await trees.until_stopped(self._kernel, pids)
+        tree = trees.hold_all(self._kernel, pids)
+        root = trees.stat(pids[0])
+        if tree.pids != pids or root is None or root.parent != 1:
+            tree.close()
+            raise AgentError(Code.CRIU_FAILED, f"CRIU restored something else than the processes {pids}")
+        return tree
+
+    async def _destroy(self, pids: list[int]) -> None:
+        """Leave no partial copy behind. The PIDs were free before the restore, so who has them now is of that copy."""
+        tree = trees.hold_all(self._kernel, pids)
+        trees.kill(self._kernel, tree)
+        await trees.until_gone(tree, _GONE_SECONDS)
+        tree.close()
+
+    def _refuse_taken(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            if trees.stat(pid) is not None:
+                raise AgentError(Code.PID_TAKEN, f"the PID {pid} is taken in this pod")
+
+    def resume(self, tree: Tree) -> None:
+        trees.resume(self._kernel, tree)
+
+    def kill(self, tree: Tree) -> None:
+        trees.kill(self._kernel, tree)
+
+    def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:
+        """See Engine. The sockets are found by looking at every descriptor of the tree: it needs no images, so an agent
+        that was killed in the middle of anything can do it after its restart."""
+        done: set[int] = set()
+        for member in tree.members:
+            for fd, ino in sockets_of(member.pid):
+                if ino not in done:
+                    done.add(ino)
+                    self._mend(member.pidfd, fd, reuse_address.get(ino), backlogs.get(ino))
+        trees.resume(self._kernel, tree)
+
+    def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:
+        with socket.socket(fileno=self._kernel.pidfd_getfd(pidfd, fd)) as sock:
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.proto != socket.IPPROTO_TCP:
+                return
+            if backlog is not None:
+                sock.listen(backlog)  # the proxy raised it
+            in_repair = self._kernel.in_repair(sock)
+            if in_repair:
+                self._kernel.leave_repair(sock)
+            # Leaving repair mode, here or in the proxy, sets SO_REUSEADDR to 0 (K: tcp.c, TCP_REPAIR_OFF).
+            if reuse_address is not None or in_repair:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if reuse_address is None else reuse_address)
+
+    def _failure(self, folders: Folders, log: str) -> AgentError:
+        return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
+
+
+def sockets_of(pid: int) -> list[tuple[int, int]]:
+    """(descriptor, socket inode) for each socket a process has open; empty when it is gone."""
+    found = []
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+    for name in names:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            found.append((int(name), int(target[8:-1])))
+    return found
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _MAX_LOG_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _swrk(helper: Helper) -> Swrk:
+    if not isinstance(helper, Swrk):
+        raise TypeError("this engine prepares its helpers itself")
+    return helper

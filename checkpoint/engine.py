@@ -1,0 +1,72 @@
+"""What the agent asks of whatever saves and restores processes. CRIU on a process tree is the first (`checkpoint.criu`).
+
+An OCI runtime can be a second: it stops, dumps and restores a container instead of a tree, behind the same calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from checkpoint.tree import Tree
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where one migration's files are: the images, and beside them logs and statistics."""
+
+    images: Path
+    work: Path
+
+
+@dataclass(frozen=True)
+class DumpReport:
+    processes: int
+    criu_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    pid: int
+    tree: Tree
+    criu_seconds: dict[str, float]
+
+
+class Helper(Protocol):
+    """Something started ahead of time so that the freeze does not pay for its start."""
+
+    pid: int
+
+    async def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Each method raises AgentError; after a failed dump the tree stands still and is whole, after a failed restore
+    no process of it is left."""
+
+    async def version(self) -> str: ...
+
+    async def prepare(self) -> Helper:
+        """Start what a later dump or restore needs."""
+
+    async def stop(self, root: int) -> Tree:
+        """Stop the tree; returns when no instruction of it runs."""
+
+    async def dump(self, helper: Helper, tree: Tree, folders: Folders) -> DumpReport:
+        """Write the stopped tree's images; it stays stopped."""
+
+    async def restore(self, helper: Helper, folders: Folders) -> RestoreReport:
+        """Make the tree of the images; it is stopped, and a child of PID 1."""
+
+    def resume(self, tree: Tree) -> None:
+        """Let a stopped tree run."""
+
+    def kill(self, tree: Tree) -> None:
+        """End a tree: when this returns, no instruction of it runs any more."""
+
+    def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:
+        """Undo what a dump did to the stopped tree (its sockets' repair mode) and let it run again.
+
+        `reuse_address` and `backlogs` say by socket inode what was set before, as far as it is known.
+        """

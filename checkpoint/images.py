@@ -1,0 +1,185 @@
+"""Read and edit a folder of CRIU's images.
+
+An image is two u32 magics, then entries: a u32 length and a protobuf message (pycriu/images/images.py). A tcp-stream image has
+one entry, then the raw receive queue, then the raw send queue (criu: sk-tcp.c, dump_tcp_conn_state).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint.core import flows, readdress
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.pb import Message, Messages
+
+_HEADER_BYTES = 8
+_LENGTH = struct.Struct("<I")
+_READ, _WRITE, _BOTH = 1, 2, 3  # opts.proto, sk_shutdown, the bits of the kernel's sk_shutdown
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    parent: int
+    threads: list[int]
+
+
+def entries(path: Path, message: Message) -> Iterator[Message]:
+    """Decode an image's entries; raises AgentError IMAGE_DAMAGED."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} cannot be read: {error.strerror}") from error
+    at = _HEADER_BYTES
+    while at < len(raw):
+        entry, at = _entry(path, raw, at, message)
+        yield entry
+
+
+def _entry(path: Path, raw: bytes, at: int, message: Message) -> tuple[Message, int]:
+    try:
+        (length,) = _LENGTH.unpack_from(raw, at)
+        start = at + _LENGTH.size
+        if start + length > len(raw):
+            raise ValueError("cut short")
+        entry = message()
+        entry.ParseFromString(raw[start : start + length])
+    except Exception as error:  # protobuf's DecodeError is no ValueError in every implementation
+        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} cannot be decoded: {error}") from error
+    return entry, start + length
+
+
+def _framed(entry: Message) -> bytes:
+    raw: bytes = entry.SerializeToString()
+    return _LENGTH.pack(len(raw)) + raw
+
+
+class Stream:
+    """A tcp-stream image in memory: its entry, and the bytes the application has not read."""
+
+    def __init__(self, path: Path, message: Message) -> None:
+        raw = path.read_bytes()
+        self._path = path
+        self._magic = raw[:_HEADER_BYTES]
+        self.entry, at = _entry(path, raw, _HEADER_BYTES, message)
+        self.unread = raw[at : at + self.entry.inq_len]
+        if len(self.unread) != self.entry.inq_len:
+            raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} is cut short")
+
+    @property
+    def numbers(self) -> readdress.Numbers:
+        one = self.entry
+        return readdress.Numbers(one.inq_seq, one.inq_len, one.outq_seq, one.outq_len, one.rcv_wnd, one.rcv_wup)
+
+    def write(self, numbers: readdress.Numbers) -> None:
+        """Write the image back with these numbers, and without a send queue."""
+        one = self.entry
+        one.inq_seq, one.outq_seq = numbers.inq_seq, numbers.outq_seq
+        one.outq_len, one.unsq_len = numbers.outq_len, 0
+        if one.HasField("rcv_wup"):
+            one.rcv_wnd, one.rcv_wup = numbers.rcv_wnd, numbers.rcv_wup
+        self._path.write_bytes(self._magic + _framed(one) + self.unread)
+
+
+class Images:
+    """One folder, as CRIU dumped it."""
+
+    def __init__(self, folder: Path, messages: Messages) -> None:
+        self.folder = folder
+        self._messages = messages
+        self._files: list[Message] | None = None
+
+    def processes(self) -> list[Process]:
+        """The dumped tree; the root is the first."""
+        found = entries(self.folder / "pstree.img", self._messages.pstree)
+        return [Process(one.pid, one.ppid, list(one.threads)) for one in found]
+
+    def places(self) -> dict[int, flows.Descriptor]:
+        """For each open file of the tree (by its id) one process and descriptor that has it."""
+        found: dict[int, flows.Descriptor] = {}
+        seen: set[int] = set()
+        for process in self.processes():
+            (ids,) = entries(self.folder / f"ids-{process.pid}.img", self._messages.ids)
+            if ids.files_id in seen:
+                continue
+            seen.add(ids.files_id)
+            for one in entries(self.folder / f"fdinfo-{ids.files_id}.img", self._messages.fdinfo):
+                found.setdefault(one.id, flows.Descriptor(process.pid, one.fd))
+        return found
+
+    def sockets(self) -> list[flows.InetSocket]:
+        return [_socket(one.isk) for one in self._load() if one.type == self._messages.INETSK]
+
+    def stream(self, ino: int) -> Stream:
+        """The saved state of one connection (criu: image-desc.c, tcp-stream-%x)."""
+        return Stream(self.folder / f"tcp-stream-{ino:x}.img", self._messages.tcp_stream)
+
+    def edit_sockets(self, mapping: Mapping[str, str], inside: Sequence[flows.InetSocket]) -> None:
+        """Write files.img back with the destination's addresses and every connection as ESTABLISHED.
+
+        A connection with both ends in the tree has both ends' addresses exchanged, so that they still meet.
+        """
+        both = {one.ino for one in inside}
+        for one in self._load():
+            if one.type == self._messages.INETSK:
+                _edit(one.isk, mapping, one.isk.ino in both)
+        path = self.folder / "files.img"
+        with path.open("r+b") as file:
+            magic = file.read(_HEADER_BYTES)
+            file.seek(0)
+            file.write(magic + b"".join(_framed(one) for one in self._load()))
+            file.truncate()
+
+    def seconds(self, folder: Path, kind: str) -> dict[str, float]:
+        """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none."""
+        path = folder / f"stats-{kind}"
+        if not path.exists():
+            return {}
+        (one,) = entries(path, self._messages.stats)
+        part = getattr(one, kind)
+        return {
+            field.name.removesuffix("_time"): value / 1e6
+            for field, value in part.ListFields()
+            if field.name.endswith("_time")
+        }
+
+    def _load(self) -> list[Message]:
+        if self._files is None:
+            self._files = list(entries(self.folder / "files.img", self._messages.file))
+        return self._files
+
+
+def _socket(one: Message) -> flows.InetSocket:
+    return flows.InetSocket(
+        file_id=one.id,
+        ino=one.ino,
+        type=one.type,
+        proto=one.proto,
+        state=one.state,
+        source=tuple(one.src_addr),
+        source_port=one.src_port,
+        destination=tuple(one.dst_addr),
+        destination_port=one.dst_port,
+        backlog=one.backlog,
+        reuse_address=bool(one.opts.reuseaddr),
+    )
+
+
+def _edit(one: Message, mapping: Mapping[str, str], inside: bool) -> None:
+    one.src_addr[:] = readdress.readdress(one.src_addr, mapping)
+    if inside:
+        one.dst_addr[:] = readdress.readdress(one.dst_addr, mapping)
+        return
+    if one.proto != flows.IPPROTO_TCP or not one.dst_port:
+        return
+    if one.state in readdress.FIN_RECEIVED and one.HasField("shutdown"):
+        # The app leg will deliver the FIN afresh; what the application itself shut down stays.
+        if one.shutdown == _READ:
+            one.ClearField("shutdown")
+        elif one.shutdown == _BOTH:
+            one.shutdown = _WRITE
+    if one.state in flows.MOVABLE:
+        one.state = readdress.ESTABLISHED

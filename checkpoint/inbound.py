@@ -1,0 +1,185 @@
+"""One migration at its destination: restored stopped, verified, and resumed only when the source has given it up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from checkpoint import store, tree
+from checkpoint.api import Custody, PrepareInbound, Restored, RestoreWorkload
+from checkpoint.core import manifest
+from checkpoint.core.custody import Event, Machine, State
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
+from checkpoint.core.manifest import Manifest
+from checkpoint.engine import Folders, Helper, RestoreReport
+from checkpoint.images import Images
+from checkpoint.outbound import STOPPED_BEFORE, Surroundings
+from checkpoint.tree import Tree
+from checkpoint.workloads import Workloads
+
+_GONE_SECONDS = 10.0
+
+
+class Inbound:
+    """A migration on the way in."""
+
+    def __init__(self, around: Surroundings, workloads: Workloads, record: MigrationRecord) -> None:
+        self.record = record
+        self._around = around
+        self._workloads = workloads
+        self._lock = asyncio.Lock()
+        self._machine = Machine(record.state)
+        self._machine.reason = record.reason
+        self._seconds: dict[str, float] = {}
+        self._helper: Helper | None = None
+        self._tree: Tree | None = None
+        self._restored: Restored | None = None
+
+    def custody(self) -> Custody:
+        one = self.record
+        state, reason = self._machine.state, self._machine.reason
+        return Custody(one.migration, one.workload, "destination", state.value, reason, dict(self._seconds))
+
+    @property
+    def state(self) -> State:
+        return self._machine.state
+
+    def same_as(self, wanted: PrepareInbound) -> bool:
+        return (self.record.workload, self.record.argv) == (wanted.workload, wanted.argv)
+
+    async def prepare(self) -> Custody:
+        self._around.store.make(self._work_name)
+        self._helper = await self._around.engine.prepare()
+        return self.custody()
+
+    def take_up(self) -> None:
+        """After the agent's restart: hold the restored processes again; they stand still until the controller decides."""
+        held = tree.hold_all(self._around.kernel, [one.pid for one in self.record.members])
+        held.stopped_before = set(self.record.stopped_before)
+        self._tree = held
+
+    async def restore(self, wanted: RestoreWorkload) -> Restored:
+        async with self._lock:
+            if self._restored is None:
+                self._machine.check(Event.RESTORE, self._around.kernel.now())
+                with self._timed("restore"):
+                    self._restored = await self._restore(wanted)
+            return self._restored
+
+    async def _restore(self, wanted: RestoreWorkload) -> Restored:
+        folder = Path(wanted.images)
+        sealed = store.read(folder, wanted.manifest_digest)
+        self.record.pids = [one.pid for one in Images(folder, self._around.messages).processes()]
+        self._apply(Event.RESTORE)
+        # On record first: a new agent must know which processes are a partial copy.
+        self._around.save()
+        try:
+            return await self._restore_verified(folder, sealed)
+        except BaseException as error:
+            self._apply(Event.DISCARD, reason=str(error))
+            self._around.save()
+            raise
+
+    async def _restore_verified(self, folder: Path, sealed: Manifest) -> Restored:
+        helper = self._helper or await self._around.engine.prepare()
+        self._helper = None
+        folders = Folders(folder, self._around.store.folders(self._work_name).work)
+        # The stamps before and after frame both the hashing and CRIU's own reading: who read what first does not matter.
+        before = store.stamps(folder)
+        hashing = self._around.spawn(self._around.store.hash([folder / name for name in sealed.bulk]), "hash the bulk")
+        looking = self._around.spawn(self._around.store.survey(folder), "look at the images")
+        report = await self._around.engine.restore(helper, folders)
+        self._seconds["criu"] = self._since
+        try:
+            manifest.compare(sealed, await looking)
+            chunks = await hashing
+            if store.stamps(folder) != before:
+                raise AgentError(Code.IMAGE_DAMAGED, "the images changed while they were restored")
+        except BaseException:
+            await self._destroy(report.tree)
+            raise
+        self._keep(report, folder)
+        digest = manifest.bulk_digest(chunks)
+        return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds, digest)
+
+    def _keep(self, report: RestoreReport, folder: Path) -> None:
+        self._tree = report.tree
+        self._tree.stopped_before = set(msgspec.json.decode((folder / STOPPED_BEFORE).read_bytes(), type=list[int]))
+        self.record.members = [Identity(one.pid, one.start_time) for one in report.tree.members]
+        self.record.stopped_before = sorted(self._tree.stopped_before)
+        self._apply(Event.VERIFY)
+        self._around.save()
+
+    async def resume(self) -> Custody:
+        async with self._lock:
+            if not self._machine.done(Event.RESUME):
+                self._machine.check(Event.RESUME, self._around.kernel.now())
+                with self._timed("resume"):
+                    self._resume()
+            return self.custody()
+
+    def _resume(self) -> None:
+        held = self._required_tree()
+        self._apply(Event.RESUME)
+        self._workloads.adopt(WorkloadRecord(self.record.workload, self.record.members[0], self.record.argv))
+        # On record first: an agent that dies before the signal sends it after its restart.
+        self._around.save()
+        self._around.engine.resume(held)
+        held.close()
+        self._tree = None
+
+    async def forget(self) -> Custody:
+        """Before the resume: kill the stopped copy. After it: only forget."""
+        async with self._lock:
+            if self._machine.state not in (State.RESUMED, State.DISCARDED):
+                if self._tree is not None:
+                    await self._destroy(self._tree)
+                    self._tree = None
+                self._apply(Event.DISCARD, reason="the controller asked for it")
+                self._around.save()
+            if self._helper is not None:
+                await self._helper.close()
+                self._helper = None
+            self._around.store.remove(self._work_name)
+            return self.custody()
+
+    async def close(self) -> None:
+        """The agent ends: a restored copy stays as it is, stopped; the next agent finds it on record."""
+        if self._helper is not None:
+            await self._helper.close()
+        if self._tree is not None:
+            self._tree.close()
+
+    async def _destroy(self, held: Tree) -> None:
+        self._around.engine.kill(held)
+        await tree.until_gone(held, _GONE_SECONDS)
+        held.close()
+
+    def _apply(self, event: Event, *, reason: str = "") -> None:
+        self._machine.apply(event, self._around.kernel.now(), reason=reason)
+        self.record.state, self.record.reason = self._machine.state, self._machine.reason
+
+    def _required_tree(self) -> Tree:
+        assert self._tree is not None
+        return self._tree
+
+    @property
+    def _work_name(self) -> str:
+        return f"{self.record.migration}.in"
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        self._began = self._around.kernel.now()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._since
+
+    @property
+    def _since(self) -> float:
+        return round(self._around.kernel.now() - self._began, 6)

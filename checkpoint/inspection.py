@@ -1,0 +1,81 @@
+"""Look at a workload before it is touched: how much there is to move, and what is known to make it fail."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from checkpoint import procfs, tree
+from checkpoint.api import Inspection, Problem, Workload
+from checkpoint.core import flows
+from checkpoint.core.errors import AgentError, Code, problem
+from checkpoint.core.readdress import LISTEN
+
+_FINE_ANONYMOUS = (
+    "[eventpoll]",
+    "[eventfd]",
+    "[eventfd-count]",
+    "[timerfd]",
+    "[signalfd]",
+    "[pidfd]",
+    "inotify",
+    "[fanotify]",
+)
+"""anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
+
+_FINE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK, socket.AF_PACKET}
+
+
+def inspect(workload: Workload) -> Inspection:
+    """Read /proc; raises AgentError WORKLOAD_GONE."""
+    processes = tree.descendants(workload.pid)
+    if not processes:
+        raise AgentError(Code.WORKLOAD_GONE, f"the workload {workload.name} (process {workload.pid}) has ended")
+    files = [file for pid in processes for file in procfs.open_files(pid)]
+    inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
+    lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
+    return Inspection(
+        workload=workload,
+        pids=[tid for pid in processes for tid in tree.threads(pid)],
+        memory_bytes=sum(procfs.memory_bytes(pid) for pid in processes),
+        connections=sum(1 for line in lines if line.state != LISTEN),
+        listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
+        problems=[*_process_problems(processes), *_file_problems(files), *_connection_problems(lines)],
+    )
+
+
+def _process_problems(processes: list[int]) -> Iterator[Problem]:
+    ours = procfs.namespaces("self")
+    for pid in processes:
+        tracer = int(procfs.status(pid).get("TracerPid", "0"))
+        if tracer:
+            yield problem(Code.TRACED, f"process {pid} is being traced by process {tracer}")
+        theirs = procfs.namespaces(pid)
+        for kind in theirs:
+            if theirs[kind] != ours.get(kind):
+                yield problem(Code.FOREIGN_NAMESPACE, f"process {pid} lives in a {kind} namespace of its own")
+
+
+def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
+    mounts: dict[int, set[int]] = {}
+    for file in files:
+        inside = mounts.setdefault(file.pid, procfs.mount_ids(file.pid))
+        if file.target.startswith("/"):
+            if file.mount not in inside and not file.target.startswith("/memfd:"):
+                message = f"the process has a descriptor opened outside the pod: {file.target} (fd {file.fd})"
+                yield problem(Code.FOREIGN_DESCRIPTOR, message)
+            elif file.target.startswith(("/dev/pts/", "/dev/tty")):
+                yield problem(Code.TERMINAL, f"the process has a terminal open: {file.target} (fd {file.fd})")
+        elif file.target.startswith("anon_inode:"):
+            kind = file.target.removeprefix("anon_inode:")
+            if kind not in _FINE_ANONYMOUS and not kind.startswith("bpf-map"):
+                message = f"the process has a descriptor that cannot be saved: fd {file.fd} ({kind})"
+                yield problem(Code.UNSUPPORTED_FILE, message)
+
+
+def _connection_problems(lines: list[procfs.TcpLine]) -> Iterator[Problem]:
+    for line in lines:
+        if line.state != LISTEN and line.peer[1] and line.state not in flows.MOVABLE:
+            state = flows.STATE_NAMES.get(line.state, str(line.state))
+            ends = f"{line.local[0]}:{line.local[1]} to {line.peer[0]}:{line.peer[1]}"
+            yield problem(Code.CONNECTION_STATE, f"the connection {ends} is in state {state}")

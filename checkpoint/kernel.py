@@ -1,0 +1,50 @@
+"""The system calls of the agent, behind one object: tests and other kernels may bring their own.
+
+Times are seconds of the monotonic clock. Every method raises OSError as the call does; callers translate.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import time
+
+_SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
+_TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
+_TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Kernel:
+    """The real one."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def pidfd_open(self, pid: int) -> int:
+        """A descriptor that stays with this process even when its PID is used again (pidfd_open(2)). The caller closes it."""
+        return os.pidfd_open(pid)
+
+    def pidfd_signal(self, pidfd: int, number: signal.Signals) -> None:
+        signal.pidfd_send_signal(pidfd, number)
+
+    def pidfd_getfd(self, pidfd: int, fd: int) -> int:
+        """A duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec. The caller closes it."""
+        taken: int = _LIBC.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
+        if taken < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), f"pidfd_getfd {fd}")
+        return taken
+
+    def inode(self, fd: int) -> int:
+        return os.fstat(fd).st_ino
+
+    def leave_repair(self, sock: socket.socket) -> None:
+        """Make a socket that CRIU dumped an ordinary one again; nothing is sent."""
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
+
+    def in_repair(self, sock: socket.socket) -> bool:
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0

@@ -1,0 +1,91 @@
+"""`python -m checkpoint.main`: the agent of one pod. Started as root inside the pod; says "ready" when it serves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from checkpoint import kerndat
+from checkpoint.agent import Agent, listen
+from checkpoint.api import Health
+from checkpoint.core.errors import AgentError
+from checkpoint.criu import CriuEngine
+from checkpoint.custodian import Custodian
+from checkpoint.kernel import Kernel
+from checkpoint.pb import Messages
+from checkpoint.store import Store
+
+_LOG = logging.getLogger("checkpoint")
+
+
+def main() -> None:
+    """Parse the flags and serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="checkpoint.main", description=__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="the pod's state folder")
+    parser.add_argument("--adopt", required=True, help="the proxy's adoption socket")
+    parser.add_argument("--criu", type=Path, required=True, help="the criu program; pycriu lies beside it, in python/")
+    parser.add_argument("--images", type=Path, default=Path("/dev/shm/midstream"), help="where images go: a tmpfs")
+    parser.add_argument("--pid-base", type=int, default=0, help="workloads get PIDs above this (0: as they come)")
+    flags = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        uvloop.run(serve(flags))
+    except AgentError as error:
+        _LOG.error("%s (%s)", error.problem.message, error.problem.hint)
+        sys.exit(1)
+
+
+async def serve(flags: argparse.Namespace) -> None:
+    """Everything in its order; the socket appears last. Raises AgentError when it cannot start."""
+    messages = Messages(flags.criu.parent / "python")
+    store = Store(flags.images)
+    kernel = Kernel()
+    engine = CriuEngine(kernel, str(flags.criu), messages)
+    version = await engine.version()
+    await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
+    custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
+    await custodian.recover()
+    runner = web.AppRunner(Agent(custodian, _health(version)).application(), access_log=None)
+    await runner.setup()
+    # What has been made until now lives for ever: no collection inside a freeze shall walk through it.
+    gc.collect()
+    gc.freeze()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    path = flags.directory / "agent.sock"
+    try:
+        await web.SockSite(runner, listen(path)).start()
+        print("ready", file=sys.stderr, flush=True)
+        await stopping.wait()
+    finally:
+        await runner.cleanup()
+        await custodian.close()
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _health(criu_version: str) -> Health:
+    machine = os.uname()
+    return Health(
+        version=importlib.metadata.version("midstream"),
+        criu_version=criu_version,
+        kernel=machine.release,
+        architecture=machine.machine,
+    )
+
+
+if __name__ == "__main__":
+    main()

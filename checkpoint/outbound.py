@@ -1,0 +1,310 @@
+"""One migration at its source: from the stop to the commit, or back.
+
+Each step is locked against the others, timed, and remembered: said again it is answered again. What fails leaves the state as
+it was; only `release`, the lease and the proxy's death lead back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+
+from checkpoint import adopt, store
+from checkpoint.api import Adopted, Commit, Custody, Dumped, PrepareOutbound, Sealed
+from checkpoint.core import flows, manifest, readdress
+from checkpoint.core.custody import Event, Machine, State
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.engine import Engine, Folders, Helper
+from checkpoint.images import Images, Stream
+from checkpoint.kernel import Kernel
+from checkpoint.pb import Messages
+from checkpoint.store import Chunks, Store
+from checkpoint.tree import Tree, stat, until_gone
+
+_LOG = logging.getLogger(__name__)
+
+_GONE_SECONDS = 60.0
+"""A killed process with much memory takes the kernel a while to take down; nobody waits for it."""
+
+STOPPED_BEFORE = "stopped-before.json"
+"""A file of ours among the images: the PIDs that must stay stopped at the destination too."""
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What every migration of an agent shares."""
+
+    kernel: Kernel
+    engine: Engine
+    messages: Messages
+    store: Store
+    adopt_path: str
+    save: Callable[[], None]
+    """Write the journal: what has been decided must be on record before it is done."""
+    spawn: Callable[[Any, str], asyncio.Task[Any]]
+    """Start a task that the agent owns, by its name."""
+
+
+class Outbound:
+    """A migration on the way out."""
+
+    def __init__(self, around: Surroundings, record: MigrationRecord) -> None:
+        self.record = record
+        self._around = around
+        self._lock = asyncio.Lock()
+        self._machine = Machine(record.state, max_hold_seconds=record.max_hold_seconds)
+        self._machine.reason = record.reason
+        self._seconds: dict[str, float] = {}
+        self._helper: Helper | None = None
+        self._tree: Tree | None = None
+        self._adoption: adopt.Adoption | None = None
+        self._hashing: list[asyncio.Task[Chunks]] = []
+        self._lease: asyncio.TimerHandle | None = None
+        self._sorted = flows.Sorted([], [], [])
+        self._streams: dict[int, Stream] = {}
+        self._answers: dict[Event, Any] = {}
+
+    def custody(self) -> Custody:
+        one = self.record
+        state, reason = self._machine.state, self._machine.reason
+        return Custody(one.migration, one.workload, "source", state.value, reason, dict(self._seconds))
+
+    @property
+    def state(self) -> State:
+        return self._machine.state
+
+    def same_as(self, wanted: PrepareOutbound) -> bool:
+        one = self.record
+        return (one.workload, one.readdress, one.max_hold_seconds) == (
+            wanted.workload,
+            wanted.readdress,
+            wanted.max_hold_seconds,
+        )
+
+    async def prepare(self) -> Custody:
+        """Start CRIU and make the folder, so that the freeze pays for neither."""
+        self._around.store.make(self.record.migration)
+        self._helper = await self._around.engine.prepare()
+        return self.custody()
+
+    async def stop(self) -> Custody:
+        async with self._lock:
+            if not self._machine.done(Event.STOP):
+                with self._timed("stop"):
+                    await self._stop()
+            return self.custody()
+
+    async def _stop(self) -> None:
+        self._apply(Event.STOP)
+        # On record first: an agent that dies right after the signal must know that it has to take it back.
+        self._around.save()
+        root = self.record.root
+        assert root is not None
+        try:
+            self._tree = await self._around.engine.stop(root.pid)
+        except AgentError as error:
+            await self._release(f"{error.problem.message}")
+            raise
+        self.record.members = [Identity(one.pid, one.start_time) for one in self._tree.members]
+        self.record.stopped_before = sorted(self._tree.stopped_before)
+        self._arm()
+
+    async def dump(self) -> Dumped:
+        return await self._once(Event.DUMP, "dump", self._dump)
+
+    async def _dump(self) -> Dumped:
+        tree, folders = self._required_tree(), self._folders()
+        helper = self._helper or await self._around.engine.prepare()
+        self._helper = None
+        seen = stat(helper.pid)
+        self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
+        self._around.save()
+        try:
+            report = await self._around.engine.dump(helper, tree, folders)
+        finally:
+            self.record.helper = None
+            self._around.spawn(helper.close(), "criu's end")
+        (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
+        self._hash(folders)
+        size = sum(path.stat().st_size for path in folders.images.iterdir())
+        return Dumped(size, report.processes, report.criu_seconds)
+
+    async def adopt(self) -> Adopted:
+        return await self._once(Event.ADOPT, "adopt", self._adopt)
+
+    async def _adopt(self) -> Adopted:
+        images = Images(self._folders().images, self._around.messages)
+        self._sorted = flows.sort(images.sockets(), images.places())
+        self._streams = {one.socket.ino: images.stream(one.socket.ino) for one in self._sorted.flows}
+        given = [adopt.describe(one, self._streams[one.socket.ino]) for one in self._sorted.flows]
+        given += [adopt.describe(one, None) for one in self._sorted.listeners]
+        legs: list[msgspec.Raw] = []
+        if given:
+            path, migration = self._around.adopt_path, self.record.migration
+            self._adoption = adopt.Adoption(self._around.kernel, path, migration, self._proxy_lost)
+            legs = await self._adoption.adopt(self._required_tree(), given)
+        raw = msgspec.Raw(b"[" + b",".join(bytes(leg) for leg in legs) + b"]")
+        return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
+
+    async def seal(self) -> Sealed:
+        return await self._once(Event.SEAL, "seal", self._seal)
+
+    async def _seal(self) -> Sealed:
+        folders = self._folders()
+        for held in self._sorted.flows:
+            stream = self._streams[held.socket.ino]
+            stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
+        images = Images(folders.images, self._around.messages)
+        images.edit_sockets(self.record.readdress, self._sorted.inside)
+        found, digest = store.seal(folders.images)
+        rest = [folders.images / name for name in found.bulk if not manifest.is_pages(name)]
+        self._hashing.append(self._around.spawn(self._around.store.hash(rest), "hash the queues"))
+        return Sealed(str(folders.images), digest, found.image_bytes)
+
+    async def commit(self, evidence: Commit) -> Custody:
+        async with self._lock:
+            if not self._machine.done(Event.COMMIT):
+                with self._timed("commit"):
+                    await self._commit(evidence)
+            return self.custody()
+
+    async def _commit(self, evidence: Commit) -> None:
+        """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
+        self._machine.check(Event.COMMIT, self._around.kernel.now())
+        if evidence.bulk_digest:
+            await self._compare(evidence.bulk_digest)
+        self._apply(Event.COMMIT)
+        self._around.save()
+        tree = self._required_tree()
+        self._around.engine.kill(tree)
+        self._apply(Event.KILLED)
+        self._disarm()
+        self._tree = None
+        self._around.spawn(self._bury(tree), "the source's end")
+
+    async def _compare(self, theirs: str) -> None:
+        chunks: Chunks = {}
+        for task in self._hashing:
+            chunks |= await task
+        if manifest.bulk_digest(chunks) != theirs:
+            raise AgentError(Code.IMAGE_DAMAGED, "what the destination restored is not what was dumped here")
+
+    async def _bury(self, tree: Tree) -> None:
+        await until_gone(tree, _GONE_SECONDS)
+        tree.close()
+        self._close_adoption()
+        self._around.save()
+
+    async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
+        """Let the workload go on where it was."""
+        async with self._lock:
+            if not self._machine.done(Event.RELEASE):
+                self._machine.check(Event.RELEASE, self._around.kernel.now())
+                with self._timed("release"):
+                    await self._release(reason or "the controller asked for it", expired=expired)
+            return self.custody()
+
+    async def _release(self, reason: str, *, expired: bool = False) -> None:
+        self._disarm()
+        if self._adoption is not None:
+            # A proxy that is dead or deaf has let go already, or its legs are mended below.
+            with suppress(AgentError):
+                await self._adoption.release()
+        self._close_adoption()
+        if self._tree is not None:
+            everything = [*self._sorted.flows, *self._sorted.listeners]
+            reuse = {one.socket.ino: one.socket.reuse_address for one in everything}
+            backlogs = {one.socket.ino: one.socket.backlog for one in self._sorted.listeners}
+            self._around.engine.release(self._tree, reuse, backlogs)
+            self._tree.close()
+            self._tree = None
+        self._apply(Event.RELEASE, reason=reason, expired=expired)
+        self._around.save()
+        for task in self._hashing:
+            task.cancel()
+        if self._helper is not None:
+            await self._helper.close()
+            self._helper = None
+
+    async def forget(self) -> Custody:
+        """Delete the images; raises AgentError WRONG_STATE while the workload stands still."""
+        if self._machine.state is State.PREPARED:
+            await self.release()
+        async with self._lock:
+            if self._machine.state not in (State.RELEASED, State.COMMITTED):
+                raise AgentError(Code.WRONG_STATE, f"release it first: the migration is {self.state.value}")
+            self._around.store.remove(self.record.migration)
+            return self.custody()
+
+    async def close(self) -> None:
+        """The agent ends: let the workload go on unless it is given up already."""
+        if (self._machine.state, Event.RELEASE) in _RELEASABLE:
+            await self.release("the agent was shut down")
+
+    async def _once(self, event: Event, name: str, work: Callable[[], Any]) -> Any:
+        async with self._lock:
+            if event not in self._answers:
+                self._machine.check(event, self._around.kernel.now())
+                with self._timed(name):
+                    answer = await work()
+                self._apply(event)
+                self._answers[event] = answer
+            return self._answers[event]
+
+    def _apply(self, event: Event, *, reason: str = "", expired: bool = False) -> None:
+        self._machine.apply(event, self._around.kernel.now(), reason=reason, expired=expired)
+        self.record.state, self.record.reason = self._machine.state, self._machine.reason
+
+    def _hash(self, folders: Folders) -> None:
+        self._hashing.append(self._around.spawn(self._around.store.hash(store.pages(folders.images)), "hash the pages"))
+
+    def _arm(self) -> None:
+        deadline = self._machine.deadline()
+        assert deadline is not None
+        delay = max(0.0, deadline - self._around.kernel.now())
+        self._lease = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _disarm(self) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
+            self._lease = None
+
+    def _expire(self) -> None:
+        self._around.spawn(self._go_back("the lease ran out", expired=True), "the lease")
+
+    def _proxy_lost(self) -> None:
+        self._around.spawn(self._go_back("the proxy died"), "the proxy's end")
+
+    async def _go_back(self, reason: str, *, expired: bool = False) -> None:
+        try:
+            await self.release(reason, expired=expired)
+        except AgentError as error:
+            _LOG.info("%s: nothing to release: %s", self.record.migration, error)
+
+    def _close_adoption(self) -> None:
+        if self._adoption is not None:
+            self._adoption.close()
+            self._adoption = None
+
+    def _required_tree(self) -> Tree:
+        assert self._tree is not None
+        return self._tree
+
+    def _folders(self) -> Folders:
+        return self._around.store.folders(self.record.migration)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = self._around.kernel.now()
+        try:
+            yield
+        finally:
+            self._seconds[name] = round(self._around.kernel.now() - began, 6)
+
+
+_RELEASABLE = {(state, Event.RELEASE) for state in (State.STOPPED, State.DUMPED, State.ADOPTED, State.SEALED)}

@@ -1,0 +1,45 @@
+"""pycriu's generated protobuf classes, found beside CRIU. The one place that knows they come from there.
+
+Only the generated modules are used: pycriu.images.load decodes to dictionaries and is ten times slower.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from checkpoint.core.errors import AgentError, Code
+
+Message = Any
+"""protobuf's classes are made at run time and have no types that mypy could see."""
+
+
+class Messages:
+    """The message classes that the agent reads and writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Import them from `folder` (CRIU's python folder); raises AgentError CRIU_MISSING."""
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+        try:
+            rpc = importlib.import_module("pycriu.rpc_pb2")
+            images = {
+                name: importlib.import_module(f"pycriu.images.{name}_pb2")
+                for name in ("core", "fdinfo", "pstree", "stats", "tcp_stream")
+            }
+        except ImportError as error:
+            raise AgentError(Code.CRIU_MISSING, f"pycriu cannot be imported from {folder}: {error}") from error
+        self.request: Message = rpc.criu_req
+        self.response: Message = rpc.criu_resp
+        self.options: Message = rpc.criu_opts
+        self.DUMP: int = rpc.DUMP
+        self.RESTORE: int = rpc.RESTORE
+        self.file: Message = images["fdinfo"].file_entry
+        self.fdinfo: Message = images["fdinfo"].fdinfo_entry
+        self.INETSK: int = images["fdinfo"].INETSK
+        self.pstree: Message = images["pstree"].pstree_entry
+        self.ids: Message = images["core"].task_kobj_ids_entry
+        self.stats: Message = images["stats"].stats_entry
+        self.tcp_stream: Message = images["tcp_stream"].tcp_stream_entry

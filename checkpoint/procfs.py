@@ -1,0 +1,152 @@
+"""What /proc says about a pod and about a tree, before anything is touched."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint.core import readdress
+
+_KIB = 1024
+
+
+@dataclass(frozen=True)
+class TcpLine:
+    """One line of /proc/<pid>/net/tcp or tcp6 (proc_pid_net(5))."""
+
+    local: tuple[str, int]
+    peer: tuple[str, int]
+    state: int
+    ino: int
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """One descriptor of a process: what it leads to, and the mount it was opened on."""
+
+    pid: int
+    fd: int
+    target: str
+    mount: int
+
+
+def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
+    """Every TCP socket of a process's network namespace."""
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            parts = line.split()
+            yield TcpLine(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+
+
+def _end(text: str) -> tuple[str, int]:
+    address, port = text.split(":")
+    words = [int.from_bytes(bytes.fromhex(address[at : at + 8]), "big") for at in range(0, len(address), 8)]
+    return readdress.host_of(words), int(port, 16)
+
+
+def listening_ports() -> list[int]:
+    return sorted({line.local[1] for line in tcp_lines() if line.state == readdress.LISTEN})
+
+
+def thread_ids() -> list[int]:
+    """Every thread id in use in this PID namespace, PID 1 included."""
+    found: list[int] = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                found += [int(tid) for tid in os.listdir(f"/proc/{name}/task")]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return sorted(found)
+
+
+def status(pid: int) -> dict[str, str]:
+    """/proc/<pid>/status as a dictionary; empty when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def memory_bytes(pid: int) -> int:
+    """What a dump of this process would write, from above: its anonymous and its shared memory, and what is swapped out."""
+    found = status(pid)
+    return sum(int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap"))
+
+
+def open_files(pid: int) -> Iterator[OpenFile]:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return
+    for name in names:
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            info = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
+        except OSError:
+            continue
+        mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: -1")
+        yield OpenFile(pid, int(name), target, int(mount.split()[1]))
+
+
+def mount_ids(pid: int) -> set[int]:
+    """The mounts of a process's mount namespace."""
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {int(line.split()[0]) for line in lines}
+
+
+def namespaces(pid: int | str) -> dict[str, int]:
+    """Kind -> inode of each namespace of a process; empty when it is gone. `time` is left out: it is set at the next fork."""
+    found = {}
+    for kind in ("net", "pid", "mnt", "ipc", "uts", "user", "cgroup"):
+        try:
+            found[kind] = os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+        except OSError:
+            return {}
+    return found
+
+
+def room_bytes() -> int:
+    """The smaller of the machine's MemAvailable and what the memory cgroup of this process has left."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:"))
+    return min([available, *_cgroup_left()])
+
+
+def _cgroup_left() -> Iterator[int]:
+    """What is left below each limit on the way up to the root, cgroup v2 or v1 (cgroups(7))."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        here = base / path.lstrip("/")
+        while here == base or base in here.parents:
+            left = _left(here / limit, here / usage)
+            if left is not None:
+                yield left
+            here = here.parent
+
+
+def _left(limit: Path, usage: Path) -> int | None:
+    try:
+        most = limit.read_text().strip()
+        if most == "max":
+            return None
+        return max(0, min(int(most), sys.maxsize) - int(usage.read_text()))
+    except OSError:
+        return None

@@ -1,0 +1,77 @@
+"""A pod for the agent's own tests: the five namespaces, a PID 1 that reaps, `lo`, and one address. Nothing of the lab's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+INIT = Path(__file__).with_name("solo_init.py")
+# The real interpreter, not a shim of a version manager: a shim is a shell script, slow and full of descriptors.
+PYTHON = sys.executable
+
+
+class SoloPod:
+    """One set of network, PID, mount, IPC and UTS namespaces, alive as long as the object is open.
+
+    `directory` is the pod's state folder, at the same path inside and outside: the file system is the host's.
+    """
+
+    def __init__(self, directory: Path, address: str, pid_base: int) -> None:
+        self.directory = directory
+        self.address = address
+        directory.mkdir(parents=True, exist_ok=True)
+        self._unshare = subprocess.Popen(
+            ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "private",
+             "--ipc", "--uts", PYTHON, "-I", "-S", str(INIT)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self._unshare.stdout is not None
+        if self._unshare.stdout.readline() != b"ready\n":
+            raise RuntimeError("the pod's PID 1 did not start")
+        children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children").read_text()
+        self.pid1 = int(children.split()[0])
+        self.run(["ip", "link", "set", "lo", "up"])
+        self.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"])
+        self.write_last_pid(pid_base)
+
+    def enter(self, argv: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--target={self.pid1}", "--net", "--pid", "--mount", "--ipc", "--uts", *argv]
+
+    def run(self, argv: Sequence[str], **kwargs: Any) -> str:
+        """Run a command inside the pod to its end and give its output; raises CalledProcessError."""
+        return subprocess.run(self.enter(argv), check=True, stdout=subprocess.PIPE, text=True, **kwargs).stdout
+
+    def popen(self, argv: Sequence[str], **kwargs: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self.enter(argv), **kwargs)
+
+    def write_last_pid(self, pid: int) -> None:
+        """Move the pod's PID counter (proc_sys_kernel(5), ns_last_pid), as the creation of a real pod does."""
+        self.run([PYTHON, "-I", "-S", "-c", f"open('/proc/sys/kernel/ns_last_pid', 'w').write('{pid}')"])
+
+    def pids(self) -> list[int]:
+        """Thread group ids alive in the pod, PID 1 left out."""
+        listing = self.run(["ls", "/proc"]).split()
+        return sorted(int(name) for name in listing if name.isdigit() and int(name) != 1)
+
+    def close(self) -> None:
+        """End the pod: its PID 1 dies, and the kernel kills all that is in it (pid_namespaces(7))."""
+        self._unshare.kill()
+        self._unshare.wait()
+        if self._unshare.stdout is not None:
+            self._unshare.stdout.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> SoloPod:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
