@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from controller.core.check import CheckResult
 from controller.core.phases import Phase
 from controller.core.plan import Plan
 from controller.journal import Record
@@ -17,24 +18,6 @@ from controller.panels import byte_text, duration_text, final_panel
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}
-
-
-class CheckLine(Protocol):
-    """One result of `midstream check`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def status(self) -> str:
-        """ok, warning or failed."""
-
-    @property
-    def message(self) -> str:
-        """What was found."""
-
-    @property
-    def hint(self) -> str:
-        """The remedy; empty where none is needed."""
 
 
 def show_pods(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
@@ -128,12 +111,12 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def show_checks(checks: Sequence[CheckLine], console: Console | None = None) -> None:
+def show_checks(checks: Sequence[CheckResult], console: Console | None = None) -> None:
     """`midstream check`: ✓ and ✗ and !, each with its remedy, then the sum of it."""
     console = console or Console(highlight=False)
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
-        console.print(_line(check.status, f"{check.name:<{width}}  {check.message}", check.hint))
+        console.print(_line(check.status, f"{check.name:<{width}}  {check.detail}", check.remedy))
     failed = sum(check.status == "failed" for check in checks)
     verdict = (
         f"{failed} of {len(checks)} checks failed: see the remedies" if failed else "This machine can move workloads."

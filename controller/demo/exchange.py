@@ -132,6 +132,8 @@ class Asker(Peer):
         self._at = 0  # bytes of the first pending exchange's replies that have come and are right
         self._reader: hiredis.Reader | None = None  # set from a wrong byte on, until nothing is pending
         self._parsed: list[Any] = []
+        self._wrong_before = 0
+        self._evidence = b""  # what made it parse
         self.exchanges = 0
 
     @property
@@ -185,6 +187,8 @@ class Asker(Peer):
         """A byte differs: from here on replies are parsed."""
         self._reader = hiredis.Reader(notEnoughData=NOTHING_YET)
         self._at = 0
+        self._wrong_before = self.wrong
+        self._evidence = data
         return data
 
     def _diagnose(self) -> None:
@@ -200,7 +204,14 @@ class Asker(Peer):
         if not self._pending:
             self._judge_uninvited()
             if not reader.len():
-                self._reader = None
+                self._trust_again()
+
+    def _trust_again(self) -> None:
+        """Back to comparing bytes. The parser overlooks some that differ (a string's closing CR LF): still wrong."""
+        if self.wrong == self._wrong_before:
+            self._mistake("other bytes", self._evidence)
+        self._reader = None
+        self._evidence = b""
 
     def _judge(self, expected: list[Any], got: list[Any]) -> None:
         for due, reply in zip(expected, got, strict=True):
