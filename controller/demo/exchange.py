@@ -132,7 +132,7 @@ class Asker(Peer):
         self._at = 0  # bytes of the first pending exchange's replies that have come and are right
         self._reader: hiredis.Reader | None = None  # set from a wrong byte on, until nothing is pending
         self._parsed: list[Any] = []
-        self._wrong_before = 0
+        self._explained = False  # a reply was found that differs
         self._evidence = b""  # what made it parse
         self.exchanges = 0
 
@@ -187,7 +187,7 @@ class Asker(Peer):
         """A byte differs: from here on replies are parsed."""
         self._reader = hiredis.Reader(notEnoughData=NOTHING_YET)
         self._at = 0
-        self._wrong_before = self.wrong
+        self._explained = False
         self._evidence = data
         return data
 
@@ -203,18 +203,19 @@ class Asker(Peer):
             self._complete(exchange)
         if not self._pending:
             self._judge_uninvited()
-            if not reader.len():
+            if not reader.has_data():
                 self._trust_again()
 
     def _trust_again(self) -> None:
         """Back to comparing bytes. The parser overlooks some that differ (a string's closing CR LF): still wrong."""
-        if self.wrong == self._wrong_before:
+        if not self._explained:
             self._mistake("other bytes", self._evidence)
         self._reader = None
         self._evidence = b""
 
     def _judge(self, expected: list[Any], got: list[Any]) -> None:
         for due, reply in zip(expected, got, strict=True):
+            self._explained |= due != reply
             if not self._acceptable(due, reply):
                 self._mistake(due, reply)
                 self.bytes_lost += altered(due, reply)
@@ -224,6 +225,7 @@ class Asker(Peer):
         """Replies that nobody asked for are wrong too."""
         for reply in self._parsed:
             self.replies += 1
+            self._explained = True
             self._mistake("nothing", reply)
         self._parsed = []
 

@@ -1,4 +1,4 @@
-"""The JSON of a demo, against its own schema; the twin of controller/demo/result.py and of controller/core/result.py."""
+"""The JSON of a demo, against its own schema: twin of controller/demo/result.py and controller/core/result.py."""
 
 from __future__ import annotations
 
