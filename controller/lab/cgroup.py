@@ -43,7 +43,11 @@ def place(name: str) -> Path:
 
 def create(group: Path, memory_bytes: int) -> None:
     """Makes the group, limited to `memory_bytes`. Raises NoMemoryLimit."""
-    controller = _controller()
+    create_in(_controller(), group, memory_bytes)
+
+
+def create_in(controller: Controller, group: Path, memory_bytes: int) -> None:
+    """Likewise, in a given hierarchy."""
     try:
         if controller.version == 2:
             (controller.root / "cgroup.subtree_control").write_text("+memory")
@@ -55,9 +59,9 @@ def create(group: Path, memory_bytes: int) -> None:
         raise NoMemoryLimit(f"the memory limit cannot be set: {error}") from error
 
 
-def remove(group: Path) -> None:
+def remove(group: Path, deadline_seconds: float = EMPTY_DEADLINE_SECONDS) -> None:
     """Removes an empty group, if it is there; waits for its last processes to have left it. Raises OSError."""
-    deadline = time.monotonic() + EMPTY_DEADLINE_SECONDS
+    deadline = time.monotonic() + deadline_seconds
     while True:
         try:
             group.rmdir()

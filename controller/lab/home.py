@@ -37,7 +37,8 @@ class Home:
 
     def _lock(self) -> int:
         while True:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError, FileNotFoundError):  # it may come and go while we look
+                self.path.mkdir(parents=True)
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -59,7 +60,10 @@ class Home:
         fresh.rename(self._record)
 
     def forget(self, lab: Addressing | None) -> None:
-        """Removes what the last pod leaves: the number and the empty folders."""
+        """Removes what the last pod leaves: the number and the empty folders.
+
+        The last thing to do under the lock, which goes with the folder: who waits for it makes a new one.
+        """
         self._record.unlink(missing_ok=True)
         for folder in ([images_root(lab)] if lab else []) + [self.pods, self.path]:
             with contextlib.suppress(OSError):  # not there, or somebody keeps something else in it

@@ -71,8 +71,8 @@ class Sidecar:
         self.pid, self._started_at = pid, now
 
     def died(self, now: float) -> float:
-        """Records the death; gives the pause until the next start, in seconds, doubled each time up to ten."""
-        if now - self._started_at >= STEADY_SECONDS:
+        """Records the death, or that it could not be started; gives the pause, in seconds, doubled up to ten."""
+        if self.pid and now - self._started_at >= STEADY_SECONDS:
             self._pause_seconds = FIRST_PAUSE_SECONDS
         pause = self._pause_seconds
         self.pid, self.due_at = 0, now + pause
@@ -245,6 +245,7 @@ def be_first(control: socket.socket, hostname: str, log: str) -> None:
 
 def main(fd: int) -> int:
     control = socket.socket(fileno=fd)
+    os.set_inheritable(fd, False)
     try:
         order = receive(control)
         if order["cgroup"]:
