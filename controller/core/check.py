@@ -111,7 +111,7 @@ def version_of(text: str) -> tuple[int, ...]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
         if digits:
             numbers.append(int(digits))
-        if digits != part:
+        if digits != part or not digits:
             break
     return tuple(numbers)
 
