@@ -19,14 +19,16 @@ from controller import check as preflight_check
 from controller import journal
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
+from controller.core.check import can_move
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
 from controller.core.result import MigrationResult
-from controller.display import Display, show_checks, show_flows_table, show_plan, show_pods, show_records
+from controller.display import Display
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.migrate import Driver, Observer
+from controller.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
 
 
 class MigrateRequest(msgspec.Struct, frozen=True):
@@ -79,9 +81,9 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
             plan = await move.preflight()
             _print(plan, as_json, show_plan)
             return EXIT_REFUSED if plan.problems else 0
-        display = Display(quiet=as_json)
-        result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
-    return conclude(result, display, as_json)
+        with Display(quiet=as_json) as display:
+            result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
+            return conclude(result, display, as_json)
 
 
 def new_intent(request: MigrateRequest, source: str) -> Intent:
@@ -129,10 +131,10 @@ def exit_status(result: MigrationResult) -> int:
 async def resume(home: Path, migration: str, *, as_json: bool) -> int:
     """Goes on with a migration whose controller died; the exit status."""
     log, record = _take_over(home, migration)
-    display = Display(quiet=as_json)
     async with _move_of(home, record) as move:
-        result = await drive(move, log, display, record.phase, Event.INTERRUPTED)
-    return conclude(result, display, as_json)
+        with Display(quiet=as_json) as display:
+            result = await drive(move, log, display, record.phase, Event.INTERRUPTED)
+            return conclude(result, display, as_json)
 
 
 async def rollback(home: Path, migration: str) -> int:
@@ -209,7 +211,7 @@ def check(as_json: bool) -> int:
     """Prints what speaks for and against this machine; the exit status."""
     results = preflight_check.run_checks()
     _print(results, as_json, show_checks)
-    return EXIT_REFUSED if any(result.status == "failed" for result in results) else 0
+    return 0 if can_move(results) else EXIT_REFUSED
 
 
 async def _refuse_while_used(pod: Pod) -> None:
@@ -225,7 +227,7 @@ async def _refuse_while_used(pod: Pod) -> None:
 
 
 async def _workloads(pods: Sequence[Pod]) -> list[tuple[Pod, list[agent_api.Workload]]]:
-    found = []
+    found: list[tuple[Pod, list[agent_api.Workload]]] = []
     for pod in pods:
         if not pod.alive or not pod.sidecars:
             found.append((pod, []))

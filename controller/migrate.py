@@ -97,8 +97,9 @@ class Driver:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        if self.move.adopted and self.move.repointed is None:
-            self.observer.held(self.move.adopted.flows, 0)
+        if self.move.adopted is not None:
+            repointed = self.move.repointed
+            self.observer.held(self.move.adopted.flows, repointed.held_bytes if repointed else 0)
 
     async def _perform(self, action: Action) -> None:
         await (_PATIENTLY[action](self) if action in _PATIENTLY else self.move.perform(action))

@@ -20,7 +20,7 @@ from controller.core.phases import Action
 from controller.core.result import MigrationResult
 from controller.demo.options import Options, command_line
 from controller.demo.report import DECODER, Failed, Ready, Report, Tick, Window
-from controller.demo.verdict import judge
+from controller.demo.verdict import Verdict, judge
 from controller.display import Display
 from controller.journal import Journal
 from controller.lab.lab import Lab
@@ -107,7 +107,16 @@ async def pods(home: Path) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
 
 async def run_demo(connections: int, json_file: Path | None, load: Options | None = None) -> int:
     """Runs the demo; the exit status, 0 only if nothing was lost."""
-    display = Display()
+    with Display() as display:
+        verdict = await _rehearse(connections, load, display)
+        display.finish(verdict)
+    if json_file:
+        await asyncio.to_thread(_write_json, json_file, verdict)
+    return verdict.exit_status
+
+
+async def _rehearse(connections: int, load: Options | None, display: Display) -> Verdict:
+    """Pods up, Redis and its load running, the move in the middle, everything gone again."""
     home = Path(f"/run/midstream-demo-{os.getpid()}")
     async with pods(home) as (a, b, client):
         display.note(f"pods a ({a.address}), b ({b.address}) and client ({client.address}) are up")
@@ -115,15 +124,15 @@ async def run_demo(connections: int, json_file: Path | None, load: Options | Non
         options = load or Options(host=a.address, port=PORT, connections=connections)
         async with load_in(client, options, display) as clients:
             ready = await clients.ready
-            display.note(f"Redis runs in a; {ready.connections} connections from client, all replies checked")
+            display.note(f"Redis runs in a; {ready.connections} connections from client, every reply checked")
             await asyncio.sleep(STEADY_SECONDS)
             result, window = await move_redis(home, a, b, display)
             await asyncio.sleep(STEADY_SECONDS)
-            verdict = judge(await clients.stop(), result, window)
-    display.finish(verdict)
-    if json_file:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(verdict.result), indent=2) + b"\n")
-    return verdict.exit_status
+            return judge(await clients.stop(), result, window)
+
+
+def _write_json(path: Path, verdict: Verdict) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(verdict.result), indent=2) + b"\n")
 
 
 async def start_redis(pod: Pod) -> None:
