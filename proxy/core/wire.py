@@ -1,0 +1,202 @@
+"""The frames at the head of a link.
+
+    header    4s magic "MIDS"   u8 version   u8 kind   u16 length of the payload          (big-endian throughout)
+    HELLO     32s token, then the migration's id                 initiator, at once
+    JOIN      u64 flow                                           initiator, when the flow is repointed
+    OPEN      u64 flow, endpoint peer, endpoint app              initiator, for a connection the destination must open
+    ACCEPTED                                                     acceptor, once for the HELLO and once for the JOIN or OPEN
+    REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
+    endpoint  u16 port, u8 length, the address as text
+
+After JOIN or OPEN the initiator's bytes are the flow's, and need not wait for the answer; after the second ACCEPTED the
+acceptor's are. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import Enum, IntEnum
+from ipaddress import ip_address
+
+import msgspec
+
+from proxy.api import Endpoint
+
+MAGIC = b"MIDS"
+VERSION = 1
+HEADER = struct.Struct("!4sBBH")
+TOKEN_BYTES = 32
+MAX_PAYLOAD_BYTES = 512
+"""The longest frame is a REFUSED with its text; longer is garbage, so refuse before storing it."""
+MAX_MIGRATION_BYTES = 128
+MAX_CODE_BYTES, MAX_TEXT_BYTES = 64, 400
+
+
+class Kind(IntEnum):
+    HELLO = 1
+    JOIN = 2
+    OPEN = 3
+    ACCEPTED = 4
+    REFUSED = 5
+
+
+class Fault(Enum):
+    MAGIC = "not a Midstream link"
+    VERSION = "another version of the link protocol"
+    KIND = "an unknown kind of frame"
+    LENGTH = "a frame longer than any may be"
+    PAYLOAD = "a frame whose contents make no sense"
+    ORDER = "a frame out of turn"
+
+
+class WireError(Exception):
+    """The closed set of what a link's first bytes can do wrong."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.value)
+        self.fault = fault
+
+
+class Hello(msgspec.Struct, frozen=True):
+    migration: str
+    token: bytes
+
+
+class Join(msgspec.Struct, frozen=True):
+    flow: int
+
+
+class Open(msgspec.Struct, frozen=True):
+    flow: int
+    peer: Endpoint
+    app: Endpoint
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    pass
+
+
+class Refused(msgspec.Struct, frozen=True):
+    code: str
+    text: str
+
+
+Frame = Hello | Join | Open | Accepted | Refused
+
+
+def encode(frame: Frame) -> bytes:
+    """One frame as bytes. Raises WireError(PAYLOAD) when a field is too long to be sent."""
+    match frame:
+        case Hello(migration, token):
+            kind, payload = Kind.HELLO, token + migration.encode()
+        case Join(flow):
+            kind, payload = Kind.JOIN, struct.pack("!Q", flow)
+        case Open(flow, peer, app):
+            kind, payload = Kind.OPEN, struct.pack("!Q", flow) + _endpoint(peer) + _endpoint(app)
+        case Accepted():
+            kind, payload = Kind.ACCEPTED, b""
+        case Refused(code, text):
+            tag, said = code.encode()[:MAX_CODE_BYTES], text.encode()[:MAX_TEXT_BYTES]
+            kind, payload = Kind.REFUSED, bytes([len(tag)]) + tag + said
+    _parse(kind, payload)  # never send what the other side would refuse
+    return HEADER.pack(MAGIC, VERSION, kind, len(payload)) + payload
+
+
+class Decoder:
+    """Takes bytes in any pieces, gives whole frames. After an error it is of no more use."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        self._buffer += data
+
+    def next(self) -> Frame | None:
+        """The next frame, or None while it is not whole. Raises WireError."""
+        buffer = self._buffer
+        if not MAGIC.startswith(buffer[: len(MAGIC)]):
+            raise WireError(Fault.MAGIC)
+        if len(buffer) < HEADER.size:
+            return None
+        _magic, version, kind, length = HEADER.unpack_from(buffer)
+        if version != VERSION:
+            raise WireError(Fault.VERSION)
+        if length > MAX_PAYLOAD_BYTES:
+            raise WireError(Fault.LENGTH)
+        end = HEADER.size + length
+        if len(buffer) < end:
+            return None
+        frame = _parse(kind, bytes(buffer[HEADER.size : end]))
+        del buffer[:end]
+        return frame
+
+    def rest(self) -> bytes:
+        """What came behind the last frame: the flow's own bytes. They are the caller's now."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+
+def _endpoint(endpoint: Endpoint) -> bytes:
+    host = endpoint.host.encode()
+    return struct.pack("!HB", endpoint.port, len(host)) + host
+
+
+def _parse(kind: int, payload: bytes) -> Frame:
+    try:
+        return _PARSERS[Kind(kind)](payload)
+    except ValueError as error:
+        unknown = kind not in Kind.__members__.values()
+        raise WireError(Fault.KIND if unknown else Fault.PAYLOAD) from error
+    except (struct.error, IndexError) as error:
+        raise WireError(Fault.PAYLOAD) from error
+
+
+def _parse_hello(payload: bytes) -> Frame:
+    migration = payload[TOKEN_BYTES:]
+    _require(len(payload) > TOKEN_BYTES and len(migration) <= MAX_MIGRATION_BYTES)
+    return Hello(migration.decode(), payload[:TOKEN_BYTES])
+
+
+def _parse_join(payload: bytes) -> Frame:
+    return Join(struct.unpack("!Q", payload)[0])
+
+
+def _parse_open(payload: bytes) -> Frame:
+    peer, offset = _parse_endpoint(payload, 8)
+    app, offset = _parse_endpoint(payload, offset)
+    _require(offset == len(payload))
+    return Open(struct.unpack_from("!Q", payload)[0], peer, app)
+
+
+def _parse_accepted(payload: bytes) -> Frame:
+    _require(not payload)
+    return Accepted()
+
+
+def _parse_refused(payload: bytes) -> Frame:
+    split = 1 + payload[0]
+    _require(split <= len(payload) and payload[0] <= MAX_CODE_BYTES)
+    return Refused(payload[1:split].decode(), payload[split:].decode(errors="replace"))
+
+
+def _parse_endpoint(payload: bytes, offset: int) -> tuple[Endpoint, int]:
+    port, length = struct.unpack_from("!HB", payload, offset)
+    start = offset + 3
+    host = payload[start : start + length]
+    _require(len(host) == length)
+    return Endpoint(str(ip_address(host.decode())), port), start + length
+
+
+def _require(true: bool) -> None:
+    if not true:
+        raise ValueError
+
+
+_PARSERS = {
+    Kind.HELLO: _parse_hello,
+    Kind.JOIN: _parse_join,
+    Kind.OPEN: _parse_open,
+    Kind.ACCEPTED: _parse_accepted,
+    Kind.REFUSED: _parse_refused,
+}

@@ -1,0 +1,180 @@
+"""The adoption socket: the agent passes the workload's sockets, with what the image says of them.
+
+SOCK_SEQPACKET, one JSON message a packet, the descriptors beside it (SCM_RIGHTS, at most 250 a message). Only root may
+speak. The end of a connection releases nothing: the agent may die and come back, the hold goes on.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+import time
+
+import msgspec
+
+from proxy.api import ErrorBody, Leg
+from proxy.core.errors import Code, ProxyError
+from proxy.io.outbound import AdoptedSocket
+from proxy.io.plane import Plane
+
+log = logging.getLogger(__name__)
+
+MAX_DESCRIPTORS = 253  # SCM_MAX_FD, include/net/scm.h
+MAX_MESSAGE_BYTES = 1 << 20
+_PEER_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
+
+
+class Adopt(msgspec.Struct, frozen=True, tag_field="op", tag="adopt", forbid_unknown_fields=True):
+    migration: str
+    sockets: list[AdoptedSocket]
+
+
+class Release(msgspec.Struct, frozen=True, tag_field="op", tag="release", forbid_unknown_fields=True):
+    migration: str
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    adopted: int
+    legs: list[Leg]
+
+
+class ReleasedSockets(msgspec.Struct, frozen=True):
+    released: int
+
+
+Answer = Adopted | ReleasedSockets | ErrorBody
+_decode = msgspec.json.Decoder(Adopt | Release).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class AdoptionServer:
+    """Takes agents' connections; each message is handled whole, in one callback, and answered."""
+
+    def __init__(self, plane: Plane, listener: socket.socket) -> None:
+        self._plane = plane
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._agents: set[socket.socket] = set()
+
+    def start(self) -> None:
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for agent in list(self._agents):
+            self._drop(agent)
+
+    def _accept(self) -> None:
+        try:
+            agent, _ = self._listener.accept()
+        except OSError:
+            return
+        _pid, uid, _gid = _PEER_CREDENTIALS.unpack(
+            agent.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        )
+        agent.setblocking(False)
+        if uid != 0:
+            self._answer(agent, ErrorBody(ProxyError(Code.FORBIDDEN, f"uid {uid} may not adopt").problem()))
+            agent.close()
+            return
+        agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
+        self._agents.add(agent)
+        self._loop.add_reader(agent, self._readable, agent)
+
+    def _readable(self, agent: socket.socket) -> None:
+        try:
+            data, ancillary, flags, _ = agent.recvmsg(
+                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._drop(agent)
+            return
+        descriptors = _descriptors(ancillary)
+        if not data:
+            _close(descriptors)
+            self._drop(agent)
+            return
+        self._answer(agent, self._handle(data, descriptors, bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))))
+
+    def _handle(self, data: bytes, descriptors: list[int], truncated: bool) -> Answer:
+        try:
+            if truncated:
+                raise ProxyError(Code.TOO_LARGE, f"more than {MAX_MESSAGE_BYTES} bytes or {MAX_DESCRIPTORS} descriptors")
+            request = _decode(data)
+            if isinstance(request, Release):
+                return ReleasedSockets(self._plane.release_outbound(request.migration).flows)
+            return self._adopt(request, descriptors)
+        except msgspec.MsgspecError as error:
+            return ErrorBody(ProxyError(Code.BAD_REQUEST, str(error)).problem())
+        except ProxyError as error:
+            return ErrorBody(error.problem())
+        except Exception:
+            log.exception("adoption failed")
+            return ErrorBody(ProxyError(Code.INTERNAL, "adoption failed").problem())
+        finally:
+            _close(descriptors)
+
+    def _adopt(self, request: Adopt, descriptors: list[int]) -> Adopted:
+        """Takes the descriptors it keeps out of the list."""
+        if len(descriptors) != len(request.sockets):
+            raise ProxyError(Code.BAD_REQUEST, f"{len(descriptors)} descriptors for {len(request.sockets)} sockets")
+        migration = self._plane.outbound_named(request.migration)
+        start = time.perf_counter()
+        socks = self._sockets(descriptors)
+        try:
+            legs = migration.adopt(request.sockets, socks)
+        except Exception:
+            for sock in socks:
+                sock.close()
+            raise
+        self._plane.context.totals.adopt_seconds += time.perf_counter() - start
+        return Adopted(len(request.sockets), legs)
+
+    def _sockets(self, descriptors: list[int]) -> list[socket.socket]:
+        socks: list[socket.socket] = []
+        try:
+            while descriptors:
+                socks.append(self._plane.context.kernel.adopted(descriptors[0]))
+                descriptors.pop(0)
+        except OSError as error:
+            for sock in socks:
+                sock.close()
+            raise ProxyError(Code.SOCKET_UNUSABLE, f"descriptor {len(socks)} is no socket") from error
+        return socks
+
+    def _answer(self, agent: socket.socket, answer: Answer) -> None:
+        try:
+            agent.send(_encode(answer))
+        except OSError as error:
+            log.warning("the agent did not take its answer: %s", error.strerror)
+            self._drop(agent)
+
+    def _drop(self, agent: socket.socket) -> None:
+        if agent in self._agents:
+            self._agents.discard(agent)
+            self._loop.remove_reader(agent)
+            agent.close()
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    descriptors.clear()

@@ -1,0 +1,214 @@
+"""A migration at its destination: app legs built for the restored workload, and links that come for them."""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import os
+import socket
+from collections.abc import Callable
+
+from proxy.api import Endpoint, LedgerLine, Leg
+from proxy.core.errors import Code, ProxyError
+from proxy.core.flow import Event, State
+from proxy.core.migration import Call, Inbound, inbound
+from proxy.core.wire import Open
+from proxy.io.context import Context
+from proxy.io.flow import Direction, Flow
+from proxy.io.outbound import MAX_ENDED_ACCEPTED
+from proxy.io.retirement import Retirement
+from proxy.sys import nftables, options, repair
+
+
+class DestinationFlow(Flow):
+    """A flow at the destination: its leg faces the restored workload and has the peer's address."""
+
+    side = "destination"
+
+    def __init__(
+        self,
+        context: Context,
+        number: int,
+        peer: Endpoint,
+        app: Endpoint,
+        direction: Direction,
+        state: State,
+        leg: socket.socket,
+        ended: Callable[[Flow], None],
+        retire: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(context, number, peer, app, direction, state, leg, ended)
+        self._retire = retire
+        self._preface = b""
+        self._connecting = False
+        self._answer: Callable[[str], None] | None = None
+
+    def leave_repair(self) -> None:
+        """With a window probe: the application's kernel answers it with its true window, so the first bytes do not wait.
+
+        Mirrored windows are as old as the snapshot: closed, often, by what was held.
+        """
+        repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
+
+    def join(self, link: socket.socket, preface: bytes, via: str) -> None:
+        """A link has come that names this flow (see InboundMigration.awaiting)."""
+        self.link, self._preface, self.via = link, preface, via
+        self.tell(Event.LINK_READY)
+
+    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
+        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
+        self.link, self._preface, self.via = link, preface, via
+        self._answer = answer
+        code = self.leg.connect_ex((self.local.host, self.local.port))
+        if code in (0, errno.EINPROGRESS):
+            self._connecting = True
+            self.context.loop.add_writer(self.leg, self._on_connected)
+        else:
+            self._refuse(code)
+
+    def relay(self) -> None:
+        preface, self._preface = self._preface, b""
+        self.pump_from_leg()
+        if not self.is_over:
+            self.pump_from_link(preface)
+
+    def retire_route(self) -> None:
+        self._retire(nftables.flow_key(self.local, self.peer))
+
+    def reset_leg(self) -> None:
+        self._stop_connecting()
+        super().reset_leg()
+
+    def close_leg(self) -> None:
+        self._stop_connecting()
+        super().close_leg()
+
+    def _stop_connecting(self) -> None:
+        if self._connecting:
+            self._connecting = False
+            self.context.loop.remove_writer(self.leg)
+
+    def _on_connected(self) -> None:
+        self._stop_connecting()
+        code = self.leg.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._refuse(code)
+            return
+        if self._answer:
+            self._answer("")
+        self.tell(Event.LEG_CONNECTED)
+
+    def _refuse(self, code: int) -> None:
+        why = f"{self.local}: {os.strerror(code)}"
+        if self._answer:
+            self._answer(why)
+        self.tell(Event.LEG_FAILED, why)
+
+
+class InboundMigration:
+    """One migration at its destination."""
+
+    def __init__(self, context: Context, name: str, token: str, retirement: Retirement) -> None:
+        self.context = context
+        self.name = name
+        self.token = bytes.fromhex(token)
+        self.state = Inbound.PREPARED
+        self.flows: dict[int, DestinationFlow] = {}
+        self._retirement = retirement
+        self._ended_accepted: list[int] = []
+
+    @property
+    def live_flows(self) -> int:
+        return sum(not flow.is_over for flow in self.flows.values())
+
+    def welcomes(self, token: bytes) -> bool:
+        return hmac.compare_digest(token, self.token)
+
+    def build(self, legs: list[Leg]) -> int:
+        """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives how many there are.
+
+        Raises WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
+        """
+        state = inbound(self.state, Call.BUILD)
+        new = [leg for leg in legs if leg.flow not in self.flows]
+        keys = [nftables.flow_key(leg.app, leg.peer) for leg in new]
+        self._retirement.use(keys)
+        socks: list[socket.socket] = []
+        try:
+            for leg in new:
+                socks.append(repair.build(self.context.kernel, leg))
+        except ProxyError:
+            for sock in socks:
+                sock.close()  # silent, in repair mode
+            for key in keys:
+                self._retirement.retire(key)
+            raise
+        built = [
+            self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
+            for leg, sock in zip(new, socks, strict=True)
+        ]
+        self.flows.update((flow.number, flow) for flow in built)
+        self.state = state
+        self.context.totals.legs_built += len(built)
+        return len(self.flows)
+
+    def resume(self) -> int:
+        """Let the app legs speak. The workload is restored, with its sockets, and is about to run."""
+        first = self.state is not Inbound.RESUMED
+        self.state = inbound(self.state, Call.RESUME)
+        if first:
+            for flow in list(self.flows.values()):
+                flow.tell(Event.RESUME)
+        return sum(flow.direction != "accepted" for flow in self.flows.values())
+
+    def release(self, force: bool = False) -> int:
+        """Before the resume: legs vanish without a packet. After it: forget it, if it has ended or by `force`.
+
+        Gives how many flows there were. Raises STILL_RELAYED.
+        """
+        if self.state is Inbound.RESUMED and self.live_flows and not force:
+            raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
+        for flow in list(self.flows.values()):
+            flow.tell(Event.RELEASE)
+        return len(self.flows)
+
+    def awaiting(self, number: int) -> DestinationFlow:
+        """The flow that a link may join. Raises CONFLICT when there is none, or it has one."""
+        flow = self.flows.get(number)
+        if flow is None or flow.link is not None or flow.is_over:
+            raise ProxyError(Code.CONFLICT, f"no flow {number} waits for a link")
+        return flow
+
+    def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
+        """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT or ROUTING_FAILED."""
+        if frame.flow in self.flows:
+            raise ProxyError(Code.CONFLICT, f"flow {frame.flow} exists")
+        key = nftables.flow_key(frame.app, frame.peer)
+        self._retirement.use([key])
+        try:
+            leg = repair.fresh(self.context.kernel, frame.peer)
+        except ProxyError:
+            self._retirement.retire(key)
+            raise
+        flow = self._flow(frame.flow, frame.peer, frame.app, "accepted", State.CONNECTING, leg)
+        self.flows[frame.flow] = flow
+        self.context.totals.flows_accepted += 1
+        flow.connect(link, preface, via, answer)
+
+    def _flow(
+        self, number: int, peer: Endpoint, app: Endpoint, direction: Direction, state: State, leg: socket.socket
+    ) -> DestinationFlow:
+        return DestinationFlow(
+            self.context, number, peer, app, direction, state, leg, self._on_ended, self._retirement.retire
+        )
+
+    def ledger(self) -> list[LedgerLine]:
+        return [flow.ledger_line() for flow in self.flows.values()]
+
+    def _on_ended(self, flow: Flow) -> None:
+        self.context.totals.to_app_bytes += flow.to_app_bytes
+        self.context.totals.to_peer_bytes += flow.to_peer_bytes
+        if flow.direction == "accepted":
+            self._ended_accepted.append(flow.number)
+            if len(self._ended_accepted) > MAX_ENDED_ACCEPTED:
+                self.flows.pop(self._ended_accepted.pop(0), None)

@@ -1,0 +1,200 @@
+"""All migrations of one proxy: what the control API and the adoption socket act on."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from proxy.api import (
+    FlowView,
+    Health,
+    LedgerLine,
+    Legs,
+    LegsBuilt,
+    Prepared,
+    PrepareInbound,
+    PrepareOutbound,
+    Released,
+    Repointed,
+    Resumed,
+)
+from proxy.core.errors import Code, ProxyError
+from proxy.core.flow import State
+from proxy.core.migration import Outbound
+from proxy.core.wire import MAX_MIGRATION_BYTES, TOKEN_BYTES
+from proxy.io.acceptor import Acceptor
+from proxy.io.context import Context
+from proxy.io.flow import Flow
+from proxy.io.inbound import InboundMigration
+from proxy.io.outbound import OutboundMigration
+from proxy.io.retirement import Retirement
+from proxy.sys import privileges
+from proxy.sys.routing import Routing
+
+VERSION = "0.1.0"
+
+
+class Plane:
+    """Calls are synchronous and whole, except the dialling of links; each may be said twice."""
+
+    def __init__(self, context: Context, routing: Routing, link_listener: socket.socket) -> None:
+        self.context = context
+        self.outbound: dict[str, OutboundMigration] = {}
+        self.inbound: dict[str, InboundMigration] = {}
+        self._preparing: dict[str, asyncio.Lock] = {}
+        self._retirement = Retirement(context.loop, routing)
+        self.acceptor = Acceptor(context, link_listener, self.inbound)
+        self._stopping = False
+
+    def start(self) -> None:
+        self.acceptor.start()
+
+    # Source
+
+    async def prepare_outbound(self, name: str, plan: PrepareOutbound) -> Prepared:
+        self._require_name(name)
+        _require_token(plan.token)
+        async with self._preparing.setdefault(name, asyncio.Lock()):
+            migration = self.outbound.get(name)
+            if migration is None:
+                migration = OutboundMigration(self.context, name, plan)
+                await migration.prepare()
+                self.outbound[name] = migration
+            elif migration.plan != plan:
+                raise ProxyError(Code.CONFLICT, f"{name} was prepared otherwise")
+        return Prepared(migration.links.idle)
+
+    def outbound_named(self, name: str) -> OutboundMigration:
+        try:
+            return self.outbound[name]
+        except KeyError:
+            raise ProxyError(Code.UNKNOWN_MIGRATION, f"no outbound migration {name!r} here") from None
+
+    def repoint(self, name: str) -> Repointed:
+        with self._timed("repoint_seconds"):
+            return self.outbound_named(name).repoint()
+
+    def outbound_ledger(self, name: str) -> list[LedgerLine]:
+        return self.outbound_named(name).ledger()
+
+    def release_outbound(self, name: str, force: bool = False) -> Released:
+        """Unknown is released already: said twice, done once."""
+        migration = self.outbound.get(name)
+        if migration is None:
+            return Released(0)
+        flows = migration.release(force)
+        del self.outbound[name]
+        self._preparing.pop(name, None)
+        return Released(flows)
+
+    # Destination
+
+    def prepare_inbound(self, name: str, plan: PrepareInbound) -> Prepared:
+        self._require_name(name)
+        _require_token(plan.token)
+        migration = self.inbound.get(name)
+        if migration is None:
+            self._retirement.begin()
+            self.inbound[name] = InboundMigration(self.context, name, plan.token, self._retirement)
+        elif migration.token != bytes.fromhex(plan.token):
+            raise ProxyError(Code.CONFLICT, f"{name} was prepared with another token")
+        return Prepared()
+
+    def inbound_named(self, name: str) -> InboundMigration:
+        try:
+            return self.inbound[name]
+        except KeyError:
+            raise ProxyError(Code.UNKNOWN_MIGRATION, f"no inbound migration {name!r} here") from None
+
+    def build(self, name: str, legs: Legs) -> LegsBuilt:
+        with self._timed("build_seconds"):
+            return LegsBuilt(self.inbound_named(name).build(legs.legs))
+
+    def resume(self, name: str) -> Resumed:
+        with self._timed("resume_seconds"):
+            return Resumed(self.inbound_named(name).resume())
+
+    def inbound_ledger(self, name: str) -> list[LedgerLine]:
+        return self.inbound_named(name).ledger()
+
+    def release_inbound(self, name: str, force: bool = False) -> Released:
+        """Unknown is released already: said twice, done once."""
+        migration = self.inbound.get(name)
+        if migration is None:
+            return Released(0)
+        flows = migration.release(force)
+        del self.inbound[name]
+        self.acceptor.close_links_of(migration)
+        self._retirement.end()
+        return Released(flows)
+
+    # Both
+
+    def flows(self) -> Iterator[tuple[str, Flow]]:
+        for migrations in (self.outbound, self.inbound):
+            for migration in migrations.values():
+                for flow in migration.flows.values():
+                    yield migration.name, flow
+
+    def views(self) -> list[FlowView]:
+        return [flow.view(name) for name, flow in self.flows() if not flow.is_over]
+
+    def health(self) -> Health:
+        status = privileges.status()
+        held = [flow for _, flow in self.flows() if flow.state is State.HELD]
+        return Health(
+            version=VERSION,
+            uid=int(status["Uid"].split()[1]),
+            capabilities=privileges.names(privileges.effective()),
+            flows=sum(not flow.is_over for _, flow in self.flows()),
+            held_flows=len(held),
+            held_bytes=sum(flow.held_bytes for flow in held),
+        )
+
+    def stop_taking(self) -> None:
+        """The first step of the end: no new migration; held flows go back to the workload, listeners with them."""
+        self._stopping = True
+        for name, migration in list(self.outbound.items()):
+            if migration.state is not Outbound.REPOINTED:
+                self.release_outbound(name)
+
+    @property
+    def relayed(self) -> int:
+        return sum(not flow.is_over for _, flow in self.flows())
+
+    def close(self) -> None:
+        """The last step: whatever is still relayed is reset, so that both ends learn of it."""
+        for name in list(self.outbound):
+            self.release_outbound(name, force=True)
+        for name in list(self.inbound):
+            self.release_inbound(name, force=True)
+        self.acceptor.close()
+        self.context.drainer.close()
+        self._retirement.close()
+
+    def _require_name(self, name: str) -> None:
+        if self._stopping:
+            raise ProxyError(Code.SHUTTING_DOWN, "the proxy is ending")
+        if not name or len(name.encode()) > MAX_MIGRATION_BYTES:
+            raise ProxyError(Code.BAD_REQUEST, f"a migration's id has 1 to {MAX_MIGRATION_BYTES} bytes")
+
+    @contextmanager
+    def _timed(self, total: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            totals = self.context.totals
+            setattr(totals, total, getattr(totals, total) + time.perf_counter() - start)
+
+
+def _require_token(token: str) -> None:
+    try:
+        right = len(bytes.fromhex(token)) == TOKEN_BYTES and len(token) == 2 * TOKEN_BYTES
+    except ValueError:
+        right = False
+    if not right:
+        raise ProxyError(Code.BAD_REQUEST, f"a token has {2 * TOKEN_BYTES} hexadecimal digits")

@@ -1,0 +1,32 @@
+"""Addresses as the proxy compares them: literal, and IPv4 wherever the packets are IPv4."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from proxy.api import Endpoint
+
+_MAPPED = "::ffff:"
+
+
+def plain(host: str) -> str:
+    """An IPv4-mapped IPv6 address as the IPv4 address its packets carry; any other as it is."""
+    if host.startswith(_MAPPED) and "." in host:
+        return host[len(_MAPPED) :]
+    return host
+
+
+def family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def readdressed(endpoint: Endpoint, readdress: Mapping[str, str]) -> Endpoint:
+    """Where the endpoint is after the move; one that the map does not name (127.0.0.1) stays."""
+    host = plain(endpoint.host)
+    return Endpoint(readdress.get(host, host), endpoint.port)
+
+
+def endpoint(address: tuple[object, ...]) -> Endpoint:
+    """Of what accept() or getsockname() give."""
+    return Endpoint(plain(str(address[0])), int(str(address[1])))

@@ -1,0 +1,166 @@
+"""The nft table that marks the application's packets of inherited flows, as netlink messages.
+
+What `nft list table inet midstream` shows:
+
+    table inet midstream {
+        set flows4 { type ipv4_addr . inet_service . ipv4_addr . inet_service }
+        set flows6 { type ipv6_addr . inet_service . ipv6_addr . inet_service }
+        chain output {
+            type route hook output priority mangle; policy accept;
+            meta nfproto ipv4 meta l4proto tcp ip saddr . tcp sport . ip daddr . tcp dport @flows4 meta mark set 0x6d73
+            meta nfproto ipv6 meta l4proto tcp ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
+        }
+    }
+
+Constants are of include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from proxy.api import Endpoint
+from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, Message, attribute, big32, nested, text
+
+TABLE, CHAIN = "midstream", "output"
+MAX_ELEMENTS_A_MESSAGE = 800  # an attribute is at most 64 KiB and an IPv6 element 56 bytes
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 9, 12, 14
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # include/uapi/linux/netfilter/nfnetlink.h
+_LOCAL_OUT, _MANGLE = 3, -150  # NF_INET_LOCAL_OUT, NF_IP_PRI_MANGLE
+_META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
+_FIRST_REGISTER = 8  # NFT_REG32_00: sixteen registers of four bytes
+_NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
+_IPV4_TYPE, _IPV6_TYPE, _PORT_TYPE = 7, 8, 13  # nft's own numbers of types, so that `nft list` can show the sets
+
+
+class Family(NamedTuple):
+    """How one address family looks in a packet."""
+
+    set_name: str
+    set_id: int
+    protocol: int
+    address_type: int
+    address_bytes: int
+    source_offset: int
+    destination_offset: int
+
+    @property
+    def key_bytes(self) -> int:
+        return 2 * (self.address_bytes + 4)
+
+    @property
+    def key_type(self) -> int:
+        """A concatenation: six bits for each part."""
+        pair = self.address_type << 6 | _PORT_TYPE
+        return pair << 12 | pair
+
+
+FAMILIES = {
+    socket.AF_INET: Family("flows4", 1, _IPV4, _IPV4_TYPE, 4, 12, 16),
+    socket.AF_INET6: Family("flows6", 2, _IPV6, _IPV6_TYPE, 16, 8, 24),
+}
+
+
+def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
+    """A set's key: the flow as the application's own packets have it, each part padded to four bytes."""
+    family = socket.AF_INET6 if ":" in app.host else socket.AF_INET
+    return b"".join(
+        socket.inet_pton(family, end.host) + struct.pack("!HH", end.port, 0) for end in (app, peer)
+    )
+
+
+def create(mark: int) -> list[Message]:
+    """The whole table, afresh: what an earlier proxy left is gone with the same transaction."""
+    table = text(1, TABLE)
+    hook = nested(4, big32(1, _LOCAL_OUT), big32(2, _MANGLE))
+    chain = text(1, TABLE) + text(3, CHAIN) + hook + text(7, "route")
+    return batch(
+        _message(_NEWTABLE, table),
+        _message(_DELTABLE, table),
+        _message(_NEWTABLE, table),
+        *(_message(_NEWSET, _set(family)) for family in FAMILIES.values()),
+        _message(_NEWCHAIN, chain),
+        *(_message(_NEWRULE, _rule(family, mark)) for family in FAMILIES.values()),
+    )
+
+
+def delete() -> list[Message]:
+    return batch(_message(_DELTABLE, text(1, TABLE)))
+
+
+def change(added: Sequence[bytes], removed: Sequence[bytes]) -> list[Message]:
+    """Keys in and out of the sets, in one transaction; their length says which set."""
+    messages = []
+    for kind, keys in ((_DELSETELEM, removed), (_NEWSETELEM, added)):
+        for family in FAMILIES.values():
+            own = [key for key in keys if len(key) == family.key_bytes]
+            for start in range(0, len(own), MAX_ELEMENTS_A_MESSAGE):
+                messages.append(_elements(kind, family, own[start : start + MAX_ELEMENTS_A_MESSAGE]))
+    return batch(*messages)
+
+
+def batch(*messages: Message) -> list[Message]:
+    """A transaction: all of it or nothing."""
+    border = struct.pack("!BBH", 0, 0, _SUBSYSTEM)
+    return [Message(_BATCH_BEGIN, 0, border), *messages, Message(_BATCH_END, 0, border)]
+
+
+def _message(kind: int, body: bytes) -> Message:
+    return Message(_SUBSYSTEM << 8 | kind, NLM_F_CREATE | NLM_F_ACK, struct.pack("!BBH", _INET, 0, 0) + body)
+
+
+def _set(family: Family) -> bytes:
+    return b"".join(
+        (
+            text(1, TABLE),
+            text(2, family.set_name),
+            big32(3, 0),
+            big32(4, family.key_type),
+            big32(5, family.key_bytes),
+            big32(10, family.set_id),
+        )
+    )
+
+
+def _elements(kind: int, family: Family, keys: Sequence[bytes]) -> Message:
+    # element: list item { key { value } }; keys are multiples of four bytes long, so no padding inside
+    size = family.key_bytes
+    head = struct.pack("=HHHHHH", size + 12, 1 | 0x8000, size + 8, 1 | 0x8000, size + 4, 1)
+    items = head + head.join(keys)
+    return _message(kind, text(1, TABLE) + text(2, family.set_name) + nested(3, items))
+
+
+def _rule(family: Family, mark: int) -> bytes:
+    destination = _FIRST_REGISTER + family.address_bytes // 4 + 1
+    expressions = (
+        *_require(_META_NFPROTO, bytes([family.protocol])),
+        *_require(_META_L4PROTO, bytes([socket.IPPROTO_TCP])),
+        _payload(_FIRST_REGISTER, _NETWORK, family.source_offset, family.address_bytes),
+        _payload(destination - 1, _TRANSPORT, 0, 2),
+        _payload(destination, _NETWORK, family.destination_offset, family.address_bytes),
+        _payload(destination + family.address_bytes // 4, _TRANSPORT, 2, 2),
+        _expression("lookup", text(1, family.set_name), big32(2, _FIRST_REGISTER), big32(4, family.set_id)),
+        _expression("immediate", big32(1, _FIRST_REGISTER), nested(2, attribute(1, struct.pack("=I", mark)))),
+        _expression("meta", big32(2, _META_MARK), big32(3, _FIRST_REGISTER)),
+    )
+    return text(1, TABLE) + text(2, CHAIN) + nested(4, *expressions)
+
+
+def _require(key: int, value: bytes) -> tuple[bytes, bytes]:
+    """Go on with the rule only where a property of the packet has this value."""
+    load = _expression("meta", big32(2, key), big32(1, _FIRST_REGISTER))
+    compare = _expression("cmp", big32(1, _FIRST_REGISTER), big32(2, 0), nested(3, attribute(1, value)))
+    return load, compare
+
+
+def _payload(register: int, base: int, offset: int, length: int) -> bytes:
+    return _expression("payload", big32(1, register), big32(2, base), big32(3, offset), big32(4, length))
+
+
+def _expression(name: str, *data: bytes) -> bytes:
+    return nested(1, text(1, name), nested(2, *data))

@@ -1,0 +1,128 @@
+"""TCP_REPAIR: read a socket's state, build a socket from one.
+
+The order of the calls is the kernel's demand (K: net/ipv4/tcp.c, do_tcp_setsockopt): sequence numbers only while the
+socket is closed, options and window only once it is established. `man 7 tcp` is silent on all of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from proxy.api import Endpoint, Leg
+from proxy.core.errors import Code, ProxyError
+from proxy.core.ledger import CIRCLE, Live
+from proxy.sys import address, options
+from proxy.sys.kernel import Kernel
+from proxy.sys.options import SOL_TCP
+
+_WINDOW = struct.Struct("=5I")
+_WORD = struct.Struct("=I")
+_PAIR = struct.Struct("=II")
+
+
+def enter(kernel: Kernel, sock: socket.socket) -> None:
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR, options.REPAIR_ON)
+
+
+def leave(kernel: Kernel, sock: socket.socket, how: int = options.REPAIR_OFF_SILENT) -> None:
+    """Repair off; the kernel then forgets SO_REUSEADDR, without which TIME_WAIT would block the port: give it back."""
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR, how)
+    kernel.set_int(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def read(kernel: Kernel, sock: socket.socket) -> Live:
+    """The socket's state. Enters repair mode unless the socket is in it; the caller leaves it."""
+    if not kernel.get_int(sock, SOL_TCP, options.TCP_REPAIR):
+        enter(kernel, sock)
+    info = kernel.get_bytes(sock, SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
+    bits, scales = info[options.INFO_OPTIONS], info[options.INFO_WSCALES]
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.SEND_QUEUE)
+    write_seq = kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.RECV_QUEUE)
+    rcv_nxt = kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
+    window = _WINDOW.unpack(kernel.get_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, _WINDOW.size))
+    stamped = bits & options.INFO_TIMESTAMPS
+    return Live(
+        info[options.INFO_STATE],
+        bits,
+        scales & 15,
+        scales >> 4,
+        kernel.get_int(sock, SOL_TCP, options.TCP_MAXSEG),
+        kernel.get_int(sock, SOL_TCP, options.TCP_TIMESTAMP) % CIRCLE if stamped else 0,
+        write_seq,
+        rcv_nxt,
+        *window,
+        kernel.queued(sock, options.SIOCINQ),
+    )
+
+
+def build(kernel: Kernel, leg: Leg) -> socket.socket:
+    """A socket that is the other end of a restored one; it stays in repair mode. Raises LEG_NOT_BUILT."""
+    sock = foreign_socket(kernel, leg.peer.host)
+    try:
+        _assemble(kernel, sock, leg)
+    except OSError as error:
+        sock.close()
+        raise ProxyError(Code.LEG_NOT_BUILT, f"app leg {leg.peer} to {leg.app}: {error.strerror}") from error
+    return sock
+
+
+def foreign_socket(kernel: Kernel, host: str) -> socket.socket:
+    """A socket that may bind to an address that is not the pod's (K: ip_sk_use... IP_FREEBIND binds but cannot connect)."""
+    family = address.family(host)
+    sock = kernel.tcp_socket(family)
+    try:
+        if family == socket.AF_INET6:
+            kernel.set_int(sock, socket.IPPROTO_IPV6, options.IPV6_TRANSPARENT, 1)
+        else:
+            kernel.set_int(sock, socket.IPPROTO_IP, options.IP_TRANSPARENT, 1)
+    except OSError as error:
+        sock.close()
+        raise ProxyError(Code.LEG_NOT_BUILT, f"a socket for the foreign address {host}: {error.strerror}") from error
+    return sock
+
+
+def _assemble(kernel: Kernel, sock: socket.socket, leg: Leg) -> None:
+    enter(kernel, sock)
+    for queue, number in ((options.SEND_QUEUE, leg.snd_seq), (options.RECV_QUEUE, leg.rcv_seq)):
+        kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, queue)
+        kernel.set_bytes(sock, SOL_TCP, options.TCP_QUEUE_SEQ, _WORD.pack(number))
+    kernel.bind(sock, (leg.peer.host, leg.peer.port))
+    kernel.connect(sock, (leg.app.host, leg.app.port))  # silent: no packet is sent
+    kernel.set_bytes(sock, SOL_TCP, options.TCP_REPAIR_OPTIONS, _negotiated(leg))
+    if leg.tcp_options & options.INFO_TIMESTAMPS:
+        kernel.set_bytes(sock, SOL_TCP, options.TCP_TIMESTAMP, _WORD.pack(leg.timestamp))
+    window = _WINDOW.pack(leg.snd_wl1, leg.snd_wnd, leg.max_window, leg.rcv_wnd, leg.rcv_wup)
+    kernel.set_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, window)
+    kernel.set_int(sock, SOL_TCP, socket.TCP_NODELAY, 1)
+
+
+def _negotiated(leg: Leg) -> bytes:
+    """What the handshake agreed on, as an array of struct tcp_repair_opt."""
+    pairs = _PAIR.pack(options.OPT_MAXSEG, leg.mss)
+    if leg.tcp_options & options.INFO_SACK:
+        pairs += _PAIR.pack(options.OPT_SACK_PERM, 0)
+    if leg.tcp_options & options.INFO_WSCALE:
+        pairs += _PAIR.pack(options.OPT_WINDOW, leg.snd_wscale | leg.rcv_wscale << 16)
+    if leg.tcp_options & options.INFO_TIMESTAMPS:
+        pairs += _PAIR.pack(options.OPT_TIMESTAMP, 0)
+    return pairs
+
+
+def fresh(kernel: Kernel, peer: Endpoint) -> socket.socket:
+    """A socket bound to a peer's own address and port, to be connected. Raises LEG_NOT_BUILT.
+
+    Repair mode is on while it is bound: the port may be that of a listener of the workload's, or of another leg, which
+    only the four-tuple has to differ from (K: SK_FORCE_REUSE in inet_csk_get_port).
+    """
+    sock = foreign_socket(kernel, peer.host)
+    try:
+        enter(kernel, sock)
+        kernel.bind(sock, (peer.host, peer.port))
+        leave(kernel, sock)
+        kernel.set_int(sock, SOL_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
+        sock.close()
+        raise ProxyError(Code.LEG_NOT_BUILT, f"an app leg from {peer}: {error.strerror}") from error
+    return sock

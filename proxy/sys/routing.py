@@ -1,0 +1,136 @@
+"""Keeps the application's packets of inherited flows inside the pod.
+
+A packet of a flow in the nft sets gets a mark; a rule sends marked packets to a table whose only route is "everything is
+local, on lo"; so they reach the app leg, whose address is the peer's. Packets of every other connection stay native.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Callable, Iterable
+
+from proxy.core.errors import Code, ProxyError
+from proxy.sys import nftables, options
+from proxy.sys.kernel import Kernel
+from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, Netlink, native32
+
+MARK = TABLE = 0x6D73  # "ms": one number for the packets' mark and the routing table
+PRIORITY = 100  # of the rule: after the local table (0), before main (32766)
+_NEWRULE, _DELRULE, _NEWROUTE, _DELROUTE = 32, 33, 24, 25
+_CONF4 = "/proc/sys/net/ipv4/conf"
+
+
+class Routing:
+    """The destination's routing: set up once, then keys in and out. Everything is synchronous and quick."""
+
+    def __init__(self, kernel: Kernel, netlink: Callable[[int], Netlink] = Netlink) -> None:
+        self._kernel = kernel
+        self._nft = netlink(options.NETLINK_NETFILTER)
+        self._route = netlink(options.NETLINK_ROUTE)
+        self._up = False
+        self._keys: set[bytes] = set()
+
+    @property
+    def flows(self) -> int:
+        return len(self._keys)
+
+    def set_up(self) -> None:
+        """Sysctls, rule, route and table; done once. Raises ROUTING_FAILED."""
+        if self._up:
+            return
+        with _translated("set up"):
+            open_loopback(self._kernel)
+            for family in (socket.AF_INET, socket.AF_INET6):
+                self._install(family)
+            self._nft.send(nftables.create(MARK))
+        self._up = True
+
+    def tear_down(self) -> None:
+        """Remove table, rule and route; the sysctls stay (they only make the kernel accept more on lo)."""
+        if not self._up:
+            return
+        with _translated("take down"):
+            self._nft.send(nftables.delete())
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for message in (rule(_DELRULE, family), local_route(_DELROUTE, family)):
+                    with contextlib.suppress(OSError):
+                        self._route.send([message])
+        self._keys.clear()
+        self._up = False
+
+    def change(self, added: Iterable[bytes], removed: Iterable[bytes] = ()) -> None:
+        """Put keys (`nftables.flow_key`) in and take others out, in one transaction. Raises ROUTING_FAILED."""
+        new = set(added) - self._keys
+        old = set(removed) & self._keys
+        if not new and not old:
+            return
+        with _translated(f"change {len(new) + len(old)} flows of"):
+            self._nft.send(nftables.change(sorted(new), sorted(old)))
+        self._keys = (self._keys | new) - old
+
+    def close(self) -> None:
+        self._nft.close()
+        self._route.close()
+
+    def _install(self, family: int) -> None:
+        for message in (rule(_NEWRULE, family), local_route(_NEWROUTE, family)):
+            try:
+                self._route.send([message])
+            except OSError as error:
+                absent = family == socket.AF_INET6 and error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
+                if error.errno != errno.EEXIST and not absent:
+                    raise
+
+
+def open_loopback(kernel: Kernel) -> None:
+    """Let lo take packets whose source is elsewhere: rp_filter off on lo, and as strict as before on the others.
+
+    The kernel uses the greater of `all` and the device's own (Documentation/networking/ip-sysctl.rst), so `all` must be
+    0 and each device gets what was in force.
+    """
+    everywhere = _get(kernel, "all", "rp_filter")
+    if everywhere:
+        for device in kernel.names_in(_CONF4):
+            if device not in ("all", "lo"):
+                _set(kernel, device, "rp_filter", max(everywhere, _get(kernel, device, "rp_filter")))
+        _set(kernel, "all", "rp_filter", 0)
+    _set(kernel, "lo", "rp_filter", 0)
+    _set(kernel, "lo", "accept_local", 1)
+
+
+def rule(kind: int, family: int) -> Message:
+    """ip rule: fwmark MARK lookup TABLE (struct fib_rule_hdr, FRA_*; action 1 is FR_ACT_TO_TBL)."""
+    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 1, 0)
+    body = native32(10, MARK) + native32(16, 0xFFFFFFFF) + native32(15, TABLE) + native32(6, PRIORITY)
+    return Message(kind, _flags(kind == _NEWRULE), header + body)
+
+
+def local_route(kind: int, family: int) -> Message:
+    """ip route: local default dev lo table TABLE (struct rtmsg; protocol 4 is static, scope 254 host, type 2 local)."""
+    header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 4, 254, 2, 0)
+    return Message(kind, _flags(kind == _NEWROUTE), header + native32(15, TABLE) + native32(4, socket.if_nametoindex("lo")))
+
+
+def _flags(new: bool) -> int:
+    return NLM_F_ACK | (NLM_F_CREATE | NLM_F_EXCL if new else 0)
+
+
+def _get(kernel: Kernel, device: str, name: str) -> int:
+    return int(kernel.read_text(f"{_CONF4}/{device}/{name}"))
+
+
+def _set(kernel: Kernel, device: str, name: str, value: int) -> None:
+    """Written only where it differs: in a container /proc/sys is often read-only, and set by whoever made the pod."""
+    if _get(kernel, device, name) != value:
+        kernel.write_text(f"{_CONF4}/{device}/{name}", f"{value}\n")
+
+
+@contextlib.contextmanager
+def _translated(what: str):  # type: ignore[no-untyped-def]
+    try:
+        yield
+    except OSError as error:
+        raise ProxyError(Code.ROUTING_FAILED, f"could not {what} the pod's routing: {error.strerror}") from error
