@@ -170,8 +170,8 @@ def _fact_table(result: MigrationResult, explained: bool) -> Table:
     table.add_column(style="bright_black")
     for name, value in facts(result):
         if value:
-            table.add_row(name, value, *([EXPLAINED.get(name, "")] if explained else []))
-    table.add_row("migration", result.migration)
+            table.add_row(name, Text(value), *([EXPLAINED.get(name, "")] if explained else []))
+    table.add_row("migration", Text(result.migration))
     return table
 
 

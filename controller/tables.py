@@ -25,7 +25,7 @@ def show_pods(rows: Sequence[dict[str, Any]], console: Console | None = None) ->
     table = _table("pod", "address", "IPv6", "state", "workloads")
     for row in rows:
         state = Text("up", "green") if row["alive"] else Text("down", "red")
-        table.add_row(row["name"], row["address"], row["address6"] or "-", state, _workloads(row["workloads"]))
+        _add(table, row["name"], row["address"], row["address6"] or "-", state, _workloads(row["workloads"]))
     _show(console, table, rows, "There are no pods. Make two: midstream pod create a b")
 
 
@@ -43,7 +43,7 @@ def show_flows_table(rows: Sequence[dict[str, Any]], console: Console | None = N
     for row in rows:
         amounts = [byte_text(row[name]) for name in ("held_bytes", "to_app_bytes", "to_peer_bytes")]
         ends = [_endpoint(row["peer"]), _endpoint(row["local"])]
-        table.add_row(row["pod"], row["side"], *ends, row["direction"], row["state"], row["via"] or "-", *amounts)
+        _add(table, row["pod"], row["side"], *ends, row["direction"], row["state"], row["via"] or "-", *amounts)
     _show(console, table, rows, "No proxy holds or relays a flow: every connection is native.")
 
 
@@ -59,9 +59,7 @@ def show_records(records: Sequence[Record], *, detailed: bool = False, console: 
         intent, result = record.intent, record.entries[-1].result
         frozen = duration_text(result.freeze_seconds) if result and result.freeze_seconds else "-"
         state = _state(record)
-        table.add_row(
-            intent.migration, intent.workload, intent.source, intent.destination, state, frozen, record.reason
-        )
+        _add(table, intent.migration, intent.workload, intent.source, intent.destination, state, frozen, record.reason)
     _show(console, table, records, "There was no migration yet: midstream migrate WORKLOAD --to POD")
     if detailed:
         for record in records:
@@ -77,7 +75,7 @@ def _show_history(record: Record, console: Console) -> None:
     began = record.entries[0].monotonic
     table = _table("after", "phase", "")
     for entry in record.entries:
-        table.add_row(duration_text(entry.monotonic - began), entry.phase.value, entry.reason)
+        _add(table, duration_text(entry.monotonic - began), entry.phase.value, entry.reason)
     console.print(_framed(table))
     if (result := record.entries[-1].result) is not None:
         console.print(final_panel(result, console.width))
@@ -135,6 +133,11 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """A row; its strings are text and not markup: "[fd00::2]:80" would vanish."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _framed(table: Table) -> RenderableType:
