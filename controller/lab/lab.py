@@ -177,7 +177,7 @@ class Lab:
             self._forget_if_empty()
 
     def _remove(self, pod: Pod) -> None:
-        pod.process.end(0)
+        pod.process.end(0)  # alive if its creator died just before it could write that it was done
         network.remove_link(pod.link)
         if pod.cgroup:
             cgroup.remove(Path(pod.cgroup))

@@ -59,7 +59,7 @@ def _open_network(pod: Pod) -> int:
         descriptor = os.open(Path(f"/proc/{pod.pid1}/ns/net"), os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         descriptor = -1
-    if not pod.alive:  # after the opening: what we hold is then surely this pod's, not a later process's
+    if not pod.process.alive:  # after the opening: what we hold is then surely this pod's, not a later process's
         if descriptor != -1:
             os.close(descriptor)
         raise PodGone(f"pod {pod.name}'s first process is gone")

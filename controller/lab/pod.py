@@ -34,6 +34,8 @@ class Pod(msgspec.Struct, frozen=True):
     first_pid: int = 0
     """Where the PIDs of its workloads begin."""
     sidecars: bool = True
+    complete: bool = False
+    """Whether its creator got to the end. Before that the pod's first process ends when the creator does."""
 
     @property
     def process(self) -> Process:
@@ -41,7 +43,8 @@ class Pod(msgspec.Struct, frozen=True):
 
     @property
     def alive(self) -> bool:
-        return self.process.alive
+        """Whether it was created to the end and its first process still runs."""
+        return self.complete and self.process.alive
 
     @property
     def agent_socket(self) -> Path:

@@ -26,7 +26,7 @@ ANSWER_SECONDS = 20.0
 def start(lab: Addressing, pod: Pod) -> Pod:
     """Starts the recorded pod and joins it to the lab; gives the pod with its PID 1, recorded too.
 
-    Until the record is complete PID 1 hangs on our socket and ends with us. Raises PodBroken and NetworkBroken.
+    Until the pod has started PID 1 hangs on our socket and ends with us. Raises PodBroken and NetworkBroken.
     """
     with _outer_process() as control:
         _say(control, {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup})
@@ -48,7 +48,9 @@ def start(lab: Addressing, pod: Pod) -> Pod:
             },
         )
         _hear(control, {"started"})
-    return started
+        complete = msgspec.structs.replace(started, complete=True)
+        save(complete)
+    return complete
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -16,7 +17,8 @@ from controller.lab import errors, network
 from controller.lab.addressing import first_pid
 from controller.lab.lab import Lab
 from controller.lab.namespaces import in_network, spawn_in
-from controller.lab.pod import Pod
+from controller.lab.pod import PROXY_UID, Pod
+from controller.lab.readiness import healthy, wait_ready
 
 NAMESPACES = ("net", "pid", "mnt", "ipc", "uts")
 CREATE = (
@@ -218,3 +220,39 @@ async def test_what_cannot_be_is_refused_in_words(lab, home):
     with pytest.raises(errors.NetworkBroken):
         await asyncio.to_thread(network.remove_link, "lo")
     assert not home.exists()
+
+
+async def test_a_pod_is_ready_when_its_sidecars_serve_and_they_are_restarted_when_they_die(lab):
+    a = await lab.create("a")
+    assert await healthy(a.agent_socket)
+    assert await healthy(a.proxy_socket)
+    before = children(a.pid1)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(1000):
+        if len(after := children(a.pid1)) == 2 and not set(after) & set(before):
+            break
+        await asyncio.sleep(0.01)
+    await wait_ready(a)
+    log = a.log("init").read_text()
+    assert "proxy (PID 2) ended with -9" in log
+    assert "agent (PID 3) ended with -9" in log
+
+
+async def test_the_proxy_is_confined_and_the_agent_is_not(lab):
+    a = await lab.create("a")
+    proxy, agent = [Path(f"/proc/{pid}/status").read_text() for pid in children(a.pid1)]
+    assert re.search(rf"^Uid:\t{PROXY_UID}\t{PROXY_UID}\t{PROXY_UID}\t{PROXY_UID}$", proxy, re.MULTILINE)
+    assert re.search(r"^CapEff:\t0000000000001000$", proxy, re.MULTILINE)  # CAP_NET_ADMIN and nothing else
+    assert re.search(r"^Uid:\t0\t0\t0\t0$", agent, re.MULTILINE)
+
+
+async def test_a_sidecar_sees_nothing_of_its_creators_environment(lab, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "of the caller's")
+    a = await lab.create("a")
+    for pid in (a.pid1, *children(a.pid1)):
+        assert "A_SECRET" not in Path(f"/proc/{pid}/environ").read_text()
+
+
+def children(pid: int) -> list[int]:
+    return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())

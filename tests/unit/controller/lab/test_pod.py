@@ -44,5 +44,7 @@ def test_its_sockets_and_logs_are_in_its_folder(pod, tmp_path):
 def test_it_is_alive_as_long_as_its_first_process(pod):
     assert not pod.alive
     me = Process.of(os.getpid())
-    assert msgspec.structs.replace(pod, pid1=me.pid, start_ticks=me.start_ticks).alive
-    assert not msgspec.structs.replace(pod, pid1=me.pid, start_ticks=me.start_ticks + 1).alive
+    complete = msgspec.structs.replace(pod, pid1=me.pid, start_ticks=me.start_ticks, complete=True)
+    assert complete.alive
+    assert not msgspec.structs.replace(complete, start_ticks=me.start_ticks + 1).alive
+    assert not msgspec.structs.replace(complete, complete=False).alive

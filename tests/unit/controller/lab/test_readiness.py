@@ -18,7 +18,7 @@ from controller.lab.readiness import healthy, log_tails, wait_ready
 def pod(tmp_path):
     me = Process.of(os.getpid())
     (tmp_path / "proxy").mkdir()
-    return Pod("a", 1, "", "", str(tmp_path), "", "", pid1=me.pid, start_ticks=me.start_ticks)
+    return Pod("a", 1, "", "", str(tmp_path), "", "", pid1=me.pid, start_ticks=me.start_ticks, complete=True)
 
 
 async def serve(path, answer):
