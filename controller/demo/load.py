@@ -36,6 +36,8 @@ from controller.demo.wire import Wire, connect
 
 STEADY_EXCHANGES = 5
 """Pipelines a connection must have had answered before the load calls itself ready."""
+COALESCE_SECONDS = 0.005
+"""What happens within this time is looked at together: 10,000 connections cannot be looked at after every reply."""
 STDIN, STDOUT = 0, 1
 
 
@@ -156,7 +158,8 @@ class Load:
     def _make_pacers(self) -> list[Pacer]:
         options = self._options
         paced: list[tuple[Sequence[Asker], float, int]] = [
-            ([*self._counters, *self._publishers], options.pace_seconds, 1),
+            (self._counters, options.turn_seconds, 1),
+            (self._publishers, options.pace_seconds, 1),
             (self._bulk, options.bulk_seconds, options.bulk_window),
         ]
         return [
@@ -246,6 +249,7 @@ class Load:
                 while not done():
                     self._stirred.clear()
                     await self._stirred.wait()
+                    await asyncio.sleep(COALESCE_SECONDS)
 
 
 async def run(options: Options) -> Exit:

@@ -26,3 +26,8 @@ def test_what_is_missing_or_no_number_is_refused(argv: list[str], capsys: pytest
 def test_bulk_is_paced_by_its_rate() -> None:
     options = Options(host="a", port=1, bulk=2, bulk_bytes_per_second=20e6, bulk_value_bytes=200_000)
     assert options.bulk_seconds == pytest.approx(0.02)
+
+
+def test_many_connections_have_fewer_turns_each() -> None:
+    assert Options(host="a", port=1, connections=10).turn_seconds == 0.01
+    assert Options(host="a", port=1, connections=6400).turn_seconds == 1.0
