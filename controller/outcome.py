@@ -15,6 +15,10 @@ OUTCOMES: dict[Phase, Outcome] = {
 }
 
 
+HOLD_ENDS_WITH = (Action.RESUME_LEGS, Action.RESUME, Action.REPOINT)
+"""The flows are repointed when the last of them is answered."""
+
+
 def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: MidstreamError | None) -> MigrationResult:
     """The account of a migration that has come to the final phase `phase`."""
     return MigrationResult(
@@ -22,7 +26,7 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         outcome=OUTCOMES[phase],
         phases=times,
         freeze_seconds=_between(move, Action.STOP, Action.RESUME, Action.RELEASE),
-        hold_seconds=_between(move, Action.STOP, Action.REPOINT, Action.RELEASE),
+        hold_seconds=_between(move, Action.STOP, _last_answered(move, HOLD_ENDS_WITH), Action.RELEASE),
         flows=_flow_counts(move, phase),
         bytes=_byte_counts(move),
         ledger=[_row(account) for account in move.accounts],
@@ -36,6 +40,10 @@ def _between(move: Move, start: Action, *ends: Action) -> float:
     if start not in move.said_at or not answered:
         return 0.0
     return max(0.0, min(answered) - move.said_at[start])
+
+
+def _last_answered(move: Move, actions: tuple[Action, ...]) -> Action:
+    return max(actions, key=lambda action: move.answered_at.get(action, float("inf")))
 
 
 def _flow_counts(move: Move, phase: Phase) -> FlowCounts:

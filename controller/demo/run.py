@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,13 +97,14 @@ async def load_in(pod: Pod, options: Options, display: Display) -> AsyncIterator
 
 @asynccontextmanager
 async def pods(home: Path) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
-    """A lab with the pods a, b and client; nothing of it is left on the way out."""
+    """A lab with the pods a, b and client; nothing of it is left on the way out, its journal included."""
     lab = Lab(home)
     try:
         a, b, client = await asyncio.gather(lab.create("a"), lab.create("b"), lab.create("client", sidecars=False))
         yield a, b, client
     finally:
         await lab.delete_all()
+        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
 
 async def run_demo(connections: int, json_file: Path | None, load: Options | None = None) -> int:

@@ -24,7 +24,11 @@ def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10) -> sock
     def dial() -> socket.socket:
         sock = socket.socket(family)
         sock.settimeout(timeout_seconds)
-        sock.connect((host, port))
+        try:
+            sock.connect((host, port))
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     return in_network(pod, dial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -46,6 +47,16 @@ class Scene:
 
     def __init__(self, lab: Lab, a: Pod, b: Pod, client: Pod) -> None:
         self.lab, self.a, self.b, self.client = lab, a, b, client
+        self._sockets: list[socket.socket] = []
+
+    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10) -> socket.socket:
+        """A connection from `pod`, closed with the scene at the latest."""
+        self._sockets.append(connect(pod, host, port, timeout_seconds))
+        return self._sockets[-1]
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
 
     async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:
         pod = pod or self.a
@@ -134,9 +145,14 @@ async def scene() -> AsyncIterator[Scene]:
     lab = Lab(Path(f"/run/mst-{secrets.token_hex(3)}"))
     try:
         created = await asyncio.gather(lab.create("a"), lab.create("b"), lab.create("client", sidecars=False))
-        yield Scene(lab, *created)
+        made = Scene(lab, *created)
+        try:
+            yield made
+        finally:
+            made.close()
     finally:
         await lab.delete_all()
+        shutil.rmtree(lab.home, ignore_errors=True)
 
 
 async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 10) -> None:

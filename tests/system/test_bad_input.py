@@ -14,7 +14,6 @@ import pytest
 
 from controller.core.errors import EXIT_REFUSED, EXIT_ROLLED_BACK, EXIT_USAGE
 from controller.lab.namespaces import in_network
-from tests.harness.clients import connect
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import REDIS_PORT, ask, scene
 
@@ -28,7 +27,7 @@ async def stage():
 
 @pytest.fixture
 async def client(stage):
-    sock = connect(stage.client, stage.a.address, REDIS_PORT)
+    sock = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(sock, "INCR counter") == ":1"
     yield sock
     assert ask(sock, "INCR counter") == ":2", "the workload came to harm"
@@ -215,7 +214,7 @@ def raw_request(path: Path, method: bytes, target: bytes, body: bytes) -> bytes:
 
 async def test_garbage_on_the_link_port(stage, client):
     """Anybody in the network can connect to it; nobody without the migration's token gets anything."""
-    sock = connect(stage.client, stage.b.address, 15008)
+    sock = stage.connect(stage.client, stage.b.address, 15008)
     sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
     sock.settimeout(10)
     data = await asyncio.to_thread(sock.recv, 4096)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller.core.phases import Phase
-from tests.harness.clients import Echo, Stream, connect, pattern_at
+from tests.harness.clients import Echo, Stream, pattern_at
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
 
 
@@ -30,13 +30,13 @@ def assert_nothing_lost(result):
 
 async def test_a_redis_keeps_its_connections_and_its_data(stage):
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
     result = await stage.move("redis")
     assert_nothing_lost(result)
     assert result.flows.adopted == 1
     assert ask(client, "INCR counter") == ":2"
-    fresh = connect(stage.client, stage.b.address, REDIS_PORT)
+    fresh = stage.connect(stage.client, stage.b.address, REDIS_PORT)
     assert ask(fresh, "INCR counter") == ":3"
     assert [phase.name for phase in result.phases] == [
         phase.value for phase in Phase if phase.value not in ("Succeeded", "RollingBack", "RolledBack", "Failed")
@@ -66,10 +66,10 @@ async def test_megabytes_unread_and_unsent(stage, tmp_path):
     """One flow whose server does not read, one whose client does not: their queues are full when the tree stops."""
     gate = tmp_path / "open"
     await stage.run_server(str(gate))
-    unread = connect(stage.client, stage.a.address, PORT)
+    unread = stage.connect(stage.client, stage.a.address, PORT)
     unread.sendall(b"Q")
     sent = await asyncio.to_thread(fill, unread)
-    unsent = connect(stage.client, stage.a.address, PORT)
+    unsent = stage.connect(stage.client, stage.a.address, PORT)
     unsent.sendall(b"S")
     await asyncio.sleep(0.5)
     result = await stage.move("server")
@@ -107,7 +107,7 @@ async def test_a_connection_opened_to_the_old_address_afterwards_is_served(stage
     await stage.run_redis()
     await stage.move("redis")
     for _ in range(3):
-        late = connect(stage.client, stage.a.address, REDIS_PORT)
+        late = stage.connect(stage.client, stage.a.address, REDIS_PORT)
         assert ask(late, "PING") == "+PONG"
         local = late.getsockname()
         assert f"addr={local[0]}:{local[1]}" in ask_long(late, "CLIENT LIST")
@@ -134,7 +134,7 @@ async def test_connections_opened_during_the_freeze_are_completed_then_and_serve
         def phase_started(name, at):
             started(name, at)
             if name == Phase.RESTORING.value:
-                opened.extend(connect(stage.client, stage.a.address, REDIS_PORT, 1) for _ in range(20))
+                opened.extend(stage.connect(stage.client, stage.a.address, REDIS_PORT, 1) for _ in range(20))
                 for sock in opened:
                     sock.sendall(b"PING\r\n")
 
@@ -151,7 +151,7 @@ async def test_connections_opened_during_the_freeze_are_completed_then_and_serve
 
 async def test_the_peer_closes_during_the_hold(stage):
     await stage.run_server()
-    leaving = connect(stage.client, stage.a.address, PORT)
+    leaving = stage.connect(stage.client, stage.a.address, PORT)
     leaving.sendall(b"Ehello")
     assert leaving.recv(5) == b"hello"
 
@@ -174,7 +174,10 @@ async def test_the_peer_closes_during_the_hold(stage):
 
 async def test_ipv6_and_loopback_peers_are_kept(stage):
     await stage.run_redis()
-    clients = [connect(stage.client, stage.a.address6, REDIS_PORT), connect(stage.a, "127.0.0.1", REDIS_PORT)]
+    clients = [
+        stage.connect(stage.client, stage.a.address6, REDIS_PORT),
+        stage.connect(stage.a, "127.0.0.1", REDIS_PORT),
+    ]
     for client in clients:
         assert ask(client, "INCR counter").startswith(":")
     result = await stage.move("redis")
@@ -187,12 +190,12 @@ async def test_ipv6_and_loopback_peers_are_kept(stage):
 
 async def test_nothing_of_the_move_is_left_when_its_flows_have_ended(stage):
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "PING") == "+PONG"
     await stage.move("redis")
     assert [view.side for view in await stage.flows(stage.a)] == ["source"]
     assert [view.side for view in await stage.flows(stage.b)] == ["destination"]
-    assert not list(Path(stage.a.images).iterdir()) + list(Path(stage.b.images).iterdir())
+    assert not [path for pod in (stage.a, stage.b) for path in Path(pod.images).iterdir() if path.is_dir()]
     client.close()
 
     async def relayed():

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from controller.core.phases import Phase
-from tests.harness.clients import Echo, connect
+from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
@@ -69,7 +69,7 @@ async def test_the_source_fails_before_or_after_it_has_done_its_part(stage, plac
 
 async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.REFUSE)
@@ -84,7 +84,7 @@ async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
 async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
     """The destination hangs; nobody tells the source anything; its agent's own lease ends the hold."""
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
@@ -106,7 +106,7 @@ async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_b
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis"))
         await asyncio.wait_for(interposer.reached.wait(), 10)
-        early = connect(stage.client, stage.a.address, REDIS_PORT, 1)
+        early = stage.connect(stage.client, stage.a.address, REDIS_PORT, 1)
         early.sendall(b"PING\r\n")
         interposer.spoil("POST", "/restore", Spoil.REFUSE)
         _, _, _ = await stage.midstream("rollback", next(iter(stage_migrations(stage))))
@@ -124,7 +124,7 @@ def stage_migrations(stage):
 
 async def test_the_destination_fails_after_the_commit_and_is_asked_until_it_works(stage):
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/resume", Spoil.REFUSE)
@@ -141,7 +141,7 @@ async def test_the_destination_fails_after_the_commit_and_is_asked_until_it_work
 
 async def test_an_answer_to_the_commit_that_gets_lost_is_asked_for_again(stage):
     await stage.run_redis()
-    client = connect(stage.client, stage.a.address, REDIS_PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     async with between(stage.a.agent_socket) as interposer:
         interposer.spoil("POST", "/commit", Spoil.SWALLOW)
         moving = asyncio.create_task(stage.move("redis"))
