@@ -15,8 +15,8 @@
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
 | DELETE /v1/inbound/{migration} | | `Released` |
 
-Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP status
-of its kind. Nothing here does I/O; the controller imports this module and no other of the proxy's.
+Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP
+status of its kind. Nothing here does I/O; the controller imports this module and no other of the proxy's.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many bytes the peers may add, over all flows, to what they were already allowed to send when the hold began."""
+    """How many bytes all peers together may add to what they were already allowed to send when the hold began."""
 
     max_held_bytes: int = 64 << 20
 
@@ -152,9 +152,9 @@ class LedgerLine(msgspec.Struct, frozen=True):
     held_bytes: int
     """Received from the peer between the snapshot and the repointing."""
     to_app_bytes: int
-    """Source: read from the peer leg and given to the link. Destination: taken from the link and given to the app leg."""
+    """Source: read from the peer leg and given to the link. Destination: from the link to the app leg."""
     to_peer_bytes: int
-    """Source: taken from the link and given to the peer leg. Destination: read from the app leg and given to the link."""
+    """Source: taken from the link and given to the peer leg. Destination: from the app leg to the link."""
     error: str = ""
 
 

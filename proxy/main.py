@@ -37,7 +37,6 @@ log = logging.getLogger("proxy")
 DEFAULT_UID = 64901
 NAMES = CONTROL, ADOPT = ("control.sock", "adopt.sock")
 LINK_BACKLOG = 4096  # a pool of links for thousands of flows is dialled at once
-DRAIN_POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -144,8 +143,7 @@ async def _drained(plane: Plane, seconds: float) -> None:
     """Until the relayed flows have ended by themselves, or the time is up."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while plane.relayed:
-                await asyncio.sleep(DRAIN_POLL_SECONDS)
+            await plane.relayed_no_more()
 
 
 def main(arguments: list[str] | None = None) -> int:

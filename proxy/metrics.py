@@ -36,7 +36,7 @@ class PlaneCollector(Collector):
         totals = self._plane.context.totals
         to_app = totals.to_app_bytes + sum(flow.to_app_bytes for flow in live)
         to_peer = totals.to_peer_bytes + sum(flow.to_peer_bytes for flow in live)
-        relayed = CounterMetricFamily("midstream_proxy_relayed_bytes", "Bytes relayed, by direction.", labels=["direction"])
+        relayed = CounterMetricFamily("midstream_proxy_relayed_bytes", "Bytes relayed.", labels=["direction"])
         relayed.add_metric(["to_app"], to_app)
         relayed.add_metric(["to_peer"], to_peer)
         yield relayed

@@ -1,7 +1,7 @@
 """One flow's life, as one table.
 
-A flow has two sockets here: its **leg** (at the source the peer leg, at the destination the app leg) and its **link** to
-the other proxy. The shell reports events, this table answers with commands, the shell executes them without awaiting
+A flow has two sockets here: its **leg** (at the source the peer leg, at the destination the app leg) and its **link**
+to the other proxy. The shell reports events, this table answers with commands, the shell executes them without awaiting
 anything. Payload never passes through here: while a flow is relayed the shell moves bytes by itself and reports only
 the end of a stream (after its last byte has been handed over) or a failure.
 

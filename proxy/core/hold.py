@@ -1,8 +1,8 @@
 """How much the peers may add while the flows are held.
 
-The kernel keeps what arrives, so the bound is the socket's receive buffer: a smaller one makes the kernel offer the peer
-no more window once the share is used up, and TCP pushes back. (TCP_WINDOW_CLAMP does not bound it: it limits the window
-offered beyond the last byte received, so each acknowledgement would offer as much again.)
+The kernel keeps what arrives, so the bound is the socket's receive buffer: a smaller one makes the kernel offer the
+peer no more window once the share is used up, and TCP pushes back. (TCP_WINDOW_CLAMP does not bound it: it limits the
+window offered beyond the last byte received, so each acknowledgement would offer as much again.)
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     HELLO     32s token, then the migration's id                 initiator, at once
     JOIN      u64 flow                                           initiator, when the flow is repointed
     OPEN      u64 flow, endpoint peer, endpoint app              initiator, for a connection the destination must open
-    ACCEPTED                                                     acceptor, once for the HELLO and once for the JOIN or OPEN
+    ACCEPTED                                                     acceptor, for the HELLO and again for the JOIN or OPEN
     REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
     endpoint  u16 port, u8 length, the address as text
 

@@ -108,7 +108,7 @@ class AdoptionServer:
     def _handle(self, data: bytes, descriptors: list[int], truncated: bool) -> Answer:
         try:
             if truncated:
-                raise ProxyError(Code.TOO_LARGE, f"more than {MAX_MESSAGE_BYTES} bytes or {MAX_DESCRIPTORS} descriptors")
+                raise ProxyError(Code.TOO_LARGE, "too many bytes or descriptors for one message")
             request = _decode(data)
             if isinstance(request, Release):
                 return ReleasedSockets(self._plane.release_outbound(request.migration).flows)

@@ -1,4 +1,4 @@
-"""What every flow needs of its surroundings: the loop, the kernel, the shared buffer, and somebody to wait for a drain."""
+"""What every flow needs of its surroundings: the loop, the kernel, the shared buffer, and one that waits for drains."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Context:
     drainer: Drainer
     scratch: Scratch = field(default_factory=Scratch)
     totals: Totals = field(default_factory=Totals)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever a flow has ended."""
 
     @classmethod
     def here(cls, kernel: Kernel) -> Context:

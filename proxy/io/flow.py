@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -58,6 +59,7 @@ class Flow:
             _EXECUTE[command](self)
         if self.is_over and commands:
             count(self.context.totals.flows_ended, self.state.value)
+            self.context.ended.set()
             self._ended(self)
 
     # What the table asks for
@@ -207,6 +209,27 @@ class Flow:
             to_app_bytes=self.to_app_bytes,
             to_peer_bytes=self.to_peer_bytes,
         )
+
+
+class Ended:
+    """A migration's flows that have ended: their bytes are added up, and their ledgers kept, but not for ever.
+
+    Adopted flows are few and the driver asks for their ledgers; a relay may see connections come and go for months.
+    """
+
+    MAX_KEPT = 1024
+
+    def __init__(self, context: Context) -> None:
+        self._totals = context.totals
+        self._kept: deque[int] = deque()
+
+    def take(self, flow: Flow) -> list[int]:
+        """One more; gives the numbers of those to forget."""
+        self._totals.to_app_bytes += flow.to_app_bytes
+        self._totals.to_peer_bytes += flow.to_peer_bytes
+        if flow.direction == "accepted":
+            self._kept.append(flow.number)
+        return [self._kept.popleft()] if len(self._kept) > self.MAX_KEPT else []
 
 
 _EXECUTE: dict[Command, Callable[[Flow], None]] = {

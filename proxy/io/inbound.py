@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hmac
-import os
 import socket
 from collections.abc import Callable
 
@@ -14,95 +12,10 @@ from proxy.core.flow import Event, State
 from proxy.core.migration import Call, Inbound, inbound
 from proxy.core.wire import Open
 from proxy.io.context import Context
-from proxy.io.flow import Direction, Flow
-from proxy.io.outbound import MAX_ENDED_ACCEPTED
+from proxy.io.destination import DestinationFlow
+from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.retirement import Retirement
-from proxy.sys import nftables, options, repair
-
-
-class DestinationFlow(Flow):
-    """A flow at the destination: its leg faces the restored workload and has the peer's address."""
-
-    side = "destination"
-
-    def __init__(
-        self,
-        context: Context,
-        number: int,
-        peer: Endpoint,
-        app: Endpoint,
-        direction: Direction,
-        state: State,
-        leg: socket.socket,
-        ended: Callable[[Flow], None],
-        retire: Callable[[bytes], None],
-    ) -> None:
-        super().__init__(context, number, peer, app, direction, state, leg, ended)
-        self._retire = retire
-        self._preface = b""
-        self._connecting = False
-        self._answer: Callable[[str], None] | None = None
-
-    def leave_repair(self) -> None:
-        """With a window probe: the application's kernel answers it with its true window, so the first bytes do not wait.
-
-        Mirrored windows are as old as the snapshot: closed, often, by what was held.
-        """
-        repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
-
-    def join(self, link: socket.socket, preface: bytes, via: str) -> None:
-        """A link has come that names this flow (see InboundMigration.awaiting)."""
-        self.link, self._preface, self.via = link, preface, via
-        self.tell(Event.LINK_READY)
-
-    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
-        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
-        self.link, self._preface, self.via = link, preface, via
-        self._answer = answer
-        code = self.leg.connect_ex((self.local.host, self.local.port))
-        if code in (0, errno.EINPROGRESS):
-            self._connecting = True
-            self.context.loop.add_writer(self.leg, self._on_connected)
-        else:
-            self._refuse(code)
-
-    def relay(self) -> None:
-        preface, self._preface = self._preface, b""
-        self.pump_from_leg()
-        if not self.is_over:
-            self.pump_from_link(preface)
-
-    def retire_route(self) -> None:
-        self._retire(nftables.flow_key(self.local, self.peer))
-
-    def reset_leg(self) -> None:
-        self._stop_connecting()
-        super().reset_leg()
-
-    def close_leg(self) -> None:
-        self._stop_connecting()
-        super().close_leg()
-
-    def _stop_connecting(self) -> None:
-        if self._connecting:
-            self._connecting = False
-            self.context.loop.remove_writer(self.leg)
-
-    def _on_connected(self) -> None:
-        self._stop_connecting()
-        code = self.leg.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._refuse(code)
-            return
-        if self._answer:
-            self._answer("")
-        self.tell(Event.LEG_CONNECTED)
-
-    def _refuse(self, code: int) -> None:
-        why = f"{self.local}: {os.strerror(code)}"
-        if self._answer:
-            self._answer(why)
-        self.tell(Event.LEG_FAILED, why)
+from proxy.sys import nftables, repair
 
 
 class InboundMigration:
@@ -115,7 +28,7 @@ class InboundMigration:
         self.state = Inbound.PREPARED
         self.flows: dict[int, DestinationFlow] = {}
         self._retirement = retirement
-        self._ended_accepted: list[int] = []
+        self._ended = Ended(context)
 
     @property
     def live_flows(self) -> int:
@@ -135,8 +48,7 @@ class InboundMigration:
         self._retirement.use(keys)
         socks: list[socket.socket] = []
         try:
-            for leg in new:
-                socks.append(repair.build(self.context.kernel, leg))
+            socks.extend(repair.build(self.context.kernel, leg) for leg in new)
         except ProxyError:
             for sock in socks:
                 sock.close()  # silent, in repair mode
@@ -206,9 +118,5 @@ class InboundMigration:
         return [flow.ledger_line() for flow in self.flows.values()]
 
     def _on_ended(self, flow: Flow) -> None:
-        self.context.totals.to_app_bytes += flow.to_app_bytes
-        self.context.totals.to_peer_bytes += flow.to_peer_bytes
-        if flow.direction == "accepted":
-            self._ended_accepted.append(flow.number)
-            if len(self._ended_accepted) > MAX_ENDED_ACCEPTED:
-                self.flows.pop(self._ended_accepted.pop(0), None)
+        for number in self._ended.take(flow):
+            self.flows.pop(number, None)

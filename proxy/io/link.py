@@ -58,7 +58,7 @@ class DialledLink:
             loop.call_soon(self._lose, os.strerror(code))
 
     def ask(self, frame: Join | Open, user: LinkUser) -> None:
-        """Name the flow. The user hears link_sendable, perhaps before this returns, then link_accepted, or link_lost."""
+        """Name the flow. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
         self.state = handshake.asked(self.state)
         self._user = user
         if self._connected:

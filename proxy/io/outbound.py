@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import secrets
 import socket
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -18,17 +16,18 @@ from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular
 from proxy.core.migration import Call, Outbound, outbound
-from proxy.core.wire import Join, Open
+from proxy.core.wire import Open
 from proxy.io.context import Context
-from proxy.io.flow import Direction, Flow
-from proxy.io.link import DialledLink, LinkPool
-from proxy.io.relay import discard, make_ready
-from proxy.sys import address, limits, options, repair
+from proxy.io.flow import Direction, Ended, Flow
+from proxy.io.link import LinkPool
+from proxy.io.listener import HeldListener
+from proxy.io.relay import make_ready
+from proxy.io.source import SourceFlow
+from proxy.sys import address, repair
 
 log = logging.getLogger(__name__)
 
 FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the flow goes
-MAX_ENDED_ACCEPTED = 1024  # ledgers of ended flows kept for connections that came after the repoint
 
 
 class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,180 +47,6 @@ class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The workload has shut down its side; the FIN is not counted in `outq_seq`."""
 
 
-class SourceFlow(Flow):
-    """A held or relayed flow at the source: its leg faces the peer."""
-
-    side = "source"
-    RETRY_SECONDS, GIVE_UP_SECONDS = 0.1, 10.0
-    """A link that cannot be dialled is tried again while nothing has been sent: the peer waits, nothing is lost."""
-
-    def __init__(
-        self,
-        context: Context,
-        number: int,
-        peer: Endpoint,
-        local: Endpoint,
-        direction: Direction,
-        state: State,
-        leg: socket.socket,
-        ended: Callable[[Flow], None],
-        links: LinkPool,
-        snapshot: Snapshot | None = None,
-        live: Live | None = None,
-    ) -> None:
-        super().__init__(context, number, peer, local, direction, state, leg, ended)
-        self.links = links
-        self.snapshot = snapshot
-        self.live = live
-        self.opening: Open | None = None
-        self.buffer = limits.Buffer()
-        self._held = 0
-        self._dialled: DialledLink | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._give_up_at = 0.0
-
-    # The hold
-
-    def limit(self, share_bytes: int) -> None:
-        """Bound what the peer may add (see proxy.core.hold)."""
-        assert self.live
-        allowed = hold.allowance(self.live.offered, share_bytes, self.arrived_since_adoption())
-        self.buffer.limit(self.context.kernel, self.leg, allowed)
-
-    def arrived_since_adoption(self) -> int:
-        return self._readable() - self.live.unread if self.live else 0
-
-    def unhold(self) -> None:
-        self.buffer.restore(self.context.kernel, self.leg)
-
-    def skip_unread(self) -> None:
-        assert self.snapshot
-        self._held = self._readable() - self.snapshot.inq_len
-        make_ready(self.leg)
-        skipped = discard(self.leg, self.snapshot.inq_len, self.context.scratch)
-        if skipped != self.snapshot.inq_len:
-            self.error = f"only {skipped} of {self.snapshot.inq_len} bytes of the image were in the socket"
-            self.context.loop.call_soon(self.tell, Event.LEG_FAILED)
-
-    # The link
-
-    def seek_link(self) -> None:
-        self._give_up_at = self.context.loop.time() + self.GIVE_UP_SECONDS
-        self._ask()
-
-    def _ask(self) -> None:
-        self._retry = None
-        self._dialled = self.links.ask(self.opening or Join(self.number), self)
-
-    def link_sendable(self, link: DialledLink) -> None:
-        self.link = link.sock
-        self.tell(Event.LINK_READY)
-
-    def relay(self) -> None:
-        self.pump_from_leg()
-
-    def link_accepted(self, rest: bytes) -> None:
-        self.pump_from_link(rest)
-
-    def link_lost(self, why: str, sent: bool) -> None:
-        if self.is_over:
-            return
-        if sent or self.context.loop.time() >= self._give_up_at:
-            self.tell(Event.LINK_REFUSED, why)
-        else:
-            self._retry = self.context.loop.call_later(self.RETRY_SECONDS, self._ask)
-
-    def reset_link(self) -> None:
-        self._abandon_link()
-        super().reset_link()
-
-    def close_link(self) -> None:
-        self._abandon_link()
-        super().close_link()
-
-    def _abandon_link(self) -> None:
-        if self._retry:
-            self._retry.cancel()
-        if self._dialled:
-            self._dialled.abandon()
-
-    # Numbers
-
-    def _readable(self) -> int:
-        return self.context.kernel.queued(self.leg, options.SIOCINQ)
-
-    @property
-    def unread_bytes(self) -> int:
-        return self.snapshot.inq_len if self.snapshot else 0
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self.snapshot.outq_len if self.snapshot else 0
-
-    @property
-    def held_bytes(self) -> int:
-        if self.state is State.HELD and self.snapshot:
-            return self._readable() - self.snapshot.inq_len
-        return self._held
-
-
-class HeldListener:
-    """An adopted listening socket. The kernel completes handshakes into it all through the hold."""
-
-    ACCEPTS_A_CALLBACK = 64  # let relayed flows have their turn
-    EXHAUSTED_SECONDS = 0.1  # no descriptor free: the backlog keeps the rest meanwhile
-
-    def __init__(self, context: Context, sock: socket.socket, local: Endpoint, taken: Callable[..., None]) -> None:
-        self.local = local
-        self._context = context
-        self._sock = sock
-        self._taken = taken
-        self._backlog = limits.raise_backlog(context.kernel, sock)
-        self._listening = False
-        self._pause: asyncio.TimerHandle | None = None
-
-    def release(self) -> None:
-        """Give the workload its backlog back and let go of the duplicate."""
-        limits.restore_backlog(self._context.kernel, self._sock, self._backlog)
-        self._sock.close()
-
-    def repoint(self) -> int:
-        """Take everything that is waiting, then whatever comes; gives how many there were."""
-        self._sock.setblocking(False)
-        count = 0
-        while took := self._accept_some():
-            count += took
-        self._resume()
-        return count
-
-    def close(self) -> None:
-        if self._pause:
-            self._pause.cancel()
-        if self._listening:
-            self._context.loop.remove_reader(self._sock)
-        self._sock.close()
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._listening = True
-        self._context.loop.add_reader(self._sock, self._accept_some)
-
-    def _accept_some(self) -> int:
-        for count in range(self.ACCEPTS_A_CALLBACK):
-            try:
-                sock, peer = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return count
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._listening:
-                    self._context.loop.remove_reader(self._sock)
-                    self._listening = False
-                    self._pause = self._context.loop.call_later(self.EXHAUSTED_SECONDS, self._resume)
-                return count
-            self._taken(sock, address.endpoint(peer), address.endpoint(sock.getsockname()))
-        return self.ACCEPTS_A_CALLBACK
-
-
 class OutboundMigration:
     """One migration at its source."""
 
@@ -236,7 +61,7 @@ class OutboundMigration:
         self.links = LinkPool(context.loop, plan.destination, name, bytes.fromhex(plan.token))
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
-        self._ended_accepted: list[int] = []
+        self._ended = Ended(context)
 
     @property
     def live_flows(self) -> int:
@@ -317,10 +142,8 @@ class OutboundMigration:
         peer = Endpoint(address.plain(item.peer.host), item.peer.port)
         app = address.readdressed(item.local, self.plan.readdress)
         local = Endpoint(address.plain(item.local.host), item.local.port)
-        flow = SourceFlow(
-            self.context, item.flow, peer, local, item.direction, State.HELD, sock, self._on_ended, self.links, snapshot, live
-        )
-        flow.via = str(self.plan.destination)
+        flow = self._flow(item.flow, peer, local, item.direction, State.HELD, sock)
+        flow.snapshot, flow.live = snapshot, live
         self.flows[item.flow] = flow
         leg = self.legs[item.flow] = make_leg(item.flow, peer, app, snapshot, live)
         return leg
@@ -355,22 +178,22 @@ class OutboundMigration:
     def _on_accepted(self, sock: socket.socket, peer: Endpoint, local: Endpoint) -> None:
         number = secrets.randbits(FLOW_BITS)
         make_ready(sock)
-        flow = SourceFlow(
-            self.context, number, peer, local, "accepted", State.LINKING, sock, self._on_ended, self.links
-        )
-        flow.via = str(self.plan.destination)
+        flow = self._flow(number, peer, local, "accepted", State.LINKING, sock)
         flow.opening = Open(number, peer, address.readdressed(local, self.plan.readdress))
         self.flows[number] = flow
         self.context.totals.flows_accepted += 1
         flow.seek_link()
 
+    def _flow(
+        self, number: int, peer: Endpoint, local: Endpoint, direction: Direction, state: State, leg: socket.socket
+    ) -> SourceFlow:
+        flow = SourceFlow(self.context, number, peer, local, direction, state, leg, self._on_ended, self.links)
+        flow.via = str(self.plan.destination)
+        return flow
+
     def _on_ended(self, flow: Flow) -> None:
-        self.context.totals.to_app_bytes += flow.to_app_bytes
-        self.context.totals.to_peer_bytes += flow.to_peer_bytes
-        if flow.direction == "accepted":
-            self._ended_accepted.append(flow.number)
-            if len(self._ended_accepted) > MAX_ENDED_ACCEPTED:
-                self.flows.pop(self._ended_accepted.pop(0), None)
+        for number in self._ended.take(flow):
+            self.flows.pop(number, None)
 
 
 def make_leg(number: int, peer: Endpoint, app: Endpoint, snapshot: Snapshot, live: Live) -> Leg:

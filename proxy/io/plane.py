@@ -161,9 +161,11 @@ class Plane:
             if migration.state is not Outbound.REPOINTED:
                 self.release_outbound(name)
 
-    @property
-    def relayed(self) -> int:
-        return sum(not flow.is_over for _, flow in self.flows())
+    async def relayed_no_more(self) -> None:
+        """Wait for the end of every flow."""
+        while any(not flow.is_over for _, flow in self.flows()):
+            self.context.ended.clear()
+            await self.context.ended.wait()
 
     def close(self) -> None:
         """The last step: whatever is still relayed is reset, so that both ends learn of it."""

@@ -31,7 +31,18 @@ class Pump:
     """One direction. `ended` is called once, after the last byte before the FIN has been handed to the target;
     `failed` once, with True if it was the source that failed. After either the pump does nothing more by itself."""
 
-    __slots__ = ("_ended", "_failed", "_kept", "_loop", "_reading", "_running", "_scratch", "_source", "_target", "moved")
+    __slots__ = (
+        "_ended",
+        "_failed",
+        "_kept",
+        "_loop",
+        "_reading",
+        "_running",
+        "_scratch",
+        "_source",
+        "_target",
+        "moved",
+    )
 
     def __init__(
         self,
@@ -175,4 +186,3 @@ def discard(sock: socket.socket, count: int, scratch: Scratch) -> int:
             break
         left -= dropped
     return count - left
-

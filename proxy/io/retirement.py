@@ -12,7 +12,7 @@ from proxy.sys.routing import Routing
 log = logging.getLogger(__name__)
 
 RETIRE_SECONDS = 5.0
-"""A flow's last acknowledgements still have to find the app leg; sent to the real peer they would be answered with RST."""
+"""A flow's last acknowledgements still have to find the app leg; the real peer would answer them with RST."""
 
 
 class Retirement:

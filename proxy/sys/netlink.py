@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from proxy.sys import options
 
@@ -82,8 +82,8 @@ class Netlink:
         for error in self._errors():
             raise OSError(error, os.strerror(error))
 
-    def _errors(self) -> Iterable[int]:
-        errors = []
+    def _errors(self) -> list[int]:
+        errors: list[int] = []
         while True:
             try:
                 answer = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)

@@ -7,8 +7,8 @@ What `nft list table inet midstream` shows:
         set flows6 { type ipv6_addr . inet_service . ipv6_addr . inet_service }
         chain output {
             type route hook output priority mangle; policy accept;
-            meta nfproto ipv4 meta l4proto tcp ip saddr . tcp sport . ip daddr . tcp dport @flows4 meta mark set 0x6d73
-            meta nfproto ipv6 meta l4proto tcp ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
+            ip saddr . tcp sport . ip daddr . tcp dport @flows4 meta mark set 0x6d73
+            ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
         }
     }
 
@@ -69,9 +69,7 @@ FAMILIES = {
 def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
     """A set's key: the flow as the application's own packets have it, each part padded to four bytes."""
     family = socket.AF_INET6 if ":" in app.host else socket.AF_INET
-    return b"".join(
-        socket.inet_pton(family, end.host) + struct.pack("!HH", end.port, 0) for end in (app, peer)
-    )
+    return b"".join(socket.inet_pton(family, end.host) + struct.pack("!HH", end.port, 0) for end in (app, peer))
 
 
 def create(mark: int) -> list[Message]:
@@ -99,8 +97,10 @@ def change(added: Sequence[bytes], removed: Sequence[bytes]) -> list[Message]:
     for kind, keys in ((_DELSETELEM, removed), (_NEWSETELEM, added)):
         for family in FAMILIES.values():
             own = [key for key in keys if len(key) == family.key_bytes]
-            for start in range(0, len(own), MAX_ELEMENTS_A_MESSAGE):
-                messages.append(_elements(kind, family, own[start : start + MAX_ELEMENTS_A_MESSAGE]))
+            messages += [
+                _elements(kind, family, own[start : start + MAX_ELEMENTS_A_MESSAGE])
+                for start in range(0, len(own), MAX_ELEMENTS_A_MESSAGE)
+            ]
     return batch(*messages)
 
 

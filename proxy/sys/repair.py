@@ -16,6 +16,8 @@ from proxy.sys import address, options
 from proxy.sys.kernel import Kernel
 from proxy.sys.options import SOL_TCP
 
+READ_ATTEMPTS = 64
+"""One takes 3 us and packets of a fast stream are tens of us apart, so a second is rare already."""
 _WINDOW = struct.Struct("=5I")
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=II")
@@ -32,17 +34,27 @@ def leave(kernel: Kernel, sock: socket.socket, how: int = options.REPAIR_OFF_SIL
 
 
 def read(kernel: Kernel, sock: socket.socket) -> Live:
-    """The socket's state. Enters repair mode unless the socket is in it; the caller leaves it."""
+    """The socket's state. Enters repair mode unless the socket is in it; the caller leaves it.
+
+    The socket goes on receiving while it is read: what depends on that is read between two looks at rcv_nxt, again and
+    again until both are the same. Raises SOCKET_UNUSABLE if they never are.
+    """
     if not kernel.get_int(sock, SOL_TCP, options.TCP_REPAIR):
         enter(kernel, sock)
-    info = kernel.get_bytes(sock, SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
+    write_seq = _sequence(kernel, sock, options.SEND_QUEUE)
+    rcv_nxt = _sequence(kernel, sock, options.RECV_QUEUE)
+    for _ in range(READ_ATTEMPTS):
+        info = kernel.get_bytes(sock, SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
+        window = kernel.get_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, _WINDOW.size)
+        unread = kernel.queued(sock, options.SIOCINQ)
+        before, rcv_nxt = rcv_nxt, kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
+        if before == rcv_nxt:
+            break
+    else:
+        raise ProxyError(Code.SOCKET_UNUSABLE, "bytes arrive faster than the socket can be read")
     bits, scales = info[options.INFO_OPTIONS], info[options.INFO_WSCALES]
-    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.SEND_QUEUE)
-    write_seq = kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
-    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.RECV_QUEUE)
-    rcv_nxt = kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
-    window = _WINDOW.unpack(kernel.get_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, _WINDOW.size))
     stamped = bits & options.INFO_TIMESTAMPS
+    snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup = _WINDOW.unpack(window)
     return Live(
         info[options.INFO_STATE],
         bits,
@@ -52,9 +64,19 @@ def read(kernel: Kernel, sock: socket.socket) -> Live:
         kernel.get_int(sock, SOL_TCP, options.TCP_TIMESTAMP) % CIRCLE if stamped else 0,
         write_seq,
         rcv_nxt,
-        *window,
-        kernel.queued(sock, options.SIOCINQ),
+        snd_wl1,
+        snd_wnd,
+        max_window,
+        rcv_wnd,
+        rcv_wup,
+        unread,
     )
+
+
+def _sequence(kernel: Kernel, sock: socket.socket, queue: int) -> int:
+    """write_seq or rcv_nxt; the queue stays chosen."""
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, queue)
+    return kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
 
 
 def build(kernel: Kernel, leg: Leg) -> socket.socket:
@@ -69,7 +91,7 @@ def build(kernel: Kernel, leg: Leg) -> socket.socket:
 
 
 def foreign_socket(kernel: Kernel, host: str) -> socket.socket:
-    """A socket that may bind to an address that is not the pod's (K: ip_sk_use... IP_FREEBIND binds but cannot connect)."""
+    """A socket that may bind to an address that is not the pod's, and connect from it (IP_FREEBIND could only bind)."""
     family = address.family(host)
     sock = kernel.tcp_socket(family)
     try:

@@ -1,7 +1,7 @@
 """Keeps the application's packets of inherited flows inside the pod.
 
-A packet of a flow in the nft sets gets a mark; a rule sends marked packets to a table whose only route is "everything is
-local, on lo"; so they reach the app leg, whose address is the peer's. Packets of every other connection stay native.
+A packet of a flow in the nft sets gets a mark; a rule sends marked packets to a table whose only route is "everything
+is local, on lo"; so they reach the app leg, whose address is the peer's. Packets of every other connection stay native.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from proxy.core.errors import Code, ProxyError
 from proxy.sys import nftables, options
@@ -111,7 +111,8 @@ def rule(kind: int, family: int) -> Message:
 def local_route(kind: int, family: int) -> Message:
     """ip route: local default dev lo table TABLE (struct rtmsg; protocol 4 is static, scope 254 host, type 2 local)."""
     header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 4, 254, 2, 0)
-    return Message(kind, _flags(kind == _NEWROUTE), header + native32(15, TABLE) + native32(4, socket.if_nametoindex("lo")))
+    body = native32(15, TABLE) + native32(4, socket.if_nametoindex("lo"))
+    return Message(kind, _flags(kind == _NEWROUTE), header + body)
 
 
 def _flags(new: bool) -> int:
@@ -129,7 +130,7 @@ def _set(kernel: Kernel, device: str, name: str, value: int) -> None:
 
 
 @contextlib.contextmanager
-def _translated(what: str):  # type: ignore[no-untyped-def]
+def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """Two pods and a peer for the proxy alone: network namespaces, real proxies, a real workload; no CRIU.
 
-The part of CRIU is played by `Image`: a socket's state read with TCP_REPAIR and, at the destination, a socket made of it.
+The part of CRIU is played by `Image`: a socket's state read with TCP_REPAIR and, there, a socket made of it.
 Namespaces have no names: they go with their last descriptor and process.
 """
 
@@ -25,9 +25,6 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from proxy.api import Leg
-from proxy.core.ledger import Live
-from proxy.io.outbound import AdoptedSocket
 from proxy.sys import options, repair
 from proxy.sys.kernel import Kernel
 
@@ -99,7 +96,12 @@ def cable(namespaces: dict[str, Namespace]) -> None:
         ip.link("add", ifname="br", kind="bridge")
         _address(ip, "br", "c")
         for name in ("a", "b"):
-            ip.link("add", ifname=f"to-{name}", kind="veth", peer={"ifname": "eth0", "net_ns_fd": namespaces[name].descriptor})
+            ip.link(
+                "add",
+                ifname=f"to-{name}",
+                kind="veth",
+                peer={"ifname": "eth0", "net_ns_fd": namespaces[name].descriptor},
+            )
             bridge = ip.link_lookup(ifname="br")[0]
             ip.link("set", index=ip.link_lookup(ifname=f"to-{name}")[0], master=bridge, state="up")
     for name in ("a", "b"):
@@ -134,12 +136,21 @@ class UnixConnection(http.client.HTTPConnection):
 class ProxyProcess:
     """A proxy in a namespace, started as root; it drops its privileges by itself."""
 
-    def __init__(self, namespace: Namespace, directory: Path, *more: str, argv: tuple[str, ...] = ("-m", "proxy.main")) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, *more: str, argv: tuple[str, ...] = ("-m", "proxy.main")
+    ) -> None:
         self.directory = directory
         self.log = directory.with_suffix(".log")
         with self.log.open("wb") as log:
             self.process = namespace.popen(
-                sys.executable, *argv, "--directory", str(directory), *more, stdin=subprocess.DEVNULL, stderr=log, stdout=log
+                sys.executable,
+                *argv,
+                "--directory",
+                str(directory),
+                *more,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                stdout=log,
             )
         try:
             eventually(lambda: self.process.poll() is not None or b" ready" in self.log.read_bytes(), "proxy ready")
@@ -182,7 +193,11 @@ class Agent:
 
     def ask(self, message: Any, descriptors: list[int] | None = None, raw: bytes | None = None) -> Any:
         data = raw if raw is not None else json.dumps(message).encode()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(descriptors)}i", *descriptors))] if descriptors else []
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(descriptors)}i", *descriptors))]
+            if descriptors
+            else []
+        )
         self.sock.sendmsg([data], rights)
         return json.loads(self.sock.recv(1 << 20))
 
@@ -196,7 +211,9 @@ class Agent:
 class Talker:
     """Streams the pattern both ways on a connected socket, and checks every byte it gets."""
 
-    def __init__(self, sock: socket.socket, sent: int = 0, got: int = 0, slow: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, sent: int = 0, got: int = 0, slow: bool = False, quiet: bool = False
+    ) -> None:
         self.sock = sock
         self.sent, self.got = sent, got
         self.verdict = "open"
@@ -263,7 +280,8 @@ class Workload:
         os.kill(self.process.pid, signal.SIGSTOP)
         tasks = Path(f"/proc/{self.process.pid}/task")
         eventually(
-            lambda: all((t / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for t in tasks.iterdir()), "stopped"
+            lambda: all((t / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for t in tasks.iterdir()),
+            "stopped",
         )
 
     def thaw(self) -> None:
@@ -276,8 +294,8 @@ class Workload:
     def sockets(self) -> list[socket.socket]:
         """Duplicates of all its TCP sockets."""
         found = []
-        for name in sorted(os.listdir(f"/proc/{self.process.pid}/fd"), key=int):
-            descriptor = _libc.syscall(PIDFD_GETFD, self._pidfd, int(name), 0)
+        for name in sorted(int(entry.name) for entry in Path(f"/proc/{self.process.pid}/fd").iterdir()):
+            descriptor = _libc.syscall(PIDFD_GETFD, self._pidfd, name, 0)
             if descriptor < 0:
                 continue
             try:
@@ -320,7 +338,7 @@ class Image:
         self.fin_received = self.live.state in (8, 9, 11)
         self.queue = b""
         if self.live.unread:
-            self.queue = sock.recv(self.live.unread + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self.queue = sock.recv(self.live.unread, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         assert len(self.queue) == self.live.unread
 
     def request(self) -> dict[str, Any]:
@@ -431,7 +449,13 @@ class Rig:
 
     def prepare(self, links: int = 0, **more: Any) -> None:
         self.b.ok("PUT", f"/v1/inbound/{self.migration}", {"token": self.token})
-        body = {"destination": [ADDRESS["b"], LINK_PORT], "token": self.token, "readdress": READDRESS, "links": links, **more}
+        body = {
+            "destination": [ADDRESS["b"], LINK_PORT],
+            "token": self.token,
+            "readdress": READDRESS,
+            "links": links,
+            **more,
+        }
         self.a.ok("PUT", f"/v1/outbound/{self.migration}", body)
 
     def adopt(self, agent: Agent, images: list[Image]) -> list[Any]:
@@ -469,7 +493,9 @@ class Rig:
 
 
 def _serve(host: str, port: int, backlog: int, dial: str) -> None:
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=backlog)
+    listener = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=backlog
+    )
     talkers = []
     if dial:
         talkers.append(Talker(socket.create_connection((dial, port))))

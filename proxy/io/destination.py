@@ -1,0 +1,99 @@
+"""A flow at the destination: its leg faces the restored workload and has the peer's own address."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from proxy.api import Endpoint
+from proxy.core.flow import Event, State
+from proxy.io.context import Context
+from proxy.io.flow import Direction, Flow
+from proxy.sys import nftables, options, repair
+
+
+class DestinationFlow(Flow):
+    """A flow at the destination: its leg faces the restored workload and has the peer's address."""
+
+    side = "destination"
+
+    def __init__(
+        self,
+        context: Context,
+        number: int,
+        peer: Endpoint,
+        app: Endpoint,
+        direction: Direction,
+        state: State,
+        leg: socket.socket,
+        ended: Callable[[Flow], None],
+        retire: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(context, number, peer, app, direction, state, leg, ended)
+        self._retire = retire
+        self._preface = b""
+        self._connecting = False
+        self._answer: Callable[[str], None] | None = None
+
+    def leave_repair(self) -> None:
+        """With a window probe: the application's kernel answers with its true window, so the first bytes do not wait.
+
+        Mirrored windows are as old as the adoption: closed, often, by what was held.
+        """
+        repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
+
+    def join(self, link: socket.socket, preface: bytes, via: str) -> None:
+        """A link has come that names this flow (see InboundMigration.awaiting)."""
+        self.link, self._preface, self.via = link, preface, via
+        self.tell(Event.LINK_READY)
+
+    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
+        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
+        self.link, self._preface, self.via = link, preface, via
+        self._answer = answer
+        code = self.leg.connect_ex((self.local.host, self.local.port))
+        if code in (0, errno.EINPROGRESS):
+            self._connecting = True
+            self.context.loop.add_writer(self.leg, self._on_connected)
+        else:
+            self._refuse(code)
+
+    def relay(self) -> None:
+        preface, self._preface = self._preface, b""
+        self.pump_from_leg()
+        if not self.is_over:
+            self.pump_from_link(preface)
+
+    def retire_route(self) -> None:
+        self._retire(nftables.flow_key(self.local, self.peer))
+
+    def reset_leg(self) -> None:
+        self._stop_connecting()
+        super().reset_leg()
+
+    def close_leg(self) -> None:
+        self._stop_connecting()
+        super().close_leg()
+
+    def _stop_connecting(self) -> None:
+        if self._connecting:
+            self._connecting = False
+            self.context.loop.remove_writer(self.leg)
+
+    def _on_connected(self) -> None:
+        self._stop_connecting()
+        code = self.leg.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._refuse(code)
+            return
+        if self._answer:
+            self._answer("")
+        self.tell(Event.LEG_CONNECTED)
+
+    def _refuse(self, code: int) -> None:
+        why = f"{self.local}: {os.strerror(code)}"
+        if self._answer:
+            self._answer(why)
+        self.tell(Event.LEG_FAILED, why)

@@ -1,0 +1,69 @@
+"""An adopted listening socket: its backlog during the hold, its connections afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+from proxy.api import Endpoint
+from proxy.io.context import Context
+from proxy.sys import address, limits
+
+
+class HeldListener:
+    """An adopted listening socket. The kernel completes handshakes into it all through the hold."""
+
+    ACCEPTS_A_CALLBACK = 64  # let relayed flows have their turn
+    EXHAUSTED_SECONDS = 0.1  # no descriptor free: the backlog keeps the rest meanwhile
+
+    def __init__(self, context: Context, sock: socket.socket, local: Endpoint, taken: Callable[..., None]) -> None:
+        self.local = local
+        self._context = context
+        self._sock = sock
+        self._taken = taken
+        self._backlog = limits.raise_backlog(context.kernel, sock)
+        self._listening = False
+        self._pause: asyncio.TimerHandle | None = None
+
+    def release(self) -> None:
+        """Give the workload its backlog back and let go of the duplicate."""
+        limits.restore_backlog(self._context.kernel, self._sock, self._backlog)
+        self._sock.close()
+
+    def repoint(self) -> int:
+        """Take everything that is waiting, then whatever comes; gives how many there were."""
+        self._sock.setblocking(False)
+        count = 0
+        while took := self._accept_some():
+            count += took
+        self._resume()
+        return count
+
+    def close(self) -> None:
+        if self._pause:
+            self._pause.cancel()
+        if self._listening:
+            self._context.loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._listening = True
+        self._context.loop.add_reader(self._sock, self._accept_some)
+
+    def _accept_some(self) -> int:
+        for count in range(self.ACCEPTS_A_CALLBACK):
+            try:
+                sock, peer = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return count
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._listening:
+                    self._context.loop.remove_reader(self._sock)
+                    self._listening = False
+                    self._pause = self._context.loop.call_later(self.EXHAUSTED_SECONDS, self._resume)
+                return count
+            self._taken(sock, address.endpoint(peer), address.endpoint(sock.getsockname()))
+        return self.ACCEPTS_A_CALLBACK
