@@ -28,7 +28,7 @@ def test_all_of_them_are_tried_and_this_machine_passes():
 
 
 def test_without_privileges_each_says_no():
-    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]
+    argv = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     done = subprocess.run(
         [*argv, sys.executable, "-m", "controller.lab.probes"], capture_output=True, check=True, timeout=30
     )
