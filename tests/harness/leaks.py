@@ -64,20 +64,17 @@ def _descriptors() -> Iterator[str]:
 
 
 def _processes() -> Iterator[str]:
-    parents = dict(_parents())
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    for pid in ours - {os.getpid()}:
+    for pid in _descendants(os.getpid()):
         if not _reaped(pid):
             yield f"process {pid}: {_command(pid)}"
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                yield int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+def _descendants(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            for child in map(int, task.read_text().split()):
+                yield from _descendants(child)
+                yield child
 
 
 def _reaped(pid: int) -> bool:
