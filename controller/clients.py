@@ -15,7 +15,7 @@ import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller.core.errors import Answered, Unreachable
+from controller.core.errors import Answered, Refused, Unreachable
 
 T = TypeVar("T")
 
@@ -82,6 +82,9 @@ class SidecarClient:
             message = f"{self.name} did not answer {path} within {timeout_seconds:g} s"
             raise Unreachable("timeout", message, "pod", f"see the log beside {self.socket}") from error
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(getattr(error, "os_error", error), PermissionError):
+                message = f"only root may talk to the {self.name}"
+                raise Refused("not-permitted", message, "request", "run it as root") from error
             message = f"{self.name} cannot be reached at {self.socket}: {error}"
             raise Unreachable("unreachable", message, "pod", "is the pod running? midstream pod list") from error
         if len(payload) > MAX_ANSWER_BYTES:

@@ -22,6 +22,7 @@ from controller.clients import AgentClient, ProxyClient
 from controller.core.check import can_move
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
+from controller.core.plan import refuse_what_cannot_move
 from controller.core.result import MigrationResult
 from controller.display import Display
 from controller.journal import Intent, Journal, Record
@@ -77,10 +78,11 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
         raise Refused("same-pod", message, "request", "name another pod with --to")
     intent = new_intent(request, source.name)
     async with Move(intent, source, destination) as move:
+        plan = await move.preflight()
         if dry_run:
-            plan = await move.preflight()
             _print(plan, as_json, show_plan)
             return EXIT_REFUSED if plan.problems else 0
+        refuse_what_cannot_move(plan)
         with Display(quiet=as_json) as display:
             result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
             return conclude(result, display, as_json)

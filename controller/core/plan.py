@@ -55,7 +55,7 @@ def make_plan(source: PodFacts, destination: PodFacts, inspection: agent_api.Ins
         listening_ports=inspection.listening_ports,
         readdress=readdress(source, destination),
         links=inspection.connections + SPARE_LINKS,
-        problems=[*inspection.problems, *_obstacles(destination.name, inspection, room)],
+        problems=[*_custody(workload), *inspection.problems, *_obstacles(destination.name, inspection, room)],
     )
 
 
@@ -72,6 +72,17 @@ def refuse_what_cannot_move(plan: Plan) -> None:
     first, *others = plan.problems
     more = f"; and {len(others)} more: midstream migrate --dry-run lists them" if others else ""
     raise Refused(first.code, first.message + more, first.fault, first.hint)
+
+
+def _custody(workload: agent_api.Workload) -> list[agent_api.Problem]:
+    if workload.migration:
+        message = f"workload {workload.name} is already being moved by migration {workload.migration}"
+        hint = f"wait for it to end: midstream status {workload.migration}"
+        return [agent_api.Problem("already-migrating", message, "request", hint)]
+    if workload.state == "exited":
+        message = f"workload {workload.name} has ended: there is nothing to move"
+        return [agent_api.Problem("exited", message, "workload", "start it again with: midstream run")]
+    return []
 
 
 def _obstacles(pod: str, inspection: agent_api.Inspection, room: agent_api.Room) -> list[agent_api.Problem]:

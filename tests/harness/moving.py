@@ -89,7 +89,7 @@ class Scene:
     async def answers(self, port: int, pod: Pod | None = None) -> None:
         """Until something listens on `port`; fails after 10 s."""
         address = (pod or self.a).address
-        await until(lambda: _listens(self.client, address, port), f"nothing listens on {address}:{port}")
+        await until(lambda: listens(self.client, address, port), f"nothing listens on {address}:{port}")
 
     def intent(self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int):
         request = MigrateRequest(workload, source.name, destination.name, max_hold_seconds, max_held_bytes)
@@ -163,7 +163,7 @@ async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 10) 
         await asyncio.sleep(0.01)
 
 
-def _listens(pod: Pod, host: str, port: int) -> bool:
+def listens(pod: Pod, host: str, port: int) -> bool:
     try:
         connect(pod, host, port, 1).close()
     except OSError:

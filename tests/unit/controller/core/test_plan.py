@@ -66,6 +66,17 @@ def test_the_agents_own_problems_come_first_and_the_rest_is_counted():
         refuse_what_cannot_move(plan)
 
 
+@pytest.mark.parametrize(
+    ("workload", "code"),
+    [
+        (Workload("redis", 1001, ["redis-server"], "stopped", "redis-123456"), "already-migrating"),
+        (Workload("redis", 1001, ["redis-server"], "exited"), "exited"),
+    ],
+)
+def test_a_workload_that_is_not_there_to_be_moved(workload, code):
+    assert codes(make_plan(A, B, inspection(workload=workload), room())) == [code]
+
+
 def test_many_taken_ids_are_not_all_listed():
     plan = make_plan(A, B, inspection(pids=list(range(100, 110))), room(pids=list(range(100, 110))))
     assert "100, 101, 102, 103, 104, …" in plan.problems[0].message
