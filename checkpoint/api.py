@@ -146,12 +146,15 @@ class Sealed(msgspec.Struct, frozen=True):
     images: str
     """The folder, 0700; on this machine both agents see it."""
     manifest_digest: str
-    """SHA-256 of the manifest, which holds every small file's and the stamps of the bulk (`checkpoint.core.manifest`)."""
+    """SHA-256 of the manifest, which holds every small file's and the bulk's stamps (`checkpoint.core.manifest`)."""
     image_bytes: int
 
 
 class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The destination's evidence: `Restored.bulk_digest`. The source refuses to give up the workload when its own differs."""
+    """The destination's evidence, `Restored.bulk_digest`: the source keeps the workload when its own is another one.
+
+    Only asked for where stamps are no proof (`checkpoint.core.manifest`); "" from both agents otherwise.
+    """
 
     bulk_digest: str = ""
 
@@ -167,4 +170,4 @@ class Restored(msgspec.Struct, frozen=True):
     verified_bytes: int
     criu_seconds: dict[str, float]
     bulk_digest: str = ""
-    """SHA-256 over the memory pages and long queues, as they were restored: for `Commit`."""
+    """SHA-256 over the memory pages and long queues, as they were restored, for `Commit`; "" where stamps prove as much."""

@@ -74,7 +74,7 @@ class Custodian:
     # -- migrations
 
     def all(self) -> list[Custody]:
-        return [one.custody() for one in (*self._outbound.values(), *self._inbound.values())]
+        return [one.custody() for one in self._both()]
 
     def outbound(self, migration: str) -> Outbound:
         if migration not in self._outbound:
@@ -224,7 +224,7 @@ class Custodian:
 
     async def close(self) -> None:
         """Shut down: what is held goes back, what is given up stays so, every task ends."""
-        for one in (*self._outbound.values(), *self._inbound.values()):
+        for one in self._both():
             await one.close()
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
@@ -233,8 +233,10 @@ class Custodian:
         self.store.close()
 
     def _save(self) -> None:
-        records = [one.record for one in (*self._outbound.values(), *self._inbound.values())]
-        self._file.save(Journal(self.workloads.records(), records))
+        self._file.save(Journal(self.workloads.records(), [one.record for one in self._both()]))
+
+    def _both(self) -> list[Outbound | Inbound]:
+        return [*self._outbound.values(), *self._inbound.values()]
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.create_task(work, name=name)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint import files
 from checkpoint.core import flows, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.pb import Message, Messages
@@ -27,19 +28,16 @@ class Process:
     threads: list[int]
 
 
-def entries(path: Path, message: Message) -> Iterator[Message]:
+def entries(path: str, message: Message) -> Iterator[Message]:
     """Decode an image's entries; raises AgentError IMAGE_DAMAGED."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} cannot be read: {error.strerror}") from error
+    raw = files.read(path)
     at = _HEADER_BYTES
     while at < len(raw):
         entry, at = _entry(path, raw, at, message)
         yield entry
 
 
-def _entry(path: Path, raw: bytes, at: int, message: Message) -> tuple[Message, int]:
+def _entry(path: str, raw: bytes, at: int, message: Message) -> tuple[Message, int]:
     try:
         (length,) = _LENGTH.unpack_from(raw, at)
         start = at + _LENGTH.size
@@ -48,7 +46,7 @@ def _entry(path: Path, raw: bytes, at: int, message: Message) -> tuple[Message, 
         entry = message()
         entry.ParseFromString(raw[start : start + length])
     except Exception as error:  # protobuf's DecodeError is no ValueError in every implementation
-        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} cannot be decoded: {error}") from error
+        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be decoded: {error}") from error
     return entry, start + length
 
 
@@ -60,14 +58,14 @@ def _framed(entry: Message) -> bytes:
 class Stream:
     """A tcp-stream image in memory: its entry, and the bytes the application has not read."""
 
-    def __init__(self, path: Path, message: Message) -> None:
-        raw = path.read_bytes()
+    def __init__(self, path: str, message: Message) -> None:
+        raw = files.read(path)
         self._path = path
         self._magic = raw[:_HEADER_BYTES]
         self.entry, at = _entry(path, raw, _HEADER_BYTES, message)
         self.unread = raw[at : at + self.entry.inq_len]
         if len(self.unread) != self.entry.inq_len:
-            raise AgentError(Code.IMAGE_DAMAGED, f"the image {path.name} is cut short")
+            raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} is cut short")
 
     @property
     def numbers(self) -> readdress.Numbers:
@@ -81,20 +79,20 @@ class Stream:
         one.outq_len, one.unsq_len = numbers.outq_len, 0
         if one.HasField("rcv_wup"):
             one.rcv_wnd, one.rcv_wup = numbers.rcv_wnd, numbers.rcv_wup
-        self._path.write_bytes(self._magic + _framed(one) + self.unread)
+        files.write(self._path, self._magic + _framed(one) + self.unread)
 
 
 class Images:
     """One folder, as CRIU dumped it."""
 
     def __init__(self, folder: Path, messages: Messages) -> None:
-        self.folder = folder
+        self._folder = str(folder)
         self._messages = messages
         self._files: list[Message] | None = None
 
     def processes(self) -> list[Process]:
         """The dumped tree; the root is the first."""
-        found = entries(self.folder / "pstree.img", self._messages.pstree)
+        found = entries(f"{self._folder}/pstree.img", self._messages.pstree)
         return [Process(one.pid, one.ppid, list(one.threads)) for one in found]
 
     def places(self) -> dict[int, flows.Descriptor]:
@@ -102,11 +100,11 @@ class Images:
         found: dict[int, flows.Descriptor] = {}
         seen: set[int] = set()
         for process in self.processes():
-            (ids,) = entries(self.folder / f"ids-{process.pid}.img", self._messages.ids)
+            (ids,) = entries(f"{self._folder}/ids-{process.pid}.img", self._messages.ids)
             if ids.files_id in seen:
                 continue
             seen.add(ids.files_id)
-            for one in entries(self.folder / f"fdinfo-{ids.files_id}.img", self._messages.fdinfo):
+            for one in entries(f"{self._folder}/fdinfo-{ids.files_id}.img", self._messages.fdinfo):
                 found.setdefault(one.id, flows.Descriptor(process.pid, one.fd))
         return found
 
@@ -115,7 +113,7 @@ class Images:
 
     def stream(self, ino: int) -> Stream:
         """The saved state of one connection (criu: image-desc.c, tcp-stream-%x)."""
-        return Stream(self.folder / f"tcp-stream-{ino:x}.img", self._messages.tcp_stream)
+        return Stream(f"{self._folder}/tcp-stream-{ino:x}.img", self._messages.tcp_stream)
 
     def edit_sockets(self, mapping: Mapping[str, str], inside: Sequence[flows.InetSocket]) -> None:
         """Write files.img back with the destination's addresses and every connection as ESTABLISHED.
@@ -126,19 +124,16 @@ class Images:
         for one in self._load():
             if one.type == self._messages.INETSK:
                 _edit(one.isk, mapping, one.isk.ino in both)
-        path = self.folder / "files.img"
-        with path.open("r+b") as file:
-            magic = file.read(_HEADER_BYTES)
-            file.seek(0)
-            file.write(magic + b"".join(_framed(one) for one in self._load()))
-            file.truncate()
+        path = f"{self._folder}/files.img"
+        magic = files.read(path)[:_HEADER_BYTES]
+        files.write(path, magic + b"".join(_framed(one) for one in self._load()))
 
     def seconds(self, folder: Path, kind: str) -> dict[str, float]:
         """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none."""
         path = folder / f"stats-{kind}"
         if not path.exists():
             return {}
-        (one,) = entries(path, self._messages.stats)
+        (one,) = entries(str(path), self._messages.stats)
         part = getattr(one, kind)
         return {
             field.name.removesuffix("_time"): value / 1e6
@@ -148,7 +143,7 @@ class Images:
 
     def _load(self) -> list[Message]:
         if self._files is None:
-            self._files = list(entries(self.folder / "files.img", self._messages.file))
+            self._files = list(entries(f"{self._folder}/files.img", self._messages.file))
         return self._files
 
 

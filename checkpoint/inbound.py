@@ -89,10 +89,11 @@ class Inbound:
         helper = self._helper or await self._around.engine.prepare()
         self._helper = None
         folders = Folders(folder, self._around.store.folders(self._work_name).work)
-        # The stamps before and after frame both the hashing and CRIU's own reading: who read what first does not matter.
+        # The stamps before and after frame both our own reading and CRIU's: who read what first does not matter.
         before = store.stamps(folder)
-        hashing = self._around.spawn(self._around.store.hash([folder / name for name in sealed.bulk]), "hash the bulk")
-        looking = self._around.spawn(self._around.store.survey(folder), "look at the images")
+        looking = self._around.spawn(self._around.store.survey_aside(folder), "look at the images")
+        bulk = sealed.bulk if self._around.store.hash_bulk else {}
+        hashing = self._around.spawn(self._around.store.hash([f"{folder}/{name}" for name in bulk]), "hash the bulk")
         report = await self._around.engine.restore(helper, folders)
         self._seconds["criu"] = self._since
         try:
@@ -104,7 +105,7 @@ class Inbound:
             await self._destroy(report.tree)
             raise
         self._keep(report, folder)
-        digest = manifest.bulk_digest(chunks)
+        digest = manifest.bulk_digest(chunks) if bulk else ""
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds, digest)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--criu", type=Path, required=True, help="the criu program; pycriu lies beside it, in python/")
     parser.add_argument("--images", type=Path, default=Path("/dev/shm/midstream"), help="where images go: a tmpfs")
     parser.add_argument("--pid-base", type=int, default=0, help="workloads get PIDs above this (0: as they come)")
+    parser.add_argument("--hash-bulk", action="store_true", help="SHA-256 for memory pages too, where stamps would do")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -49,7 +50,7 @@ def main() -> None:
 async def serve(flags: argparse.Namespace) -> None:
     """Everything in its order; the socket appears last. Raises AgentError when it cannot start."""
     messages = Messages(flags.criu.parent / "python")
-    store = Store(flags.images)
+    store = Store(flags.images, hash_bulk=flags.hash_bulk)
     kernel = Kernel()
     engine = CriuEngine(kernel, str(flags.criu), messages)
     version = await engine.version()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from checkpoint.engine import Engine, Folders, Helper
 from checkpoint.images import Images, Stream
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Messages
+from checkpoint.core.manifest import Stamp
 from checkpoint.store import Chunks, Store
 from checkpoint.tree import Tree, stat, until_gone
 
@@ -63,6 +64,7 @@ class Outbound:
         self._helper: Helper | None = None
         self._tree: Tree | None = None
         self._adoption: adopt.Adoption | None = None
+        self._dumped: dict[str, Stamp] = {}
         self._hashing: list[asyncio.Task[Chunks]] = []
         self._lease: asyncio.TimerHandle | None = None
         self._sorted = flows.Sorted([], [], [])
@@ -115,7 +117,8 @@ class Outbound:
         self._arm()
 
     async def dump(self) -> Dumped:
-        return await self._once(Event.DUMP, "dump", self._dump)
+        answer: Dumped = await self._once(Event.DUMP, "dump", self._dump)
+        return answer
 
     async def _dump(self) -> Dumped:
         tree, folders = self._required_tree(), self._folders()
@@ -130,12 +133,14 @@ class Outbound:
             self.record.helper = None
             self._around.spawn(helper.close(), "criu's end")
         (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
-        self._hash(folders)
-        size = sum(path.stat().st_size for path in folders.images.iterdir())
-        return Dumped(size, report.processes, report.criu_seconds)
+        self._dumped = store.stamps(folders.images)
+        if self._around.store.hash_bulk:
+            self._hash(name for name in self._dumped if manifest.is_pages(name))
+        return Dumped(sum(one.size for one in self._dumped.values()), report.processes, report.criu_seconds)
 
     async def adopt(self) -> Adopted:
-        return await self._once(Event.ADOPT, "adopt", self._adopt)
+        answer: Adopted = await self._once(Event.ADOPT, "adopt", self._adopt)
+        return answer
 
     async def _adopt(self) -> Adopted:
         images = Images(self._folders().images, self._around.messages)
@@ -152,7 +157,8 @@ class Outbound:
         return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
 
     async def seal(self) -> Sealed:
-        return await self._once(Event.SEAL, "seal", self._seal)
+        answer: Sealed = await self._once(Event.SEAL, "seal", self._seal)
+        return answer
 
     async def _seal(self) -> Sealed:
         folders = self._folders()
@@ -161,9 +167,9 @@ class Outbound:
             stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
         images = Images(folders.images, self._around.messages)
         images.edit_sockets(self.record.readdress, self._sorted.inside)
-        found, digest = store.seal(folders.images)
-        rest = [folders.images / name for name in found.bulk if not manifest.is_pages(name)]
-        self._hashing.append(self._around.spawn(self._around.store.hash(rest), "hash the queues"))
+        found, digest = store.seal(folders.images, self._dumped)
+        if self._around.store.hash_bulk:
+            self._hash(name for name in found.bulk if not manifest.is_pages(name))
         return Sealed(str(folders.images), digest, found.image_bytes)
 
     async def commit(self, evidence: Commit) -> Custody:
@@ -176,7 +182,7 @@ class Outbound:
     async def _commit(self, evidence: Commit) -> None:
         """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
         self._machine.check(Event.COMMIT, self._around.kernel.now())
-        if evidence.bulk_digest:
+        if self._hashing:
             await self._compare(evidence.bulk_digest)
         self._apply(Event.COMMIT)
         self._around.save()
@@ -260,8 +266,9 @@ class Outbound:
         self._machine.apply(event, self._around.kernel.now(), reason=reason, expired=expired)
         self.record.state, self.record.reason = self._machine.state, self._machine.reason
 
-    def _hash(self, folders: Folders) -> None:
-        self._hashing.append(self._around.spawn(self._around.store.hash(store.pages(folders.images)), "hash the pages"))
+    def _hash(self, names: Iterable[str]) -> None:
+        paths = [f"{self._folders().images}/{name}" for name in names]
+        self._hashing.append(self._around.spawn(self._around.store.hash(paths), "hash the bulk"))
 
     def _arm(self) -> None:
         deadline = self._machine.deadline()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,10 @@ STATE_NAMES = {
 }  # fmt: skip
 
 Direction = Literal["inbound", "outbound"]
+End = tuple[str, int]
+"""A literal address and a port."""
+
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,11 @@ class InetSocket:
     reuse_address: bool
 
     @property
-    def local(self) -> tuple[str, int]:
+    def local(self) -> End:
         return tcp.host_of(self.source), self.source_port
 
     @property
-    def peer(self) -> tuple[str, int]:
+    def peer(self) -> End:
         return tcp.host_of(self.destination), self.destination_port
 
     @property
@@ -97,7 +101,7 @@ def sort(sockets: Iterable[InetSocket], places: Mapping[int, Descriptor]) -> Sor
     """
     stream = [one for one in sockets if one.is_tcp]
     ends = {(one.local, one.peer) for one in stream if one.connected}
-    listening = [one for one in stream if one.listens]
+    listening = {one.local for one in stream if one.listens}
     found = Sorted([], [], [])
     for one in stream:
         if one.listens:
@@ -110,13 +114,11 @@ def sort(sockets: Iterable[InetSocket], places: Mapping[int, Descriptor]) -> Sor
     return found
 
 
-def direction_of(one: InetSocket, listening: Sequence[InetSocket]) -> Direction:
+def direction_of(one: InetSocket, listening: Set[End]) -> Direction:
     """A connection from a port the tree listens on was opened by the peer; any other by the workload."""
-    for listener in listening:
-        host, port = listener.local
-        if port == one.source_port and host in (one.local[0], "0.0.0.0", "::"):
-            return "inbound"
-    return "outbound"
+    host, port = one.local
+    inbound = (host, port) in listening or any((every, port) in listening for every in _EVERY_ADDRESS)
+    return "inbound" if inbound else "outbound"
 
 
 def _check(one: InetSocket) -> None:
@@ -132,6 +134,6 @@ def _place(one: InetSocket, places: Mapping[int, Descriptor]) -> Descriptor:
     return places[one.file_id]
 
 
-def _text(end: tuple[str, int]) -> str:
+def _text(end: End) -> str:
     host, port = end
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,10 +1,10 @@
 """The manifest of a folder of images: what every file was when it was sealed. Pure: text in, text out.
 
-Two proofs for two kinds of file. The small ones (edited by us, a few hundred kilobytes) are named with their SHA-256 in the
-manifest itself. The **bulk** (memory pages, long receive queues) may be gigabytes, and SHA-256 is slower than CRIU: it is
-named with its **stamp** (inode, size, and the change time that the kernel keeps and nobody can set), which costs nothing and
-proves on one machine that not a byte was written; its SHA-256 is computed at both ends beside other work, and the commit is
-refused unless both are the same.
+Two proofs for two kinds of file. The small ones (edited by us, a few hundred kilobytes) are named with their
+SHA-256. The **bulk** (memory pages, long receive queues) may be gigabytes, and SHA-256 is slower than CRIU: it is named
+with its **stamp** (inode, size, and the change time that the kernel keeps and nobody can set), which costs nothing and
+proves on one machine that not a byte was written. Where the kernel's change times are too coarse for that, the bulk's
+SHA-256 is computed at both ends beside other work, and the commit is refused unless both are the same.
 
     midstream-manifest 1
     <sha256> <size> <name>

@@ -5,6 +5,7 @@ Addresses in CRIU's images are u32 words that hold network order as the machine 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,11 @@ _U32 = 1 << 32
 
 def host_of(words: Sequence[int]) -> str:
     """The address that u32 words hold, as text; an IPv4-mapped IPv6 address is given as the IPv4 address it is."""
+    return _host_of(tuple(words))
+
+
+@functools.lru_cache(maxsize=4096)  # a thousand connections have few different addresses, and text is slow to make
+def _host_of(words: tuple[int, ...]) -> str:
     raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     if len(raw) == 16 and raw.startswith(_MAPPED_PREFIX):
         raw = raw[12:]

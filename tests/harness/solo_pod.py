@@ -30,6 +30,13 @@ class SoloPod:
              "--ipc", "--uts", PYTHON, "-I", "-S", str(INIT)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
+        try:
+            self._build(address, pid_base)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, address: str, pid_base: int) -> None:
         assert self._unshare.stdout is not None
         if self._unshare.stdout.readline() != b"ready\n":
             raise RuntimeError("the pod's PID 1 did not start")
@@ -37,6 +44,10 @@ class SoloPod:
         self.pid1 = int(children.split()[0])
         self.run(["ip", "link", "set", "lo", "up"])
         self.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"])
+        # Somewhere for packets to go: a restored connection needs a route to its peer, if only into the void.
+        self.run(["ip", "link", "add", "void0", "type", "veth", "peer", "name", "void1"])
+        self.run(["ip", "link", "set", "void0", "up"])
+        self.run(["ip", "route", "add", "default", "dev", "void0", "src", address])
         self.write_last_pid(pid_base)
 
     def enter(self, argv: Sequence[str]) -> list[str]:

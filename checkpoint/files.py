@@ -1,0 +1,40 @@
+"""Read and write whole files of a folder of images, quickly: there is one for each connection, inside the freeze."""
+
+from __future__ import annotations
+
+import os
+
+from checkpoint.core.errors import AgentError, Code
+
+_READ_BYTES = 256 << 10
+"""More than almost every image: one call reads it."""
+
+
+def read(path: str) -> bytes:
+    """The content of an image; raises AgentError IMAGE_DAMAGED. A quarter of the time of Path.read_bytes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be read: {error.strerror}") from error
+    try:
+        raw = os.read(fd, _READ_BYTES)
+        if len(raw) < _READ_BYTES:
+            return raw
+        parts = [raw]
+        while part := os.read(fd, _READ_BYTES):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def write(path: str, raw: bytes) -> None:
+    """Replace the content of an image, or make it. Shortened afterwards, not before: the pages are used again."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        left = memoryview(raw)
+        while left:
+            left = left[os.write(fd, left) :]
+        os.ftruncate(fd, len(raw))
+    finally:
+        os.close(fd)
