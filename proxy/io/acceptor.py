@@ -33,11 +33,10 @@ class IncomingLink:
         self.sock = sock
         self.via = via
         self._acceptor = acceptor
-        self._loop = acceptor.context.loop
         self._decoder = Decoder()
         self._watched = True
-        self._loop.add_reader(sock, self._readable)
-        self._deadline = self._loop.call_later(GREETING_SECONDS, self._late)
+        acceptor.context.poller.read(sock, self._readable)
+        self._deadline = acceptor.context.loop.call_later(GREETING_SECONDS, self._late)
 
     def close(self) -> None:
         self._let_go()
@@ -113,7 +112,7 @@ class IncomingLink:
         self._deadline.cancel()
         if self._watched:
             self._watched = False
-            self._loop.remove_reader(self.sock)
+            self._acceptor.context.poller.forget(self.sock)
 
 
 class Acceptor:
@@ -133,7 +132,7 @@ class Acceptor:
         self._listen(True)
 
     def close(self) -> None:
-        self._listen(False)
+        self.context.poller.forget(self._listener)
         for link in (*self._strangers, *self._known):
             link.close()
         self._strangers.clear()
@@ -178,10 +177,7 @@ class Acceptor:
         if wanted == self._listening:
             return
         self._listening = wanted
-        if wanted:
-            self.context.loop.add_reader(self._listener, self._accept)
-        else:
-            self.context.loop.remove_reader(self._listener)
+        self.context.poller.read(self._listener, self._accept if wanted else None)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_A_CALLBACK):

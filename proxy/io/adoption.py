@@ -7,7 +7,6 @@ speak. The end of a connection releases nothing: the agent may die and come back
 from __future__ import annotations
 
 import array
-import asyncio
 import contextlib
 import logging
 import os
@@ -57,16 +56,16 @@ class AdoptionServer:
 
     def __init__(self, plane: Plane, listener: socket.socket) -> None:
         self._plane = plane
-        self._loop = asyncio.get_running_loop()
+        self._poller = plane.context.poller
         self._listener = listener
         self._agents: set[socket.socket] = set()
 
     def start(self) -> None:
         self._listener.setblocking(False)
-        self._loop.add_reader(self._listener, self._accept)
+        self._poller.read(self._listener, self._accept)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._listener)
+        self._poller.forget(self._listener)
         self._listener.close()
         for agent in list(self._agents):
             self._drop(agent)
@@ -86,7 +85,7 @@ class AdoptionServer:
             return
         agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE_BYTES)
         self._agents.add(agent)
-        self._loop.add_reader(agent, self._readable, agent)
+        self._poller.read(agent, lambda: self._readable(agent))
 
     def _readable(self, agent: socket.socket) -> None:
         try:
@@ -161,7 +160,7 @@ class AdoptionServer:
     def _drop(self, agent: socket.socket) -> None:
         if agent in self._agents:
             self._agents.discard(agent)
-            self._loop.remove_reader(agent)
+            self._poller.forget(agent)
             agent.close()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.core.ledger import TcpState
+from proxy.io.poller import Poller
 from proxy.io.relay import Scratch, reset
 from proxy.sys import options
 from proxy.sys.kernel import Kernel
@@ -39,6 +40,7 @@ class Context:
     loop: asyncio.AbstractEventLoop
     kernel: Kernel
     drainer: Drainer
+    poller: Poller
     scratch: Scratch = field(default_factory=Scratch)
     totals: Totals = field(default_factory=Totals)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,7 +50,7 @@ class Context:
     def here(cls, kernel: Kernel) -> Context:
         """For the running loop."""
         loop = asyncio.get_running_loop()
-        return cls(loop, kernel, Drainer(loop, kernel))
+        return cls(loop, kernel, Drainer(loop, kernel), Poller(loop))
 
 
 @dataclass(eq=False)

@@ -56,12 +56,13 @@ class DestinationFlow(Flow):
         code = self.leg.connect_ex((self.local.host, self.local.port))
         if code in (0, errno.EINPROGRESS):
             self._connecting = True
-            self.context.loop.add_writer(self.leg, self._on_connected)
+            self.context.poller.write(self.leg, self._on_connected)
         else:
             self._refuse(code)
 
     def relay(self) -> None:
         preface, self._preface = self._preface, b""
+        self.watch_hangups()
         self.pump_from_leg()
         if not self.is_over:
             self.pump_from_link(preface)
@@ -80,7 +81,7 @@ class DestinationFlow(Flow):
     def _stop_connecting(self) -> None:
         if self._connecting:
             self._connecting = False
-            self.context.loop.remove_writer(self.leg)
+            self.context.poller.forget(self.leg)
 
     def _on_connected(self) -> None:
         self._stop_connecting()

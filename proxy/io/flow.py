@@ -109,6 +109,7 @@ class Flow:
             self.link.close()
 
     def drain_leg(self) -> None:
+        self._stop()
         self.context.drainer.wait(self.leg, lambda: self.tell(Event.LEG_DRAINED))
 
     # The relay
@@ -123,6 +124,16 @@ class Flow:
         self._from_link = self._pump(self.link, self.leg, Event.LINK_EOF, Event.LINK_FAILED)
         self._from_link.start(preface)
 
+    def watch_hangups(self) -> None:
+        """From now on a reset is noticed on a socket that has ended its stream and is not written to either."""
+        assert self.link
+        self.context.poller.hangup(self.leg, lambda: self._hung_up(self._from_leg, Event.LEG_FAILED))
+        self.context.poller.hangup(self.link, lambda: self._hung_up(self._from_link, Event.LINK_FAILED))
+
+    def _hung_up(self, reader: Pump | None, failure: Event) -> None:
+        if reader and not reader.running:  # else it is only waiting, and will see for itself
+            self.tell(failure)
+
     def _pump(self, source: socket.socket, target: socket.socket, eof: Event, failure: Event) -> Pump:
         def ended() -> None:
             self.tell(failure if self._broken is source else eof)
@@ -133,7 +144,7 @@ class Flow:
             else:
                 self._break(target)
 
-        return Pump(self.context.loop, self.context.scratch, source, target, ended, failed)
+        return Pump(self.context.poller, self.context.scratch, source, target, ended, failed)
 
     def _break(self, sock: socket.socket) -> None:
         """Sending failed, so the connection was reset. What came before the reset can still be read: deliver it first.
@@ -146,9 +157,13 @@ class Flow:
             self.tell(Event.LINK_FAILED if sock is self.link else Event.LEG_FAILED)
 
     def _stop(self) -> None:
+        """Move no more bytes and watch neither socket, as they are about to be closed."""
         for pump in (self._from_leg, self._from_link):
             if pump:
                 pump.stop()
+        for sock in (self.leg, self.link):
+            if sock and sock.fileno() >= 0:
+                self.context.poller.forget(sock)
 
     # What is told about it
 

@@ -15,6 +15,7 @@ from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
 from proxy.core.wire import Decoder, Hello, Join, Open, Refused, WireError, encode
+from proxy.io.context import Context
 from proxy.sys import address
 
 ANSWER_BYTES = 4096  # one read while answers are due; what is behind them is the flow's and is handed on
@@ -37,25 +38,24 @@ class DialledLink:
     """One link until its flow takes the socket over. Never blocks; every failure reaches its user or its pool once."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, destination: Endpoint, hello: bytes, idled: Callable[[DialledLink], None]
+        self, context: Context, destination: Endpoint, hello: bytes, idled: Callable[[DialledLink], None]
     ) -> None:
         self.state = Dialling.GREETING
         self.why_lost = ""
-        self._loop = loop
+        self._poller = context.poller
         self._idled = idled
         self._outbox = hello
         self._user: LinkUser | None = None
         self._decoder = Decoder()
         self._connected = False
         self._taken = False
-        self._unwatch: Callable[[], object] | None = None
+        self._watching = True
         self.sock = link_socket(address.family(destination.host))
         code = self.sock.connect_ex((destination.host, destination.port))
         if code in (0, errno.EINPROGRESS):
-            loop.add_writer(self.sock, self._on_connected)
-            self._unwatch = lambda: loop.remove_writer(self.sock)
+            self._poller.write(self.sock, self._on_connected)
         else:
-            loop.call_soon(self._lose, os.strerror(code))
+            context.loop.call_soon(self._lose, os.strerror(code))
 
     def ask(self, frame: Join | Open, user: LinkUser) -> None:
         """Name the flow. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
@@ -68,29 +68,30 @@ class DialledLink:
 
     def close(self) -> None:
         self.let_go()
+        self._poller.forget(self.sock)
         self.sock.close()
 
     def abandon(self) -> None:
         """Of no more use. A socket that its flow has taken is the flow's to close."""
         self.let_go()
-        if not self._taken:
+        if not self._taken and self.sock.fileno() >= 0:
+            self._poller.forget(self.sock)
             self.sock.close()
 
     def let_go(self) -> None:
         """Watch the socket no more; it is somebody else's."""
-        if self._unwatch:
-            self._unwatch()
-        self._unwatch = None
+        if self._watching:
+            self._watching = False
+            self._poller.read(self.sock, None)  # the writer is the flow's by now
 
     def _on_connected(self) -> None:
-        self.let_go()
+        self._poller.write(self.sock, None)
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._lose(os.strerror(code))
             return
         self._connected = True
-        self._loop.add_reader(self.sock, self._on_answer)
-        self._unwatch = lambda: self._loop.remove_reader(self.sock)
+        self._poller.read(self.sock, self._on_answer)
         self._say(self._outbox)
 
     def _say(self, frames: bytes) -> None:
@@ -149,8 +150,8 @@ class LinkPool:
 
     PREPARE_SECONDS = 5.0
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, destination: Endpoint, migration: str, token: bytes) -> None:
-        self._loop = loop
+    def __init__(self, context: Context, destination: Endpoint, migration: str, token: bytes) -> None:
+        self._context = context
         self._destination = destination
         self._hello = encode(Hello(migration, token))
         self._idle: deque[DialledLink] = deque()
@@ -191,7 +192,7 @@ class LinkPool:
         self._greeting.clear()
 
     def _dial(self) -> DialledLink:
-        return DialledLink(self._loop, self._destination, self._hello, self._on_change)
+        return DialledLink(self._context, self._destination, self._hello, self._on_change)
 
     def _on_change(self, link: DialledLink) -> None:
         self._greeting.discard(link)

@@ -44,14 +44,13 @@ class HeldListener:
     def close(self) -> None:
         if self._pause:
             self._pause.cancel()
-        if self._listening:
-            self._context.loop.remove_reader(self._sock)
+        self._context.poller.forget(self._sock)
         self._sock.close()
 
     def _resume(self) -> None:
         self._pause = None
         self._listening = True
-        self._context.loop.add_reader(self._sock, self._accept_some)
+        self._context.poller.read(self._sock, self._accept_some)
 
     def _accept_some(self) -> int:
         for count in range(self.ACCEPTS_A_CALLBACK):
@@ -61,7 +60,7 @@ class HeldListener:
                 return count
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._listening:
-                    self._context.loop.remove_reader(self._sock)
+                    self._context.poller.read(self._sock, None)
                     self._listening = False
                     self._pause = self._context.loop.call_later(self.EXHAUSTED_SECONDS, self._resume)
                 return count

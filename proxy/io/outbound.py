@@ -58,7 +58,7 @@ class OutboundMigration:
         self.flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
         self.listeners: dict[int, HeldListener] = {}
-        self.links = LinkPool(context.loop, plan.destination, name, bytes.fromhex(plan.token))
+        self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token))
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
         self._ended = Ended(context)

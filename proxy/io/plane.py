@@ -175,6 +175,7 @@ class Plane:
             self.release_inbound(name, force=True)
         self.acceptor.close()
         self.context.drainer.close()
+        self.context.poller.close()
         self._retirement.close()
 
     def _require_name(self, name: str) -> None:

@@ -7,10 +7,11 @@ carries the push-back through to the sender, and one callback moves at most one 
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections.abc import Callable
+
+from proxy.io.poller import Poller
 
 SCRATCH_BYTES = 256 * 1024
 """One read: with 64 KiB bulk throughput is a third lower, with more the caches are left. It is also what one direction
@@ -35,7 +36,7 @@ class Pump:
         "_ended",
         "_failed",
         "_kept",
-        "_loop",
+        "_poller",
         "_reading",
         "_running",
         "_scratch",
@@ -46,14 +47,14 @@ class Pump:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         scratch: Scratch,
         source: socket.socket,
         target: socket.socket,
         ended: Callable[[], None],
         failed: Callable[[bool], None],
     ) -> None:
-        self._loop = loop
+        self._poller = poller
         self._scratch = scratch.view
         self._source = source
         self._target = target
@@ -87,16 +88,13 @@ class Pump:
         self._read(False)
         if self._kept:
             self._kept = b""
-            self._loop.remove_writer(self._target)
+            self._poller.write(self._target, None)
 
     def _read(self, wanted: bool) -> None:
         if wanted == self._reading:
             return
         self._reading = wanted
-        if wanted:
-            self._loop.add_reader(self._source, self._readable)
-        else:
-            self._loop.remove_reader(self._source)
+        self._poller.read(self._source, self._readable if wanted else None)
 
     def _readable(self) -> None:
         try:
@@ -125,7 +123,7 @@ class Pump:
             return
         self._read(False)
         if not self._kept:
-            self._loop.add_writer(self._target, self._writable)
+            self._poller.write(self._target, self._writable)
         self._kept = bytes(view[sent:])
 
     def _writable(self) -> None:
@@ -140,7 +138,7 @@ class Pump:
         self.moved += sent
         self._kept = kept[sent:]
         if not self._kept:
-            self._loop.remove_writer(self._target)
+            self._poller.write(self._target, None)
             self._read(True)
 
     def _fail(self, source: bool) -> None:

@@ -86,6 +86,7 @@ class SourceFlow(Flow):
         self.tell(Event.LINK_READY)
 
     def relay(self) -> None:
+        self.watch_hangups()
         self.pump_from_leg()
 
     def link_accepted(self, rest: bytes) -> None:

@@ -37,6 +37,8 @@ PORT = 7000
 LINK_PORT = 15008
 PATTERN = bytes(range(251)) * 2048
 PATIENCE_SECONDS = 10.0
+SAID_BYTES = 50_000
+"""What the workload says before it shuts down its side, when the first byte asks for that ("f"); "q" is for silence."""
 KERNEL = Kernel()
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -217,6 +219,7 @@ class Talker:
         self.sock = sock
         self.sent, self.got = sent, got
         self.verdict = "open"
+        self._reset = ""
         self._slow = slow
         self._stop = threading.Event()
         sock.settimeout(PATIENCE_SECONDS)
@@ -228,15 +231,28 @@ class Talker:
 
     def finish(self) -> None:
         """Stop writing, and say so with a FIN."""
+        self.stop_writing()
+        self.shutdown()
+
+    def stop_writing(self) -> None:
         self._stop.set()
         if self._writer.ident:
             self._writer.join(PATIENCE_SECONDS)
+
+    def shutdown(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
 
+    def reset(self) -> None:
+        """End with an RST at once, threads in calls or not: what connect(AF_UNSPEC) does (K: tcp_disconnect)."""
+        self._stop.set()
+        if _libc.connect(self.sock.fileno(), bytes(16), 16):
+            raise OSError(ctypes.get_errno(), "connect to AF_UNSPEC")
+
     def verdict_after_end(self) -> str:
+        """A reset is told to one caller, the next sees the end of the stream: so ask both threads."""
         self._reader.join(PATIENCE_SECONDS)
-        return self.verdict
+        return self._reset if self._reset and self.verdict == "ended" else self.verdict
 
     def close(self) -> None:
         self._stop.set()
@@ -261,9 +277,13 @@ class Talker:
             self.verdict = type(error).__name__
 
     def _write(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while not self._stop.is_set():
                 self.sent += self.sock.send(slice_at(self.sent, 100_000))
+        except ConnectionResetError as error:
+            self._reset = type(error).__name__
+        except OSError:
+            return
 
 
 class Workload:
@@ -336,6 +356,7 @@ class Image:
         self.live = repair.read(KERNEL, sock)
         self.outq_len = KERNEL.queued(sock, options.SIOCOUTQ)
         self.fin_received = self.live.state in (8, 9, 11)
+        self.fin_sent = self.live.state in (4, 5, 9, 11)
         self.queue = b""
         if self.live.unread:
             self.queue = sock.recv(self.live.unread, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -362,9 +383,8 @@ class Image:
         live, sock = self.live, own or socket.socket(self.family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         repair.enter(KERNEL, sock)
-        fin_sent = live.state in (4, 5, 9, 11)
         rcv = live.rcv_nxt - self.fin_received
-        snd = live.write_seq - fin_sent
+        snd = live.write_seq - self.fin_sent
         for queue, number in ((options.RECV_QUEUE, rcv - len(self.queue)), (options.SEND_QUEUE, snd)):
             sock.setsockopt(6, options.TCP_REPAIR_QUEUE, queue)
             sock.setsockopt(6, options.TCP_QUEUE_SEQ, struct.pack("=I", number % 2**32))
@@ -401,7 +421,7 @@ class Image:
 
     def resume(self, sock: socket.socket) -> None:
         repair.leave(KERNEL, sock, options.REPAIR_OFF)
-        if self.live.state in (4, 5, 9, 11):
+        if self.fin_sent:
             sock.shutdown(socket.SHUT_WR)
 
 
@@ -474,10 +494,11 @@ class Rig:
         self._close.append(sock.close)
         return sock
 
-    def server_in_b(self, backlog: int = 64) -> socket.socket:
+    def server_in_b(self, host: str = "0.0.0.0", backlog: int = 64) -> socket.socket:
         """The restored listener."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with self.namespaces["b"].entered():
-            sock = socket.create_server(("0.0.0.0", PORT), backlog=backlog)
+            sock = socket.create_server((host, PORT), family=family, backlog=backlog, dualstack_ipv6=host == "::")
         sock.settimeout(PATIENCE_SECONDS)
         self._close.append(sock.close)
         return sock
@@ -493,17 +514,19 @@ class Rig:
 
 
 def _serve(host: str, port: int, backlog: int, dial: str) -> None:
-    listener = socket.create_server(
-        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=backlog
-    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=host == "::")
     talkers = []
     if dial:
-        talkers.append(Talker(socket.create_connection((dial, port))))
+        talkers.append(Talker(socket.create_connection((dial, port + 1))))
     print("listening", flush=True)
     while True:
         sock, _ = listener.accept()
         first = sock.recv(1)
-        talkers.append(Talker(sock, got=1, quiet=first == b"q"))
+        talkers.append(Talker(sock, got=1, quiet=first in (b"q", b"f")))
+        if first == b"f":
+            sock.sendall(slice_at(0, SAID_BYTES))
+            sock.shutdown(socket.SHUT_WR)
 
 
 if __name__ == "__main__":

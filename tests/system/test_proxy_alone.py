@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import proxy_rig as rigs
-from tests.harness.proxy_rig import Image, Rig, Talker, eventually
+from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
+from tests.harness.proxy_rig import Rig, eventually
 
 
 @pytest.fixture
@@ -20,139 +21,273 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield made
 
 
-def positions(image: Image, base: tuple[int, int]) -> dict[str, int]:
-    """How much the frozen workload had sent and read, by the image's numbers."""
-    fin_sent = image.live.state in (4, 5, 9, 11)
-    sent = (image.live.write_seq - fin_sent - base[0]) % 2**32
-    read = (image.live.rcv_nxt - image.fin_received - image.live.unread - base[1]) % 2**32
-    return {"sent": sent, "got": read}
-
-
-def bases(client: socket.socket) -> tuple[int, int]:
-    """The sequence numbers of the workload's first bytes, out and in, before anything flows: the peer's, mirrored."""
-    live = rigs.repair.read(rigs.KERNEL, client)
-    rigs.repair.leave(rigs.KERNEL, client)
-    return live.rcv_nxt, live.write_seq
-
-
-class Move:
-    """The whole move of one workload, step by step."""
-
-    def __init__(self, rig: Rig, clients: int = 1, **more: object) -> None:
-        self.rig = rig
-        self.workload = rig.workload(**more)
-        self.bases: dict[tuple[str, int], tuple[int, int]] = {}
-        self.clients: list[Talker] = []
-        for _ in range(clients):
-            self.clients.append(self.join())
-
-    def join(self, **more: bool) -> Talker:
-        sock = self.rig.connect()
-        self.bases[sock.getsockname()] = bases(sock)
-        sock.sendall(rigs.slice_at(0, 1))
-        return self.rig.talker(sock, sent=1, **more)
-
-    def freeze(self) -> None:
-        self.workload.freeze()
-        self.images = [Image(sock) for sock in self.workload.sockets()]
-        self.agent = self.rig.agent()
-
-    def adopt(self) -> None:
-        self.legs = self.rig.adopt(self.agent, self.images)
-        for image in self.images:
-            image.sock.close()
-
-    def restore(self) -> None:
-        self.rig.b.ok("POST", f"/v1/inbound/{self.rig.migration}/legs", {"legs": self.legs})
-        self.socks = [(image, self.rig.restored(image)) for image in self.images if not image.listener]
-        self.server = self.rig.server_in_b()
-
-    def commit(self) -> dict[str, int]:
-        self.workload.kill()
-        for image, sock in self.socks:
-            image.resume(sock)
-        answer = self.rig.repoint()
-        self.apps = [self.rig.talker(sock, **positions(image, self.bases[image.peer])) for image, sock in self.socks]
-        return answer
-
-    def run(self) -> dict[str, int]:
-        self.rig.prepare(links=len(self.clients))
-        self.freeze()
-        self.adopt()
-        self.restore()
-        return self.commit()
-
-
-def ends(talkers: list[Talker]) -> list[str]:
-    for talker in talkers:
-        talker.finish()
-    return [talker.verdict_after_end() for talker in talkers]
-
-
-def states(rig: Rig, side: str) -> list[str]:
-    proxy = rig.a if side == "outbound" else rig.b
-    return sorted(line["state"] for line in proxy.ok("GET", f"/v1/{side}/{rig.migration}/ledger"))
+# --- streams
 
 
 def test_streams_move_without_losing_a_byte(rig: Rig) -> None:
     move = Move(rig, clients=4)
-    eventually(lambda: all(client.got > 1 << 20 for client in move.clients), "a megabyte each")
-    answer = move.run()
-    assert answer["flows"] == 4
-    before = [client.got for client in move.clients]
-    eventually(lambda: all(c.got > n + (8 << 20) for c, n in zip(move.clients, before, strict=True)), "it goes on")
-    assert ends([*move.clients, *move.apps]) == ["ended"] * 8
-    assert sorted(app.got for app in move.apps) == sorted(client.sent for client in move.clients)
-    assert sorted(app.sent for app in move.apps) == sorted(client.got for client in move.clients)
-    eventually(lambda: states(rig, "outbound") == ["closed"] * 4, "closed at the source")
-    eventually(lambda: states(rig, "inbound") == ["closed"] * 4, "closed at the destination")
-    lines = rig.a.ok("GET", f"/v1/outbound/{rig.migration}/ledger")
-    there = {line["flow"]: line for line in rig.b.ok("GET", f"/v1/inbound/{rig.migration}/ledger")}
-    for line in lines:
+    has_begun(move.clients)
+    assert move.run()["flows"] == 4
+    goes_on([*move.clients, *move.apps])
+    move.check_whole()
+    become(rig, "outbound", *["closed"] * 4)
+    become(rig, "inbound", *["closed"] * 4)
+    there = {line["flow"]: line for line in ledger(rig, "inbound")}
+    for line in ledger(rig, "outbound"):
         assert there[line["flow"]]["to_app_bytes"] == line["to_app_bytes"] >= line["held_bytes"]
         assert there[line["flow"]]["to_peer_bytes"] == line["to_peer_bytes"]
-    assert "0 flows" not in str(rig.a.ok("DELETE", f"/v1/outbound/{rig.migration}"))
+    assert rig.a.ok("DELETE", f"/v1/outbound/{rig.migration}") == {"flows": 4}
     assert rig.b.ok("DELETE", f"/v1/inbound/{rig.migration}") == {"flows": 4}
 
 
 def test_slow_readers_keep_megabytes_on_both_sides(rig: Rig) -> None:
     """Bytes unread by the workload travel in the image, bytes unsent stay with the peer leg; none comes twice."""
-    move = Move(rig, clients=0)
+    move = Move(rig)
     move.clients = [move.join(slow=True), move.join(slow=True, quiet=True)]
-    eventually(lambda: all(client.got > 1 << 18 for client in move.clients), "a start")
+    has_begun(move.clients)
     move.run()
-    lines = rig.a.ok("GET", f"/v1/outbound/{rig.migration}/ledger")
-    assert any(line["unsent_bytes"] > 1 << 16 for line in lines)
-    assert ends([*move.apps, *move.clients]) == ["ended"] * 4
-    assert sorted(app.sent for app in move.apps) == sorted(client.got for client in move.clients)
+    assert any(line["unsent_bytes"] > 1 << 16 for line in ledger(rig, "outbound"))
+    move.check_whole()
 
 
-@pytest.mark.parametrize("who", ["peer", "workload"])
-def test_a_half_closed_flow_moves(rig: Rig, who: str) -> None:
-    """A FIN sent or received before the move counts one sequence number and is passed on after it."""
-    move = Move(rig, clients=0)
-    client = move.join(quiet=who == "workload")
-    eventually(lambda: client.got > 1 << 16, "a start")
-    if who == "peer":
-        client.finish()
-        eventually(lambda: b"08" in tcp_states(rig, "a"), "CLOSE_WAIT")
-    move.clients.append(client)
-    rig.prepare()
-    move.freeze()
-    if who == "workload":
-        # the image would be in FIN_WAIT: the workload itself shuts down, before it is frozen
-        pytest.skip("see test_a_workload_that_has_shut_down_moves")
-    move.adopt()
-    move.restore()
-    move.commit()
+@pytest.mark.parametrize("host", [rigs.ADDRESS6["a"], rigs.ADDRESS["a"]], ids=["ipv6", "mapped"])
+def test_a_dual_stack_workload_moves(rig: Rig, host: str) -> None:
+    move = Move(rig, host="::")
+    move.clients = [move.join(host)]
+    has_begun(move.clients)
+    move.run()
+    goes_on([*move.clients, *move.apps])
+    late = rig.connect(host)
+    late.sendall(b"hello")
+    sock, peer = move.server.accept()
+    with late, sock:
+        seen = f"::ffff:{rigs.ADDRESS['c']}" if "." in host else rigs.ADDRESS6["c"]
+        assert peer[:2] == (seen, late.getsockname()[1])
+        assert sock.recv(10) == b"hello"
+    move.check_whole()
+
+
+def test_a_connection_that_the_workload_opened_moves(rig: Rig) -> None:
+    with rig.namespaces["c"].entered():
+        server = socket.create_server((rigs.ADDRESS["c"], rigs.PORT + 1))
+    with server:
+        server.settimeout(rigs.PATIENCE_SECONDS)
+        move = Move(rig, dial=rigs.ADDRESS["c"])
+        sock, _ = server.accept()
+    live = rigs.repair.read(rigs.KERNEL, sock)
+    rigs.repair.leave(rigs.KERNEL, sock)
+    move.bases[rigs.PORT + 1] = ((live.rcv_nxt - live.unread) % 2**32, live.write_seq)
+    move.clients = [rig.talker(sock)]
+    has_begun(move.clients)
+    move.run()
+    assert move.legs[0][1] == [rigs.ADDRESS["c"], rigs.PORT + 1]
+    goes_on([*move.clients, *move.apps])
+    move.check_whole()
+
+
+# --- ends
+
+
+def test_a_flow_whose_peer_has_ended_moves(rig: Rig) -> None:
+    """A FIN received before the move counts one sequence number and is passed on after it."""
+    move = Move(rig)
+    move.clients = [move.join()]
+    has_begun(move.clients)
+    (client,) = move.clients
+    client.finish()
+    eventually(lambda: b"08" in tcp_states(rig, "a"), "CLOSE_WAIT")
+    move.run()
     (app,) = move.apps
     assert app.verdict_after_end() == "ended"
     assert app.got == client.sent
-    app.finish()
-    assert client.verdict_after_end() == "ended"
-    assert client.got == app.sent
+    move.check_whole()
 
 
 def tcp_states(rig: Rig, pod: str) -> list[bytes]:
     with rig.namespaces[pod].entered():
         return [line.split()[3] for line in Path("/proc/thread-self/net/tcp").read_bytes().splitlines()[1:]]
+
+
+def test_a_flow_whose_peer_ends_during_the_hold_moves(rig: Rig) -> None:
+    move = Move(rig)
+    move.clients = [move.join(quiet=True)]
+    has_begun(move.clients)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    move.restore()
+    move.clients[0].shutdown()
+    move.commit()
+    (app,) = move.apps
+    assert app.verdict_after_end() == "ended"
+    move.check_whole()
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["peer talks", "peer silent"])
+def test_a_flow_that_the_workload_has_ended_moves(rig: Rig, quiet: bool) -> None:
+    """A FIN sent before the move: the restored socket sends it again, the peer sees one end of stream."""
+    move = Move(rig)
+    move.clients = [move.join(first=b"f", quiet=quiet)]
+    (client,) = move.clients
+    assert client.verdict_after_end() == "ended"
+    move.run()
+    (app,) = move.apps
+    if not quiet:
+        goes_on(move.apps)
+    become(rig, "outbound", "link_ended")
+    client.finish()
+    assert app.verdict_after_end() == "ended"
+    assert app.got == client.sent
+    assert client.got == rigs.SAID_BYTES
+    become(rig, "outbound", "closed")
+    become(rig, "inbound", "closed")
+
+
+@pytest.mark.parametrize("who", ["peer", "workload"])
+def test_a_half_close_after_the_move_leaves_the_other_half(rig: Rig, who: str) -> None:
+    move = Move(rig, clients=1)
+    has_begun(move.clients)
+    move.run()
+    (client,), (app,) = move.clients, move.apps
+    ending, other = (client, app) if who == "peer" else (app, client)
+    ending.finish()
+    assert other.verdict_after_end() == "ended"
+    assert other.got == ending.sent
+    goes_on([ending])
+    become(rig, "outbound", "leg_ended" if who == "peer" else "link_ended")
+    move.check_whole()
+
+
+@pytest.mark.parametrize("who", ["peer", "workload"])
+def test_a_reset_after_the_move_is_passed_on(rig: Rig, who: str) -> None:
+    move = Move(rig, clients=1)
+    has_begun(move.clients)
+    move.run()
+    (client,), (app,) = move.clients, move.apps
+    resetting, other = (client, app) if who == "peer" else (app, client)
+    resetting.reset()
+    assert other.verdict_after_end() == "ConnectionResetError"
+    become(rig, "outbound", "reset")
+    become(rig, "inbound", "reset")
+
+
+def test_a_reset_during_the_hold_reaches_the_workload(rig: Rig) -> None:
+    move = Move(rig, clients=1)
+    has_begun(move.clients)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    move.clients[0].reset()
+    move.restore()
+    move.commit()
+    (app,) = move.apps
+    assert app.verdict_after_end() == "ConnectionResetError"
+
+
+def test_a_silent_half_closed_flow_still_hears_of_a_reset(rig: Rig) -> None:
+    """The peer has ended its stream, nothing is written: only the kernel's hang-up tells of the reset."""
+    move = Move(rig)
+    move.clients = [move.join(first=b"q", quiet=True)]
+    move.run()
+    (client,), (app,) = move.clients, move.apps
+    app.stop_writing()
+    eventually(lambda: client.got == app.sent, "all of it")
+    client.finish()
+    assert app.verdict_after_end() == "ended"
+    become(rig, "outbound", "leg_ended")
+    client.reset()
+    become(rig, "outbound", "reset")
+    become(rig, "inbound", "reset")
+
+
+# --- connections that come later
+
+
+def test_connections_during_and_after_the_hold_reach_the_destination(rig: Rig) -> None:
+    move = Move(rig)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    early = [rig.connect() for _ in range(40)]  # the workload's own backlog is 16
+    for sock in early:
+        sock.sendall(b"early")
+    move.restore()
+    assert move.commit()["accepted"] == 40
+    late = rig.connect()
+    late.sendall(b"late")
+    native = rig.connect(rigs.ADDRESS["b"])
+    native.sendall(b"native")
+    said = {}
+    for _ in range(42):
+        sock, peer = move.server.accept()
+        said[peer] = sock.recv(10)
+        sock.sendall(said[peer].upper())
+        sock.close()
+    for sock in (*early, late, native):
+        assert sock.recv(10) == said[sock.getsockname()].upper()
+        assert sock.recv(10) == b""
+        sock.close()
+    assert sorted(set(said.values())) == [b"early", b"late", b"native"]
+    become(rig, "inbound", *["closed"] * 41)  # the native one is none of the proxy's business
+    assert {line["direction"] for line in ledger(rig, "inbound")} == {"accepted"}
+
+
+def test_a_connection_that_the_destination_refuses_is_reset(rig: Rig) -> None:
+    move = Move(rig)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    move.socks = []
+    move.commit()  # nobody listens there
+    with rig.connect() as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    (line,) = ledger(rig, "outbound")
+    assert "Connection refused" in line["error"]
+
+
+# --- rollback
+
+
+@pytest.mark.parametrize("how", ["agent", "api"])
+def test_a_rollback_is_as_if_nothing_had_been(rig: Rig, how: str) -> None:
+    move = Move(rig, clients=3)
+    has_begun(move.clients)
+    rig.prepare(links=3)
+    move.freeze()
+    own = [image.sock.dup() for image in move.images]
+    move.adopt()
+    waiting = rig.connect()
+    waiting.sendall(b"q")
+    move.restore()
+    assert rig.b.ok("DELETE", f"/v1/inbound/{rig.migration}") == {"flows": 3}
+    if how == "agent":
+        assert move.agent.ask({"op": "release", "migration": rig.migration}) == {"released": 3}
+        assert move.agent.ask({"op": "release", "migration": rig.migration}) == {"released": 0}
+    else:
+        assert rig.a.ok("DELETE", f"/v1/outbound/{rig.migration}") == {"flows": 3}
+    assert rig.a.ok("GET", "/v1/flows") == []
+    assert backlogs(own) == [16]
+    for sock in own:
+        sock.close()
+    move.workload.thaw()
+    goes_on(move.clients, 16 << 20)
+    waiting.close()
+    assert {client.verdict for client in move.clients} == {"open"}
+
+
+def backlogs(socks: list[socket.socket]) -> list[int]:
+    infos = [sock.getsockopt(6, 11, 104) for sock in socks if rigs.is_listener(sock)]
+    return [int.from_bytes(info[28:32], "little") for info in infos]
+
+
+def test_a_dead_agent_does_not_end_the_hold(rig: Rig) -> None:
+    move = Move(rig, clients=1)
+    has_begun(move.clients)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    move.agent.close()
+    move.restore()
+    move.commit()
+    goes_on([*move.clients, *move.apps])
+    move.check_whole()
