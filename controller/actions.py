@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.clients import AgentClient, ProxyClient, gather_named
-from controller.core.accounts import Account, latest, reconcile
+from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, refuse_what_cannot_move
@@ -162,7 +162,7 @@ class Move:
         before = await self.source_proxy.ledger("outbound", self._id)
         there = await self.destination_proxy.ledger("inbound", self._id)
         after = await self.source_proxy.ledger("outbound", self._id)
-        self.accounts = latest(self.accounts, reconcile(before, there, after))
+        self.accounts = reconcile(before, there, after)
 
     async def _forget(self) -> None:
         await gather_named(

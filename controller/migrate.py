@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from controller.actions import Move
-from controller.core.accounts import Standing, settled
 from controller.core.errors import Answered, MidstreamError, Refused, Unreachable
 from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
 from controller.core.result import MigrationResult, PhaseTime
@@ -26,7 +25,7 @@ PATIENCE_SECONDS = 30.0
 """How long one controller tries what must succeed in the end; then it leaves it to `midstream resume`."""
 
 SETTLE_SECONDS = 5.0
-"""How long the accounts are waited for. The flow of a reader that is slower goes on after that: nothing is cut."""
+"""How long the held bytes are waited for. A reader that is slower keeps its flow after that: nothing is cut."""
 
 
 class Observer(Protocol):
@@ -105,15 +104,15 @@ class Driver:
         await (_PATIENTLY[action](self) if action in _PATIENTLY else self.move.perform(action))
 
     async def _settle(self) -> None:
-        """Until every account balances, or SETTLE_SECONDS have passed."""
+        """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             await self.move.perform(Action.SETTLE)
             accounts = self.move.accounts
-            if settled(accounts) or time.monotonic() > deadline:
+            if all(account.delivered for account in accounts) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(RETRY_SECONDS / 10)
-        if any(account.standing in (Standing.UNEQUAL, Standing.MISSING) for account in accounts):
+        if any(account.lost for account in accounts):
             self._blame(MidstreamError("ledger-unequal", "the ledger does not balance: see the flows in the result"))
 
     async def _discard(self, action: Action) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from controller.actions import Move
-from controller.core.accounts import Account, Standing
+from controller.core.accounts import Account
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action, Phase
 from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MigrationResult, Outcome, PhaseTime, Problem
@@ -66,5 +66,5 @@ def _row(account: Account) -> LedgerRow:
         held_bytes=line.held_bytes,
         delivered_to_app_bytes=there.to_app_bytes if there else 0,
         delivered_to_peer_bytes=line.to_peer_bytes,
-        offsets_equal=account.standing is Standing.EQUAL,
+        offsets_equal=not account.lost,
     )

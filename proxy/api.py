@@ -156,6 +156,10 @@ class LedgerLine(msgspec.Struct, frozen=True):
     to_peer_bytes: int
     """Source: taken from the link and given to the peer leg. Destination: from the app leg to the link."""
     error: str = ""
+    link_unacked_bytes: int = 0
+    """Given to the link and not yet acknowledged by the other proxy's kernel (SIOCOUTQ, tcp(7))."""
+    link_waiting_bytes: int = 0
+    """Arrived over the link and not yet given on: in the socket (SIOCINQ) or kept by the proxy."""
 
 
 class FlowView(msgspec.Struct, frozen=True):

@@ -1,8 +1,14 @@
 """The ledger of a migration: both proxies' accounts of every flow, held against each other.
 
-The two proxies are asked one after the other while bytes go on flowing, so their counts differ by what is on its way.
-That is bounded exactly by asking the giver before and after the taker: what has arrived cannot be more than what was
-given when asked last, and once it is at least what was given when asked first, nothing of that is missing.
+A flow's bytes pass from the giver's proxy over the link to the taker's, in each direction. The proxies are asked one
+after the other while bytes go on flowing, so their counts differ by what is on its way; but that can be told to the
+byte, for the link's own kernel sockets know what has been acknowledged. With three readings (source, destination, source
+again) two things must hold in each direction, however fast the bytes go:
+
+- what the giver's kernel knows to be acknowledged had arrived when the taker was asked afterwards;
+- what had arrived at the taker had been given when the giver was asked afterwards.
+
+Together: nothing is missing, and nothing was made up.
 """
 
 from __future__ import annotations
@@ -17,13 +23,11 @@ from proxy.api import LedgerLine
 
 class Standing(StrEnum):
     EQUAL = "equal"
-    """All that was given had arrived."""
-    ON_ITS_WAY = "on-its-way"
-    """Some of what was given has not arrived yet: its reader is slow, or the bytes are in a socket's queue."""
+    """Every byte is accounted for."""
     CUT = "cut"
     """One party reset the flow: what was on its way then is gone, as it is without us."""
     UNEQUAL = "unequal"
-    """More arrived than was given, or the flow ended in order and less did: bytes were lost or made up."""
+    """Bytes are missing, or were made up."""
     MISSING = "missing"
     """The destination's proxy does not know the flow."""
 
@@ -34,6 +38,8 @@ class Account(msgspec.Struct, frozen=True):
     source: LedgerLine
     destination: LedgerLine | None
     standing: Standing
+    lost_bytes: int = 0
+    """Bytes that are missing or were made up, in both directions together."""
 
     @property
     def lost(self) -> bool:
@@ -41,14 +47,11 @@ class Account(msgspec.Struct, frozen=True):
         return self.standing in (Standing.UNEQUAL, Standing.MISSING)
 
     @property
-    def lost_bytes(self) -> int:
-        """Bytes that were given and will not arrive any more, or arrived and were never given."""
-        if self.standing is Standing.MISSING:
-            return max(self.source.to_app_bytes, self.source.held_bytes)
-        if self.standing is not Standing.UNEQUAL or self.destination is None:
-            return 0
-        towards_app = abs(self.source.to_app_bytes - self.destination.to_app_bytes)
-        return towards_app + abs(self.source.to_peer_bytes - self.destination.to_peer_bytes)
+    def delivered(self) -> bool:
+        """Whether all that was held for the workload has been given to it, as far as it can be."""
+        if self.standing is Standing.CUT or self.destination is None:
+            return True
+        return self.destination.to_app_bytes >= self.source.held_bytes
 
 
 def reconcile(
@@ -60,35 +63,30 @@ def reconcile(
     """
     first = {line.flow: line for line in before}
     there = {line.flow: line for line in destination}
-    return [
-        Account(last, there.get(last.flow), _standing(first[last.flow], there.get(last.flow), last))
-        for last in after
-        if last.flow in first
-    ]
+    return [_account(first[last.flow], there.get(last.flow), last) for last in after if last.flow in first]
 
 
-def latest(known: Iterable[Account], now: Iterable[Account]) -> list[Account]:
-    """The accounts of a new reading; one that was equal before stays so while its bytes are merely on their way."""
-    balanced = {account.source.flow: account for account in known if account.standing is Standing.EQUAL}
-    return [
-        balanced.get(account.source.flow, account) if account.standing is Standing.ON_ITS_WAY else account
-        for account in now
-    ]
-
-
-def settled(accounts: Iterable[Account]) -> bool:
-    """Whether no account is open any more."""
-    return all(account.standing is not Standing.ON_ITS_WAY for account in accounts)
-
-
-def _standing(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> Standing:
+def _account(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> Account:
     cut = bool(last.error or (there and there.error))
     if there is None:
-        return Standing.CUT if cut else Standing.MISSING
-    if there.to_app_bytes > last.to_app_bytes or first.to_peer_bytes > there.to_peer_bytes:
-        return Standing.UNEQUAL
-    if there.to_app_bytes >= first.to_app_bytes and last.to_peer_bytes >= there.to_peer_bytes:
-        return Standing.EQUAL
+        lost = 0 if cut else max(last.to_app_bytes, last.held_bytes)
+        return Account(last, None, Standing.CUT if cut else Standing.MISSING, lost)
     if cut:
-        return Standing.CUT
-    return Standing.UNEQUAL if last.state == there.state == "closed" else Standing.ON_ITS_WAY
+        return Account(last, there, Standing.CUT)
+    lost = _off_towards_app(first, there, last) + _off_towards_peer(first, there, last)
+    return Account(last, there, Standing.UNEQUAL if lost else Standing.EQUAL, lost)
+
+
+def _off_towards_app(first: LedgerLine, there: LedgerLine, last: LedgerLine) -> int:
+    """By how many bytes `acknowledged <= arrived <= given` does not hold: the source gives, the destination takes."""
+    acknowledged = first.to_app_bytes - first.link_unacked_bytes
+    arrived = there.to_app_bytes + there.link_waiting_bytes
+    return max(0, acknowledged - arrived) + max(0, arrived - last.to_app_bytes)
+
+
+def _off_towards_peer(first: LedgerLine, there: LedgerLine, last: LedgerLine) -> int:
+    """The same where the destination gives and the source takes: so it is the taker that is asked twice."""
+    acknowledged = there.to_peer_bytes - there.link_unacked_bytes
+    arrived_before = first.to_peer_bytes + first.link_waiting_bytes
+    arrived_after = last.to_peer_bytes + last.link_waiting_bytes
+    return max(0, acknowledged - arrived_after) + max(0, arrived_before - there.to_peer_bytes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +18,9 @@ from controller.commands import MigrateRequest, base_environment, drive, migrati
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action
 from controller.core.result import MigrationResult
-from controller.demo.options import Options, command_line
-from controller.demo.report import DECODER, Failed, Ready, Report, Tick, Window
+from controller.demo.options import Options
+from controller.demo.process import LoadError, LoadProcess
+from controller.demo.report import Window
 from controller.demo.verdict import Verdict, judge
 from controller.display import Display
 from controller.journal import Journal
@@ -38,63 +38,6 @@ REDIS = ("redis-server", "--port", str(PORT), "--bind", "*", "-::*", "--protecte
          "--maxclients", "15000", "--client-output-buffer-limit", "pubsub 0 0 0")  # fmt: skip
 
 
-class Load:
-    """The load client's process, in the client pod's network."""
-
-    def __init__(self, process: asyncio.subprocess.Process, display: Display) -> None:
-        self._process, self._display = process, display
-        self.ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
-        self.report: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-
-    async def listen(self) -> None:
-        """Reads what the load says until it ends."""
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            match DECODER.decode(line):
-                case Ready() as ready:
-                    self.ready.set_result(ready)
-                case Tick() as tick:
-                    self._display.load(tick)
-                case Report() as report:
-                    self.report.set_result(report)
-                case Failed(message):
-                    self._fail(message)
-        self._fail("the load ended before its time")
-
-    async def stop(self) -> Report:
-        """Lets it finish what it has begun and check everything once more."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"stop\n")
-        await self._process.stdin.drain()
-        return await self.report
-
-    def _fail(self, message: str) -> None:
-        error = MidstreamError("load-failed", f"the demo's load failed: {message}", "machine", "see: midstream check")
-        for future in (self.ready, self.report):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # seen: whoever waits for it is told, and nobody else needs to be
-
-
-@asynccontextmanager
-async def load_in(pod: Pod, options: Options, display: Display) -> AsyncIterator[Load]:
-    """The load, running in the network of `pod`; ended on the way out, whatever happened."""
-    argv = [sys.executable, "-m", "controller.demo.load", *command_line(options)]
-    process = await asyncio.create_subprocess_exec(
-        "nsenter", f"--net=/proc/{pod.pid1}/ns/net", *argv,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=64 << 20,
-    )  # fmt: skip
-    load = Load(process, display)
-    listener = asyncio.create_task(load.listen(), name="load listener")
-    try:
-        yield load
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await listener
-
-
 @asynccontextmanager
 async def pods(home: Path) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
     """A lab with the pods a, b and client; nothing of it is left on the way out, its journal included."""
@@ -110,7 +53,10 @@ async def pods(home: Path) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
 async def run_demo(connections: int, json_file: Path | None, load: Options | None = None) -> int:
     """Runs the demo; the exit status, 0 only if nothing was lost."""
     with Display() as display:
-        verdict = await _rehearse(connections, load, display)
+        try:
+            verdict = await _rehearse(connections, load, display)
+        except LoadError as error:
+            raise MidstreamError("load-failed", str(error), "machine", "see: midstream check") from error
         display.finish(verdict)
     if json_file:
         await asyncio.to_thread(_write_json, json_file, verdict)
@@ -124,8 +70,9 @@ async def _rehearse(connections: int, load: Options | None, display: Display) ->
         display.note(f"pods a ({a.address}), b ({b.address}) and client ({client.address}) are up")
         await start_redis(a)
         options = load or Options(host=a.address, port=PORT, connections=connections)
-        async with load_in(client, options, display) as clients:
-            ready = await clients.ready
+        network = ("nsenter", f"--net=/proc/{client.pid1}/ns/net")
+        async with await LoadProcess.start(options, display.load, network) as clients:
+            ready = await clients.ready()
             display.note(f"Redis runs in a; {ready.connections} connections from client, every reply checked")
             await asyncio.sleep(STEADY_SECONDS)
             result, window = await move_redis(home, a, b, display)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import shutil
 import socket
 import sys
@@ -22,6 +21,7 @@ from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.migrate import Driver
 from tests.harness.clients import connect
+from tests.harness.leaks import fresh_home
 
 SERVER = Path(__file__).with_name("server.py")
 PORT = 7000
@@ -142,7 +142,7 @@ class Scene:
 @asynccontextmanager
 async def scene() -> AsyncIterator[Scene]:
     """A lab with the pods a, b and client; nothing of it is left afterwards."""
-    lab = Lab(Path(f"/run/mst-{secrets.token_hex(3)}"))
+    lab = Lab(fresh_home())
     try:
         created = await asyncio.gather(lab.create("a"), lab.create("b"), lab.create("client", sidecars=False))
         made = Scene(lab, *created)

@@ -1,9 +1,11 @@
-"""The ledger's accounts: what is equal, on its way, cut, unequal, missing; and what that costs in bytes."""
+"""The ledger's accounts: what balances, what is cut, what is missing; and what that costs in bytes."""
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from controller.core.accounts import Standing, latest, reconcile, settled
+from controller.core.accounts import Standing, reconcile
 from proxy.api import Endpoint, LedgerLine
 
 LINE = LedgerLine(
@@ -30,52 +32,84 @@ def account(first, there, last):
 
 
 @pytest.mark.parametrize(
-    ("first", "there", "last", "standing"),
+    ("first", "there", "last"),
     [
-        (line(), line(), line(), Standing.EQUAL),
-        (line(), line(to_app_bytes=550, to_peer_bytes=950), line(to_app_bytes=600, to_peer_bytes=950), Standing.EQUAL),
-        (line(), line(to_app_bytes=499), line(), Standing.ON_ITS_WAY),
-        (line(), line(to_peer_bytes=901), line(), Standing.ON_ITS_WAY),
-        (line(), line(to_app_bytes=501), line(), Standing.UNEQUAL),
-        (line(), line(to_peer_bytes=899), line(), Standing.UNEQUAL),
-        (line(), line(to_app_bytes=499, state="closed"), line(state="closed"), Standing.UNEQUAL),
-        (line(), line(to_app_bytes=499), line(error="reset by the peer"), Standing.CUT),
-        (line(), line(to_app_bytes=499, error="reset by the app"), line(), Standing.CUT),
-        (line(), None, line(), Standing.MISSING),
-        (line(), None, line(error="reset by the peer"), Standing.CUT),
+        (line(), line(), line()),
+        # Bytes went on flowing between the readings.
+        (line(), line(to_app_bytes=550, to_peer_bytes=950), line(to_app_bytes=600, to_peer_bytes=980)),
+        # Towards the app: some not acknowledged by the destination's kernel, some waiting there.
+        (line(link_unacked_bytes=30), line(to_app_bytes=470), line()),
+        (line(link_unacked_bytes=30), line(to_app_bytes=400, link_waiting_bytes=70), line()),
+        # Towards the peer: the same the other way round.
+        (line(), line(to_peer_bytes=1000, link_unacked_bytes=100), line()),
+        (line(), line(to_peer_bytes=1000, link_unacked_bytes=60), line(link_waiting_bytes=40)),
     ],
 )
-def test_how_two_lines_stand(first, there, last, standing):
-    assert account(first, there, last).standing is standing
+def test_what_balances(first, there, last):
+    found = account(first, there, last)
+    assert found.standing is Standing.EQUAL
+    assert (found.lost, found.lost_bytes) == (False, 0)
 
 
-def test_what_is_lost_is_counted_both_ways():
-    assert account(line(), line(to_app_bytes=499, state="closed"), line(state="closed")).lost_bytes == 1
-    assert account(line(), line(to_app_bytes=510, to_peer_bytes=905), line()).lost_bytes == 10 + 5
+@pytest.mark.parametrize(
+    ("first", "there", "last", "lost_bytes"),
+    [
+        (line(), line(to_app_bytes=499), line(), 1),
+        (line(), line(to_app_bytes=507), line(), 7),
+        (line(), line(to_peer_bytes=897), line(), 3),
+        (line(), line(to_peer_bytes=905), line(), 5),
+        (line(link_unacked_bytes=30), line(to_app_bytes=469), line(), 1),
+        (line(state="closed"), line(to_app_bytes=510, to_peer_bytes=905, state="closed"), line(state="closed"), 15),
+    ],
+)
+def test_what_does_not(first, there, last, lost_bytes):
+    found = account(first, there, last)
+    assert found.standing is Standing.UNEQUAL
+    assert (found.lost, found.lost_bytes) == (True, lost_bytes)
+
+
+@pytest.mark.parametrize(
+    ("there", "last"),
+    [
+        (line(to_app_bytes=499), line(error="reset by the peer")),
+        (line(to_app_bytes=499, error="reset by the app"), line()),
+        (None, line(error="reset by the peer")),
+    ],
+)
+def test_what_a_party_cut_is_not_our_loss(there, last):
+    found = account(line(), there, last)
+    assert found.standing is Standing.CUT
+    assert (found.lost, found.lost_bytes, found.delivered) == (False, 0, True)
+
+
+def test_a_flow_that_the_destination_does_not_know_is_lost():
     assert account(line(), None, line(to_app_bytes=0)).lost_bytes == 100
-    assert account(line(), line(), line()).lost_bytes == 0
+    assert account(line(), None, line()).standing is Standing.MISSING
 
 
-def test_only_what_we_broke_is_lost():
-    assert account(line(), None, line()).lost
-    assert not account(line(), line(to_app_bytes=499), line(error="reset by the peer")).lost
-
-
-def test_settled_when_nothing_is_on_its_way():
-    assert not settled([account(line(), line(to_app_bytes=499), line())])
-    assert settled([account(line(), line(), line()), account(line(), None, line())])
-    assert settled([])
-
-
-def test_an_account_that_balanced_once_stays_balanced_until_it_is_contradicted():
-    equal = account(line(), line(), line())
-    later = account(line(to_app_bytes=700), line(to_app_bytes=600), line(to_app_bytes=700))
-    wrong = account(line(), line(to_app_bytes=999), line())
-    assert later.standing is Standing.ON_ITS_WAY
-    assert latest([equal], [later]) == [equal]
-    assert latest([equal], [wrong]) == [wrong]
-    assert latest([], [later]) == [later]
+def test_delivered_is_what_was_held():
+    assert account(line(), line(to_app_bytes=100, link_waiting_bytes=400), line()).delivered
+    assert not account(line(), line(to_app_bytes=99, link_waiting_bytes=401), line()).delivered
 
 
 def test_a_flow_that_began_between_the_readings_waits_for_the_next_one():
     assert reconcile([], [], [line()]) == []
+
+
+@given(st.lists(st.integers(0, 1000), min_size=10, max_size=10), st.integers(-3, 3))
+def test_a_true_history_balances_and_a_wrong_byte_anywhere_does_not(steps, wrong):
+    """A flow towards the app at three moments: bytes given, acknowledged, arrived and passed on only ever grow."""
+    given_1, arrived_1 = 1000 + steps[0] + steps[1], 1000 + steps[0]
+    acknowledged_1 = 1000 + min(steps[0], steps[2])
+    arrived_2 = max(arrived_1, acknowledged_1) + min(steps[3], given_1 - arrived_1)
+    passed_on_2 = arrived_2 - min(steps[4], arrived_2)
+    given_3 = given_1 + steps[5]
+    found = account(
+        line(to_app_bytes=given_1, link_unacked_bytes=given_1 - acknowledged_1),
+        line(to_app_bytes=passed_on_2, link_waiting_bytes=arrived_2 - passed_on_2),
+        line(to_app_bytes=given_3),
+    )
+    assert not found.lost
+    settled = account(line(), line(to_app_bytes=500 + wrong), line())
+    assert settled.lost == (wrong != 0)
+    assert settled.lost_bytes == abs(wrong)
