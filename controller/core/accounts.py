@@ -2,7 +2,7 @@
 
 A flow's bytes pass from the giver's proxy over the link to the taker's, in each direction. The proxies are asked one
 after the other while bytes go on flowing, so their counts differ by what is on its way; but that can be told to the
-byte, for the link's own kernel sockets know what has been acknowledged. With three readings (source, destination, source
+byte, for the kernel knows what has been acknowledged on the link. With three readings (source, destination, source
 again) two things must hold in each direction, however fast the bytes go:
 
 - what the giver's kernel knows to be acknowledged had arrived when the taker was asked afterwards;
