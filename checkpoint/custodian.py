@@ -42,7 +42,9 @@ class Custodian:
         self.workloads = Workloads(kernel, directory, pid_base)
         self._kernel = kernel
         self._file = StateFile(directory / "agent" / "state.json")
-        self._around = Surroundings(kernel, engine, messages, store, adopt_path, self._save, self._spawn)
+        self._around = Surroundings(
+            kernel, engine, messages, store, adopt_path, self._save, self._spawn, self.workloads.forget
+        )
         self._outbound: dict[str, Outbound] = {}
         self._inbound: dict[str, Inbound] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -168,6 +170,7 @@ class Custodian:
             # The commit was on record: the destination may believe in it. Forward is the only way.
             tree.kill(self._kernel, self._members(record))
             record.state = State.COMMITTED
+            self.workloads.forget(record.workload)
         _LOG.info("migration %s: now %s", record.migration, record.state.value)
         self._outbound[record.migration] = Outbound(self._around, record)
 

@@ -94,7 +94,11 @@ class Inbound:
         looking = self._around.spawn(self._around.store.survey_aside(folder), "look at the images")
         bulk = sealed.bulk if self._around.store.hash_bulk else {}
         hashing = self._around.spawn(self._around.store.hash([f"{folder}/{name}" for name in bulk]), "hash the bulk")
-        report = await self._around.engine.restore(helper, folders)
+        try:
+            report = await self._around.engine.restore(helper, folders)
+        except AgentError:
+            manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
+            raise
         self._seconds["criu"] = self._since
         try:
             manifest.compare(sealed, await looking)

@@ -49,6 +49,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     """Write the journal: what has been decided must be on record before it is done."""
     spawn: Callable[[Any, str], asyncio.Task[Any]]
     """Start a task that the agent owns, by its name."""
+    given_up: Callable[[str], None]
+    """The workload of that name is no longer this pod's."""
 
 
 class Outbound:
@@ -189,6 +191,7 @@ class Outbound:
         tree = self._required_tree()
         self._around.engine.kill(tree)
         self._apply(Event.KILLED)
+        self._around.given_up(self.record.workload)
         self._disarm()
         self._tree = None
         self._around.spawn(self._bury(tree), "the source's end")

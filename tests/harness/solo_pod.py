@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 INIT = Path(__file__).with_name("solo_init.py")
 # The real interpreter, not a shim of a version manager: a shim is a shell script, slow and full of descriptors.
 PYTHON = sys.executable
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class SoloPod:
@@ -63,6 +67,24 @@ class SoloPod:
     def write_last_pid(self, pid: int) -> None:
         """Move the pod's PID counter (proc_sys_kernel(5), ns_last_pid), as the creation of a real pod does."""
         self.run([PYTHON, "-I", "-S", "-c", f"open('/proc/sys/kernel/ns_last_pid', 'w').write('{pid}')"])
+
+    def connect(self, address: tuple[str, int]) -> socket.socket:
+        """A connection made in the pod's network namespace, used from outside: a socket stays where it was made."""
+        made: list[socket.socket] = []
+        thread = threading.Thread(target=self._connect, args=(address, made), name="connect")
+        thread.start()
+        thread.join()
+        return made[0]
+
+    def _connect(self, address: tuple[str, int], made: list[socket.socket]) -> None:
+        fd = os.open(f"/proc/{self.pid1}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # A thread may enter a network namespace of its own (setns(2)); this one ends right after.
+            if _LIBC.setns(fd, 0) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(fd)
+        made.append(socket.create_connection(address, timeout=10))
 
     def pids(self) -> list[int]:
         """Thread group ids alive in the pod, PID 1 left out."""
