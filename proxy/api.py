@@ -21,7 +21,7 @@ status of its kind. Nothing here does I/O; the controller imports this module an
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -30,11 +30,18 @@ METRICS_PORT = 15020
 MAX_BODY_BYTES = 32 << 20  # 10,000 legs are about 4 MB of JSON
 
 
+MAX_LINKS = 20_000  # of one migration, dialled beforehand; the descriptors a process may have end there
+
+U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+FlowNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, order=True):
     """One end of a TCP connection: a literal IPv4 or IPv6 address and a port."""
 
     host: str
-    port: int
+    port: Port
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -65,7 +72,7 @@ class Health(msgspec.Struct, frozen=True):
 class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many bytes all peers together may add to what they were already allowed to send when the hold began."""
 
-    max_held_bytes: int = 64 << 20
+    max_held_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 << 20
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +83,7 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """64 hexadecimal digits, the migration's own; the destination's proxy knows the same."""
     readdress: dict[str, str]
     """The pod's address -> the destination pod's, one entry for each family."""
-    links: int = 0
+    links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
     policy: HoldPolicy = HoldPolicy()
 
 
@@ -93,24 +100,24 @@ class Prepared(msgspec.Struct, frozen=True):
 class Leg(msgspec.Struct, frozen=True, array_like=True):
     """What the destination's proxy needs to build one app leg: the state of the other end of a restored socket."""
 
-    flow: int
+    flow: FlowNumber
     peer: Endpoint
     """The other party: the leg's own (foreign) address."""
     app: Endpoint
     """The restored socket's address, in the destination pod."""
-    snd_seq: int
-    rcv_seq: int
-    tcp_options: int
+    snd_seq: U32
+    rcv_seq: U32
+    tcp_options: U32
     """TCP_INFO's tcpi_options bits: 1 timestamps, 2 SACK, 4 window scale."""
-    snd_wscale: int
-    rcv_wscale: int
-    mss: int
-    timestamp: int
-    snd_wl1: int
-    snd_wnd: int
-    max_window: int
-    rcv_wnd: int
-    rcv_wup: int
+    snd_wscale: Annotated[int, msgspec.Meta(ge=0, le=14)]
+    rcv_wscale: Annotated[int, msgspec.Meta(ge=0, le=14)]
+    mss: U32
+    timestamp: U32
+    snd_wl1: U32
+    snd_wnd: U32
+    max_window: U32
+    rcv_wnd: U32
+    rcv_wup: U32
 
 
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,11 +40,11 @@ class InboundMigration:
     def build(self, legs: list[Leg]) -> int:
         """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives how many there are.
 
-        Raises WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
+        Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
         state = inbound(self.state, Call.BUILD)
         new = [leg for leg in legs if leg.flow not in self.flows]
-        keys = [nftables.flow_key(leg.app, leg.peer) for leg in new]
+        keys = [_key(leg.app, leg.peer) for leg in new]
         self._retirement.use(keys)
         socks: list[socket.socket] = []
         try:
@@ -95,7 +95,7 @@ class InboundMigration:
         """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT or ROUTING_FAILED."""
         if frame.flow in self.flows:
             raise ProxyError(Code.CONFLICT, f"flow {frame.flow} exists")
-        key = nftables.flow_key(frame.app, frame.peer)
+        key = _key(frame.app, frame.peer)
         self._retirement.use([key])
         try:
             leg = repair.fresh(self.context.kernel, frame.peer)
@@ -120,3 +120,11 @@ class InboundMigration:
     def _on_ended(self, flow: Flow) -> None:
         for number in self._ended.take(flow):
             self.flows.pop(number, None)
+
+
+def _key(app: Endpoint, peer: Endpoint) -> bytes:
+    """Raises BAD_REQUEST for what is no address, or addresses of two families."""
+    try:
+        return nftables.flow_key(app, peer)
+    except (OSError, ValueError) as error:
+        raise ProxyError(Code.BAD_REQUEST, f"{app} and {peer} make no flow") from error

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed
+from proxy.api import U32, Endpoint, FlowNumber, LedgerLine, Leg, PrepareOutbound, Repointed
 from proxy.core import hold
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
@@ -33,15 +33,15 @@ FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the fl
 class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One descriptor of the adoption protocol; the sequence numbers mean nothing for a listener."""
 
-    flow: int
+    flow: FlowNumber
     kind: Literal["flow", "listener"]
     local: Endpoint
     peer: Endpoint
     direction: Literal["inbound", "outbound"] = "inbound"
-    inq_seq: int = 0
-    inq_len: int = 0
-    outq_seq: int = 0
-    outq_len: int = 0
+    inq_seq: U32 = 0
+    inq_len: U32 = 0
+    outq_seq: U32 = 0
+    outq_len: U32 = 0
     fin_received: bool = False
     fin_sent: bool = False
     """The workload has shut down its side; the FIN is not counted in `outq_seq`."""

@@ -31,7 +31,7 @@ from proxy.io.flow import Flow
 from proxy.io.inbound import InboundMigration
 from proxy.io.outbound import OutboundMigration
 from proxy.io.retirement import Retirement
-from proxy.sys import privileges
+from proxy.sys import address, privileges
 from proxy.sys.routing import Routing
 
 VERSION = "0.1.0"
@@ -57,6 +57,8 @@ class Plane:
     async def prepare_outbound(self, name: str, plan: PrepareOutbound) -> Prepared:
         self._require_name(name)
         _require_token(plan.token)
+        for host in (plan.destination.host, *plan.readdress, *plan.readdress.values()):
+            address.require_literal(host)
         async with self._preparing.setdefault(name, asyncio.Lock()):
             migration = self.outbound.get(name)
             if migration is None:

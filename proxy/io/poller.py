@@ -1,8 +1,8 @@
 """Who may be read or written, and who has hung up: one epoll set for all of the proxy's sockets.
 
 It hangs in the event loop by its own descriptor, beside and not instead of it. The loop's own `add_reader` would not
-do: libuv stops watching a socket on its first POLLERR, with bytes still to be read before the error, and does not say that
-a socket that nobody reads at the moment was reset.
+do: libuv stops watching a socket on its first POLLERR, with bytes still to be read before the error, and does not say
+that a socket which nobody reads at the moment was reset.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 
 from proxy.api import Endpoint
+from proxy.core.errors import Code, ProxyError
 
 _MAPPED = "::ffff:"
 
@@ -19,6 +20,14 @@ def plain(host: str) -> str:
 
 def family(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def require_literal(host: str) -> None:
+    """Raises BAD_REQUEST when it is a name, or no address at all: nothing here asks a resolver."""
+    try:
+        socket.inet_pton(family(host), host)
+    except (OSError, ValueError) as error:
+        raise ProxyError(Code.BAD_REQUEST, f"{host!r} is not an address") from error
 
 
 def readdressed(endpoint: Endpoint, readdress: Mapping[str, str]) -> Endpoint:

@@ -441,11 +441,11 @@ class Rig:
         self._close.append(thing.close)
         return thing
 
-    def start_proxies(self, *more: str) -> None:
-        self.a, self.b = (self._proxy(name, *more) for name in "ab")
+    def start_proxies(self, *more: str, argv: tuple[str, ...] = ("-m", "proxy.main")) -> None:
+        self.a, self.b = (self._proxy(name, *more, argv=argv) for name in "ab")
 
-    def _proxy(self, name: str, *more: str) -> ProxyProcess:
-        proxy = ProxyProcess(self.namespaces[name], self.folder / name, *more)
+    def _proxy(self, name: str, *more: str, argv: tuple[str, ...]) -> ProxyProcess:
+        proxy = ProxyProcess(self.namespaces[name], self.folder / name, *more, argv=argv)
         self._close.append(lambda: self._end(proxy))
         return proxy
 
@@ -469,14 +469,11 @@ class Rig:
 
     def prepare(self, links: int = 0, **more: Any) -> None:
         self.b.ok("PUT", f"/v1/inbound/{self.migration}", {"token": self.token})
-        body = {
-            "destination": [ADDRESS["b"], LINK_PORT],
-            "token": self.token,
-            "readdress": READDRESS,
-            "links": links,
-            **more,
-        }
-        self.a.ok("PUT", f"/v1/outbound/{self.migration}", body)
+        self.a.ok("PUT", f"/v1/outbound/{self.migration}", self.plan(links, **more))
+
+    def plan(self, links: int = 0, **more: Any) -> dict[str, Any]:
+        destination = [ADDRESS["b"], LINK_PORT]
+        return {"destination": destination, "token": self.token, "readdress": READDRESS, "links": links, **more}
 
     def adopt(self, agent: Agent, images: list[Image]) -> list[Any]:
         message = {"op": "adopt", "migration": self.migration, "sockets": [image.request() for image in images]}
