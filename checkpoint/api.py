@@ -20,10 +20,10 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
-| DELETE /v1/inbound/{migration} | | `Custody` (before the resume: the stopped copy is killed; after it: only forgotten) |
+| DELETE /v1/inbound/{migration} | | `Custody` (before the resume the stopped copy is killed, after it only forgotten) |
 
-Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP status
-of its kind. Nothing here does I/O; the controller imports this module and no other of the agent's.
+Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP
+status of its kind. Nothing here does I/O; the controller imports this module and no other of the agent's.
 """
 
 from __future__ import annotations
@@ -170,4 +170,4 @@ class Restored(msgspec.Struct, frozen=True):
     verified_bytes: int
     criu_seconds: dict[str, float]
     bulk_digest: str = ""
-    """SHA-256 over the memory pages and long queues, as they were restored, for `Commit`; "" where stamps prove as much."""
+    """SHA-256 over memory pages and long queues, as they were restored, for `Commit`; "" where stamps prove as much."""

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
+from checkpoint import procfs
 from checkpoint import tree as trees
 from checkpoint.core import causes, options
 from checkpoint.core.errors import AgentError, Code, from_problem
@@ -144,15 +145,8 @@ class CriuEngine:
 def sockets_of(pid: int) -> list[tuple[int, int]]:
     """(descriptor, socket inode) for each socket a process has open; empty when it is gone."""
     found = []
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return []
-    for name in names:
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
-        except OSError:
-            continue
+    for name in procfs.names(f"/proc/{pid}/fd"):
+        target = procfs.link(f"/proc/{pid}/fd/{name}")
         if target.startswith("socket:["):
             found.append((int(name), int(target[8:-1])))
     return found

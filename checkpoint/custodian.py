@@ -1,4 +1,4 @@
-"""Everything one agent has in its care: the workloads, the migrations, the journal, and what is to be done after a restart."""
+"""Everything one agent has in its care: workloads, migrations, the journal, and what a restart leaves to be done."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from checkpoint.workloads import Workloads, check_name
 _LOG = logging.getLogger(__name__)
 
 _HELPER_SECONDS = 120.0
-"""How long a new agent waits for the CRIU of the old one: a dump of tens of gigabytes. It cannot be cut short: a killed CRIU
-leaves its own code in the tasks it was looking into."""
+"""How long a new agent waits for the CRIU of the old one: a dump of tens of gigabytes. It cannot be cut short: a killed
+CRIU leaves its own code in the tasks it was looking into."""
 
 
 class Custodian:

@@ -1,4 +1,5 @@
-"""What the agent asks of whatever saves and restores processes. CRIU on a process tree is the first (`checkpoint.criu`).
+"""What the agent asks of whatever saves and restores processes. CRIU on a process tree is the first
+(`checkpoint.criu`).
 
 An OCI runtime can be a second: it stops, dumps and restores a container instead of a tree, behind the same calls.
 """

@@ -1,7 +1,7 @@
 """Read and edit a folder of CRIU's images.
 
-An image is two u32 magics, then entries: a u32 length and a protobuf message (pycriu/images/images.py). A tcp-stream image has
-one entry, then the raw receive queue, then the raw send queue (criu: sk-tcp.c, dump_tcp_conn_state).
+An image is two u32 magics, then entries: a u32 length and a protobuf message (pycriu/images/images.py). A tcp-stream
+image has one entry, then the raw receive queue, then the raw send queue (criu: sk-tcp.c, dump_tcp_conn_state).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Inbound:
         return self.custody()
 
     def take_up(self) -> None:
-        """After the agent's restart: hold the restored processes again; they stand still until the controller decides."""
+        """After the agent's restart: hold the restored processes again; the controller decides about them."""
         held = tree.hold_all(self._around.kernel, [one.pid for one in self.record.members])
         held.stopped_before = set(self.record.stopped_before)
         self._tree = held

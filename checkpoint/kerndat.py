@@ -1,16 +1,16 @@
 """Spare CRIU its survey of the kernel inside the freeze.
 
-CRIU looks at what the kernel can do once for each request: 33 ms before a dump and as much before a restore (measured). It
-keeps the result in /run/criu.kdat only when /run is a tmpfs, but loads it from there whatever that is (criu: kerndat.c,
-kerndat_save_cache, kerndat_try_load_cache). So the survey is made once, in a mount namespace where /run is a tmpfs, and its result
-is mounted on /run/criu.kdat in this pod's mount namespace only. It lies on the images' tmpfs: it does not outlive the kernel
-that it describes. Nothing here is needed for a move to succeed: what fails is logged, and CRIU looks for itself.
+CRIU looks at what the kernel can do once for each request: 33 ms before a dump and as much before a restore (measured).
+It keeps the result in /run/criu.kdat only when /run is a tmpfs, but loads it from there whatever that is (criu:
+kerndat.c, kerndat_save_cache, kerndat_try_load_cache). So the survey is made once, in a mount namespace where /run is a
+tmpfs, and its result is mounted on /run/criu.kdat in this pod's mount namespace only. It lies on the images' tmpfs: it
+does not outlive the kernel that it describes. Nothing here is needed for a move to succeed: what fails is logged, and
+CRIU looks for itself.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 from pathlib import Path
 
@@ -24,7 +24,7 @@ _SURVEY = 'mount -t tmpfs -o mode=0755 tmpfs /run && "$0" check >/dev/null 2>&1;
 
 
 def ensure(criu: str, folder: Path) -> bool:
-    """Make CRIU find a survey of this kernel; `folder` is on a tmpfs. True when it will. Blocks about 0.1 s: not for a freeze."""
+    """Make CRIU find a survey of this kernel; `folder` is on a tmpfs. True when it will. Blocks for about 0.1 s."""
     mounts = _mounts()
     if mounts.get(CACHE) == "tmpfs":
         return True
@@ -41,7 +41,7 @@ def ensure(criu: str, folder: Path) -> bool:
 
 def _survey(criu: str, folder: Path) -> Path:
     """Let CRIU look at the kernel, in namespaces like the pod's but with a tmpfs on /run, and keep what it found."""
-    namespace = os.stat("/proc/self/ns/mnt").st_ino
+    namespace = Path("/proc/self/ns/mnt").stat().st_ino
     kept = folder / f"criu.kdat.{namespace}"
     done = subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", _SURVEY, criu],

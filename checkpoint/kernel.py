@@ -25,7 +25,7 @@ class Kernel:
         return time.monotonic()
 
     def pidfd_open(self, pid: int) -> int:
-        """A descriptor that stays with this process even when its PID is used again (pidfd_open(2)). The caller closes it."""
+        """A descriptor that stays with this process for ever (pidfd_open(2)). The caller closes it."""
         return os.pidfd_open(pid)
 
     def pidfd_signal(self, pidfd: int, number: signal.Signals) -> None:

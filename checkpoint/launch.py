@@ -2,8 +2,8 @@
 
     python -I -S launch.py <log> <pid base> <directory> <environment as JSON> <argv as JSON>
 
-It prints one JSON line: {"pid": n} or {"error": "words"}. A fork in the agent itself, which has threads and an event loop,
-would be a fork of both; here is neither. Standard library only, and few modules: it is started for each workload.
+It prints one JSON line: {"pid": n} or {"error": "words"}. A fork in the agent itself, which has threads and an event
+loop, would be a fork of both; here is neither. Standard library only, and few modules: it is started for each workload.
 """
 
 import json

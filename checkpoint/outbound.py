@@ -1,7 +1,7 @@
 """One migration at its source: from the stop to the commit, or back.
 
-Each step is locked against the others, timed, and remembered: said again it is answered again. What fails leaves the state as
-it was; only `release`, the lease and the proxy's death lead back.
+Each step is locked against the others, timed, and remembered: said again it is answered again. What fails leaves the
+state as it was; only `release`, the lease and the proxy's death lead back.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.core.manifest import Stamp
 from checkpoint.engine import Engine, Folders, Helper
 from checkpoint.images import Images, Stream
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Messages
-from checkpoint.core.manifest import Stamp
 from checkpoint.store import Chunks, Store
 from checkpoint.tree import Tree, stat, until_gone
 

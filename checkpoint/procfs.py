@@ -58,13 +58,27 @@ def listening_ports() -> list[int]:
 def thread_ids() -> list[int]:
     """Every thread id in use in this PID namespace, PID 1 included."""
     found: list[int] = []
-    for name in os.listdir("/proc"):
+    for name in names("/proc"):
         if name.isdigit():
-            try:
-                found += [int(tid) for tid in os.listdir(f"/proc/{name}/task")]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            found += [int(tid) for tid in names(f"/proc/{name}/task")]
     return sorted(found)
+
+
+def names(folder: str) -> list[str]:
+    """What a folder of /proc holds; empty when its process is gone. Strings, not Paths: this must be fast."""
+    try:
+        with os.scandir(folder) as listing:
+            return [entry.name for entry in listing]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def link(path: str) -> str:
+    """Where a link of /proc leads; "" when it is gone."""
+    try:
+        return os.readlink(path)  # noqa: PTH115 - four times as fast as Path.readlink
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def status(pid: int) -> dict[str, str]:
@@ -77,19 +91,15 @@ def status(pid: int) -> dict[str, str]:
 
 
 def memory_bytes(pid: int) -> int:
-    """What a dump of this process would write, from above: its anonymous and its shared memory, and what is swapped out."""
+    """What a dump of this process would write at most: its anonymous and shared memory, and what is swapped out."""
     found = status(pid)
     return sum(int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
 def open_files(pid: int) -> Iterator[OpenFile]:
-    try:
-        names = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
-        return
-    for name in names:
+    for name in names(f"/proc/{pid}/fd"):
+        target = link(f"/proc/{pid}/fd/{name}")
         try:
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
             info = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
         except OSError:
             continue
@@ -107,11 +117,11 @@ def mount_ids(pid: int) -> set[int]:
 
 
 def namespaces(pid: int | str) -> dict[str, int]:
-    """Kind -> inode of each namespace of a process; empty when it is gone. `time` is left out: it is set at the next fork."""
+    """Kind -> inode of each namespace of a process; empty when it is gone. Not `time`: it is set at the next fork."""
     found = {}
     for kind in ("net", "pid", "mnt", "ipc", "uts", "user", "cgroup"):
         try:
-            found[kind] = os.stat(f"/proc/{pid}/ns/{kind}").st_ino
+            found[kind] = Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
         except OSError:
             return {}
     return found

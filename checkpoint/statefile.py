@@ -10,7 +10,7 @@ from checkpoint.core.journal import Journal
 
 
 class StateFile:
-    """Not synced to the disk: it must outlive the agent, not the machine, and a sync would cost the freeze 1 to 20 ms."""
+    """Not synced to the disk: it must outlive the agent, not the machine, and a sync costs the freeze milliseconds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,7 +26,7 @@ class StateFile:
     def save(self, content: Journal) -> None:
         with open(self._temporary, "wb", opener=_private) as file:
             file.write(journal.encode(content))
-        os.replace(self._temporary, self._path)
+        self._temporary.replace(self._path)
 
 
 def _private(path: str, flags: int) -> int:

@@ -60,9 +60,9 @@ class Store:
         loop = asyncio.get_running_loop()
         chunks: Chunks = {}
         for path in sorted(paths):
-            starts = range(0, os.stat(path).st_size, manifests.CHUNK_BYTES)
+            starts = range(0, _size(path), manifests.CHUNK_BYTES)
             jobs = [loop.run_in_executor(self._threads, _hash_chunk, path, start) for start in starts]
-            chunks[os.path.basename(path)] = list(await asyncio.gather(*jobs))
+            chunks[Path(path).name] = list(await asyncio.gather(*jobs))
         return chunks
 
     async def survey_aside(self, folder: Path) -> Manifest:
@@ -93,8 +93,8 @@ def survey(folder: Path) -> Manifest:
 def seal(folder: Path, dumped: dict[str, Stamp]) -> tuple[Manifest, str]:
     """Write the folder's manifest; give it and its digest.
 
-    `dumped` holds stamps taken as soon as CRIU had written its files; raises AgentError IMAGE_DAMAGED when a page file has
-    been written to since.
+    `dumped` holds stamps taken as soon as CRIU had written its files; raises AgentError IMAGE_DAMAGED when a page file
+    has been written to since.
     """
     found = survey(folder)
     for name, stamp in found.bulk.items():
@@ -117,6 +117,10 @@ def _stamp(found: os.stat_result) -> Stamp:
     return Stamp(found.st_ino, found.st_ctime_ns, found.st_size)
 
 
+def _size(path: str) -> int:
+    return Path(path).stat().st_size
+
+
 def _hash_chunk(path: str, start: int) -> bytes:
     with open(path, "rb", buffering=0) as file:
         return hashlib.sha256(os.pread(file.fileno(), manifests.CHUNK_BYTES, start)).digest()
@@ -125,10 +129,10 @@ def _hash_chunk(path: str, start: int) -> bytes:
 def _stamps_are_fine(root: Path) -> bool:
     """True where a write always moves the change time, however soon it follows a look at it.
 
-    Linux has had such times on tmpfs since 6.13 (K: fs/inode.c, inode_set_ctime_current, FS_MGTIME in mm/shmem.c); before,
-    they moved with the timer tick, and a write within the same tick did not show. Tried, not assumed.
+    Linux has had such times on tmpfs since 6.13 (K: fs/inode.c, inode_set_ctime_current, FS_MGTIME in mm/shmem.c);
+    before, they moved with the timer tick, and a write within the same tick did not show. Tried, not assumed.
     """
-    path = f"{root}/.stamp-{os.getpid()}"
+    path = root / f".stamp-{os.getpid()}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         seen = set()
@@ -138,4 +142,4 @@ def _stamps_are_fine(root: Path) -> bool:
         return len(seen) == _PROBES
     finally:
         os.close(fd)
-        os.unlink(path)
+        path.unlink()

@@ -1,7 +1,8 @@
 """`criu swrk`: one CRIU process that waits for one request on a SOCK_SEQPACKET socket, and does it.
 
 Started ahead of the freeze. It ends by itself when its work is done or when the agent's end of the socket closes, so an
-agent that dies leaves none waiting; one that is in the middle of a dump finishes it and leaves the tree stopped and whole.
+agent that dies leaves none waiting; one that is in the middle of a dump finishes it and leaves the tree stopped and
+whole.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class Swrk:
         self._closed = True
         self._socket.close()
         await readable(self._pidfd)
-        os.waitpid(self.pid, 0)
+        self._reap()
+
+    def _reap(self) -> None:
+        os.waitpid(self.pid, 0)  # it waits for nothing: the pidfd said that it has ended
         os.close(self._pidfd)
 
 

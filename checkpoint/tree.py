@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkpoint import procfs
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
 from checkpoint.waiting import readable
@@ -71,14 +72,11 @@ def stat(pid: int, tid: int | None = None) -> Stat | None:
 
 
 def threads(pid: int) -> list[int]:
-    try:
-        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    return sorted(int(name) for name in procfs.names(f"/proc/{pid}/task"))
 
 
 def descendants(root: int) -> list[int]:
-    """The PIDs of the tree under `root`, itself first; empty when it is gone. Zombies are left out: they hold nothing."""
+    """The PIDs of the tree under `root`, itself first; empty when it is gone. No zombies: they hold nothing."""
     found: list[int] = []
     todo = [root]
     while todo:
@@ -201,7 +199,7 @@ def kill(kernel: Kernel, tree: Tree) -> None:
 
 
 async def until_gone(tree: Tree, seconds: float) -> bool:
-    """Wait until every member has ended (a pidfd is readable then, pidfd_open(2)); False when `seconds` did not suffice."""
+    """Wait until every member has ended (a pidfd is readable then, pidfd_open(2)); False when that took too long."""
     try:
         async with asyncio.timeout(seconds):
             for member in tree.members:

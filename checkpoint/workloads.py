@@ -1,4 +1,4 @@
-"""The pod's workloads: started, listed, ended; known by name, and by PID with start time across the agent's restarts."""
+"""The pod's workloads: started, listed, ended; known by name, and across restarts by PID with start time."""
 
 from __future__ import annotations
 

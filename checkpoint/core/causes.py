@@ -1,7 +1,7 @@
 """What CRIU's log says, in a person's words. Pure: the text of a log in, a Problem out.
 
-A line of CRIU's reads "(00.003) 20002: Error (criu/files-reg.c:1790): Can't lookup mount=…". The first error is the cause
-and what follows are its consequences, so the first line that a rule knows decides. No rule: CRIU is quoted.
+A line of CRIU's reads "(00.003) 20002: Error (criu/files-reg.c:1790): Can't lookup mount=…". The first error is the
+cause and what follows are its consequences, so the first line that a rule knows decides. No rule: CRIU is quoted.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _RULES = (
           Code.UNSUPPORTED_SOCKET, "the process has a unix connection to another one outside the workload"),
     _rule(r"Can't dump name-less external socket|External socket is used", Code.UNSUPPORTED_SOCKET,
           "the process has a unix socket whose other end is outside the workload"),
-    _rule(r"Unknown pair family (?P<family>\d+) proto (?P<proto>\d+)|BUG! Unknown socket collected \(family (?P<f2>\d+)\)",
-          Code.UNSUPPORTED_SOCKET, "the process has a socket of a kind that cannot be saved"),
+    _rule(r"Unknown pair family \d+ proto \d+|BUG! Unknown socket collected", Code.UNSUPPORTED_SOCKET,
+          "the process has a socket of a kind that cannot be saved"),
     _rule(r"Unsupported proto(col)? (?P<proto>\d+) for socket (?P<ino>\S+)", Code.UNSUPPORTED_SOCKET,
           "the process has a socket of protocol {proto}, which cannot be saved"),
     _rule(r"Can't dump (?P<type>\d+) inet socket", Code.UNSUPPORTED_SOCKET,
@@ -60,7 +60,8 @@ _RULES = (
     _rule(r"Sockets \(family (?P<family>\d+) proto (?P<proto>\d+)\) are not collected", Code.UNSUPPORTED_SOCKET,
           "the process has a socket of family {family}, protocol {proto}, which cannot be saved"),
     _rule(r"In-flight connection \(l\)", Code.CONNECTION_STATE, "a connection waits to be accepted"),
-    _rule(r"Unknown inet socket \S+ state (?P<state>\d+)", Code.CONNECTION_STATE, "a connection is in TCP state {state}"),
+    _rule(r"Unknown inet socket \S+ state (?P<state>\d+)", Code.CONNECTION_STATE,
+          "a connection is in TCP state {state}"),
     # files.c, files-ext.c: everything that is no file, pipe, socket, epoll, …
     _rule(r"Can't dump file (?P<fd>\d+) of that type \[(?P<type>\d+)\] \((?P<what>.*)\)", Code.UNSUPPORTED_FILE,
           "the process has a descriptor that cannot be saved: fd {fd} ({what})"),
@@ -84,7 +85,8 @@ _RULES = (
           "process {pid} lives in a {kind} namespace of its own"),
     # cr-restore.c, files-reg.c, sk-inet.c, file-lock.c
     _rule(r"Can't fork for (?P<pid>\d+): File exists", Code.PID_TAKEN, "the PID {pid} is taken in this pod"),
-    _rule(r"Pid (?P<pid>\d+) do not match expected (?P<other>\d+)", Code.PID_TAKEN, "the PID {other} is taken in this pod"),
+    _rule(r"Pid (?P<pid>\d+) do not match expected (?P<other>\d+)", Code.PID_TAKEN,
+          "the PID {other} is taken in this pod"),
     _rule(r"Can't open file (?P<path>.*) on restore: No such file or directory", Code.FILE_MISSING,
           "the workload's file /{path} is not there"),
     _rule(r"Can't open file (?P<path>.*) on restore: (?P<why>.*)", Code.FILE_MISSING,
@@ -93,8 +95,8 @@ _RULES = (
           "the workload's file /{path} is another one here: its {what} differs"),
     _rule(r"(Can't bind inet socket|Can't bind inet socket back).*: Address already in use", Code.ADDRESS_IN_USE,
           "an address and port of the workload is already in use in this pod"),
-    _rule(r"(Can't bind inet socket|Can't bind inet socket back).*: Cannot assign requested address", Code.ADDRESS_MISSING,
-          "the workload is bound to an address that this pod does not have"),
+    _rule(r"(Can't bind inet socket|Can't bind inet socket back).*: Cannot assign requested address",
+          Code.ADDRESS_MISSING, "the workload is bound to an address that this pod does not have"),
     _rule(r"Can't connect inet socket back: (?P<why>.*)", Code.ADDRESS_MISSING,
           "a connection of the workload cannot be made again here: {why}"),
     _rule(r"Can not set (?P<kind>flock|posix lock|ofd lock)", Code.LOCK_HELD,

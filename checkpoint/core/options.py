@@ -6,13 +6,13 @@ Kept apart from the client so that the reasons stand beside the choices and a te
 from __future__ import annotations
 
 NETWORK_LOCK_SKIP = 3
-"""criu_network_lock_method.SKIP: what arrives after the snapshot stays in the adopted sockets, and the ledger counts it."""
+"""criu_network_lock_method.SKIP: what comes after the snapshot stays in the adopted sockets and is counted."""
 
 CG_MODE_IGNORE = 0
 """criu_cg_mode.IGNORE: a pod's cgroup is the pod's, not the workload's to carry."""
 
 GHOST_LIMIT_BYTES = 64 << 20
-"""The largest deleted-but-open file that is carried along. CRIU's own 1 MiB is less than many a database's scratch file."""
+"""The largest deleted file, still open, that is carried along. CRIU's own 1 MiB is less than many a scratch file."""
 
 LOG_LEVEL = 2
 """Warnings and errors. 4 costs 1 to 2 ms of the freeze (measured), and a failure's cause is in the errors."""
@@ -40,7 +40,7 @@ def _common(images: str, work_fd: int) -> dict[str, Option]:
 
 
 def dump(pid: int, images: str, work_fd: int) -> dict[str, Option]:
-    """Options to dump the tree of `pid` into the folder `images`; `work_fd` is this process's descriptor of the log's."""
+    """Options to dump the tree of `pid` into the folder `images`; `work_fd` is our descriptor of the log's folder."""
     # The proxy accepts what waits in an adopted listener's queue, so CRIU need not refuse it.
     return _common(images, work_fd) | {"pid": pid, "tcp_skip_in_flight": True, "log_file": DUMP_LOG}
 

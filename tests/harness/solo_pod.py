@@ -1,4 +1,4 @@
-"""A pod for the agent's own tests: the five namespaces, a PID 1 that reaps, `lo`, and one address. Nothing of the lab's."""
+"""A pod for the agent's own tests: five namespaces, a PID 1 that reaps, `lo`, and one address. Nothing of the lab's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class SoloPod:
         self.address = address
         directory.mkdir(parents=True, exist_ok=True)
         self._unshare = subprocess.Popen(
-            ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "private",
+            ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation",
+            "private",
              "--ipc", "--uts", PYTHON, "-I", "-S", str(INIT)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -104,7 +105,3 @@ class SoloPod:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")

@@ -91,7 +91,7 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> None:
-    """The agents are killed and started anew inside the tests: what is left is looked for when the rig is taken down."""
+    """The agents are killed and started anew inside the tests: the rig looks for what is left at its end."""
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def shared_rig() -> Iterator[Rig]:
     rig = Rig(home, images)
     yield rig
     rig.close()
-    assert not [name for name in os.listdir(images) if not name.startswith("criu.kdat")]
+    assert not [name for name in (path.name for path in images.iterdir()) if not name.startswith("criu.kdat")]
     for path in images.iterdir():
         path.unlink()
     images.rmdir()
@@ -138,9 +138,13 @@ def stopped(rig: Rig, pid: int) -> bool:
 
 
 def test_a_workload_starts_clean(rig: Rig) -> None:
-    script = "import os, json; print(json.dumps({'fds': sorted(os.listdir('/proc/self/fd'))[:4], 'env': dict(os.environ), 'cwd':"
-    script += " os.getcwd(), 'sid': os.getsid(0) == os.getpid(), 'ppid': os.getppid(), 'in': os.readlink('/proc/self/fd/0')}),"
-    script += " flush=True); import time; time.sleep(1000)"
+    script = (
+        "import os, json, time\n"
+        "said = {'fds': sorted(os.listdir('/proc/self/fd')), 'env': dict(os.environ), 'cwd': os.getcwd()}\n"
+        "said |= {'sid': os.getsid(0) == os.getpid(), 'ppid': os.getppid(), 'in': os.readlink('/proc/self/fd/0')}\n"
+        "print(json.dumps(said), flush=True)\n"
+        "time.sleep(1000)\n"
+    )
     pid = rig.run("w", [PYTHON, "-I", "-S", "-c", script], environment={"A": "1"}, directory="/tmp")
     log = rig.pods[0].directory / "w.log"
     until(lambda: log.read_text().endswith("}\n"))
@@ -344,7 +348,7 @@ def test_a_redis_moves_to_the_other_pod(rig: Rig) -> None:
 
 
 def test_connections_arrive_with_their_queues_and_states(rig: Rig) -> None:
-    """One connection of each kind: idle, unread bytes, and closed by the peer; all are ESTABLISHED where they arrive."""
+    """Unread bytes, closed by the peer, closed by the workload: all are ESTABLISHED where they arrive."""
     source = (
         "import socket, time; s = socket.create_server(('', 7000)); c = [s.accept()[0] for _ in range(3)]; print('up',"
     )
@@ -391,7 +395,8 @@ def test_a_tree_with_connections_inside_moves_whole(rig: Rig) -> None:
     """Parent and child talk over TCP: that connection is nobody else's, is not adopted, and goes on."""
     source = (
         "import os, socket, time\n"
-        "l = socket.create_server(('', 0)); a = socket.create_connection((ADDRESS, l.getsockname()[1])); b, _ = l.accept()\n"
+        "l = socket.create_server(('', 0)); a = socket.create_connection((ADDRESS, l.getsockname()[1]))\n"
+        "b, _ = l.accept()\n"
         "l.close()\n"
         "if os.fork() == 0:\n"
         "    while d := b.recv(100): b.sendall(d.upper())\n"
@@ -616,7 +621,8 @@ def test_another_user_may_not_call(rig: Rig) -> None:
     try:
         script = (
             "import os, socket, sys; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
-            f"s.connect('{rig.a.socket_path}'); s.sendall(b'GET /healthz HTTP/1.0\\r\\n\\r\\n'); print(s.recv(999).decode())"
+            f"s.connect('{rig.a.socket_path}'); s.sendall(b'GET /healthz HTTP/1.0\\r\\n\\r\\n');"
+            "print(s.recv(999).decode())"
         )
         for path in (folder, folder.parent):
             path.chmod(0o755)
