@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from checkpoint import procfs
+from checkpoint import kerndat, procfs
 from checkpoint import tree as trees
 from checkpoint.core import causes, options
 from checkpoint.core.errors import AgentError, Code, from_problem
@@ -26,10 +26,12 @@ _MAX_LOG_BYTES = 1 << 20
 class CriuEngine:
     """`checkpoint.engine.Engine` with CRIU."""
 
-    def __init__(self, kernel: Kernel, criu: str, messages: Messages) -> None:
+    def __init__(self, kernel: Kernel, criu: str, messages: Messages, cache: Path) -> None:
+        """`cache` is a folder on a tmpfs, where `kerndat` keeps its survey."""
         self._kernel = kernel
         self._criu = criu
         self._messages = messages
+        self._cache = cache
 
     async def version(self) -> str:
         """What `criu --version` says; raises AgentError CRIU_MISSING."""
@@ -42,6 +44,8 @@ class CriuEngine:
         return words[1] if len(words) > 1 else ""
 
     async def prepare(self) -> Helper:
+        # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
+        await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
         return Swrk(self._kernel, self._criu, self._messages)
 
     async def stop(self, root: int) -> Tree:
@@ -97,11 +101,17 @@ class CriuEngine:
         return tree
 
     async def _destroy(self, pids: list[int]) -> None:
-        """Leave no partial copy behind. The PIDs were free before the restore, so who has them now is of that copy."""
-        tree = trees.hold_all(self._kernel, pids)
-        trees.kill(self._kernel, tree)
-        await trees.until_gone(tree, _GONE_SECONDS)
-        tree.close()
+        """Leave no partial copy behind. The PIDs were free before the restore, so who has them now is of that copy.
+
+        More than once: a half-made parent may make its children while it is looked at.
+        """
+        while any(trees.descendants(pid) for pid in pids):
+            tree = trees.hold_all(self._kernel, pids)
+            trees.kill(self._kernel, tree)
+            gone = await trees.until_gone(tree, _GONE_SECONDS)
+            tree.close()
+            if not gone:
+                raise AgentError(Code.INTERNAL, f"a part of the copy does not end: {pids}")
 
     def _refuse_taken(self, pids: Iterable[int]) -> None:
         for pid in pids:

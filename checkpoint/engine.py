@@ -39,6 +39,9 @@ class Helper(Protocol):
 
     pid: int
 
+    def abort(self) -> None:
+        """Break off what it does; whoever waits for it is told that it failed. For a restore only: a dump must end."""
+
     async def close(self) -> None: ...
 
 

@@ -37,6 +37,7 @@ class Inbound:
         self._machine.reason = record.reason
         self._seconds: dict[str, float] = {}
         self._helper: Helper | None = None
+        self._working: Helper | None = None
         self._tree: Tree | None = None
         self._restored: Restored | None = None
 
@@ -87,7 +88,7 @@ class Inbound:
 
     async def _restore_verified(self, folder: Path, sealed: Manifest) -> Restored:
         helper = self._helper or await self._around.engine.prepare()
-        self._helper = None
+        self._helper, self._working = None, helper
         folders = Folders(folder, self._around.store.folders(self._work_name).work)
         # The stamps before and after frame both our own reading and CRIU's: who read what first does not matter.
         before = store.stamps(folder)
@@ -99,6 +100,8 @@ class Inbound:
         except AgentError:
             manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
             raise
+        finally:
+            self._working = None
         self._seconds["criu"] = self._since
         try:
             manifest.compare(sealed, await looking)
@@ -139,7 +142,9 @@ class Inbound:
         self._tree = None
 
     async def forget(self) -> Custody:
-        """Before the resume: kill the stopped copy. After it: only forget."""
+        """Before the resume: kill the stopped copy, or break off its making. After it: only forget."""
+        if self._working is not None:
+            self._working.abort()
         async with self._lock:
             if self._machine.state not in (State.RESUMED, State.DISCARDED):
                 if self._tree is not None:

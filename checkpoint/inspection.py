@@ -64,6 +64,11 @@ def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
             if file.mount not in inside and not file.target.startswith("/memfd:"):
                 message = f"the process has a descriptor opened outside the pod: {file.target} (fd {file.fd})"
                 yield problem(Code.FOREIGN_DESCRIPTOR, message)
+            elif file.locked:
+                message = (
+                    f"the process holds a lock on a file, which the copy could not get: {file.target} (fd {file.fd})"
+                )
+                yield problem(Code.LOCK_HELD, message)
             elif file.target.startswith(("/dev/pts/", "/dev/tty")):
                 yield problem(Code.TERMINAL, f"the process has a terminal open: {file.target} (fd {file.fd})")
         elif file.target.startswith("anon_inode:"):

@@ -24,6 +24,7 @@ from checkpoint.criu import CriuEngine
 from checkpoint.custodian import Custodian
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Messages
+from checkpoint.rehearsal import rehearse
 from checkpoint.store import Store
 
 _LOG = logging.getLogger("checkpoint")
@@ -52,11 +53,12 @@ async def serve(flags: argparse.Namespace) -> None:
     messages = Messages(flags.criu.parent / "python")
     store = Store(flags.images, hash_bulk=flags.hash_bulk)
     kernel = Kernel()
-    engine = CriuEngine(kernel, str(flags.criu), messages)
+    engine = CriuEngine(kernel, str(flags.criu), messages, flags.images)
     version = await engine.version()
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
     custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
     await custodian.recover()
+    rehearse(messages, store)
     runner = web.AppRunner(Agent(custodian, _health(version)).application(), access_log=None)
     await runner.setup()
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it.

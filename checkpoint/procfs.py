@@ -31,6 +31,8 @@ class OpenFile:
     fd: int
     target: str
     mount: int
+    locked: bool
+    """A file lock is held through it (proc_pid_fdinfo(5), `lock:`)."""
 
 
 def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
@@ -104,7 +106,7 @@ def open_files(pid: int) -> Iterator[OpenFile]:
         except OSError:
             continue
         mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: -1")
-        yield OpenFile(pid, int(name), target, int(mount.split()[1]))
+        yield OpenFile(pid, int(name), target, int(mount.split()[1]), "\nlock:" in info)
 
 
 def mount_ids(pid: int) -> set[int]:

@@ -8,6 +8,7 @@ whole.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import Any
 
@@ -54,6 +55,11 @@ class Swrk:
         response = self._messages.response()
         response.ParseFromString(raw)
         return response
+
+    def abort(self) -> None:
+        """Kill it: its request fails. A restore may wait for ever, for a file lock that another process holds."""
+        if not self._closed:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def close(self) -> None:
         """Hang up, wait for its end, and reap it. A restored tree's root becomes a child of PID 1 by it."""

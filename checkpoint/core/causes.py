@@ -12,10 +12,16 @@ from typing import NamedTuple
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 
-_ERROR = re.compile(r"Error \((?P<where>[\w/.-]+:\d+)\): (?P<what>.*)")
+_LINE = re.compile(r"(?P<level>Error|Warn) +\((?P<where>[\w/.-]+:\d+)\): (?P<what>.*)")
 
-_HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE")
+_HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE|Stale \S+ file")
 """Without CAP_SYS_RESOURCE CRIU cannot raise its own limit of open files, says so, and goes on (criu: util.c)."""
+
+
+_CONSEQUENCE = re.compile(
+    r"(Dumping|Restoring) FAILED|killed by signal|exited, status=|Dump files \(pid|Can't dump (misc|files)"
+)
+"""What CRIU says on its way out: true, and of no help."""
 
 
 class _Rule(NamedTuple):
@@ -39,7 +45,7 @@ _RULES = (
           Code.FOREIGN_DESCRIPTOR, "the process has a file open that a later mount hides: {path} (fd {fd})"),
     _rule(r"Can't dump ghost file (?P<path>.*) of (?P<size>\d+) size", Code.GHOST_TOO_LARGE,
           "the process has a deleted file open that is too large to carry along: {path} ({size} bytes)"),
-    _rule(r"Can't create link remap for (?P<path>\S+)", Code.DELETED_FILE,
+    _rule(r"Can't create link remap for (?P<path>\S+?)\. Use", Code.DELETED_FILE,
           "the process has a file open under a name that is gone, while another name of it remains: {path}"),
     _rule(r"Unaccessible path opened (?P<a>\S+), need (?P<b>\S+)|Can't stat parent dir.*", Code.DELETED_FILE,
           "the process has a file open whose path now leads elsewhere"),
@@ -67,8 +73,8 @@ _RULES = (
           "the process has a descriptor that cannot be saved: fd {fd} ({what})"),
     _rule(r"Can't handle non-regular mapping on (?P<pid>\d+)'s map", Code.UNSUPPORTED_FILE,
           "process {pid} has mapped a device into its memory"),
-    _rule(r"anon_inode|\[(?P<what>io_uring|perf_event|userfaultfd)\]", Code.UNSUPPORTED_FILE,
-          "the process has a kernel object open that cannot be saved"),
+    _rule(r"send_fds failed \(-22\)", Code.UNSUPPORTED_FILE,
+          "the process has a descriptor that cannot be handed on, an io_uring most likely"),
     # tty.c, cr-dump.c, pstree.c
     _rule(r"Found dangling tty .*\((?P<name>.*)\) on peer fd (?P<fd>\d+)", Code.TERMINAL,
           "the process has a terminal open that belongs to a session outside the workload: {name}"),
@@ -76,11 +82,11 @@ _RULES = (
           "process {pid} belongs to a session that was begun outside the pod"),
     _rule(r"The root process \d+ is not a session leader", Code.TERMINAL,
           "the workload is part of another program's session"),
-    # compel's infect.c, seize.c
-    _rule(r"SEIZE (?P<pid>\d+): (task already traced|.*already traced).*", Code.TRACED,
+    # compel's infect.c
+    _rule(r"Unable to interrupt task: (?P<pid>\d+) \(Operation not permitted\)", Code.TRACED,
           "process {pid} is being traced by another process"),
-    _rule(r"SEIZE (?P<pid>\d+): can't (seize|interrupt) task: Operation not permitted", Code.TRACED,
-          "process {pid} cannot be traced: something traces it already, or forbids it"),
+    _rule(r"Unable to interrupt task: (?P<pid>\d+) \(No such process\)", Code.WORKLOAD_GONE,
+          "process {pid} has ended"),
     _rule(r"Can't dump nested (?P<kind>\w+) namespace for (?P<pid>\d+)", Code.FOREIGN_NAMESPACE,
           "process {pid} lives in a {kind} namespace of its own"),
     # cr-restore.c, files-reg.c, sk-inet.c, file-lock.c
@@ -112,13 +118,16 @@ _RULES = (
 
 def explain(log: str, *, restoring: bool) -> Problem:
     """Name the cause of a failed dump or restore from CRIU's log."""
-    lines = [found["what"].strip() for found in _ERROR.finditer(log) if not _HARMLESS.search(found["what"])]
+    lines = [found for found in _LINE.finditer(log) if not _HARMLESS.search(found["what"])]
     for line in lines:
         for rule in _RULES:
-            if found := rule.pattern.search(line):
-                return problem(rule.code, rule.words.format(**found.groupdict()), hint=_hint(rule.code, line))
+            if found := rule.pattern.search(line["what"]):
+                return problem(rule.code, rule.words.format(**found.groupdict()), hint=_hint(rule.code, line["what"]))
     step = "restore" if restoring else "dump"
-    said = lines[-1] if lines else "nothing at all"
+    errors = [line["what"].strip() for line in lines if line["level"] == "Error"]
+    said = next(
+        (error for error in reversed(errors) if not _CONSEQUENCE.search(error)), "nothing that would explain it"
+    )
     return problem(Code.CRIU_FAILED, f"the {step} failed. CRIU said: {said}")
 
 

@@ -39,7 +39,7 @@ class SoloAgent:
         self.pod = pod
         self.adopt_path = pod.directory / "proxy" / "adopt.sock"
         self._images = images
-        self._flags = flags
+        self.flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -52,7 +52,7 @@ class SoloAgent:
         with (self.pod.directory / "agent.log").open("ab") as log:
             self._process = self.pod.popen(
                 [sys.executable, "-m", "checkpoint.main", "--directory", str(self.pod.directory), "--adopt",
-                 str(self.adopt_path), "--criu", str(CRIU), "--images", str(self._images), *self._flags],
+                 str(self.adopt_path), "--criu", str(CRIU), "--images", str(self._images), *self.flags],
                 cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
         end = time.monotonic() + START_SECONDS

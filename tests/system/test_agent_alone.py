@@ -434,7 +434,52 @@ def test_a_shared_descriptor_is_adopted_once(rig: Rig) -> None:
         rig.out("m", "release")
 
 
+def test_a_restore_that_waits_for_a_lock_can_be_broken_off(rig: Rig) -> None:
+    """The stopped source still holds the lock that the copy asks for; the inspection had said so."""
+    source = "import fcntl, time; f = open('/tmp/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('up', flush=True)"
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", f"{source}; time.sleep(1000)"])
+    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text())
+    (problem,) = rig.a.ask("GET", "/v1/workloads/w")["problems"]
+    message = "the process holds a lock on a file, which the copy could not get: /tmp/lock (fd 3)"
+    assert (problem["code"], problem["message"]) == ("lock-held", message)
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    refusals: list[tuple[int, str, str]] = []
+    thread = threading.Thread(target=lambda: refusals.append(rig.b.refused("POST", "/v1/inbound/m/restore", body)))
+    thread.start()
+    until(lambda: pid in rig.pods[1].pids())
+    assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
+    thread.join()
+    assert refusals[0][1] == "criu-failed"
+    assert pid not in rig.pods[1].pids()
+    rig.out("m", "release")
+    Path("/tmp/lock").unlink()
+
+
 # -- damage
+
+
+def test_without_fine_stamps_the_commit_wants_the_digest(rig: Rig) -> None:
+    agents = (rig.a, rig.b)
+    pid = rig.run("w", SLEEP)
+    for agent in agents:
+        agent.flags = ("--hash-bulk",)
+        agent.restart()
+    try:
+        rig.prepare("m", "w")
+        restored = rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
+        assert len(restored["bulk_digest"]) == 64
+        assert rig.a.refused("POST", "/v1/outbound/m/commit", {"bulk_digest": "0" * 64})[:2] == (422, "image-damaged")
+        assert rig.a.refused("POST", "/v1/outbound/m/commit")[:2] == (422, "image-damaged")
+        commit = {"bulk_digest": restored["bulk_digest"]}
+        assert rig.a.ask("POST", "/v1/outbound/m/commit", commit)["state"] == "committed"
+        rig.b.ask("POST", "/v1/inbound/m/resume")
+        assert pid in rig.pods[1].pids()
+    finally:
+        for agent in agents:
+            agent.flags = ()
+            agent.restart()
 
 
 @pytest.mark.parametrize("name", ["pages-1.img", "files.img", "manifest"])
