@@ -20,12 +20,17 @@ import msgspec
 
 from proxy.api import LedgerLine
 
+ENDED = ("draining", "closed", "reset", "released")
+"""States of a flow that has closed its link (`proxy.core.flow`): what is still under way it cannot tell."""
+
 
 class Standing(StrEnum):
     EQUAL = "equal"
     """Every byte is accounted for."""
     CUT = "cut"
     """One party reset the flow: what was on its way then is gone, as it is without us."""
+    ENDING = "ending"
+    """One proxy has closed the link and the other has not seen it yet: to be asked again."""
     UNEQUAL = "unequal"
     """Bytes are missing, or were made up."""
     MISSING = "missing"
@@ -51,7 +56,7 @@ class Account(msgspec.Struct, frozen=True):
         """Whether all that was held for the workload has been given to it, as far as it can be."""
         if self.standing is Standing.CUT or self.destination is None:
             return True
-        return self.destination.to_app_bytes >= self.source.held_bytes
+        return self.standing is not Standing.ENDING and self.destination.to_app_bytes >= self.source.held_bytes
 
 
 def reconcile(
@@ -74,6 +79,8 @@ def _account(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> A
     if cut:
         return Account(last, there, Standing.CUT)
     lost = _off_towards_app(first, there, last) + _off_towards_peer(first, there, last)
+    if lost and (first.state in ENDED) != (there.state in ENDED):
+        return Account(last, there, Standing.ENDING)
     return Account(last, there, Standing.UNEQUAL if lost else Standing.EQUAL, lost)
 
 

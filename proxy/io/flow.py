@@ -11,6 +11,7 @@ from proxy.api import Endpoint, FlowView, LedgerLine
 from proxy.core.flow import ENDED, Command, Event, State, step
 from proxy.io.context import Context, count
 from proxy.io.relay import Pump, finish
+from proxy.sys.options import SIOCINQ, SIOCOUTQ
 
 Direction = Literal["inbound", "outbound", "accepted"]
 
@@ -208,7 +209,15 @@ class Flow:
             to_app_bytes=self.to_app_bytes,
             to_peer_bytes=self.to_peer_bytes,
             error=self.error,
+            link_unacked_bytes=self._link_queue(SIOCOUTQ),
+            link_waiting_bytes=self._link_queue(SIOCINQ) + self._from_link.kept_bytes if self._from_link else 0,
         )
+
+    def _link_queue(self, request: int) -> int:
+        """Bytes in the link's send or receive queue; none once it is closed, or while it is not ours to read yet."""
+        if self.link is None or self.link.fileno() < 0:
+            return 0
+        return self.context.kernel.queued(self.link, request)
 
     def view(self, migration: str) -> FlowView:
         return FlowView(

@@ -12,6 +12,7 @@ import socket
 import sys
 from pathlib import Path
 
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h; not in Python's socket module
 PATTERN = bytes(range(251)) * 5000
 
 
@@ -58,6 +59,8 @@ class Connection:
 def serve(port, host, gate):
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if gate:  # so that megabytes fit in unread: a socket that nobody reads does not grow by itself
+        listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
     listener.bind((host, port))
     listener.listen(64)
     listener.setblocking(False)

@@ -74,8 +74,7 @@ async def test_megabytes_unread_and_unsent(stage, tmp_path):
     await asyncio.sleep(0.5)
     result = await stage.move("server")
     assert_nothing_lost(result)
-    assert max(row.unread_bytes for row in result.ledger) > 100_000
-    assert sent > 1 << 20
+    assert max(row.unread_bytes for row in result.ledger) > 1 << 20
     gate.touch()
     unread.settimeout(20)
     unread.shutdown(socket.SHUT_WR)

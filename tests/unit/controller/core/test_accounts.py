@@ -87,6 +87,12 @@ def test_a_flow_that_the_destination_does_not_know_is_lost():
     assert account(line(), None, line()).standing is Standing.MISSING
 
 
+def test_a_flow_whose_end_only_one_proxy_has_seen_is_asked_for_again():
+    found = account(line(state="closed"), line(to_app_bytes=499), line(state="closed"))
+    assert found.standing is Standing.ENDING
+    assert (found.lost, found.delivered) == (False, False)
+
+
 def test_delivered_is_what_was_held():
     assert account(line(), line(to_app_bytes=100, link_waiting_bytes=400), line()).delivered
     assert not account(line(), line(to_app_bytes=99, link_waiting_bytes=401), line()).delivered
