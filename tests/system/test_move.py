@@ -79,7 +79,7 @@ async def test_megabytes_unread_and_unsent(stage, tmp_path):
     unread.settimeout(20)
     unread.shutdown(socket.SHUT_WR)
     assert await asyncio.to_thread(read_all, unread) == b"%d right" % sent
-    assert await asyncio.to_thread(unsent.recv, 8 << 20, socket.MSG_WAITALL) == pattern_at(0, 8 << 20)
+    assert await asyncio.to_thread(read_exactly, unsent, 8 << 20) == pattern_at(0, 8 << 20)
     unread.close()
     unsent.close()
 
@@ -93,6 +93,16 @@ def fill(sock: socket.socket) -> int:
             sent += sock.send(pattern_at(sent, 65536))
     except TimeoutError:
         return sent
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """`count` bytes; fails when the stream ends or stands still before. (MSG_WAITALL ends at a timeout's first poll.)"""
+    found = bytearray()
+    while len(found) < count:
+        data = sock.recv(count - len(found))
+        assert data, f"ended after {len(found)} bytes"
+        found += data
+    return bytes(found)
 
 
 def read_all(sock: socket.socket) -> bytes:
@@ -119,7 +129,7 @@ def ask_long(sock: socket.socket, command: str) -> str:
     head = b""
     while not head.endswith(b"\r\n"):
         head += sock.recv(1)
-    return sock.recv(int(head[1:]) + 2, socket.MSG_WAITALL).decode()
+    return read_exactly(sock, int(head[1:]) + 2).decode()
 
 
 async def test_connections_opened_during_the_freeze_are_completed_then_and_served_later(stage):
