@@ -107,6 +107,7 @@ class Custodian:
         except BaseException:
             del self._outbound[migration]
             raise
+        self._file.tidy(self._journal())
         self._save()
         return custody
 
@@ -234,9 +235,13 @@ class Custodian:
             for task in self._tasks:
                 task.cancel()
         self.store.close()
+        self._file.close()
 
     def _save(self) -> None:
-        self._file.save(Journal(self.workloads.records(), [one.record for one in self._both()]))
+        self._file.save(self._journal())
+
+    def _journal(self) -> Journal:
+        return Journal(self.workloads.records(), [one.record for one in self._both()])
 
     def _both(self) -> list[Outbound | Inbound]:
         return [*self._outbound.values(), *self._inbound.values()]

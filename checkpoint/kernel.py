@@ -6,6 +6,7 @@ Times are seconds of the monotonic clock. Every method raises OSError as the cal
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -23,6 +24,15 @@ class Kernel:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def expect_descriptors(self, count: int) -> None:
+        """Make this process's table of descriptors large now: growing it later stands still for an RCU grace period, 10
+        ms and more, where there are threads (K: fs/file.c, expand_fdtable, synchronize_rcu)."""
+        os.close(fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, count))
+
+    def nap(self, seconds: float) -> None:
+        """Block for a moment far shorter than the event loop's own clock tells apart (uvloop: 1 ms)."""
+        time.sleep(seconds)
 
     def pidfd_open(self, pid: int) -> int:
         """A descriptor that stays with this process for ever (pidfd_open(2)). The caller closes it."""

@@ -27,6 +27,9 @@ from checkpoint.pb import Messages
 from checkpoint.rehearsal import rehearse
 from checkpoint.store import Store
 
+EXPECTED_DESCRIPTORS = 4096
+"""A chunk of sockets on its way to the proxy, a pidfd for each process of a tree, and the clients."""
+
 _LOG = logging.getLogger("checkpoint")
 
 
@@ -53,6 +56,7 @@ async def serve(flags: argparse.Namespace) -> None:
     messages = Messages(flags.criu.parent / "python")
     store = Store(flags.images, hash_bulk=flags.hash_bulk)
     kernel = Kernel()
+    kernel.expect_descriptors(EXPECTED_DESCRIPTORS)
     engine = CriuEngine(kernel, str(flags.criu), messages, flags.images)
     version = await engine.version()
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)

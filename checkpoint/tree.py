@@ -9,7 +9,7 @@ import asyncio
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,13 @@ from checkpoint.waiting import readable
 STOP_SECONDS = 5.0
 """Ample: a task stops when it next leaves the kernel. One in an uninterruptible wait (a dead NFS server) never does."""
 
-POLL_SECONDS = 0.0002
+NAP_SECONDS = 0.00005
 """The kernel tells nobody but the parent that a task stopped, so it is looked at. A task needs about 50 us to stop."""
+
+NAPS = 40
+"""So many naps block the event loop for 2 to 4 ms at most; then the waiting goes on beside other work."""
+
+POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -137,13 +142,8 @@ async def stop(kernel: Kernel, root: int) -> Tree:
     Raises AgentError WORKLOAD_GONE or NOT_STOPPED; then what was stopped goes on.
     """
     tree = Tree()
-    deadline = kernel.now() + STOP_SECONDS
     try:
-        while not _stop_once(kernel, root, tree):
-            if kernel.now() > deadline:
-                moving = [pid for pid in tree.pids if not is_stopped(pid)]
-                raise AgentError(Code.NOT_STOPPED, f"these processes do not stop: {moving}")
-            await asyncio.sleep(POLL_SECONDS)
+        await _until(kernel, lambda: _stop_once(kernel, root, tree), lambda: tree.pids)
     except BaseException:
         resume(kernel, tree)
         tree.close()
@@ -172,11 +172,20 @@ def _stop_once(kernel: Kernel, root: int, tree: Tree) -> bool:
 
 async def until_stopped(kernel: Kernel, pids: Iterable[int]) -> None:
     """Wait until every task of these processes is in state T; raises AgentError NOT_STOPPED."""
-    deadline = kernel.now() + STOP_SECONDS
     waiting = list(pids)
-    while waiting := [pid for pid in waiting if not is_stopped(pid)]:
+    await _until(kernel, lambda: all(is_stopped(pid) for pid in waiting), lambda: waiting)
+
+
+async def _until(kernel: Kernel, reached: Callable[[], bool], pids: Callable[[], list[int]]) -> None:
+    for _ in range(NAPS):
+        if reached():
+            return
+        kernel.nap(NAP_SECONDS)
+    deadline = kernel.now() + STOP_SECONDS
+    while not reached():
         if kernel.now() > deadline:
-            raise AgentError(Code.NOT_STOPPED, f"these processes do not stop: {waiting}")
+            moving = [pid for pid in pids() if not is_stopped(pid)]
+            raise AgentError(Code.NOT_STOPPED, f"these processes do not stop: {moving}")
         await asyncio.sleep(POLL_SECONDS)
 
 

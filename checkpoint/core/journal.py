@@ -53,9 +53,9 @@ def encode(journal: Journal) -> bytes:
     return msgspec.json.encode(journal)
 
 
-def decode(raw: bytes) -> Journal:
-    """Read what `encode` wrote; an empty or damaged file is an empty journal: there is nothing better to believe."""
+def decode(raw: bytes) -> Journal | None:
+    """Read what `encode` wrote; None for what is no journal, or only a part of one."""
     try:
         return msgspec.json.decode(raw, type=Journal)
     except msgspec.DecodeError:
-        return Journal()
+        return None

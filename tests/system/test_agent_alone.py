@@ -209,11 +209,11 @@ def _smuggle(rig: Rig, name: str, pid: int) -> None:
     """Put a process that the agent did not start on its list, through its state file."""
     rig.a.kill()
     path = rig.pods[0].directory / "agent" / "state.json"
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text().splitlines()[-1])
     stat = rig.pods[0].run(["cat", f"/proc/{pid}/stat"]).rsplit(")", 1)[1].split()
     root = {"pid": pid, "start_time": int(stat[19])}
     state["workloads"].append({"name": name, "root": root, "argv": SLEEP})
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state) + "\n")
     rig.a.start()
 
 
@@ -580,9 +580,9 @@ def test_an_agent_killed_in_the_commit_finishes_it(rig: Rig) -> None:
     rig.out("m", "stop", "dump", "adopt", "seal")
     rig.a.kill()
     path = rig.pods[0].directory / "agent" / "state.json"
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text().splitlines()[-1])
     state["migrations"][0]["state"] = "committing"  # as it stands between the record and the signals
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state) + "\n")
     rig.a.start()
     assert rig.a.ask("GET", "/v1/migrations")[0]["state"] == "committed"
     until(lambda: pid not in rig.pods[0].pids())
@@ -607,9 +607,9 @@ def test_a_killed_destination_agent_leaves_no_partial_copy(rig: Rig) -> None:
     rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
     rig.b.kill()
     path = rig.pods[1].directory / "agent" / "state.json"
-    state = json.loads(path.read_text())
+    state = json.loads(path.read_text().splitlines()[-1])
     state["migrations"][0]["state"] = "restoring"  # as it stands while CRIU works
-    path.write_text(json.dumps(state))
+    path.write_text(json.dumps(state) + "\n")
     rig.b.start()
     assert rig.b.ask("GET", "/v1/migrations")[0]["state"] == "discarded"
     assert pid not in rig.pods[1].pids()
