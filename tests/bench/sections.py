@@ -1,0 +1,126 @@
+"""The sections of the bench that move a Redis: each adds what it measured to the figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tests.bench import bare, steady
+from tests.bench.figures import Failure, Figures, Moved
+from tests.bench.stage import Stage, move_under_load, quiet_under_load, stage
+from tests.harness.interposer import Spoil, between
+
+Say = Callable[[str], None]
+
+DEMO_CONNECTIONS = 64
+FEW, MANY = 1, 1000
+QUIET_EACH = 5
+"""So many runs of the demo, one of its load alone."""
+
+REFUSALS = {
+    "Preflight": ("agent", "GET", "/v1/room"),
+    "Preparing (agent)": ("agent", "PUT", ""),
+    "Preparing (proxy)": ("proxy", "PUT", ""),
+    "Transferring": ("proxy", "POST", "/legs"),
+    "Restoring": ("agent", "POST", "/restore"),
+}
+"""Where the destination has a say before the commit: which of its sidecars refuses which call."""
+
+
+async def demo(figures: Figures, say: Say) -> None:
+    """The demo, over and over, in fresh pods each time."""
+    for number in range(1, figures.plan.demo_runs + 1):
+        label = f"demo {number}/{figures.plan.demo_runs}"
+
+        async def once(label: str = label) -> None:
+            async with stage() as scene:
+                await _floor(figures, scene, DEMO_CONNECTIONS, figures.plan.demo_runs // QUIET_EACH)
+                _keep(figures, await move_under_load(scene, "demo", DEMO_CONNECTIONS), say, label)
+
+        await _attempt(figures, "demo", say, once)
+
+
+async def freeze(figures: Figures, say: Say) -> None:
+    """Bare CRIU and Midstream in turn."""
+    await _pairs(figures, say, "freeze", DEMO_CONNECTIONS, figures.plan.freeze_pairs)
+
+
+async def scale(figures: Figures, say: Say) -> None:
+    """The same with one connection and with a thousand."""
+    await _pairs(figures, say, "scale", FEW, figures.plan.one_pairs)
+    await _pairs(figures, say, "scale", MANY, figures.plan.thousand_pairs)
+
+
+async def steady_state(figures: Figures, say: Say) -> None:
+    async def once() -> None:
+        figures.steady = await steady.measure(figures.plan.steady_rounds, figures.plan.steady_requests, say)
+
+    await _attempt(figures, "steady", say, once)
+
+
+async def rollback(figures: Figures, say: Say) -> None:
+    """The destination refuses, at each place in turn."""
+    for number in range(1, figures.plan.rollback_rounds + 1):
+        for place in REFUSALS:
+            label = f"rollback {number}/{figures.plan.rollback_rounds}, {place}"
+
+            async def once(place: str = place, label: str = label) -> None:
+                async with stage() as scene:
+                    await _floor(figures, scene, DEMO_CONNECTIONS, 1)
+                    _keep(figures, await _refused(scene, place), say, label)
+
+            await _attempt(figures, "rollback", say, once)
+
+
+SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
+    "demo": demo,
+    "freeze": freeze,
+    "scale": scale,
+    "steady": steady_state,
+    "rollback": rollback,
+}
+
+
+async def _pairs(figures: Figures, say: Say, section: str, connections: int, pairs: int) -> None:
+    for number in range(1, pairs + 1):
+        label = f"{section} {number}/{pairs}, {connections:,} connections"
+
+        async def once(label: str = label) -> None:
+            async with stage() as scene:
+                await _floor(figures, scene, connections, 1)
+                figures.starts.append(await asyncio.to_thread(bare.start_seconds, scene.b))
+                alone = await bare.dump_and_restore(scene, section, connections)
+                figures.bares.append(alone)
+                say(f"{label}: CRIU alone {alone.seconds * 1e3:.0f} ms")
+                _keep(figures, await move_under_load(scene, section, connections), say, label)
+
+        await _attempt(figures, section, say, once)
+
+
+async def _refused(scene: Stage, place: str) -> Moved:
+    party, method, ending = REFUSALS[place]
+    async with between(scene.b.agent_socket if party == "agent" else scene.b.proxy_socket) as interposer:
+        interposer.spoil(method, ending, Spoil.REFUSE)
+        return await move_under_load(scene, "rollback", DEMO_CONNECTIONS, place)
+
+
+async def _floor(figures: Figures, scene: Stage, connections: int, runs: int) -> None:
+    """The load alone, in the same pods before they are needed, unless so many runs of it are there already."""
+    if sum(one.connections == connections for one in figures.quiets) < runs:
+        figures.quiets.append(await quiet_under_load(scene, connections))
+
+
+def _keep(figures: Figures, move: Moved, say: Say, label: str) -> None:
+    figures.moves.append(move)
+    stall = max(move.stalls, default=0.0)
+    said = f"{label}: {move.outcome}, frozen {move.freeze_seconds * 1e3:.0f} ms, longest stall {stall * 1e3:.0f} ms"
+    say(f"{said}: {'; '.join(move.reasons)}" if move.reasons else said)
+
+
+async def _attempt(figures: Figures, section: str, say: Say, once: Callable[[], Awaitable[None]]) -> None:
+    """One run; what makes it fail is written down, and the bench goes on: one bad run must not hide the others."""
+    try:
+        await once()
+    except Exception as error:
+        figures.failures.append(Failure(section, f"{type(error).__name__}: {error}"))
+        say(f"{section}: failed: {type(error).__name__}: {error}")

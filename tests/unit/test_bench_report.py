@@ -1,0 +1,420 @@
+"""The bench's arithmetic and its report: what is claimed must follow from the figures, whatever they are."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+import pytest
+
+from tests.bench import steps, targets
+from tests.bench.__main__ import options
+from tests.bench.figures import (
+    FULL,
+    PLAIN,
+    QUICK,
+    SECTIONS,
+    TWIN,
+    WITH_SIDECARS,
+    Bare,
+    Failure,
+    Figures,
+    Losses,
+    Machine,
+    Moved,
+    Quiet,
+    Round,
+    Spread,
+    Steady,
+    compare,
+    median,
+    percentile,
+)
+from tests.bench.report import plain, render
+from tests.bench.sections import REFUSALS
+from tests.bench.sections import SECTIONS as MEASURES
+from tests.bench.steady import parse_csv
+
+MACHINE = Machine(
+    kernel="6.1",
+    cores=2,
+    processor="A | B",
+    memory_bytes=4 << 30,
+    criu="4.2.1",
+    python="3.11.2",
+    revision="abc1234",
+    measured="2025-01-01 00:00 UTC",
+    load_before=(0.5, 0.25, 0.0),
+    stolen=0.015,
+    wakeups=[0.0001, 0.0002],
+)
+
+
+def moved(section="demo", connections=64, *, freeze=0.1, stalls=(0.1, 0.2), place="", **more) -> Moved:
+    values = {
+        "outcome": "rolled-back" if place else "succeeded",
+        "hold_seconds": freeze + 0.01,
+        "flows": connections,
+        "phases": {"Stopping": 0.004, "Checkpointing": freeze / 2},
+        "agents": {"criu": 0.02, "dump": freeze / 2},
+        "calls": {"REPOINT": 0.001},
+        "criu_dump": {"freezing": 0.001, "frozen": 0.02},
+        "connects": [0.001, 0.002],
+        "replies": 1000,
+        "newcomers": 10,
+    } | more
+    return Moved(
+        section=section, connections=connections, freeze_seconds=freeze, stalls=list(stalls), place=place, **values
+    )
+
+
+def alone(connections=64, section="freeze", dump=0.03, restore=0.02) -> Bare:
+    return Bare(section, connections, dump, restore, {"freezing": 0.001, "frozen": 0.01}, {"restore": 0.012})
+
+
+def one_round(sidecars: float, plain_rate: float, twin: float) -> Round:
+    return Round({WITH_SIDECARS: {"GET": sidecars}, PLAIN: {"GET": plain_rate}, TWIN: {"GET": twin}})
+
+
+def figures(**more) -> Figures:
+    return Figures(plan=FULL, sections=list(SECTIONS), machine=MACHINE, **more)
+
+
+def everything() -> Figures:
+    return figures(
+        moves=[
+            moved(),
+            moved(freeze=0.12),
+            moved("freeze", freeze=0.06),
+            moved("scale", 1, freeze=0.05),
+            moved("scale", 1000, freeze=0.2),
+            moved("rollback", place="Restoring", freeze=0.08, stalls=(0.09,)),
+            moved("rollback", place="Preflight", freeze=0.0, stalls=(0.001,)),
+        ],
+        bares=[alone(), alone(1, "scale"), alone(1000, "scale", 0.1, 0.08)],
+        quiets=[Quiet(64, [0.002, 0.004], [0.0005]), Quiet(1000, [0.01], [])],
+        starts=[0.01],
+        steady=Steady([one_round(99, 100, 101), one_round(101, 100, 98), one_round(100, 100, 100)], 0.0004),
+    )
+
+
+def row(found: Figures, what: str) -> targets.Row:
+    (one,) = [row for row in targets.rows(found) if row.what == what]
+    return one
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_spread_is_the_median_and_the_ends():
+    assert Spread.of([3.0, 1.0, 10.0]) == Spread(3, 3.0, 1.0, 10.0)
+    assert Spread.of([]) is None
+
+
+def test_percentiles_are_values_that_were_measured():
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert percentile([1.0, 2.0], 0.99) == 2.0
+    assert percentile([5.0], 0.0) == 5.0
+    with pytest.raises(ValueError, match="nothing"):
+        percentile([], 0.5)
+
+
+def test_the_median_of_nothing_is_none():
+    assert median([]) is None
+    assert median(iter([1.0, 3.0])) == 2.0
+
+
+def test_losses_add_up():
+    both = Losses(connections=1, bytes=2) + Losses(connections=1, ledger_flows=3)
+    assert both == Losses(connections=2, bytes=2, ledger_flows=3)
+    assert both.seen
+    assert not both.none
+    assert not Losses(ledger_flows=1).seen
+    assert Losses().none
+
+
+def test_criu_alone_is_both_commands_and_its_own_work_without_their_starts():
+    one = alone()
+    assert one.seconds == pytest.approx(0.05)
+    assert one.work_seconds == pytest.approx(0.023)
+
+
+def test_crius_part_of_a_move_is_known_or_not():
+    assert moved().criu_seconds == pytest.approx(0.041)
+    assert moved(agents={}).criu_seconds is None
+    assert moved(criu_dump={}).criu_seconds is None
+
+
+def test_moves_that_were_made_to_fail_are_no_moves():
+    found = everything()
+    assert len(found.moved("demo", "rollback")) == 2
+    assert len(found.moved("scale", connections=1000)) == 1
+
+
+def test_what_is_bad_names_the_run():
+    found = figures(
+        moves=[moved(reasons=["1 connections lost"]), moved("rollback", place="Restoring", reasons=["succeeded"])],
+        failures=[Failure("scale", "OSError: no")],
+    )
+    assert found.bad == [
+        "demo, 64 connections: 1 connections lost",
+        "rollback, Restoring: succeeded",
+        "scale: OSError: no",
+    ]
+    assert not everything().bad
+
+
+def test_figures_survive_the_file_they_are_kept_in():
+    found = everything()
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Figures) == found
+
+
+# --- comparison ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_pods_are_equal_within_the_noise_and_different_ones_are_not():
+    same = compare([one_round(100, 100, 101), one_round(101, 100, 99), one_round(99, 100, 100)], "GET")
+    assert same is not None
+    assert same.ratio.median == 1.0
+    assert same.noise == pytest.approx(2 * 1.25 * 0.01 / 3**0.5)
+    assert same.within_noise
+    slower = compare([one_round(80, 100, 101), one_round(81, 100, 99), one_round(79, 100, 100)], "GET")
+    assert slower is not None
+    assert not slower.within_noise
+
+
+def test_what_two_equal_pods_differ_by_is_noise():
+    biased = compare([one_round(100, 100, 110), one_round(100, 100, 110)], "GET")
+    assert biased is not None
+    assert biased.noise == pytest.approx(0.1)
+
+
+def test_a_single_round_says_nothing():
+    one = compare([one_round(50, 100, 100)], "GET")
+    assert one is not None
+    assert one.within_noise
+    assert compare([], "GET") is None
+
+
+# --- targets ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_measured_nothing_claimed():
+    assert targets.rows(figures()) == []
+
+
+def test_every_claim_of_a_good_run_is_met():
+    found = {row.what: row.met for row in targets.rows(everything())}
+    assert False not in found.values()
+    assert sum(met is True for met in found.values()) == 13
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (Losses(connections=1), "lost, as the clients saw it"),
+        (Losses(newcomers=1), "lost, as the clients saw it"),
+        (Losses(missing=1), "lost, as the clients saw it"),
+        (Losses(bytes=1), "lost, as the clients saw it"),
+        (Losses(wrong=1), "replies wrong"),
+        (Losses(resets=1), "resets"),
+        (Losses(ledger_flows=1), "lost, by the ledger"),
+    ],
+)
+def test_any_loss_is_a_claim_not_met(loss, what):
+    found = figures(moves=[moved(losses=loss), moved()])
+    assert [row.what for row in targets.rows(found) if row.met is False] == [what]
+    assert row(found, what).verdict == "**not met**"
+
+
+def test_a_run_that_failed_is_a_claim_not_met():
+    assert row(figures(moves=[moved()], failures=[Failure("demo", "no")]), "runs that failed").met is False
+
+
+@pytest.mark.parametrize(
+    ("stalls", "median_met", "longest_met"),
+    [((0.12, 0.25), True, True), ((0.121, 0.25), False, True), ((0.1, 0.251), True, False)],
+)
+def test_the_limits_of_the_stall(stalls, median_met, longest_met):
+    found = figures(moves=[moved(stalls=stalls)], quiets=[Quiet(64, [0.003, 0.004], [])])
+    assert row(found, "stall, p50").met is median_met
+    assert row(found, "stall, longest").met is longest_met
+    assert row(found, "stall, p50").floor == "3 ms with no move"
+    assert row(found, "stall, longest").floor == "4 ms with no move"
+
+
+def test_stalls_are_pooled_over_the_runs():
+    found = figures(moves=[moved(stalls=(0.01, 0.02)), moved(stalls=(0.2, 0.21, 0.22))])
+    assert row(found, "stall, p50").measured == "200 ms"
+    assert row(found, "stall, p50").met is False
+    assert row(found, "stall, p50").floor == ""
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(0.005, True), (0.006, False)])
+def test_the_limit_of_connect(seconds, met):
+    found = figures(moves=[moved(connects=[0.001, seconds])], quiets=[Quiet(64, [], [0.001])])
+    assert row(found, "connect() during the freeze, p99").met is met
+    assert "connect() during the freeze, p99" not in {r.what for r in targets.rows(figures(moves=[moved(connects=[])]))}
+
+
+@pytest.mark.parametrize(("freeze", "met", "ratio"), [(0.075, True, "1.50"), (0.08, False, "1.60")])
+def test_the_ratio_to_criu_is_that_of_the_medians_of_the_runs_in_turn(freeze, met, ratio):
+    moves = [moved("demo", freeze=9.0), *(moved("freeze", freeze=each) for each in (0.01, freeze, 9.0))]
+    found = row(figures(moves=moves, bares=[alone()]), "freeze / CRIU alone, 64 connections")
+    assert (found.measured, found.met) == (ratio, met)
+    assert found.floor == "50 ms; its own work 23 ms"
+
+
+@pytest.mark.parametrize(("freeze", "met"), [(0.25, True), (0.26, False)])
+def test_the_freeze_of_a_thousand(freeze, met):
+    moves = [moved("scale", 1000, freeze=freeze), moved("scale", 1, freeze=9.0)]
+    found = row(figures(moves=moves, bares=[alone(1000)]), "freeze, 1,000 connections")
+    assert found.met is met
+    assert found.floor == "50 ms, CRIU alone"
+    assert row(figures(moves=moves, bares=[alone(1000)]), "freeze / CRIU alone, 1,000 connections").met is None
+
+
+def test_sidecars_that_cost_something_are_not_within_the_noise():
+    slow = Steady([one_round(80, 100, 101), one_round(81, 100, 99), one_round(79, 100, 100)], 0.0)
+    found = row(figures(steady=slow), "throughput with sidecars / without, GET")
+    assert found.met is False
+    assert found.measured == "0.800 (0.790 to 0.810)"
+
+
+@pytest.mark.parametrize(("stall", "met"), [(0.15, True), (0.16, False)])
+def test_the_limit_of_a_rollback(stall, met):
+    found = figures(moves=[moved("rollback", place="Restoring", stalls=(stall,))])
+    assert row(found, "rollback: stall, longest").met is met
+    assert row(found, "rollback: lost").met is True
+
+
+def test_a_refused_move_that_went_through_is_no_rollback():
+    found = figures(moves=[moved("rollback", place="Restoring", outcome="succeeded")])
+    assert row(found, "rollback: lost").met is False
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1184, "118 ms"), (0.0423, "42.3 ms"), (0.00012, "0.12 ms"), (1.5, "1500 ms"), (0.0, "0 ms")],
+)
+def test_milliseconds_have_three_digits(seconds, text):
+    assert targets.ms(seconds) == text
+
+
+def test_a_single_value_has_no_spread():
+    assert targets.ms_spread(Spread.of([0.01])) == "10 ms"
+    assert targets.ms_spread(Spread.of([0.01, 0.03])) == "20 ms (10 ms to 30 ms)"
+    assert targets.ms_spread(None) == "-"
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_the_freeze_and_what_a_connection_adds():
+    found = everything()
+    numbers = steps.measured(found)
+    assert numbers == [1, 64, 1000]
+    lines = {line.name: line for line in steps.table(found, numbers)}
+    freeze = lines["**freeze**, stop to resume"]
+    assert freeze.seconds == [0.05, 0.1, 0.2]
+    assert freeze.each == pytest.approx(0.15 / 999)
+    assert lines["Stopping"].each == 0.0
+    assert lines["CRIU's own account of it"].seconds[0] == pytest.approx(0.021)
+    assert lines["Adopting"].seconds == [None, None, None]
+    assert lines["Adopting"].each is None
+
+
+def test_with_one_number_of_connections_there_is_no_slope():
+    found = figures(moves=[moved()])
+    assert steps.table(found, [64])[0].each is None
+    assert steps.flows(found, 64) == 64
+    assert steps.flows(found, 1) is None
+    same = figures(moves=[moved(), moved("scale", 1000, flows=64)])
+    assert steps.table(same, [64, 1000])[0].each is None
+
+
+# --- report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_every_section_and_sound_tables():
+    text = render(everything())
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## The machine",
+        "## The claims",
+        "## The demo, phase by phase",
+        "## The freeze and CRIU alone",
+        "## Where the freeze goes",
+        "## Sidecars at rest",
+        "## Taken back",
+        "## How it is measured",
+    ]
+    for table in tables(text):
+        assert len({line.replace("\\|", "").count("|") for line in table}) == 1, table
+    assert "What went wrong" not in text
+    assert "| Preflight | 1 | 1 ms | no | 0 | 0 |" in text
+    assert "| 64 | 60 ms | 41 ms | 50 ms | 30 ms | 20 ms | 23 ms | 1.20 |" in text
+
+
+def tables(text: str) -> list[list[str]]:
+    found: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_a_part_of_the_bench_has_only_its_part_of_the_report():
+    text = render(Figures(plan=QUICK, sections=["demo"], machine=msgspec.structs.replace(MACHINE, wakeups=[])))
+    assert "This is a quick run" in text
+    assert "## Where the freeze goes" not in text
+    assert "## Sidecars at rest" not in text
+    assert "## The claims" in text
+
+
+def test_half_a_pair_is_left_out():
+    text = render(figures(bares=[alone()]))
+    assert "## The freeze and CRIU alone" not in text
+
+
+def test_the_report_says_what_went_wrong():
+    text = render(figures(moves=[moved(losses=Losses(resets=1), reasons=["1 connections reset"])]))
+    assert "- demo, 64 connections: 1 connections reset" in text
+    assert "| resets | 1 | 0 | **not met** |" in text
+
+
+def test_the_claims_fit_a_terminal():
+    text = plain(everything())
+    assert "**" not in text
+    assert len(text.splitlines()) == len(targets.rows(everything()))
+    assert plain(figures()) == ""
+
+
+def test_the_same_figures_give_the_same_text():
+    assert render(everything()) == render(everything())
+
+
+# --- command line and parts ---------------------------------------------------------------------------------------
+
+
+def test_the_sections_are_the_ones_that_can_be_asked_for():
+    assert tuple(MEASURES) == SECTIONS
+    assert len(REFUSALS) == 5
+
+
+def test_only_some_sections_in_the_usual_order():
+    assert options(["--only", "freeze,demo"]).only == ["demo", "freeze"]
+    assert options([]).only == list(SECTIONS)
+    assert not options([]).quick
+
+
+def test_an_unknown_section_is_refused(capsys):
+    with pytest.raises((SystemExit, argparse.ArgumentError)):
+        options(["--only", "demo,lunch"])
+    assert "no such section: lunch" in capsys.readouterr().err
+
+
+def test_redis_benchmarks_table_is_read():
+    text = '"test","rps","avg_latency_ms"\n"SET","61000.50","0.4"\n"GET","64000.00","0.4"\n'
+    assert parse_csv(text) == {"SET": 61000.5, "GET": 64000.0}
