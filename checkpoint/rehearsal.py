@@ -40,7 +40,7 @@ def rehearse(messages: Messages, images: Store) -> None:
 
 
 def _make(folder: Path, messages: Messages) -> None:
-    sockets = [_socket(messages, 1, readdress.ESTABLISHED, 5), _socket(messages, 2, readdress.LISTEN, 0)]
+    sockets = [socket_entry(messages, 1, readdress.ESTABLISHED, 5), socket_entry(messages, 2, readdress.LISTEN, 0)]
     places = [messages.fdinfo(id=one, flags=0, type=messages.INETSK, fd=one) for one in (1, 2)]
     stream = messages.tcp_stream(
         inq_len=1, inq_seq=1, outq_len=1, outq_seq=1, opt_mask=0, snd_wscale=0, mss_clamp=0, rcv_wnd=0, rcv_wup=0
@@ -53,7 +53,8 @@ def _make(folder: Path, messages: Messages) -> None:
     _write(folder, "pages-1", [], bytes(4096))
 
 
-def _socket(messages: Messages, number: int, state: int, peer_port: int) -> Message:
+def socket_entry(messages: Messages, number: int, state: int, peer_port: int) -> Message:
+    """A file_entry that holds a TCP socket, with every field that CRIU requires."""
     one = messages.file(type=messages.INETSK, id=number)
     isk = one.isk
     isk.id = isk.ino = number

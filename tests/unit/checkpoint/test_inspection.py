@@ -1,0 +1,65 @@
+"""What a look at a workload finds, with real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from checkpoint.api import Workload
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.inspection import inspect
+
+SOURCE = """
+import ctypes, fcntl, os, socket, sys, time
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+full = socket.socket(); full.bind(("127.0.0.1", 0)); full.listen(0)
+opening = [socket.socket() for _ in range(3)]
+for one in opening:
+    one.setblocking(False); one.connect_ex(full.getsockname())
+locked = open(sys.argv[1], "w"); fcntl.flock(locked, fcntl.LOCK_EX)
+faults = ctypes.CDLL(None).syscall(323, 0x80000)
+terminal = os.openpty()
+if os.fork() == 0:
+    ctypes.CDLL(None).unshare(0x04000000)
+    print("up", flush=True)
+    os.read(0, 1)
+    os._exit(0)
+os.read(0, 1)
+os.wait()
+"""
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    argv = [sys.executable, "-I", "-S", "-c", SOURCE, str(tmp_path / "lock")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.read(3) == b"up\n"
+        yield process
+        process.stdin.write(b"xx")
+
+
+def test_troubles_are_named(troubled):
+    found = inspect(Workload("w", troubled.pid, ["x"], "running"))
+    codes = {one.code for one in found.problems}
+    assert codes == {code.value for code in (
+        Code.LOCK_HELD, Code.UNSUPPORTED_FILE, Code.TERMINAL, Code.FOREIGN_NAMESPACE, Code.CONNECTION_STATE,
+    )}  # fmt: skip
+    assert len(found.pids) == 2
+    assert len(found.listening_ports) == 2
+    assert found.connections >= 3
+    assert found.memory_bytes > 1 << 20
+    messages = " ".join(one.message for one in found.problems)
+    assert "uts namespace of its own" in messages
+    assert "is in state SYN_SENT" in messages
+    assert "[userfaultfd]" in messages
+
+
+def test_a_workload_that_has_ended_is_said_to_have():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with pytest.raises(AgentError) as caught:
+        inspect(Workload("w", process.pid, ["true"], "exited"))
+    assert caught.value.code is Code.WORKLOAD_GONE

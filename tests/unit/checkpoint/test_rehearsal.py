@@ -1,0 +1,18 @@
+"""The rehearsal goes through, and leaves nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from checkpoint.rehearsal import rehearse
+from checkpoint.store import Store
+from tests.harness.made_images import MESSAGES
+
+
+def test_it_goes_through_and_leaves_nothing():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        store = Store(Path(name))
+        rehearse(MESSAGES, store)
+        assert list(Path(name).iterdir()) == []
+        store.close()
