@@ -97,6 +97,8 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
+    ends: list[tuple[tuple[str, int], tuple[str, int]]] = []
+    """Each connection's own address and port, and its peer's."""
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

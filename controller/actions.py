@@ -81,8 +81,10 @@ class Move:
             room=self.destination_agent.room(),
             source_proxy=self.source_proxy.health(),
             destination_proxy=self.destination_proxy.health(),
+            flows=self.source_proxy.flows(),
         )
-        return make_plan(_facts(self.source), _facts(self.destination), facts["inspection"], facts["room"])
+        source, destination = _facts(self.source), _facts(self.destination)
+        return make_plan(source, destination, facts["inspection"], facts["room"], facts["flows"])
 
     @property
     def _id(self) -> str:

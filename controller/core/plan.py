@@ -5,9 +5,12 @@ Pure: takes what both agents say of the workload and of the destination's room, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 import checkpoint.api as agent_api
+import proxy.api as proxy_api
 from controller.core.errors import Refused
 
 IMAGE_OVERHEAD_BYTES = 4 << 20
@@ -40,8 +43,15 @@ class Plan(msgspec.Struct, frozen=True):
     problems: list[agent_api.Problem]
 
 
-def make_plan(source: PodFacts, destination: PodFacts, inspection: agent_api.Inspection, room: agent_api.Room) -> Plan:
-    """The plan for moving the inspected workload from `source` to `destination`, which has `room`."""
+def make_plan(
+    source: PodFacts,
+    destination: PodFacts,
+    inspection: agent_api.Inspection,
+    room: agent_api.Room,
+    flows: Sequence[proxy_api.FlowView] = (),
+) -> Plan:
+    """The plan for moving the inspected workload from `source`, whose proxy has `flows`, to `destination`, which has
+    `room`."""
     workload = inspection.workload
     return Plan(
         workload=workload.name,
@@ -55,7 +65,12 @@ def make_plan(source: PodFacts, destination: PodFacts, inspection: agent_api.Ins
         listening_ports=inspection.listening_ports,
         readdress=readdress(source, destination),
         links=inspection.connections + SPARE_LINKS,
-        problems=[*_custody(workload), *inspection.problems, *_obstacles(destination.name, inspection, room)],
+        problems=[
+            *_custody(workload),
+            *inspection.problems,
+            *_relayed(inspection, flows),
+            *_obstacles(destination.name, inspection, room),
+        ],
     )
 
 
@@ -83,6 +98,18 @@ def _custody(workload: agent_api.Workload) -> list[agent_api.Problem]:
         message = f"workload {workload.name} has ended: there is nothing to move"
         return [agent_api.Problem("exited", message, "workload", "start it again with: midstream run")]
     return []
+
+
+def _relayed(inspection: agent_api.Inspection, flows: Sequence[proxy_api.FlowView]) -> list[agent_api.Problem]:
+    """Connections of the workload whose other end, in its pod, is the proxy: a leg cannot be moved on yet."""
+    legs = {(flow.local, flow.peer) for flow in flows if flow.side == "destination"}
+    ends = [(proxy_api.Endpoint(*local), proxy_api.Endpoint(*peer)) for local, peer in inspection.ends]
+    relayed = sum(end in legs for end in ends)
+    if not relayed:
+        return []
+    message = f"{relayed} connections of the workload are still relayed from an earlier move"
+    hint = "wait for them to end: midstream flows shows them"
+    return [agent_api.Problem("relayed-flows", message, "workload", hint)]
 
 
 def _obstacles(pod: str, inspection: agent_api.Inspection, room: agent_api.Room) -> list[agent_api.Problem]:

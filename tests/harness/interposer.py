@@ -1,7 +1,7 @@
 """Stands between the controller and a sidecar and lets one call go wrong, as a broken pod would.
 
-The sidecar's socket is renamed (a bound unix socket is reached by its new name just as well) and a small HTTP server takes its
-place: it passes every call on, except those it was told to spoil. The product knows nothing of it.
+The sidecar's socket is renamed (a bound unix socket is reached by its new name just as well) and a small HTTP server
+takes its place: it passes every call on, except those it was told to spoil. The product knows nothing of it.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def fill(sock: socket.socket) -> int:
 
 
 def read_exactly(sock: socket.socket, count: int) -> bytes:
-    """`count` bytes; fails when the stream ends or stands still before. (MSG_WAITALL ends at a timeout's first poll.)"""
+    """`count` bytes; fails when the stream ends or stands still before. (MSG_WAITALL ends at a timeout's poll.)"""
     found = bytearray()
     while len(found) < count:
         data = sock.recv(count - len(found))

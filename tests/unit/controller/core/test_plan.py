@@ -5,6 +5,7 @@ import pytest
 from checkpoint.api import Inspection, Problem, Room, Workload
 from controller.core.errors import Refused
 from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move
+from proxy.api import Endpoint, FlowView
 
 A = PodFacts("a", "198.18.0.1", "fd00::1")
 B = PodFacts("b", "198.18.0.2", "fd00::2")
@@ -85,3 +86,15 @@ def test_many_taken_ids_are_not_all_listed():
 def test_a_family_that_one_pod_lacks_is_not_readdressed():
     plan = make_plan(A, PodFacts("b", "198.18.0.2", ""), inspection(), room())
     assert plan.readdress == {"198.18.0.1": "198.18.0.2"}
+
+
+def leg(local, peer, side="destination"):
+    return FlowView("redis-1", 7, side, Endpoint(*peer), Endpoint(*local), "", "inbound", "relaying", 0, 0, 0)
+
+
+def test_connections_that_an_earlier_move_left_relayed_are_counted_and_no_others():
+    relayed, others, native = ((("198.18.0.1", 6379), ("198.18.0.9", port)) for port in (5, 6, 7))
+    flows = [leg(*relayed), leg(*others), leg(*native, side="source")]
+    plan = make_plan(A, B, inspection(ends=[relayed, native]), room(), flows)
+    assert codes(plan) == ["relayed-flows"]
+    assert plan.problems[0].message.startswith("1 connections of the workload are still relayed")
