@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import encodings.idna  # noqa: F401  what others import late must be there before the privileges are dropped
+import gc
 import logging
 import os
 import signal
@@ -36,6 +37,8 @@ log = logging.getLogger("proxy")
 
 DEFAULT_UID = 64901
 NAMES = CONTROL, ADOPT = ("control.sock", "adopt.sock")
+GC_THRESHOLDS = (50_000, 20, 100)
+"""A thousand flows are ten thousand objects; the default (700, 10, 10) would walk them all in the midst of a move."""
 LINK_BACKLOG = 4096  # a pool of links for thousands of flows is dialled at once
 
 
@@ -154,6 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     start_uid = os.getuid()
+    gc.freeze()  # what is imported lives for ever: the collector need not look at it again
+    gc.set_threshold(*GC_THRESHOLDS)
     sockets = open_sockets(options.directory, options.uid)
     privileges.drop(options.uid)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

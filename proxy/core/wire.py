@@ -95,8 +95,8 @@ def encode(frame: Frame) -> bytes:
             kind, payload = Kind.OPEN, struct.pack("!Q", flow) + _endpoint(peer) + _endpoint(app)
         case Accepted():
             kind, payload = Kind.ACCEPTED, b""
-        case Refused(code, text):
-            tag, said = code.encode()[:MAX_CODE_BYTES], text.encode()[:MAX_TEXT_BYTES]
+        case _:
+            tag, said = frame.code.encode()[:MAX_CODE_BYTES], frame.text.encode()[:MAX_TEXT_BYTES]
             kind, payload = Kind.REFUSED, bytes([len(tag)]) + tag + said
     _parse(kind, payload)  # never send what the other side would refuse
     return HEADER.pack(MAGIC, VERSION, kind, len(payload)) + payload

@@ -117,7 +117,7 @@ def _assemble(kernel: Kernel, sock: socket.socket, leg: Leg) -> None:
         kernel.set_bytes(sock, SOL_TCP, options.TCP_TIMESTAMP, _WORD.pack(leg.timestamp))
     window = _WINDOW.pack(leg.snd_wl1, leg.snd_wnd, leg.max_window, leg.rcv_wnd, leg.rcv_wup)
     kernel.set_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, window)
-    kernel.set_int(sock, SOL_TCP, socket.TCP_NODELAY, 1)
+    _speed_up(kernel, sock)
 
 
 def _negotiated(leg: Leg) -> bytes:
@@ -143,8 +143,14 @@ def fresh(kernel: Kernel, peer: Endpoint) -> socket.socket:
         enter(kernel, sock)
         kernel.bind(sock, (peer.host, peer.port))
         leave(kernel, sock)
-        kernel.set_int(sock, SOL_TCP, socket.TCP_NODELAY, 1)
+        _speed_up(kernel, sock)
     except OSError as error:
         sock.close()
         raise ProxyError(Code.LEG_NOT_BUILT, f"an app leg from {peer}: {error.strerror}") from error
     return sock
+
+
+def _speed_up(kernel: Kernel, sock: socket.socket) -> None:
+    """An app leg's path is lo: no Nagle, and no congestion control that paces (where BBR is the default it would)."""
+    kernel.set_int(sock, SOL_TCP, socket.TCP_NODELAY, 1)
+    kernel.set_bytes(sock, SOL_TCP, options.TCP_CONGESTION, b"reno")  # the one that every kernel has

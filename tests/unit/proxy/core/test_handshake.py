@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from proxy.api import Endpoint
+from proxy.core.handshake import ACCEPTING, ANSWERED, ASKED, Accepting, Dialling, accepting, answered, asked
+from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, WireError
+
+HERE = Endpoint("10.0.0.1", 1)
+FRAMES: list[Frame] = [Hello("m", bytes(32)), Join(1), Open(1, HERE, HERE), Accepted(), Refused("no", "no")]
+
+
+def test_a_link_greets_then_names_its_flow() -> None:
+    state = accepting(Accepting.NEW, FRAMES[0])
+    assert state is Accepting.GREETED
+    assert accepting(state, Join(1)) is accepting(state, Open(1, HERE, HERE)) is Accepting.ROUTED
+
+
+def test_a_flow_may_be_named_before_the_greeting_is_answered() -> None:
+    state = asked(Dialling.GREETING)
+    assert state is Dialling.ASKING_EARLY
+    state = answered(state, Accepted())
+    assert state is Dialling.ASKING
+    assert answered(state, Accepted()) is Dialling.OPEN
+
+
+def test_or_after() -> None:
+    state = answered(Dialling.GREETING, Accepted())
+    assert state is Dialling.IDLE
+    assert asked(state) is Dialling.ASKING
+
+
+@pytest.mark.parametrize("state", [Dialling.GREETING, Dialling.ASKING_EARLY, Dialling.ASKING])
+def test_a_refusal_ends_it(state: Dialling) -> None:
+    assert answered(state, Refused("no", "no")) is Dialling.REFUSED
+
+
+@pytest.mark.parametrize(("state", "frame"), list(product(Accepting, FRAMES)))
+def test_the_acceptor_takes_no_frame_out_of_turn(state: Accepting, frame: Frame) -> None:
+    if (state, type(frame)) not in ACCEPTING:
+        with pytest.raises(WireError) as raised:
+            accepting(state, frame)
+        assert raised.value.fault is Fault.ORDER
+
+
+@pytest.mark.parametrize(("state", "frame"), list(product(Dialling, FRAMES)))
+def test_the_initiator_takes_no_frame_out_of_turn(state: Dialling, frame: Frame) -> None:
+    if (state, type(frame)) not in ANSWERED:
+        with pytest.raises(WireError) as raised:
+            answered(state, frame)
+        assert raised.value.fault is Fault.ORDER
+
+
+@pytest.mark.parametrize("state", sorted(set(Dialling) - set(ASKED), key=str))
+def test_a_link_serves_one_flow(state: Dialling) -> None:
+    with pytest.raises(WireError):
+        asked(state)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from proxy.core.errors import Code, ProxyError
+from proxy.core.ledger import CIRCLE, Live, Snapshot, TcpState, held_since, mirror, modular, signed
+
+SNAPSHOT = Snapshot(inq_seq=1000, inq_len=100, outq_seq=5000, outq_len=70)
+LIVE = Live(
+    state=TcpState.ESTABLISHED,
+    tcp_options=7,
+    snd_wscale=7,
+    rcv_wscale=9,
+    mss=1448,
+    timestamp=42,
+    write_seq=5000,
+    rcv_nxt=1000,
+    snd_wl1=990,
+    snd_wnd=4000,
+    max_window=6000,
+    rcv_wnd=3000,
+    rcv_wup=900,
+    unread=100,
+)
+
+
+def live(**changes: int) -> Live:
+    return msgspec.structs.replace(LIVE, **changes)
+
+
+def refused(snapshot: Snapshot, now: Live) -> ProxyError:
+    with pytest.raises(ProxyError) as raised:
+        held_since(snapshot, now)
+    return raised.value
+
+
+def test_nothing_since_the_snapshot() -> None:
+    assert held_since(SNAPSHOT, LIVE) == 0
+
+
+def test_bytes_since_the_snapshot_are_held() -> None:
+    assert held_since(SNAPSHOT, live(rcv_nxt=1300, unread=400)) == 300
+
+
+def test_sequence_numbers_go_round() -> None:
+    snapshot = Snapshot(inq_seq=CIRCLE - 50, inq_len=10, outq_seq=3, outq_len=70)
+    assert held_since(snapshot, live(write_seq=3, rcv_nxt=250, unread=310)) == 300
+
+
+@pytest.mark.parametrize("state", [TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING])
+def test_a_received_fin_takes_a_number_and_no_byte(state: TcpState) -> None:
+    assert held_since(SNAPSHOT, live(state=state, rcv_nxt=1301, unread=400)) == 300
+    assert refused(SNAPSHOT, live(state=state, rcv_nxt=1300, unread=400)).code is Code.LEDGER_VIOLATED
+
+
+@pytest.mark.parametrize("state", [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2])
+def test_a_sent_fin_changes_nothing_on_the_way_in(state: TcpState) -> None:
+    assert held_since(SNAPSHOT, live(state=state, rcv_nxt=1300, unread=400)) == 300
+
+
+@pytest.mark.parametrize("fins", [0, 1])
+def test_a_socket_reset_since_may_have_had_a_fin_or_not(fins: int) -> None:
+    assert held_since(SNAPSHOT, live(state=TcpState.CLOSE, rcv_nxt=1300 + fins, unread=400)) == 300
+    assert refused(SNAPSHOT, live(state=TcpState.CLOSE, rcv_nxt=1302, unread=400)).code is Code.LEDGER_VIOLATED
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (live(write_seq=5007), "wrote 7 bytes after"),
+        (live(rcv_nxt=999), "1 bytes behind"),
+        (live(rcv_nxt=1300, unread=399), "399 bytes are unread"),
+        (live(rcv_nxt=1300, unread=401), "401 bytes are unread"),
+        (live(unread=99), "99 bytes are unread"),
+        (live(rcv_nxt=900, unread=0), "behind"),
+    ],
+)
+def test_books_that_do_not_balance(now: Live, words: str) -> None:
+    error = refused(SNAPSHOT, now)
+    assert error.code is Code.LEDGER_VIOLATED
+    assert words in error.message
+
+
+@pytest.mark.parametrize("state", [TcpState.SYN_SENT, TcpState.SYN_RECV, TcpState.LISTEN, TcpState.TIME_WAIT, 12])
+def test_a_socket_in_another_state_is_no_flow(state: int) -> None:
+    assert refused(SNAPSHOT, live(state=state)).code is Code.SOCKET_UNUSABLE
+
+
+def test_what_is_offered_is_what_the_last_window_leaves() -> None:
+    assert LIVE.offered == 2900
+    assert live(rcv_nxt=3900).offered == 0
+    assert live(rcv_nxt=4000).offered == 0
+    assert live(rcv_wup=CIRCLE - 100, rcv_nxt=100, rcv_wnd=1000).offered == 800
+
+
+def test_the_mirror_swaps_what_each_side_may_send() -> None:
+    ends = mirror(SNAPSHOT, live(rcv_nxt=1300))
+    assert (ends.snd_seq, ends.rcv_seq) == (1000, 5000)
+    assert (ends.snd_wscale, ends.rcv_wscale) == (9, 7)
+    assert (ends.snd_wnd, ends.rcv_wnd, ends.max_window) == (3000, 4000, 6000)
+    assert (ends.snd_wl1, ends.rcv_wup) == (4999, 5000)
+
+
+def test_the_mirror_keeps_the_kernels_inequalities() -> None:
+    ends = mirror(SNAPSHOT, live(rcv_wnd=9000))
+    assert ends.max_window >= ends.snd_wnd
+
+
+@pytest.mark.parametrize("state", [TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK, TcpState.CLOSING])
+def test_a_sent_fin_is_to_be_sent_again(state: TcpState) -> None:
+    assert mirror(SNAPSHOT, live(state=state)).rcv_seq == 4999
+
+
+def test_the_circle() -> None:
+    assert modular(CIRCLE + 5) == 5
+    assert mirror(Snapshot(0, 0, 0, 0), LIVE).snd_wl1 == CIRCLE - 1
+    assert (signed(1), signed(CIRCLE - 1), signed(-1), signed(CIRCLE // 2)) == (1, -1, -1, -CIRCLE // 2)

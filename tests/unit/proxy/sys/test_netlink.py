@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from proxy.sys import options
+from proxy.sys.netlink import (
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    Message,
+    Netlink,
+    answer_errors,
+    attribute,
+    big32,
+    native32,
+    nested,
+    text,
+)
+
+
+def test_attributes_are_padded_and_know_their_length() -> None:
+    assert attribute(3, b"abc") == struct.pack("=HH", 7, 3) + b"abc\0"
+    assert text(1, "abc") == struct.pack("=HH", 8, 1) + b"abc\0"
+    assert big32(2, 1) == struct.pack("=HH", 8, 2) + b"\0\0\0\1"
+    assert big32(2, -150) == struct.pack("=HH", 8, 2) + struct.pack("!i", -150)
+    assert native32(2, 1) == struct.pack("=HHI", 8, 2, 1)
+    assert nested(4, attribute(1, b""), attribute(2, b"")) == struct.pack("=HHHHHH", 12, 4 | 0x8000, 4, 1, 4, 2)
+
+
+def test_a_message_has_a_header() -> None:
+    encoded = Message(20, NLM_F_ACK, b"body!").encode(7)
+    assert encoded == struct.pack("=IHHII", 21, 20, NLM_F_ACK | NLM_F_REQUEST, 7, 0) + b"body!\0\0\0"
+
+
+def answer(error: int) -> bytes:
+    return struct.pack("=IHHIIi", 20, NLMSG_ERROR, 0, 1, 0, error)
+
+
+def test_errors_are_found_among_acknowledgements() -> None:
+    assert answer_errors(answer(0) + answer(-errno.EEXIST) + answer(0)) == [errno.EEXIST]
+    assert answer_errors(struct.pack("=IHHII", 16, 3, 0, 1, 0)) == []
+    assert answer_errors(b"short") == []
+    assert answer_errors(struct.pack("=IHHIIi", 4, 3, 0, 1, 0, 0)) == []  # a length that would never end
+
+
+def test_the_kernel_answers_at_once() -> None:
+    netlink = Netlink(options.NETLINK_ROUTE)
+    with pytest.raises(OSError, match="Operation not supported") as raised:
+        netlink.send([Message(0x7FFF, NLM_F_ACK, b"")])
+    assert raised.value.errno == errno.EOPNOTSUPP
+    netlink.close()

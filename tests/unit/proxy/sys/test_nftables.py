@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+
+from proxy.api import Endpoint
+from proxy.sys import nftables
+
+APP, PEER = Endpoint("10.0.0.2", 7000), Endpoint("10.0.0.9", 40000)
+
+
+def test_a_key_is_the_flow_as_the_application_sends_it() -> None:
+    key = nftables.flow_key(APP, PEER)
+    app, peer = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 9])
+    assert key == app + struct.pack("!HH", 7000, 0) + peer + struct.pack("!HH", 40000, 0)
+    assert len(nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", 2))) == 40
+
+
+def test_families_do_not_mix() -> None:
+    with pytest.raises(OSError, match="illegal IP address"):
+        nftables.flow_key(APP, Endpoint("fd00::2", 2))
+
+
+def test_the_key_type_names_its_parts() -> None:
+    assert nftables.FAMILIES[socket.AF_INET].key_type == 7 << 18 | 13 << 12 | 7 << 6 | 13
+    assert nftables.FAMILIES[socket.AF_INET6].key_bytes == 40
+
+
+def test_a_change_is_one_transaction_in_pieces_that_fit() -> None:
+    keys = [nftables.flow_key(APP, Endpoint("10.0.0.9", port)) for port in range(2000)]
+    six = [nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", 2))]
+    messages = nftables.change(keys + six, keys[:1])
+    assert [message.kind & 0xFF for message in messages] == [0x10, 14, 12, 12, 12, 12, 0x11]
+    assert all(len(message.body) < 1 << 16 for message in messages)
+    assert sum(message.body.count(b"\x1b\x58") for message in messages) >= 2000
+
+
+def test_a_full_message_of_ipv6_fits_an_attribute() -> None:
+    keys = [nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", port)) for port in range(800)]
+    (_, message, _) = nftables.change(keys, [])
+    assert len(message.body) < 1 << 16
+
+
+def test_the_table_is_made_afresh() -> None:
+    kinds = [message.kind & 0xFF for message in nftables.create(1)]
+    assert kinds == [0x10, 0, 2, 0, 9, 9, 3, 6, 6, 0x11]
+    assert [message.kind & 0xFF for message in nftables.delete()] == [0x10, 2, 0x11]
