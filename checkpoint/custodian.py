@@ -6,10 +6,12 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from checkpoint import tree
+from checkpoint.adopt import Adoption
 from checkpoint.api import Custody, PrepareInbound, PrepareOutbound, RunWorkload, Workload
 from checkpoint.core.custody import FINAL, HOLDING, State
 from checkpoint.core.errors import AgentError, Code
@@ -17,10 +19,11 @@ from checkpoint.core.journal import Journal, MigrationRecord, WorkloadRecord
 from checkpoint.engine import Engine
 from checkpoint.inbound import Inbound
 from checkpoint.kernel import Kernel
-from checkpoint.outbound import Outbound, Surroundings
+from checkpoint.outbound import Outbound
 from checkpoint.pb import Messages
 from checkpoint.statefile import StateFile
 from checkpoint.store import Store
+from checkpoint.surroundings import Surroundings
 from checkpoint.waiting import readable
 from checkpoint.workloads import Workloads, check_name
 
@@ -161,6 +164,7 @@ class Custodian:
 
     async def _recover_source(self, record: MigrationRecord) -> None:
         if record.state in HOLDING:
+            await self._tell_proxy(record)
             self._let_go(record)
             record.reason = "the agent was started anew"
             record.state = State.RELEASED
@@ -174,6 +178,15 @@ class Custodian:
             self.workloads.forget(record.workload)
         _LOG.info("migration %s: now %s", record.migration, record.state.value)
         self._outbound[record.migration] = Outbound(self._around, record)
+
+    async def _tell_proxy(self, record: MigrationRecord) -> None:
+        """The proxy holds on when an agent dies, and lets go when the next one asks, if it holds anything at all."""
+        with suppress(AgentError):
+            adoption = Adoption(self._kernel, self._around.adopt_path, record.migration, lambda: None)
+            try:
+                await adoption.release()
+            finally:
+                adoption.close()
 
     def _let_go(self, record: MigrationRecord) -> None:
         held = self._members(record)

@@ -18,7 +18,7 @@ from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
 from checkpoint.core.manifest import Manifest
 from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import Images
-from checkpoint.outbound import STOPPED_BEFORE, Surroundings
+from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree
 from checkpoint.workloads import Workloads
 

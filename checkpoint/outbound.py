@@ -21,36 +21,16 @@ from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.core.manifest import Stamp
-from checkpoint.engine import Engine, Folders, Helper
+from checkpoint.engine import Folders, Helper
 from checkpoint.images import Images, Stream
-from checkpoint.kernel import Kernel
-from checkpoint.pb import Messages
-from checkpoint.store import Chunks, Store
+from checkpoint.store import Chunks
+from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
 
 _GONE_SECONDS = 60.0
 """A killed process with much memory takes the kernel a while to take down; nobody waits for it."""
-
-STOPPED_BEFORE = "stopped-before.json"
-"""A file of ours among the images: the PIDs that must stay stopped at the destination too."""
-
-
-class Surroundings(msgspec.Struct, frozen=True):
-    """What every migration of an agent shares."""
-
-    kernel: Kernel
-    engine: Engine
-    messages: Messages
-    store: Store
-    adopt_path: str
-    save: Callable[[], None]
-    """Write the journal: what has been decided must be on record before it is done."""
-    spawn: Callable[[Any, str], asyncio.Task[Any]]
-    """Start a task that the agent owns, by its name."""
-    given_up: Callable[[str], None]
-    """The workload of that name is no longer this pod's."""
 
 
 class Outbound:

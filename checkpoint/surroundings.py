@@ -1,0 +1,33 @@
+"""What every migration of one agent shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from checkpoint.engine import Engine
+from checkpoint.kernel import Kernel
+from checkpoint.pb import Messages
+from checkpoint.store import Store
+
+STOPPED_BEFORE = "stopped-before.json"
+"""A file of ours among the images: the PIDs that must stay stopped at the destination too."""
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What every migration of an agent shares."""
+
+    kernel: Kernel
+    engine: Engine
+    messages: Messages
+    store: Store
+    adopt_path: str
+    save: Callable[[], None]
+    """Write the journal: what has been decided must be on record before it is done."""
+    spawn: Callable[[Any, str], asyncio.Task[Any]]
+    """Start a task that the agent owns, by its name."""
+    given_up: Callable[[str], None]
+    """The workload of that name is no longer this pod's."""
