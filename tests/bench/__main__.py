@@ -50,12 +50,15 @@ async def measure(figures: Figures, say: Callable[[str], None]) -> None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    began, ticks = time.monotonic(), machine.Ticks.now()
+    began, first, others = time.monotonic(), machine.Usage.now(), dict[str, float]()
     for name in figures.sections:
+        before = machine.Usage.now()
         await MEASURES[name](figures, say)
+        others[name] = before.others_until(machine.Usage.now())
+        say(f"{name}: other processes used {others[name]:.0%} of the machine meanwhile")
     figures.seconds = time.monotonic() - began
-    after, stolen = machine.load_average(), ticks.stolen_until(machine.Ticks.now())
-    figures.machine = msgspec.structs.replace(figures.machine, load_after=after, stolen=stolen)
+    after, stolen = machine.load_average(), first.stolen_until(machine.Usage.now())
+    figures.machine = msgspec.structs.replace(figures.machine, load_after=after, stolen=stolen, others=others)
 
 
 def run(chosen: argparse.Namespace) -> Figures:

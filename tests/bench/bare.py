@@ -50,13 +50,13 @@ def _by_hand(scene: Stage, pid: int, section: str, connections: int) -> Bare:
     images = Path(scene.a.images) / "bare"
     images.mkdir(mode=0o700)
     common = ("-D", str(images), *OPTIONS)
-    with _address_lent(scene.a, scene.b), _ended_after(scene.b, pid) as copy:
+    with _address_lent(scene.a, scene.b), _ended_after(scene.b, pid):
         began = time.monotonic()
         _run(scene.a, "dump", "-t", str(pid), "--leave-stopped", "--skip-in-flight", "-o", "dump.log", *common)
         dumped = time.monotonic()
         _run(scene.b, "restore", "--restore-detached", "-o", "restore.log", *common)
         restored = time.monotonic()
-        copy.check(connections)
+    _check(images, connections)
     return Bare(
         section,
         connections,
@@ -99,35 +99,23 @@ def _change_address(verb: str, address: str) -> None:
         ip.addr(verb, index=ip.link_lookup(ifname="lo")[0], address=address, prefixlen=32)
 
 
-class Copy:
-    """The restored process: a child of the pod's first one, which the pod numbers `number`."""
-
-    def __init__(self, pod: Pod, number: int) -> None:
-        self._pod, self._number = pod, number
-
-    @property
-    def pid(self) -> int | None:
-        """As the host numbers it; None while it is not there."""
-        children = Path(f"/proc/{self._pod.pid1}/task/{self._pod.pid1}/children").read_text().split()
-        return next((int(pid) for pid in children if _number_inside(int(pid)) == self._number), None)
-
-    def check(self, connections: int) -> None:
-        """A floor is one only if it did the same work. Raises RuntimeError."""
-        links = [*Path(f"/proc/{self.pid}/fd").iterdir()] if self.pid else []
-        sockets = sum(str(link.readlink()).startswith("socket:") for link in links)
-        if sockets < connections:
-            raise RuntimeError(f"CRIU alone restored {sockets} sockets, and {connections} connections were dumped")
-
-
 @contextmanager
-def _ended_after(pod: Pod, number: int) -> Iterator[Copy]:
-    """Ends what was restored, if it is there."""
-    copy = Copy(pod, number)
+def _ended_after(pod: Pod, number: int) -> Iterator[None]:
+    """Ends what was restored: the child of the pod's first process that the pod numbers `number`, if it is there."""
     try:
-        yield copy
+        yield
     finally:
-        if (pid := copy.pid) is not None:
-            _kill(pid)
+        children = Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split()
+        for pid in map(int, children):
+            if _number_inside(pid) == number:
+                _kill(pid)
+
+
+def _check(images: Path, connections: int) -> None:
+    """A floor is one only if it did the same work. Raises RuntimeError."""
+    streams = len(list(images.glob("tcp-stream-*.img")))
+    if streams < connections:
+        raise RuntimeError(f"CRIU alone dumped {streams} connections of {connections}")
 
 
 def _kill(pid: int) -> None:

@@ -23,14 +23,14 @@ class Plan(msgspec.Struct, frozen=True):
     rollback_rounds: int
 
 
-FULL = Plan("full", 20, 14, 6, 6, 40, 12_000, 3)
+FULL = Plan("full", 20, 12, 5, 5, 40, 12_000, 2)
 QUICK = Plan("quick", 5, 3, 2, 2, 12, 12_000, 1)
 
 SECTIONS = ("demo", "freeze", "scale", "steady", "rollback")
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where it was measured. What others did there meanwhile is in the last four."""
+    """Where it was measured."""
 
     kernel: str
     cores: int
@@ -45,6 +45,8 @@ class Machine(msgspec.Struct, frozen=True):
     load_after: tuple[float, float, float] = (0.0, 0.0, 0.0)
     stolen: float = 0.0
     """The share of the processors' time that the hypervisor gave to others during the run."""
+    others: dict[str, float] = {}
+    """By section: the share of the processors' time that processes used which are not the bench's."""
     wakeups: list[float] = []
     """How late a process that sleeps a millisecond woke up, before the first run."""
 
@@ -205,7 +207,7 @@ class Figures(msgspec.Struct, kw_only=True):
     @property
     def bad(self) -> list[str]:
         """Why the exit status is not 0; empty when nothing was lost, wrong or reset, and nothing failed."""
-        found = [f"{move.title}: {reason}" for move in self.moves for reason in move.reasons]
+        found = [f"{move.title}: {'; '.join(move.reasons)}" for move in self.moves if move.reasons]
         return found + [f"{failure.section}: {failure.message}" for failure in self.failures]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -18,19 +19,30 @@ SLEEP_SECONDS = 0.001
 WAKEUPS = 1000
 
 
-class Ticks(msgspec.Struct, frozen=True):
-    """Processor time of the whole machine since its start, in clock ticks (proc_stat(5))."""
+class Usage(msgspec.Struct, frozen=True):
+    """Processor seconds so far: the machine's (proc_stat(5)), and this process's with all it started and reaped."""
 
-    total: int
-    stolen: int
+    total: float
+    busy: float
+    """In processes, the bench's own or not; interrupts are nobody's."""
+    stolen: float
+    own: float
 
     @classmethod
-    def now(cls) -> Ticks:
-        fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return cls(sum(fields), fields[7])
+    def now(cls) -> Usage:
+        """To be asked when no pod is there: what still runs has not been counted as ours yet (getrusage(2))."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        words = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        fields = [int(word) / ticks for word in words]
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return cls(sum(fields), sum(fields[:3]), fields[7], sum(one.ru_utime + one.ru_stime for one in used))
 
-    def stolen_until(self, later: Ticks) -> float:
-        return (later.stolen - self.stolen) / max(1, later.total - self.total)
+    def stolen_until(self, later: Usage) -> float:
+        return (later.stolen - self.stolen) / max(1e-9, later.total - self.total)
+
+    def others_until(self, later: Usage) -> float:
+        others = (later.busy - self.busy) - (later.own - self.own)
+        return max(0.0, others) / max(1e-9, later.total - self.total)
 
 
 def look() -> Machine:

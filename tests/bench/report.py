@@ -11,6 +11,8 @@ from tests.bench.targets import DEMO, ms, ms_spread
 
 WIDTH = 120
 Cells = Sequence[str]
+BUSY = 0.1
+"""A share of the processors' time that others use from which on a reader has to be told."""
 
 
 def render(figures: Figures) -> str:
@@ -86,11 +88,18 @@ def _machine(figures: Figures) -> str:
         ("memory", f"{one.memory_bytes / (1 << 30):.1f} GiB"),
         ("CRIU, Python", f"{one.criu}, {one.python}"),
         ("load average before, after", f"{_load(one.load_before)}; {_load(one.load_after)}"),
+        ("used by other processes meanwhile", _others(one)),
         ("taken by the hypervisor meanwhile", f"{one.stolen:.1%} of the processors' time"),
         ("a 1 ms sleep ends late by", _wakeups(one)),
         ("a CRIU that starts and does nothing", ms_spread(Spread.of(figures.starts))),
     ]
-    return _table(("", ""), facts)
+    busy = [name for name, share in one.others.items() if share > BUSY]
+    warning = f"\n\n**The machine was busy with something else during {', '.join(busy)}: those times are too high.**"
+    return _table(("", ""), facts) + (warning if busy else "")
+
+
+def _others(machine: Machine) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in machine.others.items()) or "-"
 
 
 def _load(averages: Sequence[float]) -> str:

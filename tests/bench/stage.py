@@ -163,9 +163,9 @@ def _not_refused(place: str, result: MigrationResult) -> list[str]:
 
 
 def _unequal(result: MigrationResult) -> list[str]:
-    """The first few accounts that do not balance, for whoever looks for the cause."""
-    rows = [row for row in result.ledger if not row.offsets_equal][:3]
-    return [f"ledger: {msgspec.json.encode(row).decode()}" for row in rows]
+    """The first account that does not balance, for whoever looks for the cause."""
+    rows = [row for row in result.ledger if not row.offsets_equal][:1]
+    return [f"the first of them: {msgspec.json.encode(row).decode()}" for row in rows]
 
 
 def _connects(probes: list[Probe]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.bench.figures import Figures, Moved, Spread, compare, percentile
+from tests.bench.figures import Comparison, Figures, Moved, Spread, compare, percentile
 
 DEMO, FEW, MANY = 64, 1, 1000
 
@@ -13,6 +13,8 @@ CONNECT_P99 = 0.005
 RATIO_TO_CRIU = 1.5
 FREEZE_OF_MANY = 0.25
 ROLLBACK_STALL = 0.15
+TELLING_NOISE = 0.1
+"""With more noise than this, "within the noise" says nothing."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -161,12 +163,18 @@ def _steady(figures: Figures) -> list[Row]:
         found.append(
             Row(f"throughput with sidecars / without, {test}",
                 f"{ratio.median:.3f} ({ratio.least:.3f} to {ratio.most:.3f})", "1.00 within noise",
-                compared.within_noise,
-                f"A/A {same.median:.3f} ({same.least:.3f} to {same.most:.3f}), so noise ±{compared.noise:.3f}",
+                _same(compared),
+                f"A/A {same.median:.3f} ({same.least:.3f} to {same.most:.3f}), so noise ±{compared.noise:.3f}"
+                + (": too much to tell" if _same(compared) is None else ""),
                 f"{ratio.count} rounds of redis-benchmark, order changed each round: medians of the rounds' ratios")
         )  # fmt: skip
     cpu, how = f"{steady.sidecars_cpu * 1e3:.1f} ms a second", "proc_pid_stat(5), during these rounds"
     return [*found, Row("processor time of the two sidecars", cpu, "", None, "", how)]
+
+
+def _same(compared: Comparison) -> bool | None:
+    """Whether the two are the same; None where the noise is too large to say that they are."""
+    return None if compared.within_noise and compared.noise > TELLING_NOISE else compared.within_noise
 
 
 def _rollback(figures: Figures) -> list[Row]:

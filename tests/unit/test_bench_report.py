@@ -30,6 +30,7 @@ from tests.bench.figures import (
     median,
     percentile,
 )
+from tests.bench.machine import Usage
 from tests.bench.report import plain, render
 from tests.bench.sections import REFUSALS
 from tests.bench.sections import SECTIONS as MEASURES
@@ -281,6 +282,15 @@ def test_sidecars_that_cost_something_are_not_within_the_noise():
     assert found.measured == "0.800 (0.790 to 0.810)"
 
 
+def test_with_too_much_noise_nothing_is_claimed_but_a_difference_is_seen():
+    loud = [one_round(100, 100, 130), one_round(100, 100, 80), one_round(100, 100, 100)]
+    found = row(figures(steady=Steady(loud, 0.0)), "throughput with sidecars / without, GET")
+    assert (found.met, found.verdict) == (None, "")
+    assert found.floor.endswith("too much to tell")
+    halved = [one_round(30, 100, 130), one_round(30, 100, 80), one_round(30, 100, 100)]
+    assert row(figures(steady=Steady(halved, 0.0)), "throughput with sidecars / without, GET").met is False
+
+
 @pytest.mark.parametrize(("stall", "met"), [(0.15, True), (0.16, False)])
 def test_the_limit_of_a_rollback(stall, met):
     found = figures(moves=[moved("rollback", place="Restoring", stalls=(stall,))])
@@ -382,6 +392,24 @@ def test_the_report_says_what_went_wrong():
     text = render(figures(moves=[moved(losses=Losses(resets=1), reasons=["1 connections reset"])]))
     assert "- demo, 64 connections: 1 connections reset" in text
     assert "| resets | 1 | 0 | **not met** |" in text
+
+
+def test_a_busy_machine_is_told_of():
+    quiet = msgspec.structs.replace(MACHINE, others={"demo": 0.02, "freeze": 0.1})
+    assert "busy" not in render(Figures(plan=FULL, sections=["demo"], machine=quiet))
+    busy = msgspec.structs.replace(MACHINE, others={"demo": 0.02, "freeze": 0.3})
+    text = render(Figures(plan=FULL, sections=["demo"], machine=busy))
+    assert "**The machine was busy with something else during freeze: those times are too high.**" in text
+    assert "| used by other processes meanwhile | demo 2%, freeze 30% |" in text
+
+
+def test_what_others_used_is_what_was_used_and_not_by_us():
+    before, later = Usage(100.0, 50.0, 1.0, 10.0), Usage(120.0, 60.0, 1.5, 16.0)
+    assert before.others_until(later) == pytest.approx(0.2)
+    assert before.stolen_until(later) == pytest.approx(0.025)
+    assert before.others_until(before) == 0.0
+    now = Usage.now()
+    assert now.total > now.busy > now.own > 0
 
 
 def test_the_claims_fit_a_terminal():
