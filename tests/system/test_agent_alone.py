@@ -360,6 +360,7 @@ def test_connections_arrive_with_their_queues_and_states(rig: Rig) -> None:
         clients = [stack.enter_context(rig.pods[0].connect((rig.pods[0].address, 7000))) for _ in range(3)]
         until(lambda: "shut" in log.read_text())
         clients[0].sendall(b"unread bytes")
+        clients[1].sendall(b"last words")
         clients[1].shutdown(socket.SHUT_WR)
         until(lambda: _states(rig, 0, 7000) == ["CLOSE-WAIT", "ESTAB", "FIN-WAIT-2"])
         rig.prepare("m", "w")
@@ -367,7 +368,7 @@ def test_connections_arrive_with_their_queues_and_states(rig: Rig) -> None:
         assert rig.out("m", "adopt")["flows"] == 3
         said = {tuple(one["peer"]): one for one in rig.adopter.requests[-1]["sockets"] if one["kind"] == "flow"}
         mine = [said[client.getsockname()[:2]] for client in clients]
-        assert [one["inq_len"] for one in mine] == [12, 0, 0]
+        assert [one["inq_len"] for one in mine] == [12, 10, 0]
         assert [(one["fin_received"], one["fin_sent"]) for one in mine] == [
             (False, False),
             (True, False),
@@ -378,7 +379,8 @@ def test_connections_arrive_with_their_queues_and_states(rig: Rig) -> None:
         rig.out("m", "commit")
         # The one that had shut down its side does so again by itself: CRIU calls shutdown for it.
         assert _states(rig, 1, 7000) == ["ESTAB", "ESTAB", "FIN-WAIT-1"]
-        assert "12" in rig.pods[1].run(["ss", "-Htn", "sport = :7000"]).split()
+        queues = [line.split()[1] for line in rig.pods[1].run(["ss", "-Htn", "sport = :7000"]).splitlines()]
+        assert sorted(queues) == ["0", "10", "12"]
         rig.b.ask("POST", "/v1/inbound/m/resume")
 
 
