@@ -68,10 +68,11 @@ class InboundMigration:
         """Let the app legs speak. The workload is restored, with its sockets, and is about to run."""
         first = self.state is not Inbound.RESUMED
         self.state = inbound(self.state, Call.RESUME)
+        restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
         if first:
-            for flow in list(self.flows.values()):
+            for flow in restored:
                 flow.tell(Event.RESUME)
-        return sum(flow.direction != "accepted" for flow in self.flows.values())
+        return len(restored)
 
     def release(self, force: bool = False) -> int:
         """Before the resume: legs vanish without a packet. After it: forget it, if it has ended or by `force`.

@@ -159,6 +159,9 @@ class OutboundMigration:
                 listener.release()
             raise ProxyError(Code.SOCKET_UNUSABLE, f"a listener: {error.strerror}") from error
         self.listeners.update(kept)
+        for item, sock in pairs:
+            if item.flow not in kept:  # said twice
+                sock.close()
 
     def _limit(self) -> None:
         self._limiting = None

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.api import Endpoint, Legs
+from proxy.core.flow import State
+from proxy.io.plane import Plane
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[Plane]:
+    async with parts.plane() as made:
+        await parts.prepared(made)
+        yield made
+
+
+class Opened:
+    """A connection that the destination is to open towards an application."""
+
+    def __init__(self, plane: Plane, app: Endpoint) -> None:
+        self.here, self.there = parts.nonblocking_pair()
+        self.answers: list[str] = []
+        frame = parts.Open(77, Endpoint("127.0.0.9", 4711), app)
+        plane.inbound["m"].open(frame, self.here, b"first", "the source", self.answers.append)
+        self.flow = plane.inbound["m"].flows[77]
+
+    def close(self) -> None:
+        self.there.close()
+
+
+async def test_a_fresh_leg_comes_from_the_peers_address(plane: Plane) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        opened = Opened(plane, Endpoint(*app.getsockname()))
+        assert opened.flow.state is State.CONNECTING
+        await parts.eventually(lambda: opened.flow.state is State.RELAYING)
+        assert opened.answers == [""]
+        sock, peer = app.accept()
+        with sock:
+            assert peer == ("127.0.0.9", 4711)
+            sock.setblocking(False)
+            opened.there.send(b", second")
+            assert await parts.read(sock, 13) == b"first, second"
+            sock.send(b"answer")
+            assert await parts.read(opened.there, 6) == b"answer"
+        opened.close()
+
+
+async def test_an_application_that_does_not_listen(plane: Plane) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        endpoint = Endpoint(*app.getsockname())
+    opened = Opened(plane, endpoint)
+    await parts.eventually(lambda: opened.flow.is_over)
+    assert opened.answers == [f"{endpoint}: Connection refused"]
+    assert opened.flow.error == opened.answers[0]
+    opened.close()
+
+
+async def test_a_connection_under_way_can_be_released(plane: Plane) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as app:
+        full = [socket.socket() for _ in range(3)]
+        for sock in full:
+            sock.setblocking(False)
+            sock.connect_ex(app.getsockname())
+        opened = Opened(plane, Endpoint(*app.getsockname()))
+        await asyncio.sleep(0.02)
+        assert plane.resume("m").resumed == 0  # it came before the resume, and is none of its business
+        assert opened.flow.state is State.CONNECTING
+        plane.release_inbound("m", force=True)
+        assert opened.flow.is_over
+        opened.close()
+        for sock in full:
+            sock.close()
+
+
+async def test_a_link_may_come_before_the_resume(plane: Plane) -> None:
+    moved = parts.Moved(plane, before=b"early")
+    moved.adopt()
+    moved.build()
+    moved.commit()
+    plane.repoint("m")
+    await parts.eventually(lambda: plane.inbound_ledger("m")[0].state == "waiting")
+    moved.peer.send(b" late")
+    plane.resume("m")
+    assert await parts.read(moved.app, 10) == b"early late"
+    moved.close()
+
+
+async def test_a_leg_in_the_way_is_named(plane: Plane) -> None:
+    moved = parts.Moved(plane)
+    moved.adopt()
+    moved.build()
+    twin = parts.msgspec.structs.replace(moved.legs[0], flow=1)
+    other = parts.msgspec.structs.replace(moved.legs[0], flow=2, peer=Endpoint("127.0.0.1", 1))
+    with pytest.raises(parts.ProxyError, match="app leg"):
+        plane.build("m", Legs([other, twin]))
+    assert [line.flow for line in plane.inbound_ledger("m")] == [moved.legs[0].flow]
+    moved.close()

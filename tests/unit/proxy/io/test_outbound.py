@@ -1,0 +1,130 @@
+"""A migration from this plane to itself: adopted flows come back as app legs on the same machine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.api import Endpoint, Leg, PrepareOutbound
+from proxy.core.errors import Code, ProxyError
+from proxy.core.migration import Outbound
+from proxy.io.outbound import AdoptedSocket, OutboundMigration
+from proxy.io.plane import Plane
+from tests.harness import proxy_parts as parts
+from tests.harness.proxy_rig import Image
+
+pytestmark = parts.NEEDS_ROOT
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[Plane]:
+    async with parts.plane() as made:
+        await parts.prepared(made)
+        yield made
+
+
+def listener_of(sock: socket.socket, flow: int = 9) -> AdoptedSocket:
+    return AdoptedSocket(flow, "listener", Endpoint(*sock.getsockname()[:2]), Endpoint("0.0.0.0", 0))
+
+
+def adopt(migration: OutboundMigration, image: Image) -> Leg:
+    (leg,) = migration.adopt([parts.wanted(image)], [image.sock.dup()])
+    return leg
+
+
+async def test_an_adopted_socket_is_untouched_and_out_of_repair(plane: Plane) -> None:
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        peer.sendall(b"unread")
+        image = Image(app)
+        peer.sendall(b" and held")
+        leg = adopt(plane.outbound["m"], image)
+        assert leg.peer == Endpoint(*peer.getsockname())
+        assert leg.app == Endpoint("127.0.0.2", app.getsockname()[1])
+        (line,) = plane.outbound_ledger("m")
+        await parts.eventually(lambda: plane.outbound_ledger("m")[0].held_bytes == 9)
+        assert (line.unread_bytes, line.state) == (6, "held")
+        assert adopt(plane.outbound["m"], image) == leg  # said twice
+        assert plane.release_outbound("m").flows == 1
+        assert app.recv(100) == b"unread and held"
+        assert app.getblocking()
+
+
+async def test_all_or_none(plane: Plane) -> None:
+    peer, app = parts.tcp_pair()
+    with peer, app, socket.create_server(("127.0.0.1", 0), backlog=5) as listener, socket.socket() as closed:
+        image = Image(app)
+        wanted = [parts.wanted(image), listener_of(listener), listener_of(closed, 10)]
+        migration = plane.outbound["m"]
+        socks = [app.dup(), listener.dup(), closed.dup()]
+        closed_kernel = socks[2]
+        closed_kernel.close()
+        with pytest.raises(ProxyError) as raised:
+            migration.adopt(wanted, socks)
+        assert raised.value.code is Code.SOCKET_UNUSABLE
+        assert migration.flows == migration.listeners == {}
+        assert migration.state is Outbound.PREPARED
+        assert listener.getsockopt(6, 11, 104)[28] == 5
+        for sock in socks:
+            sock.close()
+
+
+async def test_a_listener_is_accepted_after_the_repoint_only(plane: Plane) -> None:
+    plane.resume("m")
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener, socket.create_server(("127.0.0.1", 0)) as new:
+        migration = plane.outbound["m"]
+        migration.plan = PrepareOutbound(migration.plan.destination, parts.TOKEN, {})
+        wanted = listener_of(listener)
+        migration.adopt([wanted], [listener.dup()])
+        migration.adopt([wanted], [listener.dup()])
+        peers = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        assert plane.views() == []
+        answer = plane.repoint("m")
+        assert (answer.flows, answer.accepted) == (0, 3)
+        assert plane.repoint("m") == answer
+        listener.close()
+        assert {view.direction for view in plane.views()} == {"accepted"}
+        for peer in peers:
+            peer.close()
+        assert new
+
+
+async def test_limits_come_after_the_answer_and_go_with_the_release(plane: Plane) -> None:
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        before = app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        migration = plane.outbound["m"]
+        migration.plan = PrepareOutbound(migration.plan.destination, parts.TOKEN, {}, 0, parts.HoldPolicy(0))
+        app.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)
+        large = app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        adopt(migration, Image(app))
+        assert app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == large
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < large
+        plane.release_outbound("m")
+        assert app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == large > before
+
+
+async def test_a_repointed_migration_is_not_let_go_of_while_it_relays(plane: Plane) -> None:
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        adopt(plane.outbound["m"], Image(app))
+        plane.repoint("m")
+        with pytest.raises(ProxyError) as raised:
+            plane.release_outbound("m")
+        assert raised.value.code is Code.STILL_RELAYED
+        assert plane.release_outbound("m", force=True).flows == 1
+
+
+async def test_a_destination_that_does_not_know_the_flow(plane: Plane) -> None:
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        adopt(plane.outbound["m"], Image(app))
+        plane.repoint("m")
+        await parts.eventually(lambda: plane.outbound_ledger("m")[0].state == "reset")
+        assert "conflict: no flow" in plane.outbound_ledger("m")[0].error
+        assert plane.context.totals.flows_ended == {"reset": 1}

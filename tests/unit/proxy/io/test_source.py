@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.core.flow import Event, State
+from proxy.io.plane import Plane
+from proxy.io.relay import discard
+from proxy.io.source import SourceFlow
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[Plane]:
+    async with parts.plane() as made:
+        await parts.prepared(made)
+        yield made
+
+
+@pytest.fixture
+async def moved(plane: Plane) -> AsyncIterator[parts.Moved]:
+    made = parts.Moved(plane, before=b"in the image, ")
+    made.adopt()
+    yield made
+    made.close()
+
+
+def flow_of(moved: parts.Moved) -> SourceFlow:
+    (flow,) = moved.plane.outbound["m"].flows.values()
+    return flow
+
+
+async def unreachable(plane: Plane) -> None:
+    """Nobody takes links, and the ones there are are gone."""
+    plane.outbound["m"].links.close()
+    plane.context.poller.forget(plane.acceptor._listener)
+    plane.acceptor._listener.close()
+
+
+async def test_a_link_is_tried_again_until_it_is_given_up(moved: parts.Moved, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SourceFlow, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(SourceFlow, "GIVE_UP_SECONDS", 0.05)
+    await unreachable(moved.plane)
+    moved.plane.repoint("m")
+    assert flow_of(moved).state is State.LINKING
+    await parts.eventually(lambda: flow_of(moved).is_over)
+    assert flow_of(moved).error == "Connection refused"
+
+
+async def test_a_flow_that_waits_for_a_link_can_be_released(moved: parts.Moved) -> None:
+    await unreachable(moved.plane)
+    moved.plane.repoint("m")
+    moved.plane.release_outbound("m", force=True)
+    assert "m" not in moved.plane.outbound
+
+
+async def test_bytes_that_are_missing_are_noticed(moved: parts.Moved) -> None:
+    """Somebody read from the held socket: it cannot happen, and if it does, the flow is not passed on with a hole."""
+    flow = flow_of(moved)
+    assert discard(flow.leg, 4, moved.plane.context.scratch) == 4
+    moved.plane.repoint("m")
+    await parts.eventually(lambda: flow.is_over)
+    assert "10 of 14 bytes" in flow.error
+
+
+async def test_a_peer_that_reset_during_the_hold(moved: parts.Moved) -> None:
+    moved.build()
+    moved.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    moved.peer.close()
+    moved.commit_app()
+    moved.plane.resume("m")
+    moved.plane.repoint("m")
+    await moved.become("reset", "reset")
+    assert flow_of(moved).held_bytes == 0
+
+
+async def test_arrivals_are_counted(moved: parts.Moved) -> None:
+    flow = flow_of(moved)
+    assert flow.arrived_since_adoption() == 0
+    moved.peer.sendall(b"12345")
+    await parts.eventually(lambda: flow.arrived_since_adoption() == 5)
+    assert (flow.unread_bytes, flow.held_bytes, flow.unsent_bytes) == (14, 5, 0)
+    flow.tell(Event.RELEASE)
+    assert flow.state is State.RELEASED
