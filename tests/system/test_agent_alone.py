@@ -84,6 +84,9 @@ class Rig:
                 agent.ask("DELETE", f"/v1/{side}/{one['migration']}")
             for one in agent.ask("GET", "/v1/workloads"):
                 agent.ask("DELETE", f"/v1/workloads/{one['name']}")
+        for sock in self.adopter.held:  # after a commit they are the proxy's for good
+            sock.close()
+        self.adopter.held.clear()
         for path in (*self.pods[0].directory.glob("*.log"), *self.pods[1].directory.glob("*.log")):
             if path.name != "agent.log":
                 path.unlink()
