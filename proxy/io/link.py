@@ -166,18 +166,24 @@ class LinkPool:
     async def prepare(self, links: int) -> None:
         """Have that many links greeted and idle. Raises LINK_FAILED with the reason."""
         self._why_lost = ""
-        for _ in range(links):
-            self._greeting.add(self._dial())
         try:
-            async with asyncio.timeout(self.PREPARE_SECONDS):
-                while self._greeting and not self._why_lost:
-                    self._changed.clear()
-                    await self._changed.wait()
+            await self._greet(links)
         except TimeoutError:
             self._why_lost = "no answer in time"
+        except asyncio.CancelledError:
+            self.close()
+            raise
         if self._why_lost:
             self.close()
             raise ProxyError(Code.LINK_FAILED, f"link to {self._destination}: {self._why_lost}")
+
+    async def _greet(self, links: int) -> None:
+        for _ in range(links):
+            self._greeting.add(self._dial())
+        async with asyncio.timeout(self.PREPARE_SECONDS):
+            while self._greeting and not self._why_lost:
+                self._changed.clear()
+                await self._changed.wait()
 
     def ask(self, frame: Join | Open, user: LinkUser) -> DialledLink:
         """Name a flow on an idle link, or on one dialled now."""

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from proxy.api import Endpoint, Legs
+from proxy.core.errors import Code, ProxyError
+from proxy.core.flow import State
+from proxy.io.plane import Plane
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+
+
+@pytest.fixture
+async def plane() -> AsyncIterator[Plane]:
+    async with parts.plane() as made:
+        await parts.prepared(made)
+        yield made
+
+
+@pytest.fixture
+async def moved(plane: Plane) -> AsyncIterator[parts.Moved]:
+    made = parts.Moved(plane)
+    made.adopt()
+    made.build()
+    yield made
+    made.close()
+
+
+def routes(plane: Plane) -> int:
+    return plane._retirement._routing.flows
+
+
+async def test_legs_are_built_once_and_routed(plane: Plane, moved: parts.Moved) -> None:
+    assert plane.build("m", Legs(moved.legs)).built == 1
+    assert routes(plane) == 1
+    (flow,) = plane.inbound["m"].flows.values()
+    assert flow.state is State.BUILT
+    moved.commit()
+    for _ in range(2):
+        assert plane.resume("m").resumed == 1
+    assert flow.state is State.RESUMED
+
+
+async def test_a_rollback_leaves_no_leg(plane: Plane, moved: parts.Moved) -> None:
+    (flow,) = plane.inbound["m"].flows.values()
+    assert plane.release_inbound("m").flows == 1
+    assert flow.state is State.RELEASED
+    assert flow.leg.fileno() < 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"app": Endpoint("name", 1)},
+        {"peer": Endpoint("::1", 1)},
+        {"peer": Endpoint("10.0.0.1\0", 1)},
+    ],
+)
+async def test_legs_that_make_no_sense(plane: Plane, moved: parts.Moved, change: dict[str, Endpoint]) -> None:
+    leg = msgspec.structs.replace(moved.legs[0], flow=1, **change)
+    with pytest.raises(ProxyError) as raised:
+        plane.build("m", Legs([leg]))
+    assert raised.value.code is Code.BAD_REQUEST
+    assert routes(plane) == 1
+
+
+async def test_a_flow_has_one_link(plane: Plane, moved: parts.Moved) -> None:
+    migration = plane.inbound["m"]
+    number = moved.legs[0].flow
+    here, there = parts.nonblocking_pair()
+    with there:
+        migration.awaiting(number).join(here, b"", "somewhere")
+        for wrong in (number, number + 1):
+            with pytest.raises(ProxyError) as raised:
+                migration.awaiting(wrong)
+            assert raised.value.code is Code.CONFLICT
+        plane.release_inbound("m")
+        await parts.eventually(lambda: here.fileno() < 0)
+
+
+async def test_tokens_are_compared_whole(plane: Plane) -> None:
+    migration = plane.inbound["m"]
+    assert migration.welcomes(bytes.fromhex(parts.TOKEN))
+    assert not migration.welcomes(bytes.fromhex(parts.TOKEN)[:-1])
+    assert not migration.welcomes(bytes(32))
+
+
+async def test_flows_are_not_let_go_of_while_relayed(plane: Plane, moved: parts.Moved) -> None:
+    moved.commit()
+    plane.resume("m")
+    with pytest.raises(ProxyError) as raised:
+        plane.release_inbound("m")
+    assert raised.value.code is Code.STILL_RELAYED
+    assert plane.release_inbound("m", force=True).flows == 1
