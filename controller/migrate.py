@@ -109,7 +109,7 @@ class Driver:
         while True:
             await self.move.perform(Action.SETTLE)
             accounts = self.move.accounts
-            if all(account.delivered for account in accounts) or time.monotonic() > deadline:
+            if all(account.settled for account in accounts) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(RETRY_SECONDS / 10)
         if any(account.lost for account in accounts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ ON_THE_MACHINE = {"system", "chaos", "bench"}
 
 def pytest_configure() -> None:
     leaks.adopt_orphans()
+
+
+def pytest_collection_finish() -> None:
+    """What collection has made stays anyway: the leak check's collections need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

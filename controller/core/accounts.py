@@ -34,7 +34,7 @@ class Standing(StrEnum):
     UNEQUAL = "unequal"
     """Bytes are missing, or were made up."""
     MISSING = "missing"
-    """The destination's proxy does not know the flow."""
+    """The destination's proxy does not know the flow (yet: a connection that has just come is on its way to it)."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -52,11 +52,13 @@ class Account(msgspec.Struct, frozen=True):
         return self.standing in (Standing.UNEQUAL, Standing.MISSING)
 
     @property
-    def delivered(self) -> bool:
-        """Whether all that was held for the workload has been given to it, as far as it can be."""
+    def settled(self) -> bool:
+        """Whether nothing more will come of asking again: what was held is delivered, or there is nobody to take it."""
+        if self.standing in (Standing.ENDING, Standing.MISSING):
+            return False
         if self.standing is Standing.CUT or self.destination is None:
             return True
-        return self.standing is not Standing.ENDING and self.destination.to_app_bytes >= self.source.held_bytes
+        return self.destination.to_app_bytes >= self.source.held_bytes
 
 
 def reconcile(

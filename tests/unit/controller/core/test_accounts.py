@@ -79,23 +79,24 @@ def test_what_does_not(first, there, last, lost_bytes):
 def test_what_a_party_cut_is_not_our_loss(there, last):
     found = account(line(), there, last)
     assert found.standing is Standing.CUT
-    assert (found.lost, found.lost_bytes, found.delivered) == (False, 0, True)
+    assert (found.lost, found.lost_bytes, found.settled) == (False, 0, True)
 
 
 def test_a_flow_that_the_destination_does_not_know_is_lost():
     assert account(line(), None, line(to_app_bytes=0)).lost_bytes == 100
-    assert account(line(), None, line()).standing is Standing.MISSING
+    missing = account(line(), None, line())
+    assert (missing.standing, missing.settled) == (Standing.MISSING, False)
 
 
 def test_a_flow_whose_end_only_one_proxy_has_seen_is_asked_for_again():
     found = account(line(state="closed"), line(to_app_bytes=499), line(state="closed"))
     assert found.standing is Standing.ENDING
-    assert (found.lost, found.delivered) == (False, False)
+    assert (found.lost, found.settled) == (False, False)
 
 
-def test_delivered_is_what_was_held():
-    assert account(line(), line(to_app_bytes=100, link_waiting_bytes=400), line()).delivered
-    assert not account(line(), line(to_app_bytes=99, link_waiting_bytes=401), line()).delivered
+def test_settled_is_what_was_held_and_delivered():
+    assert account(line(), line(to_app_bytes=100, link_waiting_bytes=400), line()).settled
+    assert not account(line(), line(to_app_bytes=99, link_waiting_bytes=401), line()).settled
 
 
 def test_a_flow_that_began_between_the_readings_waits_for_the_next_one():
