@@ -24,7 +24,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 FULL = Plan("full", 20, 12, 5, 5, 40, 12_000, 2)
-QUICK = Plan("quick", 5, 3, 2, 2, 12, 12_000, 1)
+QUICK = Plan("quick", 5, 3, 1, 2, 8, 12_000, 1)
 
 SECTIONS = ("demo", "freeze", "scale", "steady", "rollback")
 
