@@ -16,21 +16,19 @@ def share(max_held_bytes: int, flows: int) -> int:
     return max_held_bytes // max(1, flows)
 
 
-def allowance(offered: int, share_bytes: int, arrived: int) -> int:
-    """Bytes a peer may add from now on: what it was offered when the hold began, and its share, less what has arrived.
-
-    Never less than the share, since a window that was offered cannot be taken back.
-    """
-    return max(offered + share_bytes - arrived, share_bytes)
+def left(offered: int, share_bytes: int, arrived: int) -> tuple[int, int]:
+    """What is left, after `arrived` bytes, of what a peer was offered when the hold began, and of its share."""
+    return max(0, offered - arrived), max(0, share_bytes - max(0, arrived - offered))
 
 
-def receive_buffer(allocated: int, buffer: int, window_clamp: int, allowed: int) -> int | None:
-    """The receive buffer size (SO_RCVBUF as the kernel reports it) that has room for `allowed` bytes of payload more.
+def receive_buffer(allocated: int, buffer: int, window_clamp: int, offered: int, share_bytes: int) -> int | None:
+    """The receive buffer size (SO_RCVBUF as the kernel reports it) with room for what is left of offer and share.
 
     `allocated` is the memory in use and `buffer` the size before the hold (SO_MEMINFO); `window_clamp` is the most the
-    kernel would ever offer with that size, hence its ratio of payload to memory. None: the buffer is no larger than
-    that anyway, leave it alone.
+    kernel would ever offer with that size, hence its ratio of payload to memory. What was offered gets room at that
+    ratio, since it will be sent and should not be dropped; the share is counted in memory, so that however well the
+    bytes pack, a peer adds no more than that by it. None: the buffer is no larger anyway, leave it alone.
     """
     ratio = min(MOST_RATIO, max(LEAST_RATIO, window_clamp / buffer if buffer else LEAST_RATIO))
-    size = allocated + int(allowed / ratio)
+    size = allocated + int(offered / ratio) + share_bytes
     return size if size < buffer else None

@@ -53,8 +53,8 @@ class SourceFlow(Flow):
     def limit(self, share_bytes: int) -> None:
         """Bound what the peer may add (see proxy.core.hold)."""
         assert self.live
-        allowed = hold.allowance(self.live.offered, share_bytes, self.arrived_since_adoption())
-        self.buffer.limit(self.context.kernel, self.leg, allowed)
+        offer, share = hold.left(self.live.offered, share_bytes, self.arrived_since_adoption())
+        self.buffer.limit(self.context.kernel, self.leg, offer, share)
 
     def arrived_since_adoption(self) -> int:
         return self._readable() - self.live.unread if self.live else 0

@@ -27,12 +27,12 @@ class Buffer:
         self._size: int | None = None
         self._lock = 0
 
-    def limit(self, kernel: Kernel, sock: socket.socket, allowed: int) -> None:
-        """Let the peer add `allowed` bytes from now on. A later call with less tightens the limit."""
+    def limit(self, kernel: Kernel, sock: socket.socket, offered: int, share_bytes: int) -> None:
+        """Let the peer add so much from now on. A later call with less tightens the limit."""
         memory = _MEMINFO.unpack(kernel.get_bytes(sock, socket.SOL_SOCKET, options.SO_MEMINFO, _MEMINFO.size))
         buffer = memory[options.MEMINFO_RCVBUF] if self._size is None else self._size
         clamp = kernel.get_int(sock, SOL_TCP, options.TCP_WINDOW_CLAMP)
-        size = hold.receive_buffer(memory[options.MEMINFO_RMEM_ALLOC], buffer, clamp, allowed)
+        size = hold.receive_buffer(memory[options.MEMINFO_RMEM_ALLOC], buffer, clamp, offered, share_bytes)
         if size is None:
             return
         if self._size is None:

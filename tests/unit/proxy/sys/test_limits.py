@@ -29,10 +29,10 @@ def size(sock: socket.socket) -> tuple[int, int]:
 def test_a_limit_is_set_tightened_and_taken_back(sock: socket.socket) -> None:
     before = size(sock)
     buffer = limits.Buffer()
-    buffer.limit(KERNEL, sock, 20_000)
+    buffer.limit(KERNEL, sock, 0, 20_000)
     first = size(sock)
     assert first[0] < before[0]
-    buffer.limit(KERNEL, sock, 10_000)
+    buffer.limit(KERNEL, sock, 0, 10_000)
     assert size(sock)[0] < first[0]
     buffer.restore(KERNEL, sock)
     assert size(sock) == before
@@ -43,7 +43,7 @@ def test_a_limit_is_set_tightened_and_taken_back(sock: socket.socket) -> None:
 def test_room_enough_is_left_alone(sock: socket.socket) -> None:
     before = size(sock)
     buffer = limits.Buffer()
-    buffer.limit(KERNEL, sock, 1 << 30)
+    buffer.limit(KERNEL, sock, 0, 1 << 30)
     assert size(sock) == before
     buffer.restore(KERNEL, sock)
     assert size(sock) == before
@@ -54,7 +54,7 @@ def test_an_application_that_has_set_its_buffer_keeps_it(sock: socket.socket) ->
     before = size(sock)
     assert before[1] & 2
     buffer = limits.Buffer()
-    buffer.limit(KERNEL, sock, 10_000)
+    buffer.limit(KERNEL, sock, 0, 10_000)
     buffer.restore(KERNEL, sock)
     assert size(sock) == before
 
