@@ -28,24 +28,24 @@ class Interposer:
     def __init__(self, real: Path) -> None:
         self._real = real
         self._spoilt: dict[tuple[str, str], Spoil] = {}
+        self._spared: dict[tuple[str, str], int] = {}
         self.seen: list[str] = []
         self.reached = asyncio.Event()
         """Set when a spoilt call has arrived."""
         self.release = asyncio.Event()
         """Lets the calls that hang go on."""
 
-    def spoil(self, method: str, ending: str, how: Spoil) -> None:
-        """From now on: calls of `method` whose path ends with `ending`."""
+    def spoil(self, method: str, ending: str, how: Spoil, spare: int = 0) -> None:
+        """From now on, the first `spare` of them excepted: calls of `method` whose path ends with `ending`."""
         self._spoilt[method, ending] = how
+        self._spared[method, ending] = spare
 
     def heal(self) -> None:
         self._spoilt.clear()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(f"{request.method} {request.path}")
-        how = next(
-            (how for (m, end), how in self._spoilt.items() if m == request.method and request.path.endswith(end)), None
-        )
+        how = self._fate(request)
         if how is not None:
             self.reached.set()
         if how is Spoil.REFUSE:
@@ -58,6 +58,13 @@ class Interposer:
             assert request.transport is not None
             request.transport.abort()
         return answer
+
+    def _fate(self, request: web.Request) -> Spoil | None:
+        for (method, ending), how in self._spoilt.items():
+            if method == request.method and request.path.endswith(ending):
+                self._spared[method, ending] -= 1
+                return how if self._spared[method, ending] < 0 else None
+        return None
 
     async def _pass_on(self, request: web.Request) -> web.Response:
         connector = aiohttp.UnixConnector(path=str(self._real))

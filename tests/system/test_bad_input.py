@@ -12,26 +12,46 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from controller.core.errors import EXIT_REFUSED, EXIT_USAGE
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import REDIS_PORT, ask, listens, scene, until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def stage():
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def module_loop():
+    """The module's event loop is there before a test's leak check takes its first look."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing():
+    """One scene for all tests that move nothing; a Redis runs in a, with a client."""
     async with scene() as made:
         await made.run_redis()
+        made.counter = made.connect(made.client, made.a.address, REDIS_PORT)
         yield made
 
 
-@pytest.fixture
-async def client(stage):
-    sock = stage.connect(stage.client, stage.a.address, REDIS_PORT)
-    assert ask(sock, "INCR counter") == ":1"
-    yield sock
-    assert ask(sock, "INCR counter") == ":2", "the workload came to harm"
-    sock.close()
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(standing):
+    """The shared scene; the workload is unharmed afterwards and its connection open."""
+    before = int(ask(standing.counter, "INCR counter")[1:])
+    yield standing
+    assert ask(standing.counter, "INCR counter") == f":{before + 1}", "the workload came to harm"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage():
+    """A scene of the test's own, for what changes pods."""
+    async with scene() as made:
+        await made.run_redis()
+        made.counter = made.connect(made.client, made.a.address, REDIS_PORT)
+        assert ask(made.counter, "INCR counter") == ":1"
+        yield made
+        assert ask(made.counter, "INCR counter") == ":2", "the workload came to harm"
 
 
 async def refused(stage, *arguments, status=EXIT_REFUSED):
@@ -64,7 +84,7 @@ async def refused(stage, *arguments, status=EXIT_REFUSED):
         (["resume", "redis-000000"], "there is no migration 'redis-000000'"),
     ],
 )
-async def test_requests_that_cannot_be_met(stage, client, arguments, words):
+async def test_requests_that_cannot_be_met(stage, arguments, words):
     assert words in await refused(stage, *arguments)
 
 
@@ -78,49 +98,49 @@ async def test_requests_that_cannot_be_met(stage, client, arguments, words):
         (["teleport"], "teleport"),
     ],
 )
-async def test_words_that_the_command_line_does_not_know(stage, client, arguments, words):
+async def test_words_that_the_command_line_does_not_know(stage, arguments, words):
     assert words in await refused(stage, *arguments, status=EXIT_USAGE)
 
 
-async def test_a_second_migration_of_the_same_workload(stage, client):
-    async with between(stage.b.agent_socket) as interposer:
+async def test_a_second_migration_of_the_same_workload(own_stage):
+    async with between(own_stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
-        first = asyncio.create_task(stage.move("redis"))
+        first = asyncio.create_task(own_stage.move("redis"))
         await asyncio.wait_for(interposer.reached.wait(), 10)
-        line = await refused(stage, "migrate", "redis", "--to", "b")
+        line = await refused(own_stage, "migrate", "redis", "--to", "b")
         assert "already" in line
         interposer.heal()
         interposer.release.set()
         assert (await first).outcome == "succeeded"
 
 
-async def test_a_destination_without_room(stage, client):
-    await stage.lab.create("small", memory_bytes=256 << 20)
-    code, _, err = await stage.midstream("run", "--pod", "a", "--name", "eater", "--", sys.executable, "-c", EATER)
+async def test_a_destination_without_room(own_stage):
+    await own_stage.lab.create("small", memory_bytes=256 << 20)
+    code, _, err = await own_stage.midstream("run", "--pod", "a", "--name", "eater", "--", sys.executable, "-c", EATER)
     assert code == 0, err
     await asyncio.sleep(1)
-    line = await refused(stage, "migrate", "eater", "--to", "small")
+    line = await refused(own_stage, "migrate", "eater", "--to", "small")
     assert "pod small has too little memory" in line
 
 
 EATER = "import time; block = bytearray(b'x' * (300 << 20)); time.sleep(1000)"
 
 
-async def test_a_destination_that_listens_on_the_port_already(stage, client):
-    taken = await stage.run("other", "redis-server", "--port", str(REDIS_PORT), pod=stage.b)
+async def test_a_destination_that_listens_on_the_port_already(own_stage):
+    taken = await own_stage.run("other", "redis-server", "--port", str(REDIS_PORT), pod=own_stage.b)
     assert taken.state == "running"
-    await until(lambda: listens(stage.b, "127.0.0.1", REDIS_PORT), "the other Redis does not listen")
-    assert "already listens on port 6379" in await refused(stage, "migrate", "redis", "--to", "b")
+    await until(lambda: listens(own_stage.b, "127.0.0.1", REDIS_PORT), "the other Redis does not listen")
+    assert "already listens on port 6379" in await refused(own_stage, "migrate", "redis", "--to", "b")
 
 
-async def test_a_dry_run_touches_nothing(stage, client):
+async def test_a_dry_run_touches_nothing(stage):
     code, out, err = await stage.midstream("migrate", "redis", "--to", "b", "--dry-run", "-o", "json")
     assert code == 0, err
     assert json.loads(out)["problems"] == []
-    assert not (stage.lab.home / "migrations").exists()
+    assert not list((stage.lab.home / "migrations").glob("*"))
 
 
-async def test_images_damaged_between_dump_and_restore(stage, client):
+async def test_images_damaged_between_dump_and_restore(stage):
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis"))
@@ -138,7 +158,7 @@ async def test_images_damaged_between_dump_and_restore(stage, client):
     assert pages.name in result.error.message
 
 
-async def test_without_privileges(stage, client):
+async def test_without_privileges(stage):
     """A user who is not root gets one line, not a traceback."""
     program = "from controller.cli import main; import os; os.setgid(65534); os.setuid(65534); main(%r)"
     for arguments in (["pod", "create", "c"], ["migrate", "redis", "--to", "b"]):
@@ -154,11 +174,11 @@ async def test_without_privileges(stage, client):
 ROOT = Path(__file__).parents[2]
 
 
-async def test_a_control_request_from_the_wrong_user(stage, client):
+async def test_a_control_request_from_the_wrong_user(own_stage):
     """Even where the socket's permissions were opened: the peer's credentials are what counts."""
-    for path in (stage.a.agent_socket, stage.a.proxy_socket):
+    for path in (own_stage.a.agent_socket, own_stage.a.proxy_socket):
         for part in (*path.parents, path):
-            if str(part).startswith(str(stage.lab.home)):
+            if str(part).startswith(str(own_stage.lab.home)):
                 part.chmod(part.stat().st_mode | 0o777)
         done = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
@@ -189,7 +209,7 @@ print(out.decode())
         (b"POST", b"x" * (40 << 20), 413),
     ],
 )
-async def test_malformed_control_requests(stage, client, method, body, status):
+async def test_malformed_control_requests(stage, method, body, status):
     answer = await asyncio.to_thread(raw_request, stage.a.agent_socket, method, b"/v1/workloads", body)
     assert f" {status} ".encode() in answer.split(b"\r\n")[0], answer
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["message"]
@@ -213,7 +233,7 @@ def raw_request(path: Path, method: bytes, target: bytes, body: bytes) -> bytes:
         return found
 
 
-async def test_garbage_on_the_link_port(stage, client):
+async def test_garbage_on_the_link_port(stage):
     """Anybody in the network can connect to it; nobody without the migration's token gets anything."""
     sock = stage.connect(stage.client, stage.b.address, 15008)
     sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
