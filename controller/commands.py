@@ -8,8 +8,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -270,11 +271,11 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _print(value: object, as_json: bool, show: object) -> None:
+def _print(value: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     if as_json:
         print_json(value)
     else:
-        show(value)  # type: ignore[operator]
+        show(value)
 
 
 def print_json(value: object) -> None:

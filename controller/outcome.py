@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import cast, get_args
+
 from controller.actions import Move
 from controller.core.accounts import Account
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action, Phase
-from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MigrationResult, Outcome, PhaseTime, Problem
+from controller.core.result import (
+    ByteCounts,
+    Fault,
+    FlowCounts,
+    LedgerRow,
+    MigrationResult,
+    Outcome,
+    PhaseTime,
+    Problem,
+)
 
 OUTCOMES: dict[Phase, Outcome] = {
     Phase.SUCCEEDED: "succeeded",
@@ -30,8 +41,14 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         flows=_flow_counts(move, phase),
         bytes=_byte_counts(move),
         ledger=[_row(account) for account in move.accounts],
-        error=problem and Problem(problem.code, problem.message, problem.fault, problem.hint),  # type: ignore[arg-type]
+        error=None if problem is None else _told(problem),
     )
+
+
+def _told(error: MidstreamError) -> Problem:
+    """The error as the result has it; a fault that the result has no word for is our own."""
+    known = cast(Fault, error.fault) if error.fault in get_args(Fault) else "midstream"
+    return Problem(error.code, error.message, known, error.hint)
 
 
 def _between(move: Move, start: Action, *ends: Action) -> float:

@@ -89,7 +89,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
     Phase.RESTORING: ((Action.RESTORE,),),
     Phase.COMMITTING: ((Action.COMMIT,),),
-    Phase.REPOINTING: ((Action.RESUME_LEGS, Action.RESUME, Action.REPOINT),),
+    Phase.REPOINTING: ((Action.RESUME, Action.RESUME_LEGS, Action.REPOINT),),
     Phase.DRAINING: ((Action.SETTLE,), (Action.FORGET,)),
     Phase.ROLLING_BACK: ((Action.RELEASE, Action.DISCARD, Action.CLOSE_INBOUND),),
     Phase.SUCCEEDED: (),
