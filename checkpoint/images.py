@@ -100,7 +100,10 @@ class Images:
         found: dict[int, flows.Descriptor] = {}
         seen: set[int] = set()
         for process in self.processes():
-            (ids,) = entries(f"{self._folder}/ids-{process.pid}.img", self._messages.ids)
+            path = f"{self._folder}/ids-{process.pid}.img"
+            if not Path(path).exists():  # a zombie: it has nothing open any more (criu: cr-dump.c, dump_zombies)
+                continue
+            (ids,) = entries(path, self._messages.ids)
             if ids.files_id in seen:
                 continue
             seen.add(ids.files_id)

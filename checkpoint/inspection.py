@@ -60,9 +60,11 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
 def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
     mounts: dict[int, set[int]] = {}
     for file in files:
-        inside = mounts.setdefault(file.pid, procfs.mount_ids(file.pid))
+        if file.pid not in mounts:
+            mounts[file.pid] = procfs.mount_ids(file.pid)  # none: it has ended meanwhile
+        inside = mounts[file.pid]
         if file.target.startswith("/"):
-            if file.mount not in inside and not file.target.startswith("/memfd:"):
+            if inside and file.mount not in inside and not file.target.startswith("/memfd:"):
                 message = f"the process has a descriptor opened outside the pod: {file.target} (fd {file.fd})"
                 yield problem(Code.FOREIGN_DESCRIPTOR, message)
             elif file.locked:

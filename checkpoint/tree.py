@@ -91,11 +91,16 @@ def descendants(root: int) -> list[int]:
             continue
         found.append(pid)
         for tid in threads(pid):
-            try:
-                todo += [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_bytes().split()]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+            todo += children(pid, tid)
     return found
+
+
+def children(pid: int, tid: int) -> list[int]:
+    """The processes that one thread has made and not yet waited for."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_bytes().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def is_alive(pid: int, start_time: int) -> bool:
@@ -142,8 +147,9 @@ async def stop(kernel: Kernel, root: int) -> Tree:
     Raises AgentError WORKLOAD_GONE or NOT_STOPPED; then what was stopped goes on.
     """
     tree = Tree()
+    let_go: set[int] = set()
     try:
-        await _until(kernel, lambda: _stop_once(kernel, root, tree), lambda: tree.pids)
+        await _until(kernel, lambda: _stop_once(kernel, root, tree, let_go), lambda: tree.pids)
     except BaseException:
         resume(kernel, tree)
         tree.close()
@@ -151,7 +157,7 @@ async def stop(kernel: Kernel, root: int) -> Tree:
     return tree
 
 
-def _stop_once(kernel: Kernel, root: int, tree: Tree) -> bool:
+def _stop_once(kernel: Kernel, root: int, tree: Tree, let_go: set[int]) -> bool:
     """Signal what is new in the tree; True when there was nothing new and all stand still."""
     pids = descendants(root)
     if not pids:
@@ -167,12 +173,36 @@ def _stop_once(kernel: Kernel, root: int, tree: Tree) -> bool:
         if was_stopped:
             tree.stopped_before.add(pid)
         send(kernel, member, signal.SIGSTOP)
-    return not fresh and all(is_stopped(pid) for pid in pids)
+    moving = [pid for pid in pids if not is_stopped(pid)]
+    _help_vforks(kernel, tree, moving, let_go)
+    return not fresh and not moving and not let_go
+
+
+def _help_vforks(kernel: Kernel, tree: Tree, moving: Iterable[int], let_go: set[int]) -> None:
+    """Let children that were stopped between vfork(2) and exec run on to the exec, then stop them again.
+
+    Their parent waits for it within the kernel, in state D, where no stop reaches it (K: fork.c, wait_for_vfork_done).
+    `let_go` holds the children that are on their way.
+    """
+    waited_for = {child for pid in moving for child in _waited_for(pid)} - tree.stopped_before
+    for member in tree.members:
+        if member.pid in waited_for and member.pid not in let_go and is_stopped(member.pid):
+            let_go.add(member.pid)
+            send(kernel, member, signal.SIGCONT)
+        elif member.pid in let_go and member.pid not in waited_for:
+            let_go.discard(member.pid)
+            send(kernel, member, signal.SIGSTOP)
+
+
+def _waited_for(pid: int) -> list[int]:
+    """The children of those threads that are in an uninterruptible wait."""
+    waiting = [tid for tid in threads(pid) if (seen := stat(pid, tid)) is not None and seen.state == "D"]
+    return [child for tid in waiting for child in children(pid, tid)]
 
 
 async def until_stopped(kernel: Kernel, pids: Iterable[int]) -> None:
-    """Wait until every task of these processes is in state T; raises AgentError NOT_STOPPED."""
-    waiting = list(pids)
+    """Wait until every task of these processes is in state T; raises AgentError NOT_STOPPED. Zombies stand still."""
+    waiting = [pid for pid in pids if (seen := stat(pid)) is None or seen.state not in "ZX"]
     await _until(kernel, lambda: all(is_stopped(pid) for pid in waiting), lambda: waiting)
 
 
