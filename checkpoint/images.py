@@ -127,6 +127,8 @@ class Images:
         for one in self._load():
             if one.type == self._messages.INETSK:
                 _edit(one.isk, mapping, one.isk.ino in both)
+            elif one.HasField("tfd"):
+                _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"
         magic = files.read(path)[:_HEADER_BYTES]
         files.write(path, magic + b"".join(_framed(one) for one in self._load()))
@@ -164,6 +166,13 @@ def _socket(one: Message) -> flows.InetSocket:
         backlog=one.backlog,
         reuse_address=bool(one.opts.reuseaddr),
     )
+
+
+def _keep_ticking(one: Message) -> None:
+    """A periodic timerfd whose expiry is unread stands at 0 until it is read (K: timerfd.c, timerfd_tmrproc), which
+    CRIU would restore as disarmed for ever (criu: timerfd.c)."""
+    if one.ticks and not (one.vsec or one.vnsec) and (one.isec or one.insec):
+        one.vsec, one.vnsec = one.isec, one.insec
 
 
 def _edit(one: Message, mapping: Mapping[str, str], inside: bool) -> None:

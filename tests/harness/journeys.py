@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from controller.clients import AgentClient
+from controller.clients import AgentClient, ProxyClient
+from controller.commands import migrations_folder
+from controller.core.errors import Answered
+from controller.core.phases import Phase
 from controller.core.result import MigrationResult
 from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
+from controller.migrate import Driver
+from proxy.api import Released
 from tests.harness.moving import Scene
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -26,28 +33,37 @@ def assert_nothing_lost(result: MigrationResult) -> None:
 
 
 async def forget(stage: Scene, name: str) -> None:
-    """Ends a workload wherever it is now."""
+    """Ends a workload wherever it is now, and has the proxies forget its moves: they listen at the source till then."""
     for pod in (stage.a, stage.b):
         async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
             if name in {one.name for one in await agent.workloads()}:
                 await agent.kill(name)
+    for pod, side in ((stage.a, "outbound"), (stage.b, "inbound")):
+        async with ProxyClient(f"proxy of {pod.name}", pod.proxy_socket) as proxy:
+            for log in migrations_folder(stage.lab.home).glob(f"{name}-*.jsonl"):
+                with suppress(Answered):  # it is forgotten already
+                    await proxy.call("DELETE", f"/v1/{side}/{log.stem}?force=1", Released)
 
 
 @asynccontextmanager
 async def workload(stage: Scene, name: str, port: int, *argv: str) -> AsyncIterator[None]:
-    """A workload that listens on `port`, ended with the block wherever it is then; port 0: it listens on none."""
+    """A workload that listens on `port`, ended with the block wherever it is then; port 0: it listens on none.
+
+    The scene's client sockets are closed then, too.
+    """
     await stage.run(name, *argv)
     try:
         if port:
             await stage.answers(port)
         yield
     finally:
+        stage.close()
         await forget(stage, name)
 
 
-async def moved(stage: Scene, name: str) -> MigrationResult:
+async def moved(stage: Scene, name: str, prepare: Callable[[Driver], None] = lambda driver: None) -> MigrationResult:
     """From a to b, with nothing lost."""
-    result = await stage.move(name)
+    result = await stage.move(name, prepare=prepare)
     assert_nothing_lost(result)
     return result
 
@@ -87,3 +103,50 @@ def program(pod: Pod, *argv: str) -> subprocess.Popen[str]:
         )
 
     return in_network(pod, start)
+
+
+class Puppet:
+    """The program `puppet.py` in pod a, told what to do over a connection of its own, which moves with it."""
+
+    PORT = 7200
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def do(self, code: str) -> Any:
+        """Run a statement or evaluate an expression in it; fails with the puppet's own error."""
+        answer = self.attempt(code)
+        assert "error" not in answer, f"{code}: {answer['error']}"
+        return answer["value"]
+
+    def attempt(self, code: str) -> dict[str, Any]:
+        """The same, with the error as an answer."""
+        answer: dict[str, Any] = json.loads(self._lines.ask(json.dumps(code)))
+        return answer
+
+
+@asynccontextmanager
+async def puppet(stage: Scene) -> AsyncIterator[Puppet]:
+    argv = (*PYTHON, str(PROGRAMS / "puppet.py"), str(Puppet.PORT))
+    async with workload(stage, "puppet", Puppet.PORT, *argv):
+        lines = Lines(stage.connect(stage.client, stage.a.address, Puppet.PORT))
+        try:
+            yield Puppet(lines)
+        finally:
+            lines.close()
+
+
+def at_phase(phase: Phase, act: Callable[[], None]) -> Callable[[Driver], None]:
+    """For `Scene.move`'s `prepare`: `act` when that phase begins."""
+
+    def prepare(driver: Driver) -> None:
+        started = driver.observer.phase_started
+
+        def phase_started(name: str, at: float) -> None:
+            started(name, at)
+            if name == phase.value:
+                act()
+
+        driver.observer.phase_started = phase_started  # type: ignore[method-assign]
+
+    return prepare

@@ -1,0 +1,317 @@
+"""Every kind of connection, in every state it can be in when its workload moves: each byte checked, the ledger equal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from contextlib import contextmanager
+
+import pytest
+import pytest_asyncio
+
+from controller.core.phases import Phase
+from controller.lab.namespaces import in_network
+from tests.harness.journeys import Lines, Puppet, assert_nothing_lost, at_phase, moved, puppet
+from tests.harness.moving import Scene, scene
+from tests.harness.programs.puppet import Duplex, fill, read_all, write_all
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PORT = 7300
+LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage():
+    async with scene() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def told(stage):
+    async with puppet(stage) as made:
+        yield made
+
+
+@contextmanager
+def listener_of(stage: Scene):
+    """A server in the client's pod."""
+    server = in_network(stage.client, lambda: socket.create_server((stage.client.address, PORT)))
+    server.settimeout(10)
+    with server:
+        yield server
+
+
+def accepted(stage: Scene, told: Puppet, name: str = "sock", port: int = PORT, address: str = "") -> socket.socket:
+    """A connection of the client's that the puppet has accepted as `name`."""
+    if not told.do(f"'server{port}' in globals()"):
+        told.do(f"server{port} = socket.create_server(('', {port}))")
+    sock = stage.connect(stage.client, address or stage.a.address, port)
+    told.do(f"{name} = server{port}.accept()[0]")
+    return sock
+
+
+async def test_both_directions_at_once(stage, told):
+    client = Duplex(accepted(stage, told))
+    told.do("pump = Duplex(sock)")
+    await asyncio.sleep(0.2)  # so that both queues are full of bytes on their way
+    await moved(stage, "puppet")
+    await finish(told, client)
+
+
+async def finish(told: Puppet, client: Duplex) -> None:
+    """Lets both ends flow on, then ends both and compares what was said with what was heard."""
+    before = client.got
+    for _ in range(1000):
+        if client.got > before + 100_000:
+            break
+        await asyncio.sleep(0.01)
+    assert client.got > before, client.trouble
+    await asyncio.to_thread(client.end)
+    await asyncio.to_thread(told.do, "pump.end()")
+    theirs = await asyncio.to_thread(told.do, "pump.counts()")
+    ours = await asyncio.to_thread(client.counts)
+    assert ours[2] == theirs[2] == ""
+    assert (ours[0], ours[1]) == (theirs[1], theirs[0])
+
+
+async def test_a_connection_that_the_workload_opened(stage, told):
+    with listener_of(stage) as server:
+        told.do(f"sock = socket.create_connection(({stage.client.address!r}, {PORT}))")
+        client = Duplex(server.accept()[0])
+        told.do("pump = Duplex(sock)")
+        result = await moved(stage, "puppet")
+        assert {row.direction for row in result.ledger} == {"inbound", "outbound"}
+        await finish(told, client)
+
+
+async def test_established_but_not_accepted(stage, told):
+    told.do(f"server = socket.create_server(('', {PORT}))")
+    waiting = [stage.connect(stage.client, stage.a.address, PORT) for _ in range(5)]
+    for sock in waiting:
+        write_all(sock, 3000)
+    result = await moved(stage, "puppet")
+    assert result.flows.accepted_during_hold == 5
+    for sock in waiting:
+        sock.shutdown(socket.SHUT_WR)
+        told.do("sock = server.accept()[0]")
+        assert told.do("read_all(sock)") == [3000, True]
+        told.do("write_all(sock, 10); sock.close()")
+        assert read_all(sock) == [10, True]
+
+
+@pytest.mark.parametrize("read_before", [0, 1000, 5000])
+async def test_half_closed_by_the_peer_before_the_hold(stage, told, read_before):
+    """With the end of the stream unread, or read already (5000: recv has given the end to the workload)."""
+    sock = accepted(stage, told)
+    write_all(sock, 2000)
+    sock.shutdown(socket.SHUT_WR)
+    if read_before:
+        assert told.do(f"len(sock.recv({min(read_before, 2000)}, socket.MSG_WAITALL))") == min(read_before, 2000)
+    if read_before > 2000:
+        assert told.do("sock.recv(1) == b''")
+    await moved(stage, "puppet")
+    rest = b"".join(iter(lambda: bytes.fromhex(told.do("sock.recv(4096).hex()")), b""))
+    assert rest == (bytes(range(251)) * 8)[:2000][read_before:]
+    told.do("write_all(sock, 100000); sock.close()")
+    assert await asyncio.to_thread(read_all, sock) == [100000, True]
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.ADOPTING, Phase.RESTORING, None])
+async def test_half_closed_by_the_peer_during_the_hold_or_after_it(stage, told, phase):
+    sock = accepted(stage, told)
+
+    def end():
+        write_all(sock, 2000)
+        sock.shutdown(socket.SHUT_WR)
+
+    await moved(stage, "puppet", at_phase(phase, end) if phase else lambda driver: None)
+    if phase is None:
+        end()
+    assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
+    told.do("write_all(sock, 100000); sock.close()")
+    assert await asyncio.to_thread(read_all, sock) == [100000, True]
+
+
+@pytest.mark.parametrize("peer_reads_first", [True, False])
+async def test_half_closed_by_the_workload_before_the_hold(stage, told, peer_reads_first):
+    """FIN_WAIT2 when the peer has acknowledged all, FIN_WAIT1 when it has not: its window is full."""
+    sock = accepted(stage, told)
+    count = 1000 if peer_reads_first else told.do("fill(sock)")
+    told.do(("write_all(sock, 1000); " if peer_reads_first else "") + "sock.shutdown(socket.SHUT_WR)")
+    if peer_reads_first:
+        assert await asyncio.to_thread(read_all, sock) == [1000, True]
+    await moved(stage, "puppet")
+    if not peer_reads_first:
+        assert await asyncio.to_thread(read_all, sock) == [count, True]
+    write_all(sock, 5000)
+    sock.close()
+    assert await asyncio.to_thread(told.do, "read_all(sock)") == [5000, True]
+    assert "BrokenPipe" in told.attempt("sock.send(b'x')")["error"]
+
+
+async def test_closed_by_the_peer_during_the_hold(stage, told):
+    sock = accepted(stage, told)
+
+    def end():
+        write_all(sock, 2000)
+        sock.close()
+
+    await moved(stage, "puppet", at_phase(Phase.RESTORING, end))
+    assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])
+async def test_reset_by_the_peer_during_the_hold(stage, told, phase):
+    """The workload sees the reset, and everything else moves on."""
+    sock, other = accepted(stage, told), accepted(stage, told, "other")
+
+    def reset():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        sock.close()
+
+    result = await stage.move("puppet", prepare=at_phase(phase, reset))
+    assert result.outcome == "succeeded", result.error
+    assert "ConnectionReset" in (await asyncio.to_thread(told.attempt, "sock.recv(1)")).get("error", "no error")
+    write_all(other, 10)
+    assert told.do("len(other.recv(100))") == 10
+
+
+async def test_zero_windows_in_each_direction(stage, told):
+    """Neither side reads: both send queues are full, both windows closed."""
+    sock = accepted(stage, told)
+    unread, unsent = fill(sock), told.do("fill(sock)")
+    await moved(stage, "puppet")
+    sock.shutdown(socket.SHUT_WR)
+    assert await asyncio.to_thread(told.do, "read_all(sock)") == [unread, True]
+    told.do("sock.shutdown(socket.SHUT_WR)")
+    assert await asyncio.to_thread(read_all, sock) == [unsent, True]
+
+
+async def test_bound_to_the_address_to_every_address_and_to_both_families(stage, told):
+    """A listener on the pod's own address follows it; an IPv4 peer of an IPv6 listener stays an IPv4-mapped one."""
+    told.do(f"own = socket.create_server(({stage.a.address!r}, {PORT}))")
+    told.do(f"any4 = socket.create_server(('0.0.0.0', {PORT + 1}))")
+    told.do(f"both = socket.create_server(('::', {PORT + 2}), family=socket.AF_INET6, dualstack_ipv6=True)")
+    told.do(f"own6 = socket.create_server(({stage.a.address6!r}, {PORT + 3}), family=socket.AF_INET6)")
+    ends = [(stage.a.address, PORT), (stage.a.address, PORT + 1), (stage.a.address, PORT + 2)]
+    ends += [(stage.a.address6, PORT + 2), (stage.a.address6, PORT + 3)]
+    socks = [stage.connect(stage.client, *end) for end in ends]
+    told.do("socks = [one.accept()[0] for one in (own, any4, both, both, own6)]")
+    peers = told.do("[one.getpeername()[0] for one in socks]")
+    await moved(stage, "puppet")
+    assert told.do("[one.getpeername()[0] for one in socks]") == peers
+    mapped = f"::ffff:{stage.b.address}"
+    expected = [stage.b.address, stage.b.address, mapped, stage.b.address6, stage.b.address6]
+    assert told.do("[one.getsockname()[0] for one in socks]") == expected
+    for number, sock in enumerate(socks):
+        sock.sendall(b"%d" % number)
+        assert told.do(f"socks[{number}].recv(10).decode()") == str(number)
+    moved_ends = [(stage.b.address if host == stage.a.address else stage.b.address6, port) for host, port in ends]
+    for end, name in zip(moved_ends, ("own", "any4", "both", "both", "own6"), strict=True):
+        fresh = stage.connect(stage.client, *end)
+        assert told.do(f"{name}.accept()[1][0].replace('::ffff:', '')") == fresh.getsockname()[0]
+
+
+async def test_a_group_of_listeners_on_one_port(stage, told):
+    """SO_REUSEPORT: both go on listening, and connections that waited in either are accepted by one of them."""
+    told.do(f"group = [socket.create_server(('', {PORT}), reuse_port=True) for _ in range(2)]")
+    waiting = [stage.connect(stage.client, stage.a.address, PORT) for _ in range(12)]
+    await moved(stage, "puppet")
+    waiting += [stage.connect(stage.client, stage.b.address, PORT) for _ in range(12)]
+    told.do("got = []; [one.setblocking(False) for one in group]")
+    for _ in range(500):
+        told.do("for one in select.select(group, [], [], 0.1)[0]: got.append(one.accept()[0])")
+        if told.do("len(got)") == 24:
+            break
+    assert told.do("[one.send(b'x') for one in got]") == [1] * 24
+    for sock in waiting:
+        assert sock.recv(1) == b"x"
+
+
+async def test_a_connection_shared_by_a_parent_and_its_child(stage, told):
+    """One flow, two processes; it ends when both have closed it."""
+    sock = accepted(stage, told)
+    told.do("ours, theirs = socket.socketpair()")
+    told.do(
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    ours.close()\n"
+        "    while theirs.recv(1):\n"
+        "        sock.send(b'child')\n"
+        "    os._exit(0)\n"
+    )
+    told.do("theirs.close()")
+    result = await moved(stage, "puppet")
+    assert result.flows.adopted == 2
+    told.do("sock.send(b'parent')")
+    assert sock.recv(6, socket.MSG_WAITALL) == b"parent"
+    told.do("sock.close(); ours.send(b'x')")
+    assert sock.recv(5, socket.MSG_WAITALL) == b"child"
+    told.do("ours.close(); os.waitpid(pid, 0)")
+    assert sock.recv(1) == b""
+
+
+async def test_one_port_of_the_peer_to_several_ports_of_the_workload(stage, told):
+    told.do(f"servers = [socket.create_server(('', {PORT} + n)) for n in range(3)]")
+
+    def dial() -> list[socket.socket]:
+        socks = [socket.socket() for _ in range(3)]
+        for number, sock in enumerate(socks):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.settimeout(10)
+            sock.bind((stage.client.address, 17300))
+            sock.connect((stage.a.address, PORT + number))
+        return socks
+
+    socks = in_network(stage.client, dial)
+    told.do("socks = [one.accept()[0] for one in servers]")
+    await moved(stage, "puppet")
+    for number, sock in enumerate(socks):
+        sock.sendall(b"%d" % number)
+        assert told.do(f"socks[{number}].recv(10).decode()") == str(number)
+        assert told.do(f"socks[{number}].getpeername()[1]") == 17300
+        sock.close()
+
+
+INSIDE = """
+import array, ctypes
+libc = ctypes.CDLL(None)
+def loop(host, family=socket.AF_INET):
+    server = socket.create_server((host, 0), family=family)
+    one = socket.create_connection(server.getsockname()[:2])
+    return server, one, server.accept()[0]
+loops = [loop('127.0.0.1'), loop('::1', socket.AF_INET6), loop(OWN)]
+for _, one, other in loops: one.send(b'there'); other.send(b'back')
+pair = socket.socketpair(); pair[0].send(b'stream')
+grams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); grams[0].send(b'one'); grams[0].send(b'two')
+named = socket.socket(socket.AF_UNIX); named.bind(FOLDER + '/sock'); named.listen()
+caller = socket.socket(socket.AF_UNIX); caller.connect(FOLDER + '/sock'); callee = named.accept()[0]
+caller.send(b'called')
+carrier = socket.socketpair(); hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
+pipe = os.pipe(); os.write(pipe[1], b'pipe')
+event = os.eventfd(5)
+timer = libc.timerfd_create(1, 0)
+libc.timerfd_settime(timer, 0, struct.pack('qqqq', 0, 50_000_000, 0, 50_000_000), None)
+poll = select.epoll(); poll.register(timer, select.EPOLLIN); poll.register(event, select.EPOLLIN)
+"""
+
+
+async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
+    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them."""
+    told.do(f"OWN, FOLDER = {stage.a.address!r}, {str(tmp_path)!r}")
+    told.do(INSIDE)
+    result = await moved(stage, "puppet")
+    assert result.flows.adopted == 1
+    assert told.do("[[b.recv(9).decode(), a.recv(9).decode()] for _, a, b in loops]") == [["there", "back"]] * 3
+    assert told.do("[one.getsockname()[0] for _, one, _ in loops]") == ["127.0.0.1", "::1", stage.b.address]
+    assert told.do("loops[2][1].send(b'again'), loops[2][2].recv(9).decode()") == [5, "again"]
+    assert told.do("pair[1].recv(9).decode(), grams[1].recv(9).decode(), grams[1].recv(9).decode()") == [
+        "stream", "one", "two",
+    ]  # fmt: skip
+    assert told.do("callee.recv(9).decode(), os.read(pipe[0], 9).decode()") == ["called", "pipe"]
+    assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
+    assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]
+    assert told.do("poll.poll(5) == [(timer, 1)]")
