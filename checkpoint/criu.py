@@ -43,10 +43,10 @@ class CriuEngine:
         words = output.decode().split()
         return words[1] if len(words) > 1 else ""
 
-    async def prepare(self) -> Helper:
+    async def prepare(self, root: int | None = None) -> Helper:
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
-        return Swrk(self._kernel, self._criu, self._messages)
+        return Swrk(self._kernel, self._criu, self._messages, () if root is None else _dumpers_wrapper(root))
 
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
@@ -150,6 +150,23 @@ class CriuEngine:
 
     def _failure(self, folders: Folders, log: str) -> AgentError:
         return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
+
+
+def _dumpers_wrapper(root: int) -> list[str]:
+    """What must come before CRIU on its command line for it to be able to dump this tree.
+
+    It saves System V shared memory, semaphores and queues only of an IPC namespace that is not its own (criu:
+    cr-dump.c, check_sysvipc_map_dump); the copy gets one of its own, then. And without CAP_SYS_RESOURCE it may read the
+    limits only of processes whose ids are its own real ones (K: sys.c, check_prlimit_permission); the effective ones,
+    which all else goes by, stay root's.
+    """
+    wrapper = ["/usr/bin/unshare", "--ipc", "--"] if procfs.has_sysv_ipc() else []
+    owners = {owner for pid in trees.descendants(root) for owner in procfs.owners(pid)}
+    if len(owners) == 1 and not procfs.may_read_limits():
+        uid, gid = owners.pop()
+        if (uid, gid) != (0, 0):
+            wrapper += ["/usr/bin/setpriv", "--ruid", str(uid), "--rgid", str(gid), "--keep-groups", "--"]
+    return wrapper
 
 
 def sockets_of(pid: int) -> list[tuple[int, int]]:

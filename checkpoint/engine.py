@@ -51,8 +51,8 @@ class Engine(Protocol):
 
     async def version(self) -> str: ...
 
-    async def prepare(self) -> Helper:
-        """Start what a later dump or restore needs."""
+    async def prepare(self, root: int | None = None) -> Helper:
+        """Start what a later dump of the tree under `root`, or a restore, needs."""
 
     async def stop(self, root: int) -> Tree:
         """Stop the tree; returns when no instruction of it runs."""

@@ -47,13 +47,19 @@ def inspect(workload: Workload) -> Inspection:
 
 def _process_problems(processes: list[int]) -> Iterator[Problem]:
     ours = procfs.namespaces("self")
+    owners = {owner for pid in processes for owner in procfs.owners(pid)}
+    if len(owners) > 1 and not procfs.may_read_limits():
+        message = "the workload's processes belong to different users, whose limits the agent may not read"
+        yield problem(Code.NO_CAPABILITY, message, hint="Give the agent CAP_SYS_RESOURCE, or run the tree as one user.")
+    root = procfs.namespaces(processes[0])
     for pid in processes:
         tracer = int(procfs.status(pid).get("TracerPid", "0"))
         if tracer:
             yield problem(Code.TRACED, f"process {pid} is being traced by process {tracer}")
         theirs = procfs.namespaces(pid)
+        # An IPC namespace of the tree's own is carried along; one move gives it to a tree with System V objects.
         for kind in theirs:
-            if theirs[kind] != ours.get(kind):
+            if theirs[kind] != ours.get(kind) and (kind != "ipc" or theirs[kind] != root.get("ipc")):
                 yield problem(Code.FOREIGN_NAMESPACE, f"process {pid} lives in a {kind} namespace of its own")
 
 

@@ -73,8 +73,12 @@ class Outbound:
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither."""
         self._around.store.make(self.record.migration)
-        self._helper = await self._around.engine.prepare()
+        self._helper = await self._prepare_engine()
         return self.custody()
+
+    async def _prepare_engine(self) -> Helper:
+        root = self.record.root
+        return await self._around.engine.prepare(None if root is None else root.pid)
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -104,7 +108,7 @@ class Outbound:
 
     async def _dump(self) -> Dumped:
         tree, folders = self._required_tree(), self._folders()
-        helper = self._helper or await self._around.engine.prepare()
+        helper = self._helper or await self._prepare_engine()
         self._helper = None
         seen = stat(helper.pid)
         self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)

@@ -11,6 +11,7 @@ from pathlib import Path
 from checkpoint.core import readdress
 
 _KIB = 1024
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,23 @@ def namespaces(pid: int | str) -> dict[str, int]:
         except OSError:
             return {}
     return found
+
+
+def has_sysv_ipc() -> bool:
+    """True when this IPC namespace has a System V segment, semaphore or queue (sysvipc(7)): a line below the heading."""
+    return any(len(Path(f"/proc/sysvipc/{kind}").read_text().splitlines()) > 1 for kind in ("shm", "sem", "msg"))
+
+
+def owners(pid: int) -> set[tuple[int, int]]:
+    """A process's users and groups: real, effective and saved, mostly the same; empty when it is gone."""
+    found = status(pid)
+    users, groups = found.get("Uid", "").split()[:3], found.get("Gid", "").split()[:3]
+    return {(int(user), int(group)) for user, group in zip(users, groups, strict=True)}
+
+
+def may_read_limits() -> bool:
+    """True when this process has CAP_SYS_RESOURCE, and so may read any other's limits (prlimit(2))."""
+    return bool(int(status(os.getpid())["CapEff"], 16) >> _CAP_SYS_RESOURCE & 1)
 
 
 def room_bytes() -> int:

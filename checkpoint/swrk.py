@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from checkpoint.core.errors import AgentError, Code
@@ -26,13 +27,13 @@ _CHILD_FD = 3
 class Swrk:
     """One waiting CRIU; owns its socket, its pidfd and its exit status."""
 
-    def __init__(self, kernel: Kernel, criu: str, messages: Messages) -> None:
-        """Start it; raises AgentError CRIU_MISSING."""
+    def __init__(self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = ()) -> None:
+        """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING."""
         self._messages = messages
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = _spawn(criu, theirs.fileno())
+                self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], theirs.fileno())
             except OSError as error:
                 ours.close()
                 raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
@@ -75,11 +76,11 @@ class Swrk:
         os.close(self._pidfd)
 
 
-def _spawn(criu: str, fd: int) -> int:
+def _spawn(argv: list[str], fd: int) -> int:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
         actions.append((os.POSIX_SPAWN_DUP2, fd, _CHILD_FD))
-        return os.posix_spawn(criu, [criu, "swrk", str(_CHILD_FD)], os.environ, file_actions=actions, setsigmask=[])
+        return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=[])
     finally:
         os.close(null)

@@ -19,7 +19,7 @@ _HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE|Stale \S+ file")
 
 
 _CONSEQUENCE = re.compile(
-    r"(Dumping|Restoring) FAILED|killed by signal|exited, status=|Dump files \(pid|Can't dump (misc|files)"
+    r"(Dumping|Restoring) FAILED|Dump core \(pid|killed by signal|exited, status=|Dump files \(pid|Can't dump (misc|files)"
 )
 """What CRIU says on its way out: true, and of no help."""
 
@@ -75,6 +75,10 @@ _RULES = (
           "process {pid} has mapped a device into its memory"),
     _rule(r"send_fds failed \(-22\)", Code.UNSUPPORTED_FILE,
           "the process has a descriptor that cannot be handed on, an io_uring most likely"),
+    _rule(r"Task (?P<pid>\d+) with SysVIPC shmem map", Code.UNSUPPORTED_FILE,
+          "process {pid} has attached System V shared memory since the move was prepared"),
+    _rule(r"Can't get rlimit", Code.NO_CAPABILITY,
+          "CRIU may not read the limits of another user's process without CAP_SYS_RESOURCE"),
     # tty.c, cr-dump.c, pstree.c
     _rule(r"Found dangling tty .*\((?P<name>.*)\) on peer fd (?P<fd>\d+)", Code.TERMINAL,
           "the process has a terminal open that belongs to a session outside the workload: {name}"),

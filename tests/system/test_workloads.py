@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import pwd
 import random
 import socket
 import ssl
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, workload
-from tests.harness.moving import Scene, scene
+from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, program, workload
+from tests.harness.moving import Scene, listens, scene, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+POSTGRES = pwd.getpwnam("postgres")[2:4]
+POSTGRES_PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"))
+POSTGRES_PORT = 7103
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -164,3 +170,160 @@ def runs(client: Lines, wanted: int) -> None:
         if int(client.ask("how many?").split()[0]) >= wanted:
             return
     raise AssertionError(f"fewer than {wanted} programs were run")
+
+
+def make_cluster(folder: Path) -> None:
+    """A database cluster that nobody else reaches, the postgres user's own."""
+    folder.mkdir()
+    os.chown(folder, *POSTGRES)
+    argv = [f"{POSTGRES_PROGRAMS}/initdb", "--no-sync", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", str(folder)]
+    subprocess.run(argv, user=POSTGRES[0], group=POSTGRES[1], extra_groups=[], cwd="/", check=True, capture_output=True)
+    with (folder / "pg_hba.conf").open("a") as file:
+        file.write("host all all 0.0.0.0/0 trust\n")
+
+
+class Psql:
+    """A psql in the client's pod that is told statements and answers with rows."""
+
+    def __init__(self, stage: Scene) -> None:
+        argv = (
+            "/usr/bin/psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only",
+            "-h", stage.a.address, "-p", str(POSTGRES_PORT), "-U", "postgres",
+        )  # fmt: skip
+        self.process = program(stage.client, *argv)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._in, self._out = self.process.stdin, self.process.stdout
+
+    def tell(self, statement: str) -> None:
+        self._in.write(f"{statement};\n\\echo done\n")
+        self._in.flush()
+
+    def hear(self) -> list[str]:
+        """What it said since the last time, to the end of the statement that was told then."""
+        return [line.rstrip("\n") for line in iter(self._out.readline, "done\n")]
+
+    def ask(self, statement: str) -> list[str]:
+        self.tell(statement)
+        return self.hear()
+
+    def end(self) -> None:
+        self._in.close()
+        self._out.close()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user can reach; pytest's own ones are root's."""
+    with tempfile.TemporaryDirectory(prefix="midstream-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+async def test_postgresql_with_a_transaction_a_lock_a_listener_and_a_copy(stage, open_folder):
+    """Several processes, shared memory of each kind, and a backend that waits for another's lock."""
+    data = open_folder / "data"
+    make_cluster(data)
+    options = {
+        "listen_addresses": "*", "port": POSTGRES_PORT, "unix_socket_directories": data, "fsync": "off",
+        "shared_buffers": "16MB", "max_worker_processes": 2, "max_parallel_workers_per_gather": 0,
+    }  # fmt: skip
+    settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+    become = ("/usr/bin/setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
+    async with workload(stage, "postgres", 0, *become, f"{POSTGRES_PROGRAMS}/postgres", "-D", str(data), *settings):
+        await until(lambda: ready(data), "PostgreSQL is not ready", 20)
+        clients = [Psql(stage) for _ in range(4)]
+        try:
+            await asyncio.to_thread(try_postgres_half, *clients)
+            result = await moved(stage, "postgres")
+            assert result.flows.adopted == 4
+            await asyncio.to_thread(try_postgres_rest, *clients)
+        finally:
+            for client in clients:
+                client.end()
+
+
+def ready(data: Path) -> bool:
+    """Its last word into postmaster.pid."""
+    file = data / "postmaster.pid"
+    return file.exists() and "ready" in file.read_text()
+
+
+def try_postgres_half(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
+    assert owner.ask("create table t (n int primary key, v int); insert into t values (1, 10)") == []
+    assert owner.ask("begin; update t set v = v + 1 where n = 1") == []
+    waiter.tell("update t set v = v * 2 where n = 1 returning v")
+    assert listener.ask("listen news") == []
+    while owner.ask("select count(*) from pg_locks where not granted") != ["1"]:
+        pass
+    copier._in.write("copy t from stdin;\n" + "".join(f"{n}\t{n}\n" for n in range(2, 3000)))
+    copier._in.flush()
+
+
+def try_postgres_rest(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
+    assert owner.ask("select v from t") == ["11"]
+    assert owner.ask("notify news, 'moved'; commit") == []
+    assert waiter.hear() == ["22"]
+    assert any("moved" in line for line in listener.ask("select 1"))
+    copier.tell("3000\t3000\n\\.\nselect 1")
+    assert copier.hear() == ["1"]
+    assert owner.ask("select count(*) from t") == ["3000"]
+    assert owner.ask("checkpoint; select pg_is_in_recovery()") == ["f"]
+    fresh = owner.ask("\\connect\nselect sum(n) from t")
+    assert fresh == [str(3000 * 3001 // 2)]
+
+
+def frame(text: str) -> bytes:
+    """A masked text frame (RFC 6455, 5.2), shorter than 126 bytes."""
+    mask = os.urandom(4)
+    masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(text.encode()))
+    return bytes([0x81, 0x80 | len(masked)]) + mask + masked
+
+
+def chat(sock: socket.socket, text: str) -> list[str]:
+    sock.sendall(frame(text))
+    kind, length = sock.recv(2, socket.MSG_WAITALL)
+    assert kind == 0x81
+    return sock.recv(length, socket.MSG_WAITALL).decode().split(" ", 3)
+
+
+async def test_node_with_websockets_timers_and_a_worker(stage):
+    async with workload(stage, "node", 7104, "/usr/bin/node", str(PROGRAMS / "chat.js"), "7104"):
+        socks = [stage.connect(stage.client, stage.a.address, 7104) for _ in range(2)]
+        for sock in socks:
+            sock.sendall(
+                b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(1)
+            assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+        half = frame("cut in two")
+        socks[1].sendall(half[:7])
+        before = chat(socks[0], "before")
+        assert before[0] == "1"
+        await moved(stage, "node")
+        after = chat(socks[0], "after")
+        assert (after[0], after[3]) == ("2", "after")
+        socks[1].sendall(half[7:])
+        assert socks[1].recv(2, socket.MSG_WAITALL)[0] == 0x81
+        await until(lambda: goes_on(chat(socks[0], "on?")[1:3], after[1:3]), "its timers stand still")
+
+
+def goes_on(now: list[str], then: list[str]) -> bool:
+    return all(int(new) > int(old) for new, old in zip(now, then, strict=True))
+
+
+async def test_a_jvm_with_its_collector_and_timers(stage):
+    """The source is compiled by java itself, as it is started."""
+    argv = ("/usr/bin/java", "-Xmx64m", str(PROGRAMS / "Counter.java"), "7105")
+    async with workload(stage, "java", 0, *argv):
+        await until(lambda: listens(stage.client, stage.a.address, 7105), "java does not listen", 40)
+        client = lines(stage, 7105)
+        assert client.ask("one")[:2] == "1 "
+        await moved(stage, "java")
+        after = client.ask("two").split()
+        assert after[0] == "2"
+        await until(lambda: goes_on(client.ask("on?").split()[1:], after[1:]), "its timers stand still")
