@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 from checkpoint import procfs, tree
@@ -23,7 +22,6 @@ _FINE_ANONYMOUS = (
 )
 """anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
 
-_FINE_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK, socket.AF_PACKET}
 
 
 def inspect(workload: Workload) -> Inspection:
@@ -65,6 +63,7 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
 
 def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
     mounts: dict[int, set[int]] = {}
+    own_terminals = {f"/dev/pts/{file.terminal}" for file in files if file.terminal >= 0}
     for file in files:
         if file.pid not in mounts:
             mounts[file.pid] = procfs.mount_ids(file.pid)  # none: it has ended meanwhile
@@ -78,13 +77,21 @@ def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
                     f"the process holds a lock on a file, which the copy could not get: {file.target} (fd {file.fd})"
                 )
                 yield problem(Code.LOCK_HELD, message)
-            elif file.target.startswith(("/dev/pts/", "/dev/tty")):
-                yield problem(Code.TERMINAL, f"the process has a terminal open: {file.target} (fd {file.fd})")
+            elif _is_terminal(file) and file.target not in own_terminals:
+                # /dev/tty is refused even where its master moves along (criu: tty.c, tty_verify_ctty).
+                hint = "In a shell: set +m, which closes it." if file.target == "/dev/tty" and own_terminals else ""
+                message = f"the process has a terminal open: {file.target} (fd {file.fd})"
+                yield problem(Code.TERMINAL, message, hint=hint)
         elif file.target.startswith("anon_inode:"):
             kind = file.target.removeprefix("anon_inode:")
             if kind not in _FINE_ANONYMOUS and not kind.startswith("bpf-map"):
                 message = f"the process has a descriptor that cannot be saved: fd {file.fd} ({kind})"
                 yield problem(Code.UNSUPPORTED_FILE, message)
+
+
+def _is_terminal(file: procfs.OpenFile) -> bool:
+    """The application's end of one; the other end is a master."""
+    return file.terminal < 0 and file.target.startswith(("/dev/pts/", "/dev/tty", "/dev/console"))
 
 
 def _connection_problems(lines: list[procfs.TcpLine]) -> Iterator[Problem]:

@@ -34,6 +34,8 @@ class OpenFile:
     mount: int
     locked: bool
     """A file lock is held through it (proc_pid_fdinfo(5), `lock:`)."""
+    terminal: int
+    """The number of the terminal whose master it is, or -1 (`tty-index:`)."""
 
 
 def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
@@ -106,8 +108,13 @@ def open_files(pid: int) -> Iterator[OpenFile]:
             info = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
         except OSError:
             continue
-        mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: -1")
-        yield OpenFile(pid, int(name), target, int(mount.split()[1]), "\nlock:" in info)
+        mount, terminal = _number(info, "mnt_id:"), _number(info, "tty-index:")
+        yield OpenFile(pid, int(name), target, mount, "\nlock:" in info, terminal)
+
+
+def _number(info: str, name: str) -> int:
+    """A number of a fdinfo, or -1."""
+    return next((int(line.split()[1]) for line in info.splitlines() if line.startswith(name)), -1)
 
 
 def mount_ids(pid: int) -> set[int]:

@@ -171,7 +171,10 @@ def _stop_once(kernel: Kernel, root: int, tree: Tree, let_go: set[int]) -> bool:
             continue
         tree.members.append(member)
         if was_stopped:
+            # A job of a shell, mostly, stopped by its terminal: CRIU knows no stop but SIGSTOP's (compel: infect.c). A
+            # SIGSTOP cancels the SIGCONT before it, so not one instruction runs, and no handler.
             tree.stopped_before.add(pid)
+            send(kernel, member, signal.SIGCONT)
         send(kernel, member, signal.SIGSTOP)
     moving = [pid for pid in pids if not is_stopped(pid)]
     _help_vforks(kernel, tree, moving, let_go)

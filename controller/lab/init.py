@@ -46,6 +46,8 @@ GRACE_SECONDS = 2.0
 
 MAX_MESSAGE_BYTES = 1 << 16
 
+DEVPTS = b"newinstance,mode=0620,ptmxmode=0666,gid=5"  # gid 5 is tty, everywhere
+
 SYSCTLS: dict[str, str] = {
     # The proxy and the workloads run without CAP_NET_BIND_SERVICE.
     "net/ipv4/ip_unprivileged_port_start": "0",
@@ -187,6 +189,8 @@ def set_up(hostname: str, log: str) -> int:
     """Makes the new namespaces into a pod's; gives its pid_max. Raises OSError."""
     libc_call("mount", None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
     libc_call("mount", b"proc", b"/proc", b"proc", ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC), None)
+    # Terminals of its own: the copy of one needs the same number where it arrives (/dev/ptmx goes by what /dev/pts is).
+    libc_call("mount", b"devpts", b"/dev/pts", b"devpts", ctypes.c_ulong(MS_NOSUID | MS_NOEXEC), DEVPTS)
     socket.sethostname(hostname)
     os.chdir("/")
     os.umask(0o022)

@@ -316,6 +316,7 @@ def goes_on(now: list[str], then: list[str]) -> bool:
     return all(int(new) > int(old) for new, old in zip(now, then, strict=True))
 
 
+@pytest.mark.skipif(not Path("/usr/bin/java").exists(), reason="no java on this machine")
 async def test_a_jvm_with_its_collector_and_timers(stage):
     """The source is compiled by java itself, as it is started."""
     argv = ("/usr/bin/java", "-Xmx64m", str(PROGRAMS / "Counter.java"), "7105")
@@ -327,3 +328,45 @@ async def test_a_jvm_with_its_collector_and_timers(stage):
         after = client.ask("two").split()
         assert after[0] == "2"
         await until(lambda: goes_on(client.ask("on?").split()[1:], after[1:]), "its timers stand still")
+
+
+async def test_a_shell_on_a_terminal_of_its_own(stage):
+    """With its variables, its window's size and its interrupt key. A line that is half typed is lost (CRIU's loss).
+
+    Job control holds /dev/tty open, which CRIU cannot save: refused, with the way out, and nothing is disturbed by it.
+    """
+    async with workload(stage, "terminal", 0, *PYTHON, str(PROGRAMS / "terminal.py"), "7106"):
+        await until(lambda: holds_port(stage, 7106), "it does not listen")
+        sock = stage.connect(stage.client, stage.a.address, 7106)
+        typed(sock, "PS1=; stty -echo rows 33 cols 77; x=kept; echo rea''dy\n", "ready")
+        refused = await stage.move("terminal")
+        assert refused.outcome == "rolled-back"
+        assert refused.error is not None
+        assert (refused.error.code, refused.freeze_seconds) == ("terminal", 0)
+        assert "set +m" in refused.error.hint
+        typed(sock, "set +m; echo rea''dy\n", "ready")
+        sock.sendall(b"echo half-")
+        await moved(stage, "terminal")
+        assert "half" not in typed(sock, "echo whole\n", "whole")
+        typed(sock, "echo $x $(stty size) $(tty)\n", "kept 33 77 /dev/pts/0")
+        typed(sock, "sleep 60\n\x03echo inter''rupted\n", "interrupted")
+
+
+def holds_port(stage: Scene, port: int) -> bool:
+    """Without connecting to it: it takes one connection only."""
+    lines = Path(f"/proc/{stage.a.pid1}/net/tcp").read_text().splitlines()
+    return any(line.split()[1].endswith(f":{port:04X}") for line in lines[1:])
+
+
+def typed(sock: socket.socket, keys: str, expected: str) -> str:
+    """Types, and reads the screen until the expected words come."""
+    sock.sendall(keys.encode())
+    screen = ""
+    while expected not in screen:
+        try:
+            data = sock.recv(1000)
+        except TimeoutError:
+            data = b""
+        assert data, f"no {expected!r} after {screen!r}"
+        screen += data.decode()
+    return screen
