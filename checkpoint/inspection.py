@@ -23,7 +23,6 @@ _FINE_ANONYMOUS = (
 """anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
 
 
-
 def inspect(workload: Workload) -> Inspection:
     """Read /proc; raises AgentError WORKLOAD_GONE."""
     processes = tree.descendants(workload.pid)

@@ -138,7 +138,7 @@ def namespaces(pid: int | str) -> dict[str, int]:
 
 
 def has_sysv_ipc() -> bool:
-    """True when this IPC namespace has a System V segment, semaphore or queue (sysvipc(7)): a line below the heading."""
+    """True when this IPC namespace has a System V segment, semaphore or queue (sysvipc(7)): lines below a heading."""
     return any(len(Path(f"/proc/sysvipc/{kind}").read_text().splitlines()) > 1 for kind in ("shm", "sem", "msg"))
 
 

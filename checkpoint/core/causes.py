@@ -19,7 +19,8 @@ _HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE|Stale \S+ file")
 
 
 _CONSEQUENCE = re.compile(
-    r"(Dumping|Restoring) FAILED|Dump core \(pid|killed by signal|exited, status=|Dump files \(pid|Can't dump (misc|files)"
+    r"(Dumping|Restoring) FAILED|Dump core \(pid|killed by signal"
+    r"|exited, status=|Dump files \(pid|Can't dump (misc|files)"
 )
 """What CRIU says on its way out: true, and of no help."""
 

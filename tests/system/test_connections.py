@@ -1,9 +1,8 @@
-"""Every kind of connection, in every state it can be in when its workload moves: each byte checked, the ledger equal."""
+"""Every kind of connection, in every state it can be in when its workload moves: each byte checked, ledgers equal."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import pytest_asyncio
 
 from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
-from tests.harness.journeys import Lines, Puppet, assert_nothing_lost, at_phase, moved, puppet
+from tests.harness.journeys import Puppet, at_phase, moved, puppet
 from tests.harness.moving import Scene, scene
 from tests.harness.programs.puppet import Duplex, fill, read_all, write_all
 
@@ -163,7 +162,7 @@ async def test_closed_by_the_peer_during_the_hold(stage, told):
     assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
 
 
-@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])
+@pytest.mark.parametrize("phase", [Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])
 async def test_reset_by_the_peer_during_the_hold(stage, told, phase):
     """The workload sees the reset, and everything else moves on."""
     sock, other = accepted(stage, told), accepted(stage, told, "other")

@@ -176,7 +176,17 @@ def make_cluster(folder: Path) -> None:
     """A database cluster that nobody else reaches, the postgres user's own."""
     folder.mkdir()
     os.chown(folder, *POSTGRES)
-    argv = [f"{POSTGRES_PROGRAMS}/initdb", "--no-sync", "--auth", "trust", "--encoding", "UTF8", "--locale", "C", str(folder)]
+    argv = [
+        f"{POSTGRES_PROGRAMS}/initdb",
+        "--no-sync",
+        "--auth",
+        "trust",
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C",
+        str(folder),
+    ]
     subprocess.run(argv, user=POSTGRES[0], group=POSTGRES[1], extra_groups=[], cwd="/", check=True, capture_output=True)
     with (folder / "pg_hba.conf").open("a") as file:
         file.write("host all all 0.0.0.0/0 trust\n")

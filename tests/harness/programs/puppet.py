@@ -1,7 +1,7 @@
 """A workload that does what it is told: Python statements and expressions, a line of JSON each, answered by a line.
 
-usage: puppet.py PORT. The answer is {"value": …} or {"error": "OSError: …"}. Names that are set stay set. For connections
-there is `duplex(sock)`: the pattern in both directions at once, every byte checked, in threads.
+usage: puppet.py PORT. The answer is {"value": …} or {"error": "OSError: …"}. Names that are set stay set. For
+connections there is `Duplex(sock)`: the pattern in both directions at once, every byte checked, in threads.
 """
 
 import json

@@ -21,7 +21,8 @@ for one in opening:
     one.setblocking(False); one.connect_ex(full.getsockname())
 locked = open(sys.argv[1], "w"); fcntl.flock(locked, fcntl.LOCK_EX)
 faults = ctypes.CDLL(None).syscall(323, 0x80000)
-terminal = os.openpty()
+whole, half = os.openpty(), os.openpty()
+os.close(half[0])
 if os.fork() == 0:
     ctypes.CDLL(None).unshare(0x04000000)
     print("up", flush=True)
@@ -43,7 +44,7 @@ def troubled(tmp_path):
 
 def test_troubles_are_named(troubled):
     found = inspect(Workload("w", troubled.pid, ["x"], "running"))
-    codes = {one.code for one in found.problems}
+    codes = set(codes_of(found))
     assert codes == {code.value for code in (
         Code.LOCK_HELD, Code.UNSUPPORTED_FILE, Code.TERMINAL, Code.FOREIGN_NAMESPACE, Code.CONNECTION_STATE,
     )}  # fmt: skip
@@ -55,6 +56,11 @@ def test_troubles_are_named(troubled):
     assert "uts namespace of its own" in messages
     assert "is in state SYN_SENT" in messages
     assert "[userfaultfd]" in messages
+    assert codes_of(found).count(Code.TERMINAL.value) == 2  # of the two it and its child have the one without a master
+
+
+def codes_of(found):
+    return [one.code for one in found.problems]
 
 
 def test_a_workload_that_has_ended_is_said_to_have():
