@@ -359,7 +359,9 @@ async def test_a_shell_on_a_terminal_of_its_own(stage):
         await moved(stage, "terminal")
         assert "half" not in typed(sock, "echo whole\n", "whole")
         typed(sock, "echo $x $(stty size) $(tty)\n", "kept 33 77 /dev/pts/0")
-        typed(sock, "sleep 60\n\x03echo inter''rupted\n", "interrupted")
+        typed(sock, "echo slee''ping; sleep 60\n", "sleeping\r\n")
+        typed(sock, "\x03", "\n")
+        typed(sock, "echo inter''rupted\n", "interrupted")
 
 
 def holds_port(stage: Scene, port: int) -> bool:
