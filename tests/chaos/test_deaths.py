@@ -1,0 +1,81 @@
+"""A part of Midstream is killed while the workload stands still: the workload goes on, and its clients lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.harness.clients import Echo
+from tests.harness.interposer import Spoil, between
+from tests.harness.moving import PORT, scene, until
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        await made.run_server()
+        yield made
+
+
+def sidecar(pod, module: str) -> int:
+    """The process id of one of the pod's sidecars: a child of its first process."""
+    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
+        if module in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no {module} in {pod.name}")
+
+
+async def killed_during_the_hold(stage, pod, module):
+    """Moves; kills the sidecar when the destination is about to build the app legs; the migration's result."""
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    victim = sidecar(pod, module)
+    async with between(stage.b.proxy_socket) as interposer:
+        interposer.spoil("POST", "/legs", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("server"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{victim}").exists(), "the sidecar does not end")
+        interposer.release.set()
+        result = await moving
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+    assert (await stage.workloads(stage.a))["server"].state == "running"
+    return result
+
+
+async def test_the_sources_proxy(stage):
+    result = await killed_during_the_hold(stage, stage.a, "proxy.main")
+    assert result.outcome == "rolled-back", result.error
+
+
+async def test_the_sources_agent(stage):
+    """The pod starts another one, which finds the migration in its state file and takes it back."""
+    result = await killed_during_the_hold(stage, stage.a, "checkpoint.main")
+    assert result.outcome == "rolled-back", result.error
+
+
+async def test_the_destinations_agent(stage):
+    result = await killed_during_the_hold(stage, stage.b, "checkpoint.main")
+    assert result.outcome == "rolled-back", result.error
+    assert "server" not in await stage.workloads(stage.b)
+
+
+async def test_the_destination_pod(stage):
+    """All of it, as when a node is lost."""
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    async with between(stage.b.proxy_socket) as interposer:
+        interposer.spoil("POST", "/legs", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("server"))
+        await asyncio.wait_for(interposer.reached.wait(), 10)
+        os.kill(stage.b.pid1, signal.SIGKILL)
+        await until(lambda: not stage.b.alive, "the pod does not end")
+        interposer.release.set()
+        result = await moving
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+    assert result.outcome == "rolled-back", result.error
+    assert (await stage.workloads(stage.a))["server"].state == "running"
