@@ -189,8 +189,8 @@ class Figures(msgspec.Struct, kw_only=True):
     """How long the bench took."""
 
     def moved(self, *sections: str, connections: int | None = None) -> list[Moved]:
-        """The migrations of these sections that were not made to fail."""
-        chosen = [move for move in self.moves if move.section in sections and not move.place]
+        """The migrations of these sections that went through: one that was taken back tells nothing of the others."""
+        chosen = [move for move in self.moves if move.section in sections and move.outcome == "succeeded"]
         return [move for move in chosen if connections in (None, move.connections)]
 
     def bare(self, connections: int) -> list[Bare]:

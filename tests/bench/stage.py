@@ -153,13 +153,19 @@ def account(
         replies=seen.replies_checked,
         newcomers=seen.new_connections.opened,
         losses=_losses(seen),
-        reasons=[] if expected else [*verdict.reasons, *_unequal(result), *_not_refused(place, result)],
+        reasons=[]
+        if expected
+        else [*verdict.reasons, *_error(result), *_unequal(result), *_not_refused(place, result)],
     )
 
 
 def _not_refused(place: str, result: MigrationResult) -> list[str]:
     """A move that was to be taken back and was not."""
     return [f"{result.outcome} although the destination refused"] if place and result.outcome != "rolled-back" else []
+
+
+def _error(result: MigrationResult) -> list[str]:
+    return [f"{result.error.message} [{result.error.code}]"] if result.error else []
 
 
 def _unequal(result: MigrationResult) -> list[str]:

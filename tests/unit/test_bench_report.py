@@ -150,6 +150,7 @@ def test_moves_that_were_made_to_fail_are_no_moves():
     found = everything()
     assert len(found.moved("demo", "rollback")) == 2
     assert len(found.moved("scale", connections=1000)) == 1
+    assert figures(moves=[moved(outcome="rolled-back")]).moved("demo") == []
 
 
 def test_what_is_bad_names_the_run():
