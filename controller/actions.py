@@ -13,11 +13,14 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 
+import msgspec
+
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.clients import AgentClient, ProxyClient, gather_named
 from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered
+from controller.core.machines import unlike
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, refuse_what_cannot_move
 from controller.journal import Intent
@@ -82,9 +85,13 @@ class Move:
             source_proxy=self.source_proxy.health(),
             destination_proxy=self.destination_proxy.health(),
             flows=self.source_proxy.flows(),
+            ours=self.source_agent.health(),
+            theirs=self.destination_agent.health(),
         )
         source, destination = _facts(self.source), _facts(self.destination)
-        return make_plan(source, destination, facts["inspection"], facts["room"], facts["flows"])
+        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["flows"])
+        apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
+        return msgspec.structs.replace(plan, problems=[*apart, *plan.problems])
 
     @property
     def _id(self) -> str:

@@ -11,6 +11,7 @@ MidstreamError
     ├── PodGone          the pod's first process died; what is left of it can be deleted
     ├── LabFull          all addresses of the lab are taken
     ├── NoFreeSubnet     every subnet that a lab may use collides with one of the host's
+    ├── NoCriu           there is no CRIU for the pod's agent
     ├── NoMemoryLimit    this machine cannot limit a pod's memory
     ├── PodBroken        the pod's first process could not set the pod up
     ├── NetworkBroken    the kernel refused a bridge, a veth or an address
@@ -78,6 +79,11 @@ class LabFull(LabError):
 class NoFreeSubnet(LabError):
     kind = "no-free-subnet"
     advice = "delete labs that are not used any more; they live in 198.18.0.0/15"
+
+
+class NoCriu(LabError):
+    kind = "criu-missing"
+    advice = "`make setup` provides one; MIDSTREAM_CRIU names another"
 
 
 class NoMemoryLimit(LabError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from controller.lab.errors import NoCriu
 from controller.lab.pod import PROXY_UID, Pod
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -16,7 +18,19 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 
 def criu() -> Path:
-    """The CRIU that the set-up chose; else the machine's own, which may be too old (`midstream check` says so)."""
+    """MIDSTREAM_CRIU, or the CRIU that the set-up chose; else the machine's own.
+
+    Too old a one is told by `midstream check` and by the preflight. Raises NoCriu when there is none.
+    """
+    found = _criu()
+    if not os.access(found, os.X_OK):
+        raise NoCriu(f"there is no CRIU at {found}")
+    return found
+
+
+def _criu() -> Path:
+    if named := os.environ.get("MIDSTREAM_CRIU"):
+        return Path(named)
     chosen = CHECKOUT / ".criu" / "criu"
     own = shutil.which("criu", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin")
     return Path(own) if own and not chosen.exists() else chosen

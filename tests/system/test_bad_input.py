@@ -172,6 +172,7 @@ async def test_without_privileges(stage):
 
 
 ROOT = Path(__file__).parents[2]
+OLD_CRIU = "#!/bin/sh\necho Version: 3.17.1\n"
 
 
 async def test_a_control_request_from_the_wrong_user(own_stage):
@@ -241,3 +242,23 @@ async def test_garbage_on_the_link_port(stage):
     data = await asyncio.to_thread(sock.recv, 4096)
     assert b"token" not in data
     sock.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"), [("", "there is no CRIU at"), (OLD_CRIU, "has CRIU 3.17.1; 4.2 or later")]
+)
+async def test_criu_is_missing_or_too_old(stage, tmp_path, monkeypatch, program, words):
+    """One pod's machine has no CRIU, or an old one: told before anything is begun."""
+    criu = tmp_path / "criu"
+    monkeypatch.setenv("MIDSTREAM_CRIU", str(criu))
+    if not program:
+        assert words in await refused(stage, "pod", "create", "elsewhere")
+        return
+    criu.write_text(program)
+    criu.chmod(0o755)
+    (criu.parent / "python").symlink_to(ROOT / ".criu" / "python")
+    await stage.lab.create("elsewhere")
+    try:
+        assert words in await refused(stage, "migrate", "redis", "--to", "elsewhere")
+    finally:
+        await stage.lab.delete("elsewhere")

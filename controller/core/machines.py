@@ -1,0 +1,33 @@
+"""Whether what one pod's CRIU writes can be read, and run, in the other. Pure: takes what both agents say."""
+
+from __future__ import annotations
+
+from checkpoint.api import Health, Problem
+from controller.core.check import MIN_CRIU, version_of
+
+
+def unlike(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
+    """What makes the two pods' machines too different for a move; empty when nothing does."""
+    return [
+        *_too_old(source, ours),
+        *_too_old(destination, theirs),
+        *_different(source, ours, destination, theirs),
+    ]
+
+
+def _too_old(pod: str, health: Health) -> list[Problem]:
+    if version_of(health.criu_version) >= MIN_CRIU:
+        return []
+    message = f"pod {pod} has CRIU {health.criu_version or '?'}; {'.'.join(map(str, MIN_CRIU))} or later is needed"
+    return [Problem("criu-too-old", message, "machine", "see: midstream check")]
+
+
+def _different(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
+    found = []
+    if version_of(theirs.criu_version) < version_of(ours.criu_version):
+        message = f"CRIU {theirs.criu_version} in pod {destination} is older than {ours.criu_version} in pod {source}"
+        found.append(Problem("criu-differs", message, "machine", "install the same CRIU on both machines"))
+    if ours.architecture != theirs.architecture:
+        message = f"pod {source} runs on {ours.architecture}, pod {destination} on {theirs.architecture}"
+        found.append(Problem("architecture-differs", message, "machine", "choose another pod"))
+    return found
