@@ -16,7 +16,6 @@ from aiohttp import web
 from checkpoint import inspection, procfs
 from checkpoint.api import (
     MAX_BODY_BYTES,
-    Commit,
     ErrorBody,
     Health,
     PrepareInbound,
@@ -52,8 +51,7 @@ class Agent:
         app.router.add_get("/v1/migrations", self._get_migrations)
         app.router.add_put("/v1/outbound/{migration}", self._prepare_outbound)
         app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
-        app.router.add_post("/v1/outbound/{migration}/commit", self._commit)
-        for step in ("stop", "dump", "adopt", "seal", "release"):
+        for step in ("stop", "dump", "adopt", "seal", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
@@ -99,10 +97,6 @@ class Agent:
             return _answer(await getattr(self._custodian.outbound(request.match_info["migration"]), step)())
 
         return handle
-
-    async def _commit(self, request: web.Request) -> web.Response:
-        evidence = await _body(request, Commit) if request.can_read_body else Commit()
-        return _answer(await self._custodian.outbound(request.match_info["migration"]).commit(evidence))
 
     async def _forget_outbound(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.forget_outbound(request.match_info["migration"]))

@@ -14,7 +14,7 @@
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
 | POST /v1/outbound/{migration}/seal | | `Sealed` |
-| POST /v1/outbound/{migration}/commit | `Commit` or nothing | `Custody` |
+| POST /v1/outbound/{migration}/commit | | `Custody` |
 | POST /v1/outbound/{migration}/release | | `Custody` (rolled back: the workload runs again) |
 | DELETE /v1/outbound/{migration} | | `Custody` (images deleted, migration forgotten) |
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
@@ -28,13 +28,20 @@ status of its kind. Nothing here does I/O; the controller imports this module an
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 MAX_BODY_BYTES = 32 << 20
 
 Fault = Literal["request", "workload", "pod", "machine", "midstream"]
+
+
+ImageKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""AES-256 key of one migration's images, made by the controller for the two agents alone: in memory, never written.
+
+For one migration only: another has another.
+"""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -107,11 +114,13 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pod's address -> the destination pod's, one entry for each family."""
     max_hold_seconds: float
     """The longest time from the stop to the commit; past it the agent rolls back by itself and refuses the commit."""
+    image_key: ImageKey
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload: str
     argv: list[str]
+    image_key: ImageKey
 
 
 class Custody(msgspec.Struct, frozen=True):
@@ -148,17 +157,8 @@ class Sealed(msgspec.Struct, frozen=True):
     images: str
     """The folder, 0700; on this machine both agents see it."""
     manifest_digest: str
-    """SHA-256 of the manifest, which holds every small file's and the bulk's stamps (`checkpoint.core.manifest`)."""
+    """SHA-256 of the manifest, which holds every file's name, size and tags (`checkpoint.core.manifest`)."""
     image_bytes: int
-
-
-class Commit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The destination's evidence, `Restored.bulk_digest`: the source keeps the workload when its own is another one.
-
-    Only asked for where stamps are no proof (`checkpoint.core.manifest`); "" from both agents otherwise.
-    """
-
-    bulk_digest: str = ""
 
 
 class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,5 +171,3 @@ class Restored(msgspec.Struct, frozen=True):
     processes: int
     verified_bytes: int
     criu_seconds: dict[str, float]
-    bulk_digest: str = ""
-    """SHA-256 over memory pages and long queues, as they were restored, for `Commit`; "" where stamps prove as much."""

@@ -103,7 +103,7 @@ class Custodian:
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
             readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds,
-        ))  # fmt: skip
+        ), wanted.image_key)  # fmt: skip
         self._outbound[migration] = one
         try:
             custody = await one.prepare()
@@ -121,7 +121,7 @@ class Custodian:
             return _same(known, known.same_as(wanted))
         self.workloads.require_free(wanted.workload)
         record = MigrationRecord(migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv)
-        one = Inbound(self._around, self.workloads, record)
+        one = Inbound(self._around, self.workloads, record, wanted.image_key)
         self._inbound[migration] = one
         try:
             custody = await one.prepare()
@@ -214,7 +214,9 @@ class Custodian:
             tree.resume(self._kernel, held)
             held.close()
         elif record.state is State.WAITING:
-            await one.prepare()
+            # The images' key died with the agent that had it.
+            record.state, record.reason = State.DISCARDED, "the agent was started anew"
+            one = Inbound(self._around, self.workloads, record)
         self._inbound[record.migration] = one
 
     def _members(self, record: MigrationRecord) -> tree.Tree:

@@ -13,7 +13,7 @@ from checkpoint import store, tree
 from checkpoint.api import Custody, PrepareInbound, Restored, RestoreWorkload
 from checkpoint.core import manifest
 from checkpoint.core.custody import Event, Machine, State
-from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.errors import AgentError
 from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
 from checkpoint.core.manifest import Manifest
 from checkpoint.engine import Folders, Helper, RestoreReport
@@ -24,11 +24,17 @@ from checkpoint.workloads import Workloads
 
 _GONE_SECONDS = 10.0
 
+VERIFY_FIRST_BYTES = 64 << 20
+"""So much is verified, in 10 to 20 ms, before CRIU makes a process of it; more beside CRIU, which takes longer then."""
+
 
 class Inbound:
     """A migration on the way in."""
 
-    def __init__(self, around: Surroundings, workloads: Workloads, record: MigrationRecord) -> None:
+    def __init__(
+        self, around: Surroundings, workloads: Workloads, record: MigrationRecord, image_key: str = ""
+    ) -> None:
+        """`image_key` is "" for a migration that an agent before this one prepared: it restores no more."""
         self.record = record
         self._around = around
         self._workloads = workloads
@@ -40,6 +46,7 @@ class Inbound:
         self._working: Helper | None = None
         self._tree: Tree | None = None
         self._restored: Restored | None = None
+        self._image_key = image_key
 
     def custody(self) -> Custody:
         one = self.record
@@ -51,7 +58,8 @@ class Inbound:
         return self._machine.state
 
     def same_as(self, wanted: PrepareInbound) -> bool:
-        return (self.record.workload, self.record.argv) == (wanted.workload, wanted.argv)
+        ours = (self.record.workload, self.record.argv, self._image_key or wanted.image_key)
+        return ours == (wanted.workload, wanted.argv, wanted.image_key)
 
     async def prepare(self) -> Custody:
         self._around.store.make(self._work_name)
@@ -87,33 +95,38 @@ class Inbound:
             raise
 
     async def _restore_verified(self, folder: Path, sealed: Manifest) -> Restored:
+        if sealed.image_bytes <= VERIFY_FIRST_BYTES:
+            manifest.compare(sealed, await self._survey(folder))
+            report = await self._run_criu(folder)
+        else:
+            looking = self._around.spawn(self._survey(folder), "look at the images")
+            try:
+                report = await self._run_criu(folder)
+            except AgentError:
+                manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
+                raise
+            try:
+                manifest.compare(sealed, await looking)
+            except BaseException:
+                await self._destroy(report.tree)
+                raise
+        self._keep(report, folder)
+        return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
+
+    async def _survey(self, folder: Path) -> Manifest:
+        """What the images are before, or while, CRIU reads them; what that proves and what not: `checkpoint.store`."""
+        with self._timed("verify"):
+            return await self._around.store.survey(folder, bytes.fromhex(self._image_key))
+
+    async def _run_criu(self, folder: Path) -> RestoreReport:
         helper = self._helper or await self._around.engine.prepare()
         self._helper, self._working = None, helper
         folders = Folders(folder, self._around.store.folders(self._work_name).work)
-        # The stamps before and after frame both our own reading and CRIU's: who read what first does not matter.
-        before = store.stamps(folder)
-        looking = self._around.spawn(self._around.store.survey_aside(folder), "look at the images")
-        bulk = sealed.bulk if self._around.store.hash_bulk else {}
-        hashing = self._around.spawn(self._around.store.hash([f"{folder}/{name}" for name in bulk]), "hash the bulk")
         try:
-            report = await self._around.engine.restore(helper, folders)
-        except AgentError:
-            manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
-            raise
+            with self._timed("criu"):
+                return await self._around.engine.restore(helper, folders)
         finally:
             self._working = None
-        self._seconds["criu"] = self._since
-        try:
-            manifest.compare(sealed, await looking)
-            chunks = await hashing
-            if store.stamps(folder) != before:
-                raise AgentError(Code.IMAGE_DAMAGED, "the images changed while they were restored")
-        except BaseException:
-            await self._destroy(report.tree)
-            raise
-        self._keep(report, folder)
-        digest = manifest.bulk_digest(chunks) if bulk else ""
-        return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds, digest)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:
         self._tree = report.tree
@@ -184,12 +197,8 @@ class Inbound:
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        self._began = self._around.kernel.now()
+        began = self._around.kernel.now()
         try:
             yield
         finally:
-            self._seconds[name] = self._since
-
-    @property
-    def _since(self) -> float:
-        return round(self._around.kernel.now() - self._began, 6)
+            self._seconds[name] = round(self._around.kernel.now() - began, 6)

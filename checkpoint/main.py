@@ -41,7 +41,6 @@ def main() -> None:
     parser.add_argument("--criu", type=Path, required=True, help="the criu program; pycriu lies beside it, in python/")
     parser.add_argument("--images", type=Path, default=Path("/dev/shm/midstream"), help="where images go: a tmpfs")
     parser.add_argument("--pid-base", type=int, default=0, help="workloads get PIDs above this (0: as they come)")
-    parser.add_argument("--hash-bulk", action="store_true", help="SHA-256 for memory pages too, where stamps would do")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -54,7 +53,7 @@ def main() -> None:
 async def serve(flags: argparse.Namespace) -> None:
     """Everything in its order; the socket appears last. Raises AgentError when it cannot start."""
     messages = Messages(flags.criu.parent / "python")
-    store = Store(flags.images, hash_bulk=flags.hash_bulk)
+    store = Store(flags.images)
     kernel = Kernel()
     kernel.expect_descriptors(EXPECTED_DESCRIPTORS)
     engine = CriuEngine(kernel, str(flags.criu), messages, flags.images)
@@ -62,7 +61,7 @@ async def serve(flags: argparse.Namespace) -> None:
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
     custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
     await custodian.recover()
-    rehearse(messages, store)
+    await rehearse(messages, store)
     runner = web.AppRunner(Agent(custodian, _health(version)).application(), access_log=None)
     await runner.setup()
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it.

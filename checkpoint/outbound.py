@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
 
 from checkpoint import adopt, store
-from checkpoint.api import Adopted, Commit, Custody, Dumped, PrepareOutbound, Sealed
+from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
-from checkpoint.core.manifest import Stamp
+from checkpoint.core.manifest import Proof
 from checkpoint.engine import Folders, Helper
 from checkpoint.images import Images, Stream
-from checkpoint.store import Chunks
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
@@ -36,7 +35,8 @@ _GONE_SECONDS = 60.0
 class Outbound:
     """A migration on the way out."""
 
-    def __init__(self, around: Surroundings, record: MigrationRecord) -> None:
+    def __init__(self, around: Surroundings, record: MigrationRecord, image_key: str = "") -> None:
+        """`image_key` is "" for a migration that an agent before this one prepared: it is over, or goes back."""
         self.record = record
         self._around = around
         self._lock = asyncio.Lock()
@@ -46,8 +46,10 @@ class Outbound:
         self._helper: Helper | None = None
         self._tree: Tree | None = None
         self._adoption: adopt.Adoption | None = None
-        self._dumped: dict[str, Stamp] = {}
-        self._hashing: list[asyncio.Task[Chunks]] = []
+        self._image_key = image_key
+        self._key_used = False
+        self._dumped: dict[str, int] = {}
+        self._pages: asyncio.Task[dict[str, Proof]] | None = None
         self._lease: asyncio.TimerHandle | None = None
         self._sorted = flows.Sorted([], [], [])
         self._streams: dict[int, Stream] = {}
@@ -64,11 +66,9 @@ class Outbound:
 
     def same_as(self, wanted: PrepareOutbound) -> bool:
         one = self.record
-        return (one.workload, one.readdress, one.max_hold_seconds) == (
-            wanted.workload,
-            wanted.readdress,
-            wanted.max_hold_seconds,
-        )
+        key = self._image_key or wanted.image_key
+        ours = (one.workload, one.readdress, one.max_hold_seconds, key)
+        return ours == (wanted.workload, wanted.readdress, wanted.max_hold_seconds, wanted.image_key)
 
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither."""
@@ -119,10 +119,12 @@ class Outbound:
             self.record.helper = None
             self._around.spawn(helper.close(), "criu's end")
         (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
-        self._dumped = store.stamps(folders.images)
-        if self._around.store.hash_bulk:
-            self._hash(name for name in self._dumped if manifest.is_pages(name))
-        return Dumped(sum(one.size for one in self._dumped.values()), report.processes, report.criu_seconds)
+        self._dumped = store.listing(folders.images)
+        # Nobody edits the pages: their tags can be made while the sockets are given to the proxy.
+        pages = list(filter(manifest.is_pages, self._dumped))
+        proving = self._around.store.prove(folders.images, self._key, self._dumped, pages)
+        self._pages = self._around.spawn(proving, "tag the pages")
+        return Dumped(sum(self._dumped.values()), report.processes, report.criu_seconds)
 
     async def adopt(self) -> Adopted:
         answer: Adopted = await self._once(Event.ADOPT, "adopt", self._adopt)
@@ -147,29 +149,29 @@ class Outbound:
         return answer
 
     async def _seal(self) -> Sealed:
+        if self._key_used:
+            raise AgentError(Code.WRONG_STATE, "sealing failed before, and a key is for one seal: release the workload")
+        self._key_used = True
         folders = self._folders()
         for held in self._sorted.flows:
             stream = self._streams[held.socket.ino]
             stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
         images = Images(folders.images, self._around.messages)
         images.edit_sockets(self.record.readdress, self._sorted.inside)
-        found, digest = store.seal(folders.images, self._dumped)
-        if self._around.store.hash_bulk:
-            self._hash(name for name in found.bulk if not manifest.is_pages(name))
+        assert self._pages is not None
+        found, digest = await self._around.store.seal(folders.images, self._key, self._dumped, await self._pages)
         return Sealed(str(folders.images), digest, found.image_bytes)
 
-    async def commit(self, evidence: Commit) -> Custody:
+    async def commit(self) -> Custody:
         async with self._lock:
             if not self._machine.done(Event.COMMIT):
                 with self._timed("commit"):
-                    await self._commit(evidence)
+                    await self._commit()
             return self.custody()
 
-    async def _commit(self, evidence: Commit) -> None:
+    async def _commit(self) -> None:
         """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
         self._machine.check(Event.COMMIT, self._around.kernel.now())
-        if self._hashing:
-            await self._compare(evidence.bulk_digest)
         self._apply(Event.COMMIT)
         self._around.save()
         tree = self._required_tree()
@@ -179,13 +181,6 @@ class Outbound:
         self._disarm()
         self._tree = None
         self._around.spawn(self._bury(tree), "the source's end")
-
-    async def _compare(self, theirs: str) -> None:
-        chunks: Chunks = {}
-        for task in self._hashing:
-            chunks |= await task
-        if manifest.bulk_digest(chunks) != theirs:
-            raise AgentError(Code.IMAGE_DAMAGED, "what the destination restored is not what was dumped here")
 
     async def _bury(self, tree: Tree) -> None:
         await until_gone(tree, _GONE_SECONDS)
@@ -218,8 +213,8 @@ class Outbound:
             self._tree = None
         self._apply(Event.RELEASE, reason=reason, expired=expired)
         self._around.save()
-        for task in self._hashing:
-            task.cancel()
+        if self._pages is not None:
+            self._pages.cancel()
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
@@ -253,10 +248,6 @@ class Outbound:
         self._machine.apply(event, self._around.kernel.now(), reason=reason, expired=expired)
         self.record.state, self.record.reason = self._machine.state, self._machine.reason
 
-    def _hash(self, names: Iterable[str]) -> None:
-        paths = [f"{self._folders().images}/{name}" for name in names]
-        self._hashing.append(self._around.spawn(self._around.store.hash(paths), "hash the bulk"))
-
     def _arm(self) -> None:
         deadline = self._machine.deadline()
         assert deadline is not None
@@ -284,6 +275,10 @@ class Outbound:
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
+
+    @property
+    def _key(self) -> bytes:
+        return bytes.fromhex(self._image_key)
 
     def _required_tree(self) -> Tree:
         assert self._tree is not None

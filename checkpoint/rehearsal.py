@@ -6,16 +6,17 @@ The first time is slow: protobuf builds its tables, msgspec its decoders, Python
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import msgspec
 
-from checkpoint import adopt, files, store
+from checkpoint import adopt, files
 from checkpoint.core import flows, manifest, options, readdress
 from checkpoint.core.journal import Journal
 from checkpoint.images import Images
 from checkpoint.pb import Message, Messages
-from checkpoint.store import Store
+from checkpoint.store import Store, listing, read
 
 _NAME = "rehearsal"
 _ROUNDS = 8
@@ -25,13 +26,13 @@ _PID, _FILES = 2, 1
 _ADDRESS, _OTHER = [0x0100007F], [0x0200007F]
 
 
-def rehearse(messages: Messages, images: Store) -> None:
+async def rehearse(messages: Messages, images: Store) -> None:
     """Raises AgentError when CRIU's images would not be understood or written."""
     folders = images.make(_NAME)
     try:
         for _ in range(_ROUNDS):
             _make(folders.images, messages)
-            _seal(folders.images, messages)
+            await _seal(folders.images, messages, images)
         msgspec.json.decode(msgspec.json.encode(Journal()), type=Journal)
         messages.request(type=messages.DUMP, opts=messages.options(**options.dump(1, "", 0))).SerializeToString()
         messages.request(type=messages.RESTORE, opts=messages.options(**options.restore("", 0))).SerializeToString()
@@ -75,7 +76,7 @@ def _write(folder: Path, name: str, messages: list[Message], tail: bytes = b"") 
     files.write(f"{folder}/{name}.img", _MAGIC + framed + tail)
 
 
-def _seal(folder: Path, messages: Messages) -> None:
+async def _seal(folder: Path, messages: Messages, store: Store) -> None:
     images = Images(folder, messages)
     found = flows.sort(images.sockets(), images.places())
     streams = {one.socket.ino: images.stream(one.socket.ino) for one in found.flows}
@@ -84,6 +85,9 @@ def _seal(folder: Path, messages: Messages) -> None:
     for stream in streams.values():
         stream.write(readdress.without_unsent(readdress.without_fins(readdress.ESTABLISHED, stream.numbers)))
     images.edit_sockets({"127.0.0.1": "127.0.0.3"}, [])
-    sealed, digest = store.seal(folder, store.stamps(folder))
-    manifest.compare(store.read(folder, digest), store.survey(folder))
+    key = secrets.token_bytes(manifest.KEY_BYTES)
+    dumped = listing(folder)
+    pages = await store.prove(folder, key, dumped, filter(manifest.is_pages, dumped))
+    sealed, digest = await store.seal(folder, key, dumped, pages)
+    manifest.compare(read(folder, digest), await store.survey(folder, key))
     assert sealed.image_bytes

@@ -1,38 +1,38 @@
-"""Folders of images on tmpfs, readable by root only, and the proofs that nothing in them changed."""
+"""Folders of images on tmpfs, readable by root only, and the proofs that nothing in them changed.
+
+What is proved: the files that the destination read are, byte for byte, those that the source read: the pages as soon as
+CRIU had written them, the rest when it was sealed. What is not: that CRIU then reads the same. A write between
+the two readings would be root's own, in a folder that nobody else can enter; who can do that can write to the restored
+process's memory as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from checkpoint import files
+from checkpoint import files, gmac
 from checkpoint.core import manifest as manifests
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.manifest import Manifest, Small, Stamp
+from checkpoint.core.manifest import Manifest, Proof
 from checkpoint.engine import Folders
-
-Chunks = dict[str, list[bytes]]
-
-_PROBES = 8
 
 
 class Store:
-    """All folders of one agent, and the threads that hash."""
+    """All folders of one agent, and the threads that tag."""
 
-    def __init__(self, root: Path, *, hash_bulk: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         """`root` is made if it is not there; raises AgentError NO_SPACE when it cannot be."""
         self.root = root
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.hash_bulk = hash_bulk or not _stamps_are_fine(root)
         except OSError as error:
             raise AgentError(Code.NO_SPACE, f"{root} cannot be used for images: {error.strerror}") from error
-        self._threads = ThreadPoolExecutor(max(1, os.cpu_count() or 1), "hash")
+        self._threads = ThreadPoolExecutor(max(1, os.cpu_count() or 1), "tag")
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
@@ -55,54 +55,58 @@ class Store:
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / name, ignore_errors=True)
 
-    async def hash(self, paths: Iterable[str]) -> Chunks:
-        """The SHA-256 of every chunk of these files, by their names, computed in the threads."""
+    async def prove(
+        self, folder: Path, key: bytes, sizes: Mapping[str, int], wanted: Iterable[str]
+    ) -> dict[str, Proof]:
+        """The proofs of the `wanted` among a folder's files, computed in the threads; `sizes` names all of them.
+
+        Raises AgentError IMAGE_DAMAGED for a file that is not what `sizes` says.
+        """
         loop = asyncio.get_running_loop()
-        chunks: Chunks = {}
-        for path in sorted(paths):
-            starts = range(0, _size(path), manifests.CHUNK_BYTES)
-            jobs = [loop.run_in_executor(self._threads, _hash_chunk, path, start) for start in starts]
-            chunks[Path(path).name] = list(await asyncio.gather(*jobs))
-        return chunks
+        jobs = gmac.plan(sizes, wanted)
+        running = [loop.run_in_executor(self._threads, gmac.tag, str(folder), key, job) for job in jobs]
+        tags: dict[str, list[bytes]] = {}
+        for job, found in zip(jobs, await asyncio.gather(*running), strict=True):
+            for span, some in zip(job, found, strict=True):
+                tags.setdefault(span.name, []).extend(some)
+        return {name: Proof(tuple(some), sizes[name]) for name, some in tags.items()}
 
-    async def survey_aside(self, folder: Path) -> Manifest:
-        """`survey` in a thread: beside a restore."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, survey, folder)
+    async def survey(self, folder: Path, key: bytes) -> Manifest:
+        """What the files of a folder are now. Raises AgentError IMAGE_DAMAGED for what is no file."""
+        sizes = listing(folder)
+        return Manifest(await self.prove(folder, key, sizes, sizes))
+
+    async def seal(
+        self, folder: Path, key: bytes, dumped: Mapping[str, int], pages: Mapping[str, Proof]
+    ) -> tuple[Manifest, str]:
+        """Write the folder's manifest; give it and its digest.
+
+        `dumped` is the folder's listing right after the dump and `pages` what was proved of it since then. Once for
+        each key: a second time would tag what may have been edited since with the nonces of the first. Raises
+        AgentError IMAGE_DAMAGED where a file came, went, or is a page file of another size.
+        """
+        sizes = listing(folder)
+        manifests.compare_names(dumped, sizes)
+        for name, one in pages.items():
+            if sizes[name] != one.size:
+                raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was dumped")
+        rest = await self.prove(folder, key, sizes, [name for name in sizes if name not in pages])
+        found = Manifest({**pages, **rest})
+        raw = manifests.encode(found)
+        files.write(f"{folder}/{manifests.NAME}", raw)
+        return found, manifests.digest(raw)
 
 
-def stamps(folder: Path) -> dict[str, Stamp]:
-    """What the kernel says of every file of a folder: two equal answers mean that nothing was written between them."""
-    with os.scandir(folder) as listing:
-        return {entry.name: _stamp(entry.stat(follow_symlinks=False)) for entry in listing}
-
-
-def survey(folder: Path) -> Manifest:
-    """Hash the small files and take the bulk's stamps. About 10 us a file and 3 us a kilobyte."""
-    found = Manifest()
-    for name, stamp in stamps(folder).items():
-        if name == manifests.NAME:
-            continue
-        if manifests.is_bulk(name, stamp.size):
-            found.bulk[name] = stamp
-        else:
-            raw = files.read(f"{folder}/{name}")
-            found.small[name] = Small(hashlib.sha256(raw).hexdigest(), len(raw))
-    return found
-
-
-def seal(folder: Path, dumped: dict[str, Stamp]) -> tuple[Manifest, str]:
-    """Write the folder's manifest; give it and its digest.
-
-    `dumped` holds stamps taken as soon as CRIU had written its files; raises AgentError IMAGE_DAMAGED when a page file
-    has been written to since.
-    """
-    found = survey(folder)
-    for name, stamp in found.bulk.items():
-        if manifests.is_pages(name) and dumped.get(name) != stamp:
-            raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was dumped")
-    raw = manifests.encode(found)
-    files.write(f"{folder}/{manifests.NAME}", raw)
-    return found, manifests.digest(raw)
+def listing(folder: Path) -> dict[str, int]:
+    """The size of every file of a folder but its manifest. Raises AgentError IMAGE_DAMAGED for what is no file."""
+    sizes: dict[str, int] = {}
+    with os.scandir(folder) as found:
+        for entry in found:
+            if not entry.is_file(follow_symlinks=False):
+                raise AgentError(Code.IMAGE_DAMAGED, f"{entry.name}, among the images, is no file")
+            sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+    sizes.pop(manifests.NAME, None)
+    return sizes
 
 
 def read(folder: Path, digest: str) -> Manifest:
@@ -111,35 +115,3 @@ def read(folder: Path, digest: str) -> Manifest:
     if manifests.digest(raw) != digest:
         raise AgentError(Code.IMAGE_DAMAGED, "the manifest is not the one that was sealed")
     return manifests.decode(raw)
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return Stamp(found.st_ino, found.st_ctime_ns, found.st_size)
-
-
-def _size(path: str) -> int:
-    return Path(path).stat().st_size
-
-
-def _hash_chunk(path: str, start: int) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return hashlib.sha256(os.pread(file.fileno(), manifests.CHUNK_BYTES, start)).digest()
-
-
-def _stamps_are_fine(root: Path) -> bool:
-    """True where a write always moves the change time, however soon it follows a look at it.
-
-    Linux has had such times on tmpfs since 6.13 (K: fs/inode.c, inode_set_ctime_current, FS_MGTIME in mm/shmem.c);
-    before, they moved with the timer tick, and a write within the same tick did not show. Tried, not assumed.
-    """
-    path = root / f".stamp-{os.getpid()}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        seen = set()
-        for _ in range(_PROBES):
-            os.pwrite(fd, b"x", 0)
-            seen.add(os.fstat(fd).st_ctime_ns)
-        return len(seen) == _PROBES
-    finally:
-        os.close(fd)
-        path.unlink()

@@ -29,6 +29,7 @@ from controller.lab.pod import Pod
 T = TypeVar("T")
 
 LINK_TOKEN_BYTES = 32
+IMAGE_KEY_BYTES = 32
 
 
 class Move:
@@ -51,6 +52,8 @@ class Move:
         self.accounts: list[Account] = []
         self.seconds: dict[str, float] = {}
         """The agents' own account of their steps."""
+        # Not on record: a controller that takes over before the commit takes the migration back, after it needs no key.
+        self._image_key = secrets.token_hex(IMAGE_KEY_BYTES)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -108,12 +111,14 @@ class Move:
 
     async def _prepare_source(self) -> None:
         assert self.plan is not None
-        body = agent_api.PrepareOutbound(self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds)
+        body = agent_api.PrepareOutbound(
+            self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds, self._image_key
+        )
         await self.source_agent.prepare_outbound(self._id, body)
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
-        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv)
+        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key)
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:

@@ -35,11 +35,10 @@ class _Connection(http.client.HTTPConnection):
 class SoloAgent:
     """`call` gives the status and the decoded answer."""
 
-    def __init__(self, pod: SoloPod, images: Path, *flags: str) -> None:
+    def __init__(self, pod: SoloPod, images: Path) -> None:
         self.pod = pod
         self.adopt_path = pod.directory / "proxy" / "adopt.sock"
         self._images = images
-        self.flags = flags
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -52,7 +51,7 @@ class SoloAgent:
         with (self.pod.directory / "agent.log").open("ab") as log:
             self._process = self.pod.popen(
                 [sys.executable, "-m", "checkpoint.main", "--directory", str(self.pod.directory), "--adopt",
-                 str(self.adopt_path), "--criu", str(CRIU), "--images", str(self._images), *self.flags],
+                 str(self.adopt_path), "--criu", str(CRIU), "--images", str(self._images)],
                 cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=log,
             )  # fmt: skip
         end = time.monotonic() + START_SECONDS

@@ -10,12 +10,15 @@ from checkpoint.core import manifest as m
 from checkpoint.core.errors import AgentError, Code
 
 names = st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True)
-sizes = st.integers(0, 1 << 45)
-smalls = st.builds(m.Small, st.binary(min_size=32, max_size=32).map(bytes.hex), sizes)
-stamps = st.builds(m.Stamp, sizes, sizes, sizes)
-manifests = st.builds(
-    m.Manifest, st.dictionaries(names, smalls, max_size=8), st.dictionaries(names, stamps, max_size=4)
-)
+tags = st.binary(min_size=m.TAG_BYTES, max_size=m.TAG_BYTES)
+
+
+def proof(made: list[bytes], rest: int) -> m.Proof:
+    return m.Proof(tuple(made), (len(made) - 1) * m.CHUNK_BYTES + rest)
+
+
+proofs = st.builds(proof, st.lists(tags, min_size=1, max_size=3), st.integers(1, m.CHUNK_BYTES))
+manifests = st.builds(m.Manifest, st.dictionaries(names, proofs, max_size=8))
 
 
 @given(manifests)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from checkpoint.inbound import VERIFY_FIRST_BYTES
 from tests.harness import leaks
 from tests.harness.adopter import Adopter
 from tests.harness.solo_agent import SoloAgent
@@ -26,6 +27,7 @@ from tests.harness.solo_pod import PYTHON, SoloPod
 PORT = 6379
 REDIS = ["redis-server", "--port", str(PORT), "--save", "", "--protected-mode", "no"]
 SLEEP = ["sleep", "1000"]
+IMAGE_KEY = "0123456789abcdef" * 4
 
 
 class Rig:
@@ -57,9 +59,10 @@ class Rig:
 
     def prepare(self, migration: str, name: str, *, hold: float = 30.0) -> None:
         readdress = {self.pods[0].address: self.pods[1].address}
-        body = {"workload": name, "readdress": readdress, "max_hold_seconds": hold}
+        body = {"workload": name, "readdress": readdress, "max_hold_seconds": hold, "image_key": IMAGE_KEY}
         assert self.a.ask("PUT", f"/v1/outbound/{migration}", body)["state"] == "prepared"
-        assert self.b.ask("PUT", f"/v1/inbound/{migration}", {"workload": name, "argv": []})["state"] == "waiting"
+        body = {"workload": name, "argv": [], "image_key": IMAGE_KEY}
+        assert self.b.ask("PUT", f"/v1/inbound/{migration}", body)["state"] == "waiting"
 
     def out(self, migration: str, *steps: str) -> Any:
         for step in steps:
@@ -465,28 +468,6 @@ def test_a_restore_that_waits_for_a_lock_can_be_broken_off(rig: Rig) -> None:
 # -- damage
 
 
-def test_without_fine_stamps_the_commit_wants_the_digest(rig: Rig) -> None:
-    agents = (rig.a, rig.b)
-    pid = rig.run("w", SLEEP)
-    for agent in agents:
-        agent.flags = ("--hash-bulk",)
-        agent.restart()
-    try:
-        rig.prepare("m", "w")
-        restored = rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
-        assert len(restored["bulk_digest"]) == 64
-        assert rig.a.refused("POST", "/v1/outbound/m/commit", {"bulk_digest": "0" * 64})[:2] == (422, "image-damaged")
-        assert rig.a.refused("POST", "/v1/outbound/m/commit")[:2] == (422, "image-damaged")
-        commit = {"bulk_digest": restored["bulk_digest"]}
-        assert rig.a.ask("POST", "/v1/outbound/m/commit", commit)["state"] == "committed"
-        rig.b.ask("POST", "/v1/inbound/m/resume")
-        assert pid in rig.pods[1].pids()
-    finally:
-        for agent in agents:
-            agent.flags = ()
-            agent.restart()
-
-
 @pytest.mark.parametrize("name", ["pages-1.img", "files.img", "manifest"])
 def test_one_damaged_byte_is_found_and_nothing_survives(rig: Rig, name: str) -> None:
     pid = rig.run("w", SLEEP)
@@ -506,13 +487,44 @@ def test_one_damaged_byte_is_found_and_nothing_survives(rig: Rig, name: str) -> 
     assert rig.state(rig.a, "w") == "running"
 
 
-def test_a_byte_written_before_the_seal_is_found(rig: Rig) -> None:
-    rig.run("w", SLEEP)
+def test_pages_damaged_in_a_large_image_are_found_beside_criu(rig: Rig) -> None:
+    source = "import time; b = bytearray(b'x' * (80 << 20)); print('up', flush=True); time.sleep(1000)"
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
+    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text(), 30)
     rig.prepare("m", "w")
-    rig.out("m", "stop", "dump", "adopt")
-    with open(rig.images / "m" / "images" / "pages-1.img", "r+b") as file:
-        file.write(b"\0")
-    assert rig.a.refused("POST", "/v1/outbound/m/seal")[:2] == (422, "image-damaged")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    assert sealed["image_bytes"] > VERIFY_FIRST_BYTES
+    with open(Path(sealed["images"]) / "pages-1.img", "r+b") as file:
+        file.seek(40 << 20)
+        file.write(b"y")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    refusal = (422, "image-damaged", "the file pages-1.img changed after it was sealed")
+    assert rig.b.refused("POST", "/v1/inbound/m/restore", body) == refusal
+    assert pid not in rig.pods[1].pids()
+    rig.out("m", "release")
+
+
+def test_the_agents_must_have_the_same_key_and_write_it_nowhere(rig: Rig) -> None:
+    rig.run("w", SLEEP)
+    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 30, "image_key": IMAGE_KEY}
+    rig.a.ask("PUT", "/v1/outbound/m", body)
+    assert rig.a.ask("PUT", "/v1/outbound/m", body)["state"] == "prepared"
+    other = {**body, "image_key": "f" * 64}
+    status, code, message = rig.a.refused("PUT", "/v1/outbound/m", other)
+    assert (status, code) == (409, "wrong-state")
+    assert "f" * 64 not in message
+    for bad in ("", "f" * 63, "f" * 65, "F" * 64, "f" * 64 + "\n", "x" * 64):
+        assert rig.a.refused("PUT", "/v1/outbound/n", {**body, "image_key": bad})[:2] == (400, "bad-request")
+    rig.b.ask("PUT", "/v1/inbound/m", {"workload": "w", "argv": [], "image_key": "f" * 64})
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    assert rig.b.refused("POST", "/v1/inbound/m/restore", body)[:2] == (422, "image-damaged")
+    for pod in rig.pods:
+        kept = [path.read_text() for path in (pod.directory / "agent.log", pod.directory / "agent" / "state.json")]
+        assert not [text for text in kept if IMAGE_KEY in text or "f" * 64 in text]
+    raw = b"".join(path.read_bytes() for path in Path(sealed["images"]).iterdir())
+    assert IMAGE_KEY.encode() not in raw
+    assert bytes.fromhex(IMAGE_KEY) not in raw
     rig.out("m", "release")
 
 
@@ -604,6 +616,20 @@ def test_a_killed_destination_agent_keeps_a_restored_copy_stopped(rig: Rig) -> N
     assert rig.state(rig.b, "w") == "running"
 
 
+def test_a_killed_destination_agent_has_no_key_and_restores_no_more(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    rig.b.restart()
+    (custody,) = rig.b.ask("GET", "/v1/migrations")
+    assert (custody["state"], custody["reason"]) == ("discarded", "the agent was started anew")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    assert rig.b.refused("POST", "/v1/inbound/m/restore", body)[:2] == (409, "wrong-state")
+    assert pid not in rig.pods[1].pids()
+    rig.out("m", "release")
+    assert rig.state(rig.a, "w") == "running"
+
+
 def test_a_killed_destination_agent_leaves_no_partial_copy(rig: Rig) -> None:
     pid = rig.run("w", SLEEP)
     rig.prepare("m", "w")
@@ -640,7 +666,7 @@ def test_every_refusal_is_an_error_body(rig: Rig) -> None:
     assert a.refused("POST", "/v1/workloads", {"name": "x", "argv": []})[:2] == (400, "bad-request")
     assert a.refused("POST", "/v1/workloads", b"x" * ((32 << 20) + 1))[:2] == (413, "too-large")
     assert a.refused("POST", "/v1/outbound/m/stop")[:2] == (404, "no-migration")
-    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 1}
+    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 1, "image_key": IMAGE_KEY}
     assert a.refused("PUT", "/v1/outbound/m", body)[:2] == (404, "no-workload")
     assert a.refused("PUT", "/v1/outbound/%2e%2e", body)[0] in (400, 404)
 
@@ -653,7 +679,7 @@ def test_a_wrong_order_is_refused_and_changes_nothing(rig: Rig) -> None:
     assert rig.b.refused("POST", "/v1/inbound/m/resume")[:2] == (409, "wrong-state")
     assert rig.a.ask("GET", "/v1/migrations")[0]["state"] == "prepared"
     assert not stopped(rig, pid)
-    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 1}
+    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 1, "image_key": IMAGE_KEY}
     assert rig.a.refused("PUT", "/v1/outbound/n", body)[:2] == (409, "already-migrating")
     assert rig.a.refused("DELETE", "/v1/workloads/w")[:2] == (409, "already-migrating")
     rig.out("m", "stop")

@@ -10,9 +10,9 @@ from checkpoint.store import Store
 from tests.harness.made_images import MESSAGES
 
 
-def test_it_goes_through_and_leaves_nothing():
+async def test_it_goes_through_and_leaves_nothing():
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         store = Store(Path(name))
-        rehearse(MESSAGES, store)
+        await rehearse(MESSAGES, store)
         assert list(Path(name).iterdir()) == []
         store.close()

@@ -1,8 +1,7 @@
-"""The store on a real tmpfs: folders, stamps, hashes."""
+"""The store on a real tmpfs: folders, and what is proved of the files in them."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -12,7 +11,11 @@ import pytest
 from checkpoint import store as stores
 from checkpoint.core import manifest
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.gmac import JOB_BYTES
 from checkpoint.store import Store
+
+KEY = bytes(range(32))
+PAGES = "pages-1.img"
 
 
 @pytest.fixture
@@ -27,8 +30,15 @@ def store():
 def folder(store):
     folder = store.make("m").images
     (folder / "files.img").write_bytes(b"small")
-    (folder / "pages-1.img").write_bytes(os.urandom(manifest.CHUNK_BYTES + 5))
+    (folder / "empty.img").touch()
+    (folder / PAGES).write_bytes(os.urandom(2 * JOB_BYTES + 5))
     return folder
+
+
+async def seal(store, folder, key=KEY):
+    dumped = stores.listing(folder)
+    pages = await store.prove(folder, key, dumped, [PAGES])
+    return await store.seal(folder, key, dumped, pages)
 
 
 def test_folders_are_roots_own_and_empty_each_time(store):
@@ -42,48 +52,60 @@ def test_folders_are_roots_own_and_empty_each_time(store):
     assert store.free_bytes() > 0
 
 
-def test_a_sealed_folder_is_read_again(folder):
-    found, digest = stores.seal(folder, stores.stamps(folder))
-    assert stores.read(folder, digest) == found == stores.survey(folder)
-    assert found.small["files.img"].sha256 == hashlib.sha256(b"small").hexdigest()
+async def test_a_sealed_folder_is_read_again(store, folder):
+    found, digest = await seal(store, folder)
+    assert stores.read(folder, digest) == found == await store.survey(folder, KEY)
+    assert {name: len(one.tags) for name, one in found.files.items()} == {"files.img": 1, "empty.img": 1, PAGES: 9}
     with pytest.raises(AgentError, match="not the one that was sealed"):
         stores.read(folder, "0" * 64)
 
 
-@pytest.mark.parametrize("name", ["files.img", "pages-1.img"])
-def test_a_byte_written_later_shows(folder, name):
-    found, _ = stores.seal(folder, stores.stamps(folder))
+async def test_another_key_gives_other_tags(store, folder):
+    found, _ = await seal(store, folder)
+    other = await store.survey(folder, bytes(32))
+    for name, one in found.files.items():
+        assert not set(one.tags) & set(other.files[name].tags)
+
+
+@pytest.mark.parametrize("name", ["files.img", PAGES])
+async def test_a_byte_written_after_the_seal_shows(store, folder, name):
+    found, _ = await seal(store, folder)
+    raw = (folder / name).read_bytes()
     with open(folder / name, "r+b") as file:
-        file.write(b"!")
+        file.write(bytes([raw[0] ^ 1]))
     with pytest.raises(AgentError, match=name):
-        manifest.compare(found, stores.survey(folder))
+        manifest.compare(found, await store.survey(folder, KEY))
 
 
-def test_the_same_byte_written_again_shows_in_the_bulk(folder):
-    """The stamp proves that nothing was written, not only that nothing differs."""
-    before = stores.stamps(folder)
-    first = (folder / "pages-1.img").read_bytes()[:1]
-    with open(folder / "pages-1.img", "r+b") as file:
-        file.write(first)
-    with pytest.raises(AgentError) as caught:
-        stores.seal(folder, before)
+async def test_pages_written_between_dump_and_seal_show_at_the_destination(store, folder):
+    dumped = stores.listing(folder)
+    pages = await store.prove(folder, KEY, dumped, [PAGES])
+    last = (folder / PAGES).read_bytes()[-1]
+    with open(folder / PAGES, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    found, _ = await store.seal(folder, KEY, dumped, pages)
+    with pytest.raises(AgentError, match=PAGES):
+        manifest.compare(found, await store.survey(folder, KEY))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "more").touch(), "more was added"),
+        (lambda folder: (folder / "files.img").unlink(), r"files\.img is missing"),
+        (lambda folder: os.truncate(folder / PAGES, 1), "pages-1.img changed after it was dumped"),
+        (lambda folder: (folder / "link").symlink_to("files.img"), "link, among the images, is no file"),
+    ],
+)
+async def test_what_came_or_went_since_the_dump_is_not_sealed(store, folder, change, words):
+    dumped = stores.listing(folder)
+    pages = await store.prove(folder, KEY, dumped, [PAGES])
+    change(folder)
+    with pytest.raises(AgentError, match=words) as caught:
+        await store.seal(folder, KEY, dumped, pages)
     assert caught.value.code is Code.IMAGE_DAMAGED
-
-
-def test_this_kernels_stamps_are_fine_and_the_flag_overrides_it(store):
-    assert not store.hash_bulk
-    other = Store(store.root, hash_bulk=True)
-    assert other.hash_bulk
-    other.close()
-    assert not list(store.root.glob(".stamp*"))
-
-
-async def test_hashes_go_by_chunks(store, folder):
-    chunks = await store.hash([f"{folder}/pages-1.img"])
-    raw = (folder / "pages-1.img").read_bytes()
-    cut = manifest.CHUNK_BYTES
-    assert chunks == {"pages-1.img": [hashlib.sha256(part).digest() for part in (raw[:cut], raw[cut:])]}
-    assert await store.survey_aside(folder) == stores.survey(folder)
+    assert not (folder / manifest.NAME).exists()
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path):

@@ -8,33 +8,55 @@ import pytest
 
 from checkpoint.core import manifest as m
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.manifest import Manifest, Small, Stamp
+from checkpoint.core.manifest import Manifest, Proof
 
-SMALL, STAMP = Small("a" * 64, 10), Stamp(5, 6, 1 << 20)
-FULL = Manifest({"files.img": SMALL}, {"pages-1.img": STAMP})
+TAG = bytes(range(16))
+SMALL, PAGES = Proof((TAG,), 10), Proof((TAG, bytes(16)), m.CHUNK_BYTES + 1)
+FULL = Manifest({"files.img": SMALL, "pages-1.img": PAGES})
+HEX = TAG.hex().encode()
 
 
 def test_what_is_written_can_be_read():
-    assert m.decode(m.encode(FULL)) == FULL
-    assert FULL.image_bytes == (1 << 20) + 10
+    raw = m.encode(FULL)
+    assert raw.splitlines()[1:] == [HEX + b" 10 files.img", HEX + b" " + b"0" * 32 + b" 1048577 pages-1.img"]
+    assert m.decode(raw) == FULL
+    assert FULL.image_bytes == (1 << 20) + 11
     assert m.digest(b"x") == hashlib.sha256(b"x").hexdigest()
 
 
 @pytest.mark.parametrize(
-    "raw",
+    "lines",
     [
+        b"nonsense",
+        b"10 x",
+        b" 10 x",
+        HEX + b" 10 ../x",
+        HEX + b" 10 ..",
+        HEX + b" 10 ",
+        HEX + b" 10 a b",
+        HEX + b" ten x",
+        HEX + b" -1 x",
+        HEX + b" 010 x",
+        HEX + b" " + b"9" * 5000 + b" x",
+        HEX + b" 1048577 x",
+        HEX + b" " + HEX + b" 10 x",
+        HEX[:30] + b" 10 x",
+        HEX[:30] + b"zz 10 x",
+        HEX.upper() + b" 10 x",
+        HEX + b" 10 x\n" + HEX + b" 10 x",
+        HEX + b" 10 y\n" + HEX + b" 10 x",
+        b"\xff",
         b"",
-        b"midstream-manifest 2\n",
-        b"midstream-manifest 1",
-        b"midstream-manifest 1\nnonsense\n",
-        b"midstream-manifest 1\n" + b"a" * 64 + b" 10 ../x\n",
-        b"midstream-manifest 1\n" + b"a" * 64 + b" 10 ..\n",
-        b"midstream-manifest 1\n" + b"a" * 64 + b" ten x\n",
-        b"midstream-manifest 1\n" + b"a" * 64 + b" 10 x\n" + b"a" * 64 + b" 10 x\n",
-        b"midstream-manifest 1\nbulk 1 2 3 \n",
-        b"midstream-manifest 1\n\xff\n",
-        b"midstream-manifest 1\n" + b"\n" * m.MAX_BYTES,
     ],
+)
+def test_no_other_line_is_read(lines):
+    with pytest.raises(AgentError) as caught:
+        m.decode(b"midstream-manifest 1\n" + lines + b"\n")
+    assert caught.value.code is Code.IMAGE_DAMAGED
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"midstream-manifest 2\n", b"midstream-manifest 1", b"midstream-manifest 1\n" + b"\n" * m.MAX_BYTES]
 )
 def test_nothing_else_is_read(raw):
     with pytest.raises(AgentError) as caught:
@@ -45,31 +67,32 @@ def test_nothing_else_is_read(raw):
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (Manifest({}, FULL.bulk), "the file files.img is missing"),
-        (Manifest({"files.img": Small("b" * 64, 10)}, FULL.bulk), "the file files.img changed"),
-        (Manifest({**FULL.small, "x": SMALL}, FULL.bulk), "the file x was added"),
-        (Manifest(FULL.small, {"pages-1.img": Stamp(5, 7, 1 << 20)}), "the bulk file pages-1.img changed"),
+        ({"pages-1.img": PAGES}, "the file files.img is missing"),
+        ({**FULL.files, "files.img": Proof((bytes(16),), 10)}, "the file files.img changed"),
+        ({**FULL.files, "files.img": Proof((TAG,), 11)}, "the file files.img changed"),
+        ({**FULL.files, "pages-1.img": Proof((bytes(16), TAG), PAGES.size)}, "the file pages-1.img changed"),
+        ({**FULL.files, "x": SMALL}, "the file x was added"),
     ],
 )
 def test_a_difference_is_named(found, words):
     with pytest.raises(AgentError, match=words):
-        m.compare(FULL, found)
+        m.compare(FULL, Manifest(found))
 
 
 def test_no_difference_is_no_error():
-    m.compare(FULL, Manifest(dict(FULL.small), dict(FULL.bulk)))
+    m.compare(FULL, Manifest(dict(reversed(FULL.files.items()))))
 
 
-def test_memory_pages_and_long_queues_are_bulk():
-    assert m.is_bulk("pages-12.img", 1)
-    assert m.is_bulk("tcp-stream-ab.img", m.BULK_BYTES)
-    assert not m.is_bulk("tcp-stream-ab.img", m.BULK_BYTES - 1)
+def test_memory_pages_are_known_by_their_name():
+    assert m.is_pages("pages-12.img")
     assert not m.is_pages("pagemap-12.img")
+    assert not m.is_pages("pages-12")
 
 
-def test_the_bulks_digest_depends_on_every_chunk_and_name():
-    one = m.bulk_digest({"a": [b"1", b"2"]})
-    assert one != m.bulk_digest({"a": [b"1", b"3"]})
-    assert one != m.bulk_digest({"b": [b"1", b"2"]})
-    assert one != m.bulk_digest({"a": [b"12"]})
-    assert m.bulk_digest({"a": [b"1"], "b": [b"2"]}) == m.bulk_digest({"b": [b"2"], "a": [b"1"]})
+def test_every_chunk_has_a_nonce_of_its_own():
+    places = m.ordinals(["b", "c", "a"])
+    assert places == {"a": 0, "b": 1, "c": 2}
+    assert [m.chunk_count(size) for size in (0, 1, m.CHUNK_BYTES, m.CHUNK_BYTES + 1)] == [1, 1, 1, 2]
+    made = [m.nonce(place, chunk) for place in (0, 1, 256, 2**32 - 1) for chunk in (0, 1, 256, 2**32, 2**64 - 1)]
+    assert len(set(made)) == len(made)
+    assert {len(one) for one in made} == {12}
