@@ -6,7 +6,7 @@ Read, not mapped: a mapped file that somebody shortens kills its reader (SIGBUS)
 from __future__ import annotations
 
 import os
-import stat
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +32,12 @@ class Span:
     size: int
     """The whole file's."""
     chunks: range
+
+
+_AT_ONCE_BYTES = 64 << 10
+"""Almost every image but the pages is smaller: read without a buffer of ours and most of what goes with it."""
+
+_OF_THREAD = threading.local()
 
 
 def plan(sizes: Mapping[str, int], wanted: Iterable[str]) -> list[list[Span]]:
@@ -67,29 +73,33 @@ def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:
 def _tag_span(path: str, cipher: AESGCM, span: Span) -> list[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if span.size <= _AT_ONCE_BYTES:
+                raw = os.pread(fd, span.size + 1, 0)  # one more than there is: an end that moved shows
+                if len(raw) != span.size:
+                    raise _changed(span)
+                return [cipher.encrypt(manifest.nonce(span.place, 0), b"", raw)]
+            return [cipher.encrypt(manifest.nonce(span.place, at), b"", _read(fd, span, at)) for at in span.chunks]
+        finally:
+            os.close(fd)
     except OSError as error:
         raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be read: {error.strerror}") from error
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != span.size:
-            raise _changed(span)
-        buffer = bytearray(min(span.size, manifest.CHUNK_BYTES))
-        return [cipher.encrypt(manifest.nonce(span.place, at), b"", _read(fd, buffer, span, at)) for at in span.chunks]
-    finally:
-        os.close(fd)
 
 
-def _read(fd: int, buffer: bytearray, span: Span, chunk: int) -> memoryview:
-    """One chunk, in the buffer."""
+def _read(fd: int, span: Span, chunk: int) -> memoryview:
+    """One chunk, in this thread's buffer: a fresh one would cost as much again, for the kernel to clear its pages.
+
+    Of the last chunk a byte more is asked for than there is, so that an end that moved shows.
+    """
+    if not hasattr(_OF_THREAD, "buffer"):
+        _OF_THREAD.buffer = bytearray(manifest.CHUNK_BYTES + 1)
     start = chunk * manifest.CHUNK_BYTES
-    view = memoryview(buffer)[: min(manifest.CHUNK_BYTES, span.size - start)]
-    have = 0
-    while have < len(view):
-        got = os.preadv(fd, [view[have:]], start + have)
-        if not got:
-            raise _changed(span)
-        have += got
-    return view
+    wanted = min(manifest.CHUNK_BYTES, span.size - start)
+    is_last = start + wanted == span.size
+    view = memoryview(_OF_THREAD.buffer)[: wanted + is_last]
+    if os.preadv(fd, [view], start) != wanted:
+        raise _changed(span)
+    return view[:wanted]
 
 
 def _changed(span: Span) -> AgentError:
