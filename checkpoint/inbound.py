@@ -25,7 +25,7 @@ from checkpoint.workloads import Workloads
 _GONE_SECONDS = 10.0
 
 VERIFY_FIRST_BYTES = 32 << 20
-"""So much is verified, in about 10 ms on two cores, before CRIU makes a process of it; more beside CRIU, which takes longer then."""
+"""So much is verified, in about 10 ms on two cores, before CRIU makes a process of it; more beside CRIU."""
 
 
 class Inbound:
