@@ -75,6 +75,15 @@ class _Answer(msgspec.Struct):
     error: _ProxyProblem | None = None
 
 
+class LegEnds(msgspec.Struct, array_like=True):
+    """The head of a leg (`proxy.api.Leg`): all of it that the agent looks at."""
+
+    flow: int
+    peer: End | None = None
+    app: End | None = None
+    """The restored socket's address and port: the proxy decides them, for it knows which ends are taken."""
+
+
 @dataclass(frozen=True)
 class Given:
     """One socket to give: what is said of it, where it is open, and its inode as the image has it."""
@@ -82,6 +91,14 @@ class Given:
     say: AdoptedSocket
     at: flows.Descriptor
     ino: int
+
+
+def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
+    """Raises AgentError PROXY_REFUSED."""
+    try:
+        return [msgspec.json.decode(leg, type=LegEnds) for leg in legs]
+    except msgspec.DecodeError as error:
+        raise AgentError(Code.PROXY_REFUSED, f"the proxy's legs make no sense: {error}") from error
 
 
 def describe(held: flows.Held, stream: Stream | None) -> Given:

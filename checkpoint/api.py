@@ -90,6 +90,8 @@ class Workload(msgspec.Struct, frozen=True):
     state: Literal["running", "stopped", "exited"]
     migration: str = ""
     """The migration that holds it, or "" while none."""
+    arrived_by: str = ""
+    """The migration that brought it here, or "" when it was started here."""
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -104,8 +106,6 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
-    ends: list[tuple[tuple[str, int], tuple[str, int]]] = []
-    """Each connection's own address and port, and its peer's."""
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

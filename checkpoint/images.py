@@ -118,15 +118,21 @@ class Images:
         """The saved state of one connection (criu: image-desc.c, tcp-stream-%x)."""
         return Stream(f"{self._folder}/tcp-stream-{ino:x}.img", self._messages.tcp_stream)
 
-    def edit_sockets(self, mapping: Mapping[str, str], inside: Sequence[flows.InetSocket]) -> None:
+    def edit_sockets(
+        self, mapping: Mapping[str, str], inside: Sequence[flows.InetSocket], hosts: Mapping[int, str] | None = None
+    ) -> None:
         """Write files.img back with the destination's addresses and every connection as ESTABLISHED.
+
+        `hosts` has the own addresses of sockets that shall get another than the mapping's, by inode.
 
         A connection with both ends in the tree has both ends' addresses exchanged, so that they still meet.
         """
         both = {one.ino for one in inside}
         for one in self._load():
             if one.type == self._messages.INETSK:
-                _edit(one.isk, mapping, one.isk.ino in both)
+                host = (hosts or {}).get(one.isk.ino)
+                own = mapping if host is None else {readdress.host_of(one.isk.src_addr): host}
+                _edit(one.isk, own, one.isk.ino in both)
             elif one.HasField("tfd"):
                 _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"

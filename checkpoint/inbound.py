@@ -147,7 +147,8 @@ class Inbound:
     def _resume(self) -> None:
         held = self._required_tree()
         self._apply(Event.RESUME)
-        self._workloads.adopt(WorkloadRecord(self.record.workload, self.record.members[0], self.record.argv))
+        one = self.record
+        self._workloads.adopt(WorkloadRecord(one.workload, one.members[0], one.argv, one.migration))
         # On record first: an agent that dies before the signal sends it after its restart.
         self._around.save()
         self._around.engine.resume(held)

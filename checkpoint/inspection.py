@@ -38,7 +38,6 @@ def inspect(workload: Workload) -> Inspection:
         connections=sum(1 for line in lines if line.state != LISTEN),
         listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
         problems=[*_process_problems(processes), *_file_problems(files), *_connection_problems(lines)],
-        ends=[(line.local, line.peer) for line in lines if line.state != LISTEN],
     )
 
 

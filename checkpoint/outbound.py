@@ -53,6 +53,8 @@ class Outbound:
         self._lease: asyncio.TimerHandle | None = None
         self._sorted = flows.Sorted([], [], [])
         self._streams: dict[int, Stream] = {}
+        self._restored_at: dict[int, str] = {}
+        """Each adopted connection's own address at the destination, by the socket's inode."""
         self._answers: dict[Event, Any] = {}
 
     def custody(self) -> Custody:
@@ -141,6 +143,8 @@ class Outbound:
             path, migration = self._around.adopt_path, self.record.migration
             self._adoption = adopt.Adoption(self._around.kernel, path, migration, self._proxy_lost)
             legs = await self._adoption.adopt(self._required_tree(), given)
+            restored = zip(self._sorted.flows, adopt.ends_of(legs), strict=True)
+            self._restored_at = {one.socket.ino: leg.app[0] for one, leg in restored if leg.app}
         raw = msgspec.Raw(b"[" + b",".join(bytes(leg) for leg in legs) + b"]")
         return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
 
@@ -157,7 +161,7 @@ class Outbound:
             stream = self._streams[held.socket.ino]
             stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
         images = Images(folders.images, self._around.messages)
-        images.edit_sockets(self.record.readdress, self._sorted.inside)
+        images.edit_sockets(self.record.readdress, self._sorted.inside, self._restored_at)
         assert self._pages is not None
         found, digest = await self._around.store.seal(folders.images, self._key, self._dumped, await self._pages)
         return Sealed(str(folders.images), digest, found.image_bytes)

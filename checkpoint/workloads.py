@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 from checkpoint import launch, tree
 from checkpoint.api import RunWorkload, Workload
@@ -91,10 +92,11 @@ class Workloads:
 
     def view(self, record: WorkloadRecord, migration: str) -> Workload:
         """The workload as it is now; `migration` is the one that holds it, or ""."""
-        pid = record.root.pid
+        pid, arrived_by = record.root.pid, record.arrived_by
         if not tree.is_alive(pid, record.root.start_time):
-            return Workload(record.name, pid, record.argv, "exited", migration)
-        return Workload(record.name, pid, record.argv, "stopped" if tree.is_stopped(pid) else "running", migration)
+            return Workload(record.name, pid, record.argv, "exited", migration, arrived_by)
+        state: Literal["running", "stopped"] = "stopped" if tree.is_stopped(pid) else "running"
+        return Workload(record.name, pid, record.argv, state, migration, arrived_by)
 
 
 def check_name(name: str) -> None:

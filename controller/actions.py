@@ -6,6 +6,7 @@ twice: the sidecars' calls are idempotent, so a new controller may repeat whatev
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -22,9 +23,9 @@ from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered
 from controller.core.machines import unlike
 from controller.core.phases import Action
-from controller.core.plan import Plan, PodFacts, make_plan, refuse_what_cannot_move
+from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move
 from controller.journal import Intent
-from controller.lab.pod import Pod
+from controller.lab.pod import Pod, neighbours
 
 T = TypeVar("T")
 
@@ -87,12 +88,12 @@ class Move:
             room=self.destination_agent.room(),
             source_proxy=self.source_proxy.health(),
             destination_proxy=self.destination_proxy.health(),
-            flows=self.source_proxy.flows(),
+            listeners=self.destination_proxy.listeners(),
             ours=self.source_agent.health(),
             theirs=self.destination_agent.health(),
         )
         source, destination = _facts(self.source), _facts(self.destination)
-        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["flows"])
+        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"])
         apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
         return msgspec.structs.replace(plan, problems=[*apart, *plan.problems])
 
@@ -123,7 +124,9 @@ class Move:
 
     async def _open_inbound(self) -> None:
         self._token = secrets.token_hex(LINK_TOKEN_BYTES)
-        await self.destination_proxy.prepare_inbound(self._id, proxy_api.PrepareInbound(self._token))
+        assert self.plan is not None
+        body = proxy_api.PrepareInbound(self._token, self.plan.follows)
+        await self.destination_proxy.prepare_inbound(self._id, body)
 
     async def _dial_links(self) -> None:
         assert self.plan is not None
@@ -177,6 +180,29 @@ class Move:
         there = await self.destination_proxy.ledger("inbound", self._id)
         after = await self.source_proxy.ledger("outbound", self._id)
         self.accounts = reconcile(before, there, after)
+
+    async def _shorten(self) -> None:
+        """Have whatever followed the workload to the source relayed straight to the destination, pod by pod.
+
+        A controller that took over does not know the token: then those flows keep the longer way.
+        """
+        if self.plan is None or not self.plan.follows:
+            return
+        async with asyncio.TaskGroup() as group:
+            for pod in neighbours(self.source):
+                group.create_task(self._switch(pod), name=f"switch the flows of pod {pod.name}")
+
+    async def _switch(self, pod: Pod) -> None:
+        assert self.plan is not None
+        body = proxy_api.Switch(
+            follows=self.plan.follows,
+            migration=self._id,
+            token=self._token,
+            destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
+            readdress=readdress(_facts(pod), _facts(self.destination)),
+        )
+        async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
+            await proxy.switch(body)
 
     async def _forget(self) -> None:
         await gather_named(
@@ -232,6 +258,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.RESUME: Move._resume,
     Action.REPOINT: Move._repoint,
     Action.SETTLE: Move._settle,
+    Action.SHORTEN: Move._shorten,
     Action.FORGET: Move._forget,
     Action.RELEASE: Move._release,
     Action.DISCARD: Move._discard,

@@ -152,6 +152,12 @@ class ProxyClient(SidecarClient):
     async def flows(self) -> list[proxy_api.FlowView]:
         return await self.call("GET", "/v1/flows", list[proxy_api.FlowView])
 
+    async def listeners(self) -> list[proxy_api.ListenerView]:
+        return await self.call("GET", "/v1/listeners", list[proxy_api.ListenerView])
+
+    async def switch(self, body: proxy_api.Switch) -> proxy_api.Switched:
+        return await self.call("POST", "/v1/switch", proxy_api.Switched, body)
+
     async def prepare_outbound(self, migration: str, body: proxy_api.PrepareOutbound) -> proxy_api.Prepared:
         return await self.call("PUT", f"/v1/outbound/{migration}", proxy_api.Prepared, body)
 

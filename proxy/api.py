@@ -14,6 +14,8 @@
 | POST /v1/inbound/{migration}/resume | | `Resumed` |
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
 | DELETE /v1/inbound/{migration} | | `Released` |
+| GET /v1/listeners | | `list[ListenerView]` |
+| POST /v1/switch | `Switch` | `Switched` |
 
 Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP
 status of its kind. Nothing here does I/O; the controller imports this module and no other of the proxy's.
@@ -91,6 +93,11 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Make ready to receive flows: routing in place, links that carry `token` welcome."""
 
     token: str
+    follows: str = ""
+    """The migration that brought the workload to where it is now; "" when it was started there.
+
+    Listeners that this pod holds for that workload make room for the restored ones.
+    """
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -130,6 +137,37 @@ class LegsBuilt(msgspec.Struct, frozen=True):
 
 class Resumed(msgspec.Struct, frozen=True):
     resumed: int
+
+
+class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The workload that `follows` had brought somewhere was brought on by `migration`: relay straight to there.
+
+    Concerns the peer legs and listeners that this proxy relays to where `follows` went; none is fine.
+    """
+
+    follows: str
+    migration: str
+    token: str
+    """The token of `migration`."""
+    destination: Endpoint
+    readdress: dict[str, str]
+    """This pod's address -> the destination pod's, one entry for each family."""
+
+
+class Switched(msgspec.Struct, frozen=True):
+    flows: int
+    """So many are relayed over a link straight to the destination now."""
+    left: int
+    """So many still take the longer way: they go on working, by one more proxy."""
+
+
+class ListenerView(msgspec.Struct, frozen=True):
+    """An adopted listener: the workload's, at an address that it has left."""
+
+    migration: str
+    target: str
+    """The migration that brought the workload to where its connections are relayed to."""
+    local: Endpoint
 
 
 class Repointed(msgspec.Struct, frozen=True):

@@ -23,6 +23,8 @@ class WorkloadRecord(msgspec.Struct):
     name: str
     root: Identity
     argv: list[str]
+    arrived_by: str = ""
+    """The migration that brought it here, or "" when it was started here."""
 
 
 class MigrationRecord(msgspec.Struct):

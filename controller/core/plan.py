@@ -5,7 +5,7 @@ Pure: takes what both agents say of the workload and of the destination's room, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import msgspec
 
@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     readdress: dict[str, str]
     links: int
     problems: list[agent_api.Problem]
+    follows: str = ""
+    """The migration that brought the workload to the source; "" when it was started there."""
 
 
 def make_plan(
@@ -48,11 +50,14 @@ def make_plan(
     destination: PodFacts,
     inspection: agent_api.Inspection,
     room: agent_api.Room,
-    flows: Sequence[proxy_api.FlowView] = (),
+    listeners: Sequence[proxy_api.ListenerView] = (),
 ) -> Plan:
-    """The plan for moving the inspected workload from `source`, whose proxy has `flows`, to `destination`, which has
-    `room`."""
+    """The plan for moving the inspected workload from `source` to `destination`, which has `room`.
+
+    `listeners` are those that the destination's proxy holds: the workload's own, if it comes back.
+    """
     workload = inspection.workload
+    returning = [one for one in listeners if workload.arrived_by and one.target == workload.arrived_by]
     return Plan(
         workload=workload.name,
         source=source.name,
@@ -68,9 +73,9 @@ def make_plan(
         problems=[
             *_custody(workload),
             *inspection.problems,
-            *_relayed(inspection, flows),
-            *_obstacles(destination.name, inspection, room),
+            *_obstacles(destination.name, inspection, room, {one.local.port for one in returning}),
         ],
+        follows=workload.arrived_by,
     )
 
 
@@ -100,19 +105,9 @@ def _custody(workload: agent_api.Workload) -> list[agent_api.Problem]:
     return []
 
 
-def _relayed(inspection: agent_api.Inspection, flows: Sequence[proxy_api.FlowView]) -> list[agent_api.Problem]:
-    """Connections of the workload whose other end, in its pod, is the proxy: a leg cannot be moved on yet."""
-    legs = {(flow.local, flow.peer) for flow in flows if flow.side == "destination"}
-    ends = [(proxy_api.Endpoint(*local), proxy_api.Endpoint(*peer)) for local, peer in inspection.ends]
-    relayed = sum(end in legs for end in ends)
-    if not relayed:
-        return []
-    message = f"{relayed} connections of the workload are still relayed from an earlier move"
-    hint = "wait for them to end: midstream flows shows them"
-    return [agent_api.Problem("relayed-flows", message, "workload", hint)]
-
-
-def _obstacles(pod: str, inspection: agent_api.Inspection, room: agent_api.Room) -> list[agent_api.Problem]:
+def _obstacles(
+    pod: str, inspection: agent_api.Inspection, room: agent_api.Room, own_ports: Set[int]
+) -> list[agent_api.Problem]:
     found = []
     image_bytes = inspection.memory_bytes + IMAGE_OVERHEAD_BYTES
     if inspection.memory_bytes > room.memory_bytes:
@@ -122,7 +117,7 @@ def _obstacles(pod: str, inspection: agent_api.Inspection, room: agent_api.Room)
     if taken := sorted(set(inspection.pids) & set(room.pids)):
         message = f"process ids {_some(taken)} of the workload are in use in pod {pod}"
         found.append(agent_api.Problem("pids-taken", message, "pod", "choose another pod"))
-    if taken := sorted(set(inspection.listening_ports) & set(room.listening_ports)):
+    if taken := sorted(set(inspection.listening_ports) & set(room.listening_ports) - own_ports):
         message = f"pod {pod} already listens on port {_some(taken)}"
         found.append(agent_api.Problem("ports-taken", message, "pod", "stop what listens there, or choose another pod"))
     return found

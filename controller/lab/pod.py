@@ -70,6 +70,12 @@ def save(pod: Pod) -> None:
     fresh.rename(path)
 
 
+def neighbours(pod: Pod) -> list[Pod]:
+    """The living pods of the same lab that have sidecars, this one included."""
+    found = [load(folder) for folder in sorted(Path(pod.directory).parent.iterdir())]
+    return [each for each in found if each is not None and each.alive and each.sidecars]
+
+
 def load(directory: Path) -> Pod | None:
     """The pod recorded in a folder; None when there is no record, or none of this version's."""
     try:

@@ -89,7 +89,8 @@ class IllegalEvent(Exception):
 
 
 ENDED = frozenset({State.CLOSED, State.RESET, State.RELEASED})
-_ALIVE = (State.RELAYING, State.LEG_ENDED, State.LINK_ENDED)
+ALIVE = (State.RELAYING, State.LEG_ENDED, State.LINK_ENDED)
+"""Bytes are being moved, one way at least."""
 
 _S, _E, _C = State, Event, Command
 _RESET_BOTH = (_C.RESET_LEG, _C.RESET_LINK, _C.RETIRE_ROUTE)
@@ -117,10 +118,10 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Command, ...]]] = {
     (_S.RELAYING, _E.LINK_EOF): (_S.LINK_ENDED, (_C.FIN_LEG,)),
     (_S.LEG_ENDED, _E.LINK_EOF): (_S.DRAINING, (_C.FIN_LEG, _C.CLOSE_LINK, _C.DRAIN_LEG)),
     (_S.LINK_ENDED, _E.LEG_EOF): (_S.DRAINING, (_C.FIN_LINK, _C.CLOSE_LINK, _C.DRAIN_LEG)),
-    **{(state, _E.LEG_FAILED): (_S.RESET, _LEG_GONE) for state in _ALIVE},
-    **{(state, _E.LINK_FAILED): (_S.RESET, _LINK_GONE) for state in _ALIVE},
-    **{(state, _E.LINK_REFUSED): (_S.RESET, _LINK_GONE) for state in _ALIVE},
-    **{(state, _E.RELEASE): (_S.RESET, _RESET_BOTH) for state in _ALIVE},
+    **{(state, _E.LEG_FAILED): (_S.RESET, _LEG_GONE) for state in ALIVE},
+    **{(state, _E.LINK_FAILED): (_S.RESET, _LINK_GONE) for state in ALIVE},
+    **{(state, _E.LINK_REFUSED): (_S.RESET, _LINK_GONE) for state in ALIVE},
+    **{(state, _E.RELEASE): (_S.RESET, _RESET_BOTH) for state in ALIVE},
     (_S.DRAINING, _E.LEG_DRAINED): (_S.CLOSED, (_C.CLOSE_LEG, _C.RETIRE_ROUTE)),
     (_S.DRAINING, _E.RELEASE): (_S.RESET, (_C.RESET_LEG, _C.RETIRE_ROUTE)),
     **{(state, _E.RELEASE): (state, ()) for state in ENDED},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, WireError
+from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, Switch, WireError
 
 
 class Accepting(Enum):
@@ -35,6 +35,7 @@ ACCEPTING: dict[tuple[Accepting, type[Frame]], Accepting] = {
     (Accepting.NEW, Hello): Accepting.GREETED,
     (Accepting.GREETED, Join): Accepting.ROUTED,
     (Accepting.GREETED, Open): Accepting.ROUTED,
+    (Accepting.GREETED, Switch): Accepting.ROUTED,
 }
 
 ANSWERED: dict[tuple[Dialling, type[Frame]], Dialling] = {

@@ -4,12 +4,14 @@
     HELLO     32s token, then the migration's id                 initiator, at once
     JOIN      u64 flow                                           initiator, when the flow is repointed
     OPEN      u64 flow, endpoint peer, endpoint app              initiator, for a connection the destination must open
-    ACCEPTED                                                     acceptor, for the HELLO and again for the JOIN or OPEN
+    SWITCH    u64 flow                                           initiator, for a flow that has a link: this one follows
+    ACCEPTED                                                     acceptor, for the HELLO and again for the second frame
     REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
     endpoint  u16 port, u8 length, the address as text
 
-After JOIN or OPEN the initiator's bytes are the flow's, and need not wait for the answer; after the second ACCEPTED the
-acceptor's are. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
+After JOIN or OPEN the initiator's bytes are the flow's and need not wait for the answer; after SWITCH they must. After
+the second ACCEPTED the acceptor's are. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of
+the flow is lost.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Kind(IntEnum):
     OPEN = 3
     ACCEPTED = 4
     REFUSED = 5
+    SWITCH = 6
 
 
 class Fault(Enum):
@@ -66,6 +69,10 @@ class Join(msgspec.Struct, frozen=True):
     flow: int
 
 
+class Switch(msgspec.Struct, frozen=True):
+    flow: int
+
+
 class Open(msgspec.Struct, frozen=True):
     flow: int
     peer: Endpoint
@@ -81,7 +88,7 @@ class Refused(msgspec.Struct, frozen=True):
     text: str
 
 
-Frame = Hello | Join | Open | Accepted | Refused
+Frame = Hello | Join | Open | Accepted | Refused | Switch
 
 
 def encode(frame: Frame) -> bytes:
@@ -91,6 +98,8 @@ def encode(frame: Frame) -> bytes:
             kind, payload = Kind.HELLO, token + migration.encode()
         case Join(flow):
             kind, payload = Kind.JOIN, struct.pack("!Q", flow)
+        case Switch(flow):
+            kind, payload = Kind.SWITCH, struct.pack("!Q", flow)
         case Open(flow, peer, app):
             kind, payload = Kind.OPEN, struct.pack("!Q", flow) + _endpoint(peer) + _endpoint(app)
         case Accepted():
@@ -162,6 +171,10 @@ def _parse_join(payload: bytes) -> Frame:
     return Join(struct.unpack("!Q", payload)[0])
 
 
+def _parse_switch(payload: bytes) -> Frame:
+    return Switch(struct.unpack("!Q", payload)[0])
+
+
 def _parse_open(payload: bytes) -> Frame:
     peer, offset = _parse_endpoint(payload, 8)
     app, offset = _parse_endpoint(payload, offset)
@@ -199,4 +212,5 @@ _PARSERS = {
     Kind.OPEN: _parse_open,
     Kind.ACCEPTED: _parse_accepted,
     Kind.REFUSED: _parse_refused,
+    Kind.SWITCH: _parse_switch,
 }

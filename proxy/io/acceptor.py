@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Accepting
-from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Open, Refused, WireError, encode
+from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Open, Refused, Switch, WireError, encode
 from proxy.io.context import Context, count
 from proxy.io.inbound import InboundMigration
 from proxy.io.link import tune_link
@@ -71,6 +71,8 @@ class IncomingLink:
                 self._send(ACCEPTED)
             case Join(flow):
                 self._give_to(flow)
+            case Switch(flow):
+                self._follow(flow)
             case Open():
                 self._open(frame)
 
@@ -80,6 +82,13 @@ class IncomingLink:
         self._send(ACCEPTED)
         self._hand_over()
         waiting.join(self.sock, self._decoder.rest(), self.via)
+
+    def _follow(self, flow: int) -> None:
+        assert self.migration
+        switching = self.migration.switching(flow)
+        self._send(ACCEPTED)
+        self._hand_over()
+        switching.succeed(self.sock, self._decoder.rest(), self.via)
 
     def _open(self, frame: Open) -> None:
         assert self.migration

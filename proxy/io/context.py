@@ -6,7 +6,9 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from proxy.api import Endpoint
 from proxy.core.ledger import TcpState
 from proxy.io.poller import Poller
 from proxy.io.relay import Scratch, reset
@@ -31,6 +33,14 @@ class Totals:
     repoint_seconds: float = 0.0
 
 
+class Inherited(Protocol):
+    """A flow whose app leg is here."""
+
+    number: int
+    via: str
+    """The proxy that has the peer leg."""
+
+
 def count(counters: dict[str, int], key: str) -> None:
     counters[key] = counters.get(key, 0) + 1
 
@@ -43,6 +53,8 @@ class Context:
     poller: Poller
     scratch: Scratch = field(default_factory=Scratch)
     totals: Totals = field(default_factory=Totals)
+    legs: dict[tuple[Endpoint, Endpoint], Inherited] = field(default_factory=dict)
+    """The workload's and the peer's end of each flow with its app leg here; what is adopted may be the other end."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a flow has ended."""
 

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from proxy import metrics
-from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, PrepareInbound, PrepareOutbound
+from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, PrepareInbound, PrepareOutbound, Switch
 from proxy.core.errors import Code, ProxyError
 from proxy.io.plane import Plane
 
@@ -41,6 +41,8 @@ class Control:
         made.add_routes(
             [
                 web.get("/v1/flows", self._flows),
+                web.get("/v1/listeners", self._listeners),
+                web.post("/v1/switch", self._switch),
                 web.put("/v1/outbound/{migration}", self._prepare_outbound),
                 web.post("/v1/outbound/{migration}/repoint", self._repoint),
                 web.get("/v1/outbound/{migration}/ledger", self._outbound_ledger),
@@ -78,6 +80,12 @@ class Control:
 
     async def _flows(self, request: web.Request) -> web.Response:
         return _answer(self._plane.views())
+
+    async def _listeners(self, request: web.Request) -> web.Response:
+        return _answer(self._plane.listeners())
+
+    async def _switch(self, request: web.Request) -> web.Response:
+        return _answer(await self._plane.switch(await _body(request, Switch)))
 
     async def _prepare_outbound(self, request: web.Request) -> web.Response:
         plan = await _body(request, PrepareOutbound)

@@ -46,12 +46,14 @@ class DestinationFlow(Flow):
 
     def join(self, link: socket.socket, preface: bytes, via: str) -> None:
         """A link has come that names this flow (see InboundMigration.awaiting)."""
-        self.link, self._preface, self.via = link, preface, via
+        self.path.first(link)
+        self._preface, self.via = preface, via
         self.tell(Event.LINK_READY)
 
     def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
         """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
-        self.link, self._preface, self.via = link, preface, via
+        self.path.first(link)
+        self._preface, self.via = preface, via
         self._answer = answer
         code = self.leg.connect_ex((self.local.host, self.local.port))
         if code in (0, errno.EINPROGRESS):
@@ -62,10 +64,9 @@ class DestinationFlow(Flow):
 
     def relay(self) -> None:
         preface, self._preface = self._preface, b""
-        self.watch_hangups()
-        self.pump_from_leg()
+        self.path.give()
         if not self.is_over:
-            self.pump_from_link(preface)
+            self.path.take(preface)
 
     def retire_route(self) -> None:
         self._retire(nftables.flow_key(self.local, self.peer))

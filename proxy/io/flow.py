@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from proxy.api import Endpoint, FlowView, LedgerLine
-from proxy.core.flow import ENDED, Command, Event, State, step
+from proxy.core.flow import ALIVE, ENDED, Command, Event, State, step
 from proxy.io.context import Context, count
-from proxy.io.relay import Pump, finish
-from proxy.sys.options import SIOCINQ, SIOCOUTQ
+from proxy.io.path import Path
+from proxy.io.relay import finish
 
 Direction = Literal["inbound", "outbound", "accepted"]
 
@@ -39,13 +39,10 @@ class Flow:
         self.direction: Direction = direction
         self.state = state
         self.leg = leg
-        self.link: socket.socket | None = None
+        self.path = Path(context, leg, self.tell)
         self.via = ""
         self.error = ""
         self._ended = ended
-        self._from_leg: Pump | None = None
-        self._from_link: Pump | None = None
-        self._broken: socket.socket | None = None
 
     @property
     def is_over(self) -> bool:
@@ -87,8 +84,7 @@ class Flow:
         finish(self.leg)
 
     def fin_link(self) -> None:
-        if self.link:
-            finish(self.link)
+        self.path.finish_links()
 
     def reset_leg(self) -> None:
         self._stop()
@@ -97,8 +93,7 @@ class Flow:
 
     def reset_link(self) -> None:
         self._stop()
-        if self.link:
-            self.context.drainer.reset(self.link)
+        self.path.reset_links()
 
     def close_leg(self) -> None:
         self._stop()
@@ -106,75 +101,27 @@ class Flow:
 
     def close_link(self) -> None:
         self._stop()
-        if self.link:
-            self.link.close()
+        self.path.close_links()
 
     def drain_leg(self) -> None:
         self._stop()
         self.context.drainer.wait(self.leg, lambda: self.tell(Event.LEG_DRAINED))
 
-    # The relay
-
-    def pump_from_leg(self, preface: bytes = b"") -> None:
-        assert self.link
-        self._from_leg = self._pump(self.leg, self.link, Event.LEG_EOF, Event.LEG_FAILED)
-        self._from_leg.start(preface)
-
-    def pump_from_link(self, preface: bytes = b"") -> None:
-        assert self.link
-        self._from_link = self._pump(self.link, self.leg, Event.LINK_EOF, Event.LINK_FAILED)
-        self._from_link.start(preface)
-
-    def watch_hangups(self) -> None:
-        """From now on a reset is noticed on a socket that has ended its stream and is not written to either."""
-        assert self.link
-        self.context.poller.hangup(self.leg, lambda: self._hung_up(self._from_leg, Event.LEG_FAILED))
-        self.context.poller.hangup(self.link, lambda: self._hung_up(self._from_link, Event.LINK_FAILED))
-
-    def _hung_up(self, reader: Pump | None, failure: Event) -> None:
-        if reader and not reader.running:  # else it is only waiting, and will see for itself
-            self.tell(failure)
-
-    def _pump(self, source: socket.socket, target: socket.socket, eof: Event, failure: Event) -> Pump:
-        def ended() -> None:
-            self.tell(failure if self._broken is source else eof)
-
-        def failed(by_source: bool) -> None:
-            if by_source:
-                self.tell(failure)
-            else:
-                self._break(target)
-
-        return Pump(self.context.poller, self.context.scratch, source, target, ended, failed)
-
-    def _break(self, sock: socket.socket) -> None:
-        """Sending failed, so the connection was reset. What came before the reset can still be read: deliver it first.
-
-        The kernel reports a reset once, and then an end of stream: so remember whose it is.
-        """
-        self._broken = sock
-        reader = self._from_link if sock is self.link else self._from_leg
-        if reader is None or not reader.running:
-            self.tell(Event.LINK_FAILED if sock is self.link else Event.LEG_FAILED)
-
     def _stop(self) -> None:
-        """Move no more bytes and watch neither socket, as they are about to be closed."""
-        for pump in (self._from_leg, self._from_link):
-            if pump:
-                pump.stop()
-        for sock in (self.leg, self.link):
-            if sock and sock.fileno() >= 0:
-                self.context.poller.forget(sock)
+        self.path.stop()
+
+    # Another link
+
+    def succeed(self, link: socket.socket, preface: bytes, via: str) -> None:
+        """A newer link, straight to where the workload is now. The flow must be alive (`can_switch`)."""
+        self.via = via
+        self.path.succeed(link, preface)
+
+    @property
+    def can_switch(self) -> bool:
+        return self.state in ALIVE and self.path.relays_both_ways
 
     # What is told about it
-
-    @property
-    def from_leg_bytes(self) -> int:
-        return self._from_leg.moved if self._from_leg else 0
-
-    @property
-    def from_link_bytes(self) -> int:
-        return self._from_link.moved if self._from_link else 0
 
     @property
     def unread_bytes(self) -> int:
@@ -190,13 +137,16 @@ class Flow:
 
     @property
     def to_app_bytes(self) -> int:
-        return self.from_leg_bytes if self.side == "source" else self.from_link_bytes
+        return self.path.from_leg_bytes if self.side == "source" else self.path.from_link_bytes
 
     @property
     def to_peer_bytes(self) -> int:
-        return self.from_link_bytes if self.side == "source" else self.from_leg_bytes
+        return self.path.from_link_bytes if self.side == "source" else self.path.from_leg_bytes
 
     def ledger_line(self) -> LedgerLine:
+        """The account with the proxy that the flow's first link leads to."""
+        given, taken, unacked, waiting = self.path.first_link()
+        to_app, to_peer = (given, taken) if self.side == "source" else (taken, given)
         return LedgerLine(
             flow=self.number,
             peer=self.peer,
@@ -206,18 +156,12 @@ class Flow:
             unread_bytes=self.unread_bytes,
             unsent_bytes=self.unsent_bytes,
             held_bytes=self.held_bytes,
-            to_app_bytes=self.to_app_bytes,
-            to_peer_bytes=self.to_peer_bytes,
+            to_app_bytes=to_app,
+            to_peer_bytes=to_peer,
             error=self.error,
-            link_unacked_bytes=self._link_queue(SIOCOUTQ),
-            link_waiting_bytes=self._link_queue(SIOCINQ) + self._from_link.kept_bytes if self._from_link else 0,
+            link_unacked_bytes=unacked,
+            link_waiting_bytes=waiting,
         )
-
-    def _link_queue(self, request: int) -> int:
-        """Bytes in the link's send or receive queue; none once it is closed, or while it is not ours to read yet."""
-        if self.link is None or self.link.fileno() < 0:
-            return 0
-        return self.context.kernel.queued(self.link, request)
 
     def view(self, migration: str) -> FlowView:
         return FlowView(

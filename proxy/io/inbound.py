@@ -6,7 +6,7 @@ import hmac
 import socket
 from collections.abc import Callable
 
-from proxy.api import Endpoint, LedgerLine, Leg
+from proxy.api import Endpoint, LedgerLine, Leg, PrepareInbound
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
 from proxy.core.migration import Call, Inbound, inbound
@@ -21,10 +21,11 @@ from proxy.sys import nftables, repair
 class InboundMigration:
     """One migration at its destination."""
 
-    def __init__(self, context: Context, name: str, token: str, retirement: Retirement) -> None:
+    def __init__(self, context: Context, name: str, plan: PrepareInbound, retirement: Retirement) -> None:
         self.context = context
         self.name = name
-        self.token = bytes.fromhex(token)
+        self.plan = plan
+        self.token = bytes.fromhex(plan.token)
         self.state = Inbound.PREPARED
         self.flows: dict[int, DestinationFlow] = {}
         self._retirement = retirement
@@ -88,8 +89,15 @@ class InboundMigration:
     def awaiting(self, number: int) -> DestinationFlow:
         """The flow that a link may join. Raises CONFLICT when there is none, or it has one."""
         flow = self.flows.get(number)
-        if flow is None or flow.link is not None or flow.is_over:
+        if flow is None or flow.path.link is not None or flow.is_over:
             raise ProxyError(Code.CONFLICT, f"no flow {number} waits for a link")
+        return flow
+
+    def switching(self, number: int) -> DestinationFlow:
+        """The flow that a further link may follow. Raises CONFLICT when it has none yet, or has ended."""
+        flow = self.flows.get(number)
+        if flow is None or not flow.can_switch:
+            raise ProxyError(Code.CONFLICT, f"no flow {number} is being relayed")
         return flow
 
     def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
@@ -111,14 +119,18 @@ class InboundMigration:
     def _flow(
         self, number: int, peer: Endpoint, app: Endpoint, direction: Direction, state: State, leg: socket.socket
     ) -> DestinationFlow:
-        return DestinationFlow(
+        flow = DestinationFlow(
             self.context, number, peer, app, direction, state, leg, self._on_ended, self._retirement.retire
         )
+        self.context.legs[app, peer] = flow
+        return flow
 
     def ledger(self) -> list[LedgerLine]:
         return [flow.ledger_line() for flow in self.flows.values()]
 
     def _on_ended(self, flow: Flow) -> None:
+        if self.context.legs.get((flow.local, flow.peer)) is flow:
+            del self.context.legs[flow.local, flow.peer]
         for number in self._ended.take(flow):
             self.flows.pop(number, None)
 

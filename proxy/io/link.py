@@ -14,7 +14,7 @@ from proxy.api import Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
-from proxy.core.wire import Decoder, Hello, Join, Open, Refused, WireError, encode
+from proxy.core.wire import Decoder, Hello, Join, Open, Refused, Switch, WireError, encode
 from proxy.io.context import Context
 from proxy.sys import address
 
@@ -31,7 +31,7 @@ class LinkUser(Protocol):
         """The destination has accepted: bytes read now are the flow's; `rest` are the first of them."""
 
     def link_lost(self, why: str, sent: bool) -> None:
-        """It broke before that. If nothing was `sent`, another link may be tried."""
+        """It broke before that, or was refused. If nothing was `sent`, another link may be tried."""
 
 
 class DialledLink:
@@ -42,6 +42,8 @@ class DialledLink:
     ) -> None:
         self.state = Dialling.GREETING
         self.why_lost = ""
+        self.refused = False
+        """The destination answered, and said no."""
         self._poller = context.poller
         self._idled = idled
         self._outbox = hello
@@ -57,7 +59,7 @@ class DialledLink:
         else:
             context.loop.call_soon(self._lose, os.strerror(code))
 
-    def ask(self, frame: Join | Open, user: LinkUser) -> None:
+    def ask(self, frame: Join | Open | Switch, user: LinkUser) -> None:
         """Name the flow. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
         self.state = handshake.asked(self.state)
         self._user = user
@@ -126,6 +128,7 @@ class DialledLink:
         while self.state not in (Dialling.OPEN, Dialling.REFUSED) and (frame := self._decoder.next()):
             self.state = handshake.answered(self.state, frame)
             if isinstance(frame, Refused):
+                self.refused = True
                 self._lose(f"refused: {frame.code}: {frame.text}")
         if self.state is Dialling.IDLE:
             self._idled(self)
@@ -185,7 +188,7 @@ class LinkPool:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def ask(self, frame: Join | Open, user: LinkUser) -> DialledLink:
+    def ask(self, frame: Join | Open | Switch, user: LinkUser) -> DialledLink:
         """Name a flow on an idle link, or on one dialled now."""
         link = self._idle.popleft() if self._idle else self._dial()
         link.ask(frame, user)

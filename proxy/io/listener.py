@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from proxy.api import Endpoint
 from proxy.io.context import Context
 from proxy.sys import address, limits
+
+MIGRATE_REQUESTS = "/proc/sys/net/ipv4/tcp_migrate_req"
 
 
 class HeldListener:
@@ -31,6 +34,21 @@ class HeldListener:
         """Give the workload its backlog back and let go of the duplicate."""
         limits.restore_backlog(self._context.kernel, self._sock, self._backlog)
         self._sock.close()
+
+    def share(self, shared: bool) -> None:
+        """Let the workload's restored listener have the same port, beside this one; or not, when it comes to nothing.
+
+        (CRIU sets SO_REUSEPORT while it restores.) The kernel hands new connections to one or the other, and those of
+        the one that is closed to the one that stays (ip-sysctl.rst, tcp_migrate_req).
+        """
+        with contextlib.suppress(OSError):
+            self._context.kernel.write_text(MIGRATE_REQUESTS, "1\n")
+        self._context.kernel.set_int(self._sock, socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+
+    def take_waiting(self) -> None:
+        """Take what is in the queue now."""
+        while self._accept_some():
+            pass
 
     def repoint(self) -> int:
         """Take everything that is waiting, then whatever comes; gives how many there were."""

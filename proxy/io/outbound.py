@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from proxy.api import U32, Endpoint, FlowNumber, LedgerLine, Leg, PrepareOutbound, Repointed
+from proxy.api import U32, Endpoint, FlowNumber, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
 from proxy.core import hold
+from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular
@@ -23,6 +24,7 @@ from proxy.io.link import LinkPool
 from proxy.io.listener import HeldListener
 from proxy.io.relay import make_ready
 from proxy.io.source import SourceFlow
+from proxy.io.switching import Switching
 from proxy.sys import address, repair
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ class OutboundMigration:
         self.name = name
         self.plan = plan
         self.state = Outbound.PREPARED
+        self.destination = plan.destination
+        self.target = name
+        """The migration that brought the workload to where it is relayed to: this one, or a later one (`switch`)."""
+        self.readdress = plan.readdress
         self.flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
         self.listeners: dict[int, HeldListener] = {}
@@ -120,6 +126,35 @@ class OutboundMigration:
         self.links.close()
         return len(self.flows)
 
+    async def switch(self, wanted: Switch, home: bool) -> Switched:
+        """Relay straight to where `wanted.migration` has brought the workload: every flow whose peer leg is ours, and
+        whatever the listeners get. `home`: it is in this pod again, and has listeners of its own.
+
+        Waits until each flow has its new link, or will not get one.
+        """
+        self.target, self.readdress = wanted.migration, wanted.readdress
+        self.links.close()
+        self.links = LinkPool(self.context, wanted.destination, wanted.migration, bytes.fromhex(wanted.token))
+        self.destination = wanted.destination
+        if home:
+            for listener in self.listeners.values():
+                listener.take_waiting()
+                listener.close()
+            self.listeners.clear()
+        ours = [flow for flow in self.flows.values() if not flow.is_over and not flow.inherited]
+        via = str(wanted.destination)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                (flow, group.create_task(Switching(flow, self.links, via).run(), name=f"switch flow {flow.number}"))
+                for flow in ours
+            ]
+        alive = [task.result() for flow, task in tasks if task.result() or not flow.is_over]
+        return Switched(sum(alive), len(alive) - sum(alive))
+
+    def share_listeners(self, shared: bool) -> None:
+        for listener in self.listeners.values():
+            listener.share(shared)
+
     def ledger(self) -> list[LedgerLine]:
         return [flow.ledger_line() for flow in self.flows.values()]
 
@@ -136,16 +171,21 @@ class OutboundMigration:
         return snapshot, live
 
     def _keep_flow(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live) -> Leg:
-        if item.flow in self.flows:  # said twice
+        if item.flow in self.legs:  # said twice
             sock.close()
             return self.legs[item.flow]
         peer = Endpoint(address.plain(item.peer.host), item.peer.port)
-        app = address.readdressed(item.local, self.plan.readdress)
         local = Endpoint(address.plain(item.local.host), item.local.port)
-        flow = self._flow(item.flow, peer, local, item.direction, State.HELD, sock)
-        flow.snapshot, flow.live = snapshot, live
-        self.flows[item.flow] = flow
-        leg = self.legs[item.flow] = make_leg(item.flow, peer, app, snapshot, live)
+        inherited = self.context.legs.get((local, peer))
+        if inherited:
+            app = Endpoint(alias(self.name, local.host), local.port)
+        else:
+            app = address.readdressed(item.local, self.plan.readdress)
+        number = inherited.number if inherited else item.flow
+        flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
+        flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
+        self.flows[number] = flow
+        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live)
         return leg
 
     def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:
@@ -179,10 +219,14 @@ class OutboundMigration:
         self._limiting = None
 
     def _on_accepted(self, sock: socket.socket, peer: Endpoint, local: Endpoint) -> None:
-        number = secrets.randbits(FLOW_BITS)
+        inherited = self.context.legs.get((local, peer))
+        number = inherited.number if inherited else secrets.randbits(FLOW_BITS)
         make_ready(sock)
         flow = self._flow(number, peer, local, "accepted", State.LINKING, sock)
-        flow.opening = Open(number, peer, address.readdressed(local, self.plan.readdress))
+        app = address.readdressed(local, self.readdress)
+        if app == local or (inherited and address.host_of(inherited.via) == self.plan.destination.host):
+            app = Endpoint(alias(self.target, local.host), local.port)  # where the peer leg is: its ends are taken
+        flow.opening, flow.inherited = Open(number, peer, app), inherited is not None
         self.flows[number] = flow
         self.context.totals.flows_accepted += 1
         flow.seek_link()
@@ -191,7 +235,7 @@ class OutboundMigration:
         self, number: int, peer: Endpoint, local: Endpoint, direction: Direction, state: State, leg: socket.socket
     ) -> SourceFlow:
         flow = SourceFlow(self.context, number, peer, local, direction, state, leg, self._on_ended, self.links)
-        flow.via = str(self.plan.destination)
+        flow.via = str(self.destination)
         return flow
 
     def _on_ended(self, flow: Flow) -> None:

@@ -14,16 +14,19 @@ from proxy.api import (
     LedgerLine,
     Legs,
     LegsBuilt,
+    ListenerView,
     Prepared,
     PrepareInbound,
     PrepareOutbound,
     Released,
     Repointed,
     Resumed,
+    Switch,
+    Switched,
 )
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
-from proxy.core.migration import Outbound
+from proxy.core.migration import Inbound, Outbound
 from proxy.core.wire import MAX_MIGRATION_BYTES, TOKEN_BYTES
 from proxy.io.acceptor import Acceptor
 from proxy.io.context import Context
@@ -100,7 +103,8 @@ class Plane:
         migration = self.inbound.get(name)
         if migration is None:
             self._retirement.begin()
-            self.inbound[name] = InboundMigration(self.context, name, plan.token, self._retirement)
+            self.inbound[name] = InboundMigration(self.context, name, plan, self._retirement)
+            self._share_listeners(plan.follows, True)
         elif migration.token != bytes.fromhex(plan.token):
             raise ProxyError(Code.CONFLICT, f"{name} was prepared with another token")
         return Prepared()
@@ -128,12 +132,42 @@ class Plane:
         if migration is None:
             return Released(0)
         flows = migration.release(force)
+        if migration.state is not Inbound.RESUMED:
+            self._share_listeners(migration.plan.follows, False)
         del self.inbound[name]
         self.acceptor.close_links_of(migration)
         self._retirement.end()
         return Released(flows)
 
     # Both
+
+    async def switch(self, wanted: Switch) -> Switched:
+        """Relay what follows the workload straight to where it is now; unknown is nothing to do."""
+        _require_token(wanted.token)
+        for host in (wanted.destination.host, *wanted.readdress, *wanted.readdress.values()):
+            address.require_literal(host)
+        home = wanted.migration in self.inbound
+        following = self._relaying_to(wanted.follows)
+        done = await asyncio.gather(*(migration.switch(wanted, home) for migration in following))
+        return Switched(sum(each.flows for each in done), sum(each.left for each in done))
+
+    def listeners(self) -> list[ListenerView]:
+        return [
+            ListenerView(migration.name, migration.target, listener.local)
+            for migration in self.outbound.values()
+            for listener in migration.listeners.values()
+        ]
+
+    def _relaying_to(self, target: str) -> list[OutboundMigration]:
+        return [
+            migration
+            for migration in self.outbound.values()
+            if target and migration.target == target and migration.state is Outbound.REPOINTED
+        ]
+
+    def _share_listeners(self, target: str, shared: bool) -> None:
+        for migration in self._relaying_to(target):
+            migration.share_listeners(shared)
 
     def flows(self) -> Iterator[tuple[str, Flow]]:
         for migrations in (self.outbound, self.inbound):

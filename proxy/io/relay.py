@@ -35,6 +35,7 @@ class Pump:
     __slots__ = (
         "_ended",
         "_failed",
+        "_flushed",
         "_kept",
         "_poller",
         "_reading",
@@ -60,6 +61,7 @@ class Pump:
         self._target = target
         self._ended = ended
         self._failed = failed
+        self._flushed: Callable[[], None] | None = None
         self._kept = b""
         self._reading = False
         self._running = False
@@ -81,6 +83,14 @@ class Pump:
             self._send(memoryview(preface))
         if self._running and not self._kept:
             self._read(True)
+
+    def retire(self, flushed: Callable[[], None]) -> None:
+        """Read no more; let go and call `flushed` when the target has taken what was read."""
+        if self._running and self._kept:
+            self._flushed = flushed
+        else:
+            self.stop()
+            flushed()
 
     def stop(self) -> None:
         """Let go of both sockets; they are the caller's to close."""
@@ -137,8 +147,13 @@ class Pump:
             return
         self.moved += sent
         self._kept = kept[sent:]
-        if not self._kept:
-            self._poller.write(self._target, None)
+        if self._kept:
+            return
+        self._poller.write(self._target, None)
+        if self._flushed:
+            self.stop()
+            self._flushed()
+        else:
             self._read(True)
 
     def _fail(self, source: bool) -> None:
@@ -150,6 +165,18 @@ def reset(sock: socket.socket) -> None:
     """Close with RST: linger on, for no time (man 7 socket, SO_LINGER)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
+
+
+def close_on_death(sock: socket.socket) -> None:
+    """Should this process be killed, the other end gets a reset: the FIN of a half-delivered stream would be a lie."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+
+
+def end(sock: socket.socket) -> None:
+    """Close in order: what is on its way is the kernel's to deliver. Said twice, done once."""
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+        sock.close()
 
 
 def finish(sock: socket.socket) -> None:

@@ -42,6 +42,8 @@ class SourceFlow(Flow):
         self.snapshot: Snapshot | None = None
         self.live: Live | None = None
         self.opening: Open | None = None
+        self.inherited = False
+        """Its leg is the other end of an app leg of ours: the peer leg is elsewhere, and will find its own way."""
         self.buffer = limits.Buffer()
         self._held = 0
         self._dialled: DialledLink | None = None
@@ -82,15 +84,14 @@ class SourceFlow(Flow):
         self._dialled = self.links.ask(self.opening or Join(self.number), self)
 
     def link_sendable(self, link: DialledLink) -> None:
-        self.link = link.sock
+        self.path.first(link.sock)
         self.tell(Event.LINK_READY)
 
     def relay(self) -> None:
-        self.watch_hangups()
-        self.pump_from_leg()
+        self.path.give()
 
     def link_accepted(self, rest: bytes) -> None:
-        self.pump_from_link(rest)
+        self.path.take(rest)
 
     def link_lost(self, why: str, sent: bool) -> None:
         if self.is_over:

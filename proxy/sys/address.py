@@ -36,6 +36,11 @@ def readdressed(endpoint: Endpoint, readdress: Mapping[str, str]) -> Endpoint:
     return Endpoint(readdress.get(host, host), endpoint.port)
 
 
+def host_of(text: str) -> str:
+    """The address in what `str(Endpoint)` says."""
+    return plain(text.rpartition(":")[0].strip("[]"))
+
+
 def endpoint(address: tuple[object, ...]) -> Endpoint:
     """Of what accept() or getsockname() give."""
     return Endpoint(plain(str(address[0])), int(str(address[1])))

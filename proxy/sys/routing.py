@@ -12,13 +12,15 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 
+from proxy.core.alias import is_alias
 from proxy.core.errors import Code, ProxyError
 from proxy.sys import nftables, options
 from proxy.sys.kernel import Kernel
-from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, Netlink, native32
+from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, Netlink, attribute, native32
 
 MARK = TABLE = 0x6D73  # "ms": one number for the packets' mark and the routing table
 PRIORITY = 100  # of the rule: after the local table (0), before main (32766)
+_NEWADDR, _DELADDR = 20, 21
 _NEWRULE, _DELRULE, _NEWROUTE, _DELROUTE = 32, 33, 24, 25
 _CONF4 = "/proc/sys/net/ipv4/conf"
 
@@ -32,6 +34,7 @@ class Routing:
         self._route = netlink(options.NETLINK_ROUTE)
         self._up = False
         self._keys: set[bytes] = set()
+        self._aliases: set[bytes] = set()
 
     @property
     def flows(self) -> int:
@@ -58,7 +61,9 @@ class Routing:
                 for message in (rule(_DELRULE, family), local_route(_DELROUTE, family)):
                     with contextlib.suppress(OSError):
                         self._route.send([message])
+            self._alias(_DELADDR, self._aliases)
         self._keys.clear()
+        self._aliases.clear()
         self._up = False
 
     def change(self, added: Iterable[bytes], removed: Iterable[bytes] = ()) -> None:
@@ -67,9 +72,24 @@ class Routing:
         old = set(removed) & self._keys
         if not new and not old:
             return
+        keys = (self._keys | new) - old
         with _translated(f"change {len(new) + len(old)} flows of"):
+            self._alias(_NEWADDR, _aliases(new) - self._aliases)
+            self._aliases |= _aliases(new)
             self._nft.send(nftables.change(sorted(new), sorted(old)))
-        self._keys = (self._keys | new) - old
+            self._keys = keys
+            unused = _aliases(old) - _aliases(keys) if _aliases(old) else set()
+            self._alias(_DELADDR, unused)
+            self._aliases -= unused
+
+    def _alias(self, kind: int, hosts: set[bytes]) -> None:
+        """The kernel's word that an address is there already, or gone, is no trouble."""
+        for host in hosts:
+            try:
+                self._route.send([address_on_loopback(kind, host)])
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.EADDRNOTAVAIL):
+                    raise
 
     def close(self) -> None:
         self._nft.close()
@@ -113,6 +133,23 @@ def local_route(kind: int, family: int) -> Message:
     header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 4, 254, 2, 0)
     body = native32(15, TABLE) + native32(4, socket.if_nametoindex("lo"))
     return Message(kind, _flags(kind == _NEWROUTE), header + body)
+
+
+def address_on_loopback(kind: int, host: bytes) -> Message:
+    """ip address HOST/32 dev lo scope host (struct ifaddrmsg; attributes IFA_ADDRESS and IFA_LOCAL)."""
+    family = socket.AF_INET if len(host) == 4 else socket.AF_INET6
+    header = struct.pack("=BBBBI", family, 8 * len(host), 0, 254, socket.if_nametoindex("lo"))
+    return Message(kind, _flags(kind == _NEWADDR), header + attribute(1, host) + attribute(2, host))
+
+
+def _aliases(keys: Iterable[bytes]) -> set[bytes]:
+    """The workload's addresses in the keys that are no pod's (`proxy.core.alias`)."""
+    found: set[bytes] = set()
+    for host in {nftables.app_host(key) for key in keys}:
+        family = socket.AF_INET if len(host) == 4 else socket.AF_INET6
+        if is_alias(socket.inet_ntop(family, host)):
+            found.add(host)
+    return found
 
 
 def _flags(new: bool) -> int:

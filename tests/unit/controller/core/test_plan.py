@@ -5,7 +5,7 @@ import pytest
 from checkpoint.api import Inspection, Problem, Room, Workload
 from controller.core.errors import Refused
 from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move
-from proxy.api import Endpoint, FlowView
+from proxy.api import Endpoint, ListenerView
 
 A = PodFacts("a", "198.18.0.1", "fd00::1")
 B = PodFacts("b", "198.18.0.2", "fd00::2")
@@ -88,13 +88,10 @@ def test_a_family_that_one_pod_lacks_is_not_readdressed():
     assert plan.readdress == {"198.18.0.1": "198.18.0.2"}
 
 
-def leg(local, peer, side="destination"):
-    return FlowView("redis-1", 7, side, Endpoint(*peer), Endpoint(*local), "", "inbound", "relaying", 0, 0, 0)
-
-
-def test_connections_that_an_earlier_move_left_relayed_are_counted_and_no_others():
-    relayed, others, native = ((("198.18.0.1", 6379), ("198.18.0.9", port)) for port in (5, 6, 7))
-    flows = [leg(*relayed), leg(*others), leg(*native, side="source")]
-    plan = make_plan(A, B, inspection(ends=[relayed, native]), room(), flows)
-    assert codes(plan) == ["relayed-flows"]
-    assert plan.problems[0].message.startswith("1 connections of the workload are still relayed")
+def test_the_port_of_its_own_listener_is_no_obstacle_to_a_workload_that_comes_home():
+    held = [ListenerView("redis-1", "redis-2", Endpoint("0.0.0.0", 6379))]
+    moved = Workload("redis", 1001, ["redis-server"], "running", arrived_by="redis-2")
+    assert codes(make_plan(A, B, inspection(workload=moved), room(listening_ports=[6379]), held)) == []
+    other = Workload("redis", 1001, ["redis-server"], "running", arrived_by="redis-9")
+    assert codes(make_plan(A, B, inspection(workload=other), room(listening_ports=[6379]), held)) == ["ports-taken"]
+    assert codes(make_plan(A, B, inspection(), room(listening_ports=[6379]), held)) == ["ports-taken"]
