@@ -29,7 +29,8 @@ from checkpoint.tree import Tree, stat, until_gone
 _LOG = logging.getLogger(__name__)
 
 _GONE_SECONDS = 60.0
-"""A killed process with much memory takes the kernel a while to take down; nobody waits for it."""
+"""A killed process with much memory takes the kernel a while to take down; nobody waits for it that long."""
+_BURIAL_SECONDS = 5.0
 
 
 class Outbound:
@@ -51,6 +52,7 @@ class Outbound:
         self._dumped: dict[str, int] = {}
         self._pages: asyncio.Task[dict[str, Proof]] | None = None
         self._lease: asyncio.TimerHandle | None = None
+        self._burial: asyncio.Task[None] | None = None
         self._sorted = flows.Sorted([], [], [])
         self._streams: dict[int, Stream] = {}
         self._restored_at: dict[int, str] = {}
@@ -184,7 +186,7 @@ class Outbound:
         self._around.given_up(self.record.workload)
         self._disarm()
         self._tree = None
-        self._around.spawn(self._bury(tree), "the source's end")
+        self._burial = self._around.spawn(self._bury(tree), "the source's end")
 
     async def _bury(self, tree: Tree) -> None:
         await until_gone(tree, _GONE_SECONDS)
@@ -224,7 +226,12 @@ class Outbound:
             self._helper = None
 
     async def forget(self) -> Custody:
-        """Delete the images; raises AgentError WRONG_STATE while the workload stands still."""
+        """Delete the images; raises AgentError WRONG_STATE while the workload stands still.
+
+        A killed copy has ended by then, as a rule: its process ids are free for its return.
+        """
+        if self._burial is not None:
+            await asyncio.wait({self._burial}, timeout=_BURIAL_SECONDS)
         if self._machine.state is State.PREPARED:
             await self.release()
         async with self._lock:

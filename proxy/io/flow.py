@@ -188,6 +188,8 @@ class Ended:
     MAX_KEPT = 1024
 
     def __init__(self, context: Context) -> None:
+        self.keep = self.MAX_KEPT
+        """So many ledgers of accepted flows are kept, and those of all adopted ones; 0: none at all."""
         self._totals = context.totals
         self._kept: deque[int] = deque()
 
@@ -195,9 +197,11 @@ class Ended:
         """One more; gives the numbers of those to forget."""
         self._totals.to_app_bytes += flow.to_app_bytes
         self._totals.to_peer_bytes += flow.to_peer_bytes
+        if not self.keep:
+            return [flow.number]
         if flow.direction == "accepted":
             self._kept.append(flow.number)
-        return [self._kept.popleft()] if len(self._kept) > self.MAX_KEPT else []
+        return [self._kept.popleft()] if len(self._kept) > self.keep else []
 
 
 _EXECUTE: dict[Command, Callable[[Flow], None]] = {

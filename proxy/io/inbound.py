@@ -17,6 +17,9 @@ from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.retirement import Retirement
 from proxy.sys import nftables, repair
 
+LATE_SECONDS = 30.0
+"""A link that was dialled before the workload moved on has shown itself by then (proxy.io.source, GIVE_UP_SECONDS)."""
+
 
 class InboundMigration:
     """One migration at its destination."""
@@ -28,6 +31,8 @@ class InboundMigration:
         self.token = bytes.fromhex(plan.token)
         self.state = Inbound.PREPARED
         self.flows: dict[int, DestinationFlow] = {}
+        self.superseded_at = 0.0
+        """When the workload was moved on from here, by the loop's clock; 0: it is here."""
         self._retirement = retirement
         self._ended = Ended(context)
 
@@ -94,10 +99,12 @@ class InboundMigration:
         return flow
 
     def switching(self, number: int) -> DestinationFlow:
-        """The flow that a further link may follow. Raises CONFLICT when it has none yet, or has ended."""
+        """The flow that a further link may follow. Raises CONFLICT without one, WRONG_STATE while it has no link."""
         flow = self.flows.get(number)
-        if flow is None or not flow.can_switch:
-            raise ProxyError(Code.CONFLICT, f"no flow {number} is being relayed")
+        if flow is None or flow.is_over or flow.state is State.DRAINING:
+            raise ProxyError(Code.CONFLICT, f"no flow {number} is here")
+        if not flow.can_switch:
+            raise ProxyError(Code.WRONG_STATE, f"flow {number} has no link to follow yet")
         return flow
 
     def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
@@ -127,6 +134,20 @@ class InboundMigration:
 
     def ledger(self) -> list[LedgerLine]:
         return [flow.ledger_line() for flow in self.flows.values()]
+
+    def settle(self) -> None:
+        """Its ledgers are of no more use, nor is a flow that has ended: the workload has been moved on from here."""
+        self.superseded_at = self.superseded_at or self.context.loop.time()
+        self._ended.keep = 0
+        for number in [number for number, flow in self.flows.items() if flow.is_over]:
+            del self.flows[number]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a flow is relayed, or a connection that was opened elsewhere may still be on its way."""
+        if not self.superseded_at:
+            return True
+        return bool(self.live_flows) or self.context.loop.time() - self.superseded_at < LATE_SECONDS
 
     def _on_ended(self, flow: Flow) -> None:
         if self.context.legs.get((flow.local, flow.peer)) is flow:

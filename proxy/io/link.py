@@ -42,8 +42,8 @@ class DialledLink:
     ) -> None:
         self.state = Dialling.GREETING
         self.why_lost = ""
-        self.refused = False
-        """The destination answered, and said no."""
+        self.refusal = ""
+        """The code with which the destination said no."""
         self._poller = context.poller
         self._idled = idled
         self._outbox = hello
@@ -128,7 +128,7 @@ class DialledLink:
         while self.state not in (Dialling.OPEN, Dialling.REFUSED) and (frame := self._decoder.next()):
             self.state = handshake.answered(self.state, frame)
             if isinstance(frame, Refused):
-                self.refused = True
+                self.refusal = frame.code
                 self._lose(f"refused: {frame.code}: {frame.text}")
         if self.state is Dialling.IDLE:
             self._idled(self)

@@ -132,6 +132,7 @@ class OutboundMigration:
 
         Waits until each flow has its new link, or will not get one.
         """
+        self.settle()
         self.target, self.readdress = wanted.migration, wanted.readdress
         self.links.close()
         self.links = LinkPool(self.context, wanted.destination, wanted.migration, bytes.fromhex(wanted.token))
@@ -237,6 +238,17 @@ class OutboundMigration:
         flow = SourceFlow(self.context, number, peer, local, direction, state, leg, self._on_ended, self.links)
         flow.via = str(self.destination)
         return flow
+
+    def settle(self) -> None:
+        """Its ledgers are of no more use: the workload has been moved on from where this migration brought it."""
+        self._ended.keep = 0
+        for number in [number for number, flow in self.flows.items() if flow.is_over]:
+            del self.flows[number]
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether it relays, or may be asked for its ledger or for a connection to its old address."""
+        return bool(self._ended.keep or self.flows or self.listeners)
 
     def _on_ended(self, flow: Flow) -> None:
         for number in self._ended.take(flow):

@@ -149,7 +149,17 @@ class Plane:
         home = wanted.migration in self.inbound
         following = self._relaying_to(wanted.follows)
         done = await asyncio.gather(*(migration.switch(wanted, home) for migration in following))
+        if wanted.follows in self.inbound:
+            self.inbound[wanted.follows].settle()
+        self._sweep()
         return Switched(sum(each.flows for each in done), sum(each.left for each in done))
+
+    def _sweep(self) -> None:
+        """Forget the migrations that nobody needs any more."""
+        for name in [name for name, migration in self.outbound.items() if not migration.is_needed]:
+            self.release_outbound(name)
+        for name in [name for name, migration in self.inbound.items() if not migration.is_needed]:
+            self.release_inbound(name)
 
     def listeners(self) -> list[ListenerView]:
         return [

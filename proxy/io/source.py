@@ -42,6 +42,9 @@ class SourceFlow(Flow):
         self.snapshot: Snapshot | None = None
         self.live: Live | None = None
         self.opening: Open | None = None
+        self.switching: asyncio.Future[bool] | None = None
+        """The answer to the last request for another link (`proxy.io.switching`)."""
+        self.began = context.loop.time()
         self.inherited = False
         """Its leg is the other end of an app leg of ours: the peer leg is elsewhere, and will find its own way."""
         self.buffer = limits.Buffer()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 
+from proxy.core.errors import Code
 from proxy.core.flow import ENDED, Event, State
 from proxy.core.wire import Switch
 from proxy.io.link import DialledLink, LinkPool
 from proxy.io.relay import end, reset
 from proxy.io.source import SourceFlow
+
+UNKNOWN = Code.CONFLICT.name.lower()
 
 
 class Switching:
@@ -37,13 +40,24 @@ class Switching:
                     async with asyncio.timeout_at(deadline):
                         if await self._ask():
                             return True
+                        if self._is_unknown_for_good():
+                            return False
                 except TimeoutError:
                     return False  # the answer may still come, and is heeded then
             await asyncio.sleep(self.RETRY_SECONDS)
         return False
 
+    def _is_unknown_for_good(self) -> bool:
+        """The workload has closed its end before it moved, unless the flow is so young that it is on its way there."""
+        young = self._loop.time() - self._flow.began < self.GIVE_UP_SECONDS
+        return self._link is not None and self._link.refusal == UNKNOWN and not young
+
     async def _ask(self) -> bool:
-        self._answer = self._loop.create_future()
+        while (former := self._flow.switching) and not former.done():
+            await asyncio.shield(former)  # one after the other, or bytes could overtake each other
+        if not self._flow.can_switch:
+            return False
+        self._answer = self._flow.switching = self._loop.create_future()
         self._flow.path.expect()
         self._link = self._links.ask(Switch(self._flow.number), self)
         return await asyncio.shield(self._answer)
@@ -66,7 +80,7 @@ class Switching:
             self._flow.context.poller.forget(link.sock)
             end(link.sock)
         if self._flow.can_switch:
-            if sent and link and not link.refused:  # whether it was accepted is not known, so neither what may be lost
+            if sent and link and not link.refusal:  # whether it was accepted is not known, so neither what may be lost
                 self._flow.tell(Event.LINK_FAILED, why)
             else:
                 self._flow.path.deny()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from itertools import cycle, pairwise
 
 import pytest
 
-from tests.harness.clients import Echo, Stream
+from tests.harness.clients import Echo, Stream, pattern_at
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
 
@@ -33,8 +35,11 @@ async def flows_of(stage):
     return [view for pod in (stage.a, stage.b, stage.c) for view in await stage.flows(pod)]
 
 
-async def one_link_each(stage, seconds=10.0):
-    """Until every flow has one peer leg and one app leg, and so one link; fails after `seconds`."""
+async def one_link_each(stage, seconds=30.0):
+    """Until every flow has one peer leg and one app leg, and so one link; fails after `seconds`.
+
+    The longer way lasts as long as a slow reader still has bytes before it that went that way.
+    """
     for _ in range(int(seconds / 0.05)):
         found = Counter((view.flow, view.side) for view in await flows_of(stage))
         if all(count == 1 for count in found.values()):
@@ -44,9 +49,8 @@ async def one_link_each(stage, seconds=10.0):
 
 
 def load(stage):
-    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(4)]
-    clients += [Stream(stage.client, stage.a.address, PORT) for _ in range(2)]
-    return [*clients, Stream(stage.client, stage.a.address, PORT, pause_seconds=0.02)]
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    return [*clients, *(Stream(stage.client, stage.a.address, PORT, pause_seconds=each) for each in (0, 0.005))]
 
 
 async def finish(clients):
@@ -91,3 +95,154 @@ async def test_ten_moves_under_load(stage):
     await move_all(stage, "server", *(next(way) for _ in range(11)))
     assert await one_link_each(stage) == len(clients)
     await finish(clients)
+
+
+async def test_home_again_the_workload_is_reached_directly(stage):
+    """Its port was kept by a listener of the proxy's, which made room for it."""
+    await stage.run_redis()
+    await move_all(stage, "redis", stage.a, stage.b, stage.a)
+    for host in (stage.a.address, stage.a.address6):
+        client = stage.connect(stage.client, host, REDIS_PORT)
+        assert ask(client, "PING") == "+PONG"
+    assert await stage.flows(stage.a) == []
+    late = stage.connect(stage.client, stage.b.address, REDIS_PORT)
+    assert ask(late, "PING") == "+PONG"
+    assert await one_link_each(stage) == 1
+
+
+async def test_connections_opened_while_it_comes_home_are_all_served(stage):
+    await stage.run_redis()
+    await move_all(stage, "redis", stage.a, stage.b)
+    opened = []
+
+    def watch(driver):
+        started = driver.observer.phase_started
+
+        def phase_started(name, at):
+            started(name, at)
+            if name in ("Restoring", "Committing", "Repointing", "Draining"):
+                for pod in (stage.a, stage.b):
+                    opened.extend(stage.connect(stage.client, pod.address, REDIS_PORT, 2) for _ in range(10))
+
+        driver.observer.phase_started = phase_started
+
+    result = await stage.move("redis", stage.b, stage.a, prepare=watch)
+    assert result.outcome == "succeeded", result.error
+    assert result.flows.lost == result.bytes.lost == 0
+    assert len(opened) == 80
+    for client in opened:
+        assert await asyncio.to_thread(ask, client, "PING") == "+PONG"
+    await one_link_each(stage)
+
+
+async def test_the_first_address_still_leads_to_the_workload_after_two_moves(stage):
+    await stage.run_redis()
+    await move_all(stage, "redis", stage.a, stage.b, stage.c)
+    for pod in (stage.a, stage.b):
+        late = stage.connect(stage.client, pod.address, REDIS_PORT)
+        assert ask(late, "PING") == "+PONG"
+    assert await one_link_each(stage) == 2
+    assert [view.side for view in await stage.flows(stage.a)] == ["source"]
+
+
+@pytest.mark.parametrize("home", [False, True])
+async def test_a_second_move_that_is_rolled_back_leaves_the_relayed_flows_as_they_were(stage, home):
+    await stage.run_server()
+    clients = load(stage)
+    await asyncio.sleep(0.3)
+    await move_all(stage, "server", stage.a, stage.b)
+    destination = stage.a if home else stage.c
+
+    def cancel(driver):
+        started = driver.observer.phase_started
+
+        def phase_started(name, at):
+            started(name, at)
+            if name == "Restoring":
+                driver.cancel()
+
+        driver.observer.phase_started = phase_started
+
+    result = await stage.move("server", stage.b, destination, prepare=cancel)
+    assert result.outcome == "rolled-back"
+    assert await one_link_each(stage) == len(clients)
+    late = Echo(stage.client, stage.a.address, PORT)
+    await asyncio.sleep(0.2)
+    await move_all(stage, "server", stage.b, destination)
+    assert await one_link_each(stage) == len(clients) + 1
+    await finish([*clients, late])
+
+
+@pytest.mark.parametrize("way", ["abc", "aba", "abcab"])
+async def test_a_half_close_is_passed_on_wherever_the_workload_is(stage, way):
+    """One peer has ended its stream before the last move, one ends it afterwards; a gate keeps the answer back."""
+    pods = [getattr(stage, name) for name in way]
+    await stage.run_server()
+    before, after = (stage.connect(stage.client, stage.a.address, PORT) for _ in range(2))
+    for client in (before, after):
+        client.sendall(b"Efirst ")
+    await move_all(stage, "server", *pods[:-1])
+    before.sendall(b"second ")
+    before.shutdown(socket.SHUT_WR)
+    await move_all(stage, "server", *pods[-2:])
+    after.sendall(b"second ")
+    after.shutdown(socket.SHUT_WR)
+    for client in (before, after):
+        client.settimeout(10)
+        assert await asyncio.to_thread(read_all, client) == b"first second "
+    await nothing_is_left(stage)
+
+
+async def test_a_half_closed_stream_with_much_to_read_is_moved_on_twice(stage):
+    """The peer has ended its stream and still reads the echo, slowly, while the workload moves twice."""
+    await stage.run_server()
+    client = stage.connect(stage.client, stage.a.address, PORT)
+    client.settimeout(20)
+    await move_all(stage, "server", stage.a, stage.b)
+    size = 3 << 20
+    sending = asyncio.to_thread(client.sendall, b"E" + pattern_at(0, size))
+    await sending
+    client.shutdown(socket.SHUT_WR)
+    await move_all(stage, "server", stage.b, stage.c, stage.a)
+    assert await asyncio.to_thread(read_all, client) == pattern_at(0, size)
+    await nothing_is_left(stage)
+
+
+async def test_a_reset_is_passed_on_after_two_moves(stage):
+    await stage.run_server()
+    client = stage.connect(stage.client, stage.a.address, PORT)
+    client.sendall(b"Ehello")
+    assert client.recv(5) == b"hello"
+    await move_all(stage, "server", stage.a, stage.b, stage.c)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    await nothing_is_left(stage)
+
+
+async def test_ipv6_and_loopback_peers_follow_away_and_home(stage):
+    await stage.run_redis()
+    clients = [
+        stage.connect(stage.client, stage.a.address6, REDIS_PORT),
+        stage.connect(stage.a, "127.0.0.1", REDIS_PORT),
+    ]
+    for step in ("abc", "ca"):
+        await move_all(stage, "redis", *(getattr(stage, name) for name in step))
+        for client in clients:
+            assert ask(client, "INCR counter").startswith(":")
+    assert await one_link_each(stage) == 2
+
+
+async def nothing_is_left(stage):
+    """No flow in any pod, and no address but its own, once the last acknowledgements had their time."""
+    for _ in range(200):
+        if not await flows_of(stage):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(await flows_of(stage))
+
+
+def read_all(sock: socket.socket) -> bytes:
+    found = bytearray()
+    while data := sock.recv(65536):
+        found += data
+    return bytes(found)
