@@ -6,16 +6,24 @@ import pytest
 
 from proxy.api import Endpoint
 from proxy.core.handshake import ACCEPTING, ANSWERED, ASKED, Accepting, Dialling, accepting, answered, asked
-from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, WireError
+from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, Switch, WireError
 
 HERE = Endpoint("10.0.0.1", 1)
-FRAMES: list[Frame] = [Hello("m", bytes(32)), Join(1), Open(1, HERE, HERE), Accepted(), Refused("no", "no")]
+FRAMES: list[Frame] = [
+    Hello("m", bytes(32)),
+    Join(1),
+    Switch(1),
+    Open(1, HERE, HERE),
+    Accepted(),
+    Refused("no", "no"),
+]
 
 
 def test_a_link_greets_then_names_its_flow() -> None:
     state = accepting(Accepting.NEW, FRAMES[0])
     assert state is Accepting.GREETED
-    assert accepting(state, Join(1)) is accepting(state, Open(1, HERE, HERE)) is Accepting.ROUTED
+    for frame in (Join(1), Switch(1), Open(1, HERE, HERE)):
+        assert accepting(state, frame) is Accepting.ROUTED
 
 
 def test_a_flow_may_be_named_before_the_greeting_is_answered() -> None:

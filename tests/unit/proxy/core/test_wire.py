@@ -17,6 +17,7 @@ from proxy.core.wire import (
     Kind,
     Open,
     Refused,
+    Switch,
     WireError,
     encode,
 )
@@ -25,6 +26,7 @@ FRAMES: list[Frame] = [
     Hello("migration-1", bytes(range(32))),
     Hello("ü" * 64, bytes(32)),
     Join(2**48 - 1),
+    Switch(2**48 - 1),
     Open(7, Endpoint("10.1.2.3", 40000), Endpoint("fd00::1", 7000)),
     Accepted(),
     Refused("conflict", "no flow 7 waits for a link"),
