@@ -20,7 +20,7 @@ from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, Netl
 
 MARK = TABLE = 0x6D73  # "ms": one number for the packets' mark and the routing table
 PRIORITY = 100  # of the rule: after the local table (0), before main (32766)
-_NEWADDR, _DELADDR = 20, 21
+_NEWADDR, _DELADDR, _NODAD = 20, 21, 2
 _NEWRULE, _DELRULE, _NEWROUTE, _DELROUTE = 32, 33, 24, 25
 _CONF4 = "/proc/sys/net/ipv4/conf"
 
@@ -136,9 +136,12 @@ def local_route(kind: int, family: int) -> Message:
 
 
 def address_on_loopback(kind: int, host: bytes) -> Message:
-    """ip address HOST/32 dev lo scope host (struct ifaddrmsg; attributes IFA_ADDRESS and IFA_LOCAL)."""
+    """ip address HOST/32 dev lo scope host nodad (struct ifaddrmsg; attributes IFA_ADDRESS and IFA_LOCAL).
+
+    Without IFA_F_NODAD an IPv6 address is tentative until a kernel worker has had its turn (K: addrconf_dad_begin).
+    """
     family = socket.AF_INET if len(host) == 4 else socket.AF_INET6
-    header = struct.pack("=BBBBI", family, 8 * len(host), 0, 254, socket.if_nametoindex("lo"))
+    header = struct.pack("=BBBBI", family, 8 * len(host), _NODAD, 254, socket.if_nametoindex("lo"))
     return Message(kind, _flags(kind == _NEWADDR), header + attribute(1, host) + attribute(2, host))
 
 
