@@ -164,6 +164,7 @@ def test_a_workload_starts_clean(rig: Rig) -> None:
         "argv": [PYTHON, "-I", "-S", "-c", script],
         "state": "running",
         "migration": "",
+        "arrived_by": "",
     }
     assert (seen["pids"], seen["problems"]) == ([pid], [])
     assert seen["memory_bytes"] > 1_000_000
