@@ -33,7 +33,6 @@ class DestinationFlow(Flow):
     ) -> None:
         super().__init__(context, number, peer, app, direction, state, leg, ended)
         self._retire = retire
-        self._preface = b""
         self._connecting = False
         self._answer: Callable[[str], None] | None = None
 
@@ -46,14 +45,14 @@ class DestinationFlow(Flow):
 
     def join(self, link: socket.socket, preface: bytes, via: str) -> None:
         """A link has come that names this flow (see InboundMigration.awaiting)."""
-        self.path.first(link)
-        self._preface, self.via = preface, via
+        self.path.first(link, preface)
+        self.via = via
         self.tell(Event.LINK_READY)
 
     def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
         """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
-        self.path.first(link)
-        self._preface, self.via = preface, via
+        self.path.first(link, preface)
+        self.via = via
         self._answer = answer
         code = self.leg.connect_ex((self.local.host, self.local.port))
         if code in (0, errno.EINPROGRESS):
@@ -63,10 +62,9 @@ class DestinationFlow(Flow):
             self._refuse(code)
 
     def relay(self) -> None:
-        preface, self._preface = self._preface, b""
         self.path.give()
         if not self.is_over:
-            self.path.take(preface)
+            self.path.take()
 
     def retire_route(self) -> None:
         self._retire(nftables.flow_key(self.local, self.peer))

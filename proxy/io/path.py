@@ -41,9 +41,15 @@ class Path:
 
     # The first link
 
-    def first(self, link: socket.socket) -> None:
-        """The flow's first link; nothing is moved yet."""
+    def first(self, link: socket.socket, preface: bytes | None = None) -> None:
+        """The flow's first link; nothing is moved yet.
+
+        `preface` is what has come behind the frame that named the flow: whatever comes from now on is the flow's too.
+        None: frames are still to come.
+        """
         self._links = [link]
+        if preface is not None:
+            self._prefaces[0] = preface
 
     def give(self) -> None:
         """From now on what comes from the leg goes to the link. A reset of either is noticed, whoever is quiet."""
@@ -54,7 +60,7 @@ class Path:
 
     def take(self, preface: bytes = b"") -> None:
         """From now on what comes from the link goes to the leg; `preface` has come already."""
-        self._prefaces[0] = preface
+        self._prefaces.setdefault(0, preface)
         self._start_taking()
 
     # Successors
@@ -212,6 +218,9 @@ class Path:
         if not self._links or self._links[0].fileno() < 0:
             return given, taken, 0, 0
         queued = self._context.kernel.queued
-        kept = self._from_link[0].kept_bytes if self._from_link else 0
-        waiting = queued(self._links[0], SIOCINQ) + kept if self._from_link else 0
+        waiting = queued(self._links[0], SIOCINQ) + self._kept() if self._from_link or 0 in self._prefaces else 0
         return given, taken, queued(self._links[0], SIOCOUTQ), waiting
+
+    def _kept(self) -> int:
+        """Bytes read from the first link and not given on yet."""
+        return self._from_link[0].kept_bytes if self._from_link else len(self._prefaces[0])

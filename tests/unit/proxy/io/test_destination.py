@@ -52,6 +52,19 @@ async def test_a_fresh_leg_comes_from_the_peers_address(plane: Plane) -> None:
         opened.close()
 
 
+async def test_what_came_before_the_leg_is_connected_is_accounted_for(plane: Plane) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        opened = Opened(plane, Endpoint(*app.getsockname()))
+        assert opened.flow.state is State.CONNECTING
+        opened.there.send(b", second")
+        line = opened.flow.ledger_line()
+        assert (line.to_app_bytes, line.link_waiting_bytes) == (0, 13)
+        await parts.eventually(lambda: opened.flow.state is State.RELAYING)
+        await parts.eventually(lambda: opened.flow.ledger_line().to_app_bytes == 13)
+        assert opened.flow.ledger_line().link_waiting_bytes == 0
+        opened.close()
+
+
 async def test_an_application_that_does_not_listen(plane: Plane) -> None:
     with socket.create_server(("127.0.0.1", 0)) as app:
         endpoint = Endpoint(*app.getsockname())
