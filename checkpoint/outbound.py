@@ -21,12 +21,15 @@ from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.core.manifest import Proof
-from checkpoint.engine import Folders, Helper
+from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.images import Images, Stream
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
+
+DUMP_TRIES = 3
+"""The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
 
 _GONE_SECONDS = 60.0
 """A killed process with much memory takes the kernel a while to take down; nobody waits for it that long."""
@@ -111,17 +114,8 @@ class Outbound:
         return answer
 
     async def _dump(self) -> Dumped:
-        tree, folders = self._required_tree(), self._folders()
-        helper = self._helper or await self._prepare_engine()
-        self._helper = None
-        seen = stat(helper.pid)
-        self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
-        self._around.save()
-        try:
-            report = await self._around.engine.dump(helper, tree, folders)
-        finally:
-            self.record.helper = None
-            self._around.spawn(helper.close(), "criu's end")
+        folders = self._folders()
+        report = await self._dump_patiently(folders)
         (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
         self._dumped = store.listing(folders.images)
         # Nobody edits the pages: their tags can be made while the sockets are given to the proxy.
@@ -129,6 +123,30 @@ class Outbound:
         proving = self._around.store.prove(folders.images, self._key, self._dumped, pages)
         self._pages = self._around.spawn(proving, "tag the pages")
         return Dumped(sum(self._dumped.values()), report.processes, report.criu_seconds)
+
+    async def _dump_patiently(self, folders: Folders) -> DumpReport:
+        """Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue."""
+        for _ in range(DUMP_TRIES - 1):
+            try:
+                return await self._dump_once(folders)
+            except AgentError as error:
+                if error.code is not Code.QUEUE_MOVED:
+                    raise
+                _LOG.info("%s: %s: dumping once more", self.record.migration, error)
+                self._around.store.make(self.record.migration)
+        return await self._dump_once(folders)
+
+    async def _dump_once(self, folders: Folders) -> DumpReport:
+        helper = self._helper or await self._prepare_engine()
+        self._helper = None
+        seen = stat(helper.pid)
+        self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
+        self._around.save()
+        try:
+            return await self._around.engine.dump(helper, self._required_tree(), folders)
+        finally:
+            self.record.helper = None
+            self._around.spawn(helper.close(), "criu's end")
 
     async def adopt(self) -> Adopted:
         answer: Adopted = await self._once(Event.ADOPT, "adopt", self._adopt)

@@ -66,6 +66,9 @@ _RULES = (
           "the process has an internet socket of type {type}, which cannot be saved"),
     _rule(r"Sockets \(family (?P<family>\d+) proto (?P<proto>\d+)\) are not collected", Code.UNSUPPORTED_SOCKET,
           "the process has a socket of family {family}, protocol {proto}, which cannot be saved"),
+    # soccr.c: it asks how much is queued and then copies that much; a peer may send in between
+    _rule(r"recv failed \((?P<got>-?\d+), want (?P<want>\d+)\)", Code.QUEUE_MOVED,
+          "bytes came from a peer in the very moment in which its connection was saved"),
     _rule(r"In-flight connection \(l\)", Code.CONNECTION_STATE, "a connection waits to be accepted"),
     _rule(r"Unknown inet socket \S+ state (?P<state>\d+)", Code.CONNECTION_STATE,
           "a connection is in TCP state {state}"),

@@ -49,6 +49,7 @@ class Code(StrEnum):
     NO_CAPABILITY = "no-capability"
     KERNEL = "kernel"
     CRIU_FAILED = "criu-failed"
+    QUEUE_MOVED = "queue-moved"
     CRIU_MISSING = "criu-missing"
     IMAGE_DAMAGED = "image-damaged"
     PROXY_UNREACHABLE = "proxy-unreachable"
@@ -110,6 +111,7 @@ _ROWS: dict[Code, _Row] = {
         500, "machine", "The agent needs CAP_SYS_ADMIN, or CAP_CHECKPOINT_RESTORE and its company."
     ),
     Code.KERNEL: _Row(500, "machine", "This kernel lacks something CRIU needs: run `criu check` in the pod."),
+    Code.QUEUE_MOVED: _Row(503, "midstream", "Try again: it takes a peer that sends within the same microseconds."),
     Code.CRIU_FAILED: _Row(500, "machine", "The log is kept beside the images until the migration is deleted."),
     Code.CRIU_MISSING: _Row(500, "machine", "Install CRIU 4.2.1 or later and say where it is with --criu."),
     Code.IMAGE_DAMAGED: _Row(422, "machine", "The images changed after they were sealed: nothing of them was kept."),
