@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from checkpoint import store, tree
+from checkpoint import sockopts, store, tree
 from checkpoint.api import Custody, PrepareInbound, Restored, RestoreWorkload
 from checkpoint.core import manifest
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError
 from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
 from checkpoint.core.manifest import Manifest
+from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import Images
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
@@ -26,6 +28,8 @@ _GONE_SECONDS = 10.0
 
 VERIFY_FIRST_BYTES = 32 << 20
 """So much is verified, in about 10 ms on two cores, before CRIU makes a process of it; more beside CRIU."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Inbound:
@@ -110,6 +114,7 @@ class Inbound:
             except BaseException:
                 await self._destroy(report.tree)
                 raise
+        self._set_options(report.tree, folder)
         self._keep(report, folder)
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
 
@@ -127,6 +132,11 @@ class Inbound:
                 return await self._around.engine.restore(helper, folders)
         finally:
             self._working = None
+
+    def _set_options(self, copy: Tree, folder: Path) -> None:
+        wanted = msgspec.json.decode((folder / sockopts.FILE).read_bytes(), type=list[SocketOptions])
+        for words in sockopts.write(self._around.kernel, copy, wanted):
+            _LOG.warning("%s: not carried over: %s", self.record.migration, words)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:
         self._tree = report.tree

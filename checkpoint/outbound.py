@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from checkpoint import adopt, store
+from checkpoint import adopt, sockopts, store
 from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
@@ -115,7 +115,14 @@ class Outbound:
 
     async def _dump(self) -> Dumped:
         folders = self._folders()
-        report = await self._dump_patiently(folders)
+        # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
+        looking = asyncio.to_thread(sockopts.read, self._around.kernel, self._required_tree())
+        reading = self._around.spawn(looking, "read the sockets")
+        try:
+            report = await self._dump_patiently(folders)
+        finally:
+            options = await reading
+        (folders.images / sockopts.FILE).write_bytes(msgspec.json.encode(options))
         (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
         self._dumped = store.listing(folders.images)
         # Nobody edits the pages: their tags can be made while the sockets are given to the proxy.
