@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint import procfs, tree
+from checkpoint import procfs, tree, unkept
 from checkpoint.api import Inspection, Problem, Workload
 from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code, problem
 from checkpoint.core.readdress import LISTEN
+from checkpoint.kernel import Kernel
 
 _FINE_ANONYMOUS = (
     "[eventpoll]",
@@ -23,7 +24,7 @@ _FINE_ANONYMOUS = (
 """anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
 
 
-def inspect(workload: Workload) -> Inspection:
+def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     """Read /proc; raises AgentError WORKLOAD_GONE."""
     processes = tree.descendants(workload.pid)
     if not processes:
@@ -37,7 +38,12 @@ def inspect(workload: Workload) -> Inspection:
         memory_bytes=sum(procfs.memory_bytes(pid) for pid in processes),
         connections=sum(1 for line in lines if line.state != LISTEN),
         listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
-        problems=[*_process_problems(processes), *_file_problems(files), *_connection_problems(lines)],
+        problems=[
+            *_process_problems(processes),
+            *_file_problems(files),
+            *_connection_problems(lines),
+            *unkept.problems(kernel or Kernel(), files),
+        ],
     )
 
 

@@ -319,16 +319,19 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
 TCP = socket.IPPROTO_TCP
 BY_NUMBER = {
     "TCP_NODELAY": (TCP, 1, 1), "TCP_CORK": (TCP, 3, 1), "TCP_KEEPIDLE": (TCP, 4, 77), "TCP_KEEPINTVL": (TCP, 5, 7),
-    "TCP_KEEPCNT": (TCP, 6, 3), "TCP_SYNCNT": (TCP, 7, 4), "TCP_LINGER2": (TCP, 8, 33), "TCP_USER_TIMEOUT": (TCP, 18, 4321),
+    "TCP_KEEPCNT": (TCP, 6, 3), "TCP_SYNCNT": (TCP, 7, 4), "TCP_LINGER2": (TCP, 8, 33),
+    "TCP_USER_TIMEOUT": (TCP, 18, 4321),
     "TCP_NOTSENT_LOWAT": (TCP, 25, 16384), "TCP_THIN_LINEAR_TIMEOUTS": (TCP, 16, 1),
     "SO_KEEPALIVE": (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), "SO_MARK": (socket.SOL_SOCKET, 36, 5),
     "SO_PRIORITY": (socket.SOL_SOCKET, 12, 4), "SO_RCVLOWAT": (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1),
     "SO_OOBINLINE": (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1), "SO_TIMESTAMP": (socket.SOL_SOCKET, 29, 1),
     "SO_MAX_PACING_RATE": (socket.SOL_SOCKET, 47, 90_000_000), "SO_BUSY_POLL": (socket.SOL_SOCKET, 46, 20),
-    "IP_TOS": (socket.IPPROTO_IP, 1, 0x28), "IP_TTL": (socket.IPPROTO_IP, 2, 55), "IP_MTU_DISCOVER": (socket.IPPROTO_IP, 10, 2),
+    "IP_TOS": (socket.IPPROTO_IP, 1, 0x28), "IP_TTL": (socket.IPPROTO_IP, 2, 55),
+    "IP_MTU_DISCOVER": (socket.IPPROTO_IP, 10, 2),
     "IP_RECVTOS": (socket.IPPROTO_IP, 13, 1), "IP_BIND_ADDRESS_NO_PORT": (socket.IPPROTO_IP, 24, 1),
     "IP_FREEBIND": (socket.IPPROTO_IP, 15, 1), "IP_TRANSPARENT": (socket.IPPROTO_IP, 19, 1),
-    "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF, 50_000), "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF, 60_000),
+    "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF, 50_000),
+    "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF, 60_000),
 }  # fmt: skip
 OPTIONS = """
 def options(sock, numbers):
@@ -381,3 +384,44 @@ async def test_socket_options_are_the_same_before_and_after(stage, told):
     assert not differing, "\n".join(differing)
     for one in (sock, four, six):
         one.close()
+
+
+CANNOT = {
+    "multipath": ("it = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); it.bind(('', 7399)); it.listen()",
+                  "unsupported-socket", "the socket 0.0.0.0:7399 is Multipath TCP"),
+    "udp": ("it = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); it.bind(('', 7398))",
+            "unsupported-socket", "the socket 0.0.0.0:7398 is UDP"),
+    "kernel-tls": ("sock.setsockopt(6, 31, b'tls')", "unsupported-socket", "has kernel TLS"),
+    "urgent": ("", "connection-state", "has urgent data that nobody has read"),
+    "ended": ("select.select([sock], [], [], 10)", "connection-state", "has ended, and the workload has not closed it"),
+    "locked": ("it = open('/tmp/midstream-lock', 'w'); fcntl.flock(it, fcntl.LOCK_EX); os.unlink(it.name)",
+               "lock-held", "/tmp/midstream-lock"),
+    "io-uring": ("it = ctypes.CDLL(None).syscall(425, 4, ctypes.create_string_buffer(120))",
+                 "unsupported-file", "io_uring"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CANNOT)
+async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched(stage, told, kind):
+    """And the workload, with all its connections, goes on as if nobody had asked."""
+    code, expected, words = CANNOT[kind]
+    sock, other = accepted(stage, told), accepted(stage, told, "other")
+    if kind == "urgent":
+        sock.send(b"!", socket.MSG_OOB)
+        told.do("select.select([], [], [sock], 10)")
+    if kind == "ended":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        sock.close()
+    answer = told.attempt(code) if code else {}
+    if "No such file" in answer.get("error", "") or "not available" in answer.get("error", ""):
+        pytest.skip(f"this kernel has none: {answer['error']}")
+    assert "error" not in answer, answer
+    if kind == "io-uring" and told.do("it") < 0:
+        pytest.skip("this kernel has no io_uring")
+    result = await stage.move("puppet")
+    assert result.outcome == "rolled-back"
+    assert result.error is not None
+    assert (result.error.code, result.freeze_seconds) == (expected, 0)
+    assert words in result.error.message
+    other.sendall(b"on?")
+    assert told.do("other.recv(9).decode()") == "on?"
