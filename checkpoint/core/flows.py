@@ -122,6 +122,8 @@ def direction_of(one: InetSocket, listening: Set[End]) -> Direction:
 
 
 def _check(one: InetSocket) -> None:
+    if one.state == tcp.CLOSE:
+        raise AgentError(Code.CONNECTION_STATE, f"the connection {one} ended while the workload was being stopped")
     if one.state not in MOVABLE:
         raise AgentError(Code.CONNECTION_STATE, f"the connection {one} is still being opened")
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 import pytest_asyncio
 
+from checkpoint import procfs
 from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
 from tests.harness.journeys import Puppet, at_phase, moved, puppet
@@ -174,6 +175,25 @@ async def test_reset_by_the_peer_during_the_hold(stage, told, phase):
     result = await stage.move("puppet", prepare=at_phase(phase, reset))
     assert result.outcome == "succeeded", result.error
     assert "ConnectionReset" in (await asyncio.to_thread(told.attempt, "sock.recv(1)")).get("error", "no error")
+    write_all(other, 10)
+    assert told.do("len(other.recv(100))") == 10
+
+
+async def test_reset_by_the_peer_between_the_stop_and_the_dump(stage, told):
+    """CRIU has no image for such a socket: the move is taken back, and the workload sees the reset where it was."""
+    sock, other = accepted(stage, told), accepted(stage, told, "other")
+
+    def reset():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        sock.close()
+
+    result = await stage.move("puppet", prepare=at_phase(Phase.CHECKPOINTING, reset))
+    assert result.outcome == "rolled-back"
+    assert result.error is not None
+    assert "ended while the workload was being stopped" in result.error.message
+    assert "ConnectionReset" in told.attempt("sock.recv(1)").get("error", "no error")
+    told.do("sock.close()")
+    await moved(stage, "puppet")
     write_all(other, 10)
     assert told.do("len(other.recv(100))") == 10
 
@@ -396,6 +416,9 @@ CANNOT = {
     "ended": ("select.select([sock], [], [], 10)", "connection-state", "has ended, and the workload has not closed it"),
     "locked": ("it = open('/tmp/midstream-lock', 'w'); fcntl.flock(it, fcntl.LOCK_EX); os.unlink(it.name)",
                "lock-held", "/tmp/midstream-lock"),
+    "users": (
+        "pid = os.fork() or (os.setuid(65534), signal.pause())", "no-capability", "belong to different users",
+    ),
     "io-uring": ("it = ctypes.CDLL(None).syscall(425, 4, ctypes.create_string_buffer(120))",
                  "unsupported-file", "io_uring"),
 }  # fmt: skip
@@ -416,6 +439,8 @@ async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched
     if "No such file" in answer.get("error", "") or "not available" in answer.get("error", ""):
         pytest.skip(f"this kernel has none: {answer['error']}")
     assert "error" not in answer, answer
+    if kind == "users" and procfs.may_read_limits():
+        pytest.skip("this machine has CAP_SYS_RESOURCE, and can")
     if kind == "io-uring" and told.do("it") < 0:
         pytest.skip("this kernel has no io_uring")
     result = await stage.move("puppet")

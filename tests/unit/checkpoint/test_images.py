@@ -107,3 +107,31 @@ def test_criu_s_account_is_given_in_seconds(images, tmp_path):
     (tmp_path / "stats.img").rename(tmp_path / "stats-dump")
     assert images.seconds(tmp_path, "dump") == {"freezing": 0.0005, "frozen": 2.0, "memdump": 1e-6, "memwrite": 1e-6}
     assert images.seconds(tmp_path, "restore") == {}
+
+
+@pytest.mark.parametrize(
+    ("ticks", "value", "interval", "after"),
+    [
+        (2, (0, 0), (1, 5), (1, 5)),
+        (0, (0, 0), (1, 5), (0, 0)),
+        (2, (0, 7), (1, 5), (0, 7)),
+        (2, (0, 0), (0, 0), (0, 0)),
+    ],
+)
+def test_a_periodic_timer_whose_expiry_is_unread_stays_armed(images, tmp_path, ticks, value, interval, after):
+    one = made.MESSAGES.file(type=made.MESSAGES.INETSK, id=7)
+    types = one.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_name
+    one.type = types["TIMERFD"].number
+    one.tfd.id, one.tfd.flags, one.tfd.clockid, one.tfd.ticks, one.tfd.settime_flags = 7, 0, 1, ticks, 0
+    one.tfd.fown.uid = one.tfd.fown.euid = one.tfd.fown.signum = one.tfd.fown.pid_type = one.tfd.fown.pid = 0
+    (one.tfd.vsec, one.tfd.vnsec), (one.tfd.isec, one.tfd.insec) = value, interval
+    made.write(tmp_path, "files", [one])
+    images.edit_sockets(MAP, [])
+    (again,) = Images(tmp_path, made.MESSAGES)._load()
+    assert (again.tfd.vsec, again.tfd.vnsec) == after
+
+
+def test_a_zombie_has_no_files(images, tmp_path):
+    messages = made.MESSAGES
+    made.write(tmp_path, "pstree", [messages.pstree(pid=7, ppid=0, pgid=7, sid=7, threads=[7])])
+    assert images.places() == {}

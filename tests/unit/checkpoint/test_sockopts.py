@@ -1,0 +1,48 @@
+"""The twin of checkpoint/sockopts.py, with this process as the tree."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from checkpoint import sockopts
+from checkpoint.core.sockopts import SocketOptions
+from checkpoint.kernel import Kernel
+from checkpoint.tree import hold_all
+
+
+@pytest.fixture
+def this_process():
+    tree = hold_all(Kernel(), [os.getpid()])
+    yield tree
+    tree.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
+    with socket.socket(family) as one, socket.socket(family) as other, socket.socket(family, socket.SOCK_DGRAM):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4321)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        one.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x28)
+        (found,) = [each for each in sockopts.read(Kernel(), this_process) if each.fd == one.fileno()]
+        assert found.pid == os.getpid()
+        assert not [each for each in sockopts.read(Kernel(), this_process) if each.fd == other.fileno()]
+        moved = SocketOptions(found.pid, other.fileno(), found.options)
+        assert sockopts.write(Kernel(), this_process, [moved]) == []
+        assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321
+        assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        assert other.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0x28
+        assert other.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) == one.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PRIORITY
+        )
+
+
+def test_what_cannot_be_set_is_named_and_the_rest_is_set(this_process):
+    with socket.socket() as sock:
+        options = [("TCP_CONGESTION", 6, 13, b"nonsense".hex()), ("TCP_SYNCNT", 6, 7, "03000000")]
+        failed = sockopts.write(Kernel(), this_process, [SocketOptions(os.getpid(), sock.fileno(), options)])
+        assert len(failed) == 1
+        assert failed[0].startswith(f"TCP_CONGESTION of descriptor {sock.fileno()} of process {os.getpid()}: No such")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT) == 3

@@ -1,0 +1,72 @@
+"""The twin of checkpoint/unkept.py, on this process's own sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+import pytest
+
+from checkpoint import procfs, unkept
+from checkpoint.kernel import Kernel
+
+
+def words(sock: socket.socket) -> list[str]:
+    """What is said of one socket."""
+    file = procfs.OpenFile(os.getpid(), sock.fileno(), f"socket:[{os.fstat(sock.fileno()).st_ino}]", 0, False, -1)
+    return [one.message for one in unkept.problems(Kernel(), [file, file])]
+
+
+@pytest.fixture(params=[(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def pair(request):
+    family, host = request.param
+    with socket.create_server((host, 0), family=family) as server:
+        one = socket.create_connection(server.getsockname()[:2])
+        other = server.accept()[0]
+    with one, other:
+        yield one, other
+
+
+def test_plain_sockets_are_fine(pair):
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as idle, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        assert [words(sock) for sock in (*pair, unix, idle, udp)] == [[]] * 5
+
+
+def test_multipath_tcp():
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, unkept._IPPROTO_MPTCP) as sock:
+        assert words(sock) == ["the socket 0.0.0.0:0 is Multipath TCP, which cannot be saved: its subflows would end"]
+
+
+def test_udp_that_has_an_address():
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert words(sock) == [
+            f"the socket 127.0.0.1:{sock.getsockname()[1]} is UDP: what peers send to the old address would be lost"
+        ]
+
+
+def test_urgent_data(pair):
+    one, other = pair
+    other.send(b"!", socket.MSG_OOB)
+    assert "urgent data" in words(one)[0]
+    assert one.recv(1, socket.MSG_OOB) == b"!"  # looking did not take it
+    assert words(one) == []
+
+
+def test_a_connection_that_was_reset(pair):
+    one, other = pair
+    name = f"the connection {ends(one)} to {ends(other)} has ended, and the workload has not closed it"
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()
+    assert words(one)[0].startswith(name)
+
+
+def ends(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def test_a_descriptor_that_is_gone_is_passed_over():
+    gone = procfs.OpenFile(os.getpid(), 987, "socket:[1]", 0, False, -1)
+    assert list(unkept.problems(Kernel(), [gone])) == []
