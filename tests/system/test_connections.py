@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -15,7 +16,7 @@ from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
 from tests.harness.journeys import Puppet, at_phase, moved, puppet
 from tests.harness.moving import Scene, scene
-from tests.harness.programs.puppet import Duplex, fill, read_all, write_all
+from tests.harness.programs.puppet import PATTERN, Duplex, fill, read_all, write_all
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -75,6 +76,31 @@ async def finish(told: Puppet, client: Duplex) -> None:
     ours = await asyncio.to_thread(client.counts)
     assert ours[2] == theirs[2] == ""
     assert (ours[0], ours[1]) == (theirs[1], theirs[0])
+
+
+async def test_bytes_that_keep_coming_while_the_queues_are_read(stage, told):
+    """A few at a time, on many connections: CRIU stumbles over such, and is asked again."""
+    told.do(f"server = socket.create_server(('', {PORT}), backlog=64)")
+    socks = [stage.connect(stage.client, stage.a.address, PORT) for _ in range(24)]
+    told.do("socks = [server.accept()[0] for _ in range(24)]")
+    sent, over = [0] * len(socks), threading.Event()
+
+    def drip() -> None:
+        while not over.is_set():
+            for number, sock in enumerate(socks):
+                sent[number] += sock.send(PATTERN[sent[number] % 251 :][:10])
+            over.wait(0.0005)
+
+    thread = threading.Thread(target=drip, name="drip")
+    thread.start()
+    try:
+        await moved(stage, "puppet")
+    finally:
+        over.set()
+        thread.join()
+    for number, sock in enumerate(socks):
+        sock.shutdown(socket.SHUT_WR)
+        assert told.do(f"read_all(socks[{number}])") == [sent[number], True]
 
 
 async def test_a_connection_that_the_workload_opened(stage, told):
