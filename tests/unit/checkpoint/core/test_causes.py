@@ -40,8 +40,6 @@ DUMPS = [
      "process 20271 lives in a uts namespace of its own"),
     ("cr-dump.c:1681): A session leader of 7(7) is outside of its pid namespace", Code.TERMINAL,
      "process 7 belongs to a session that was begun outside the pod"),
-    ("soccr.c:371): \trecv failed (179641, want 179640): Success", Code.CONNECTION_STATE,
-     "bytes arrived while CRIU read a connection's queue"),
     ("cr-dump.c:100): Task 7 with SysVIPC shmem map @7f00 doesn't live in IPC ns", Code.UNSUPPORTED_FILE,
      "process 7 has attached System V shared memory since the move was prepared"),
     ("cr-dump.c:389): Can't get rlimit 0: Operation not permitted", Code.NO_CAPABILITY,
