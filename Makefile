@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench soak clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: setup ## format, lint, types, and who may import whom
 
 bench: setup ## measure freeze, stalls and throughput (see docs/bench.md)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: setup ## move a server from pod to pod, again and again, under load: ARGS='--moves 100'
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## remove what setup and the tests made
 	rm -rf .venv .criu .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage build *.egg-info

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from controller import commands
+from controller import drain as draining
 from controller.core.errors import EXIT_REFUSED, MidstreamError
 from controller.core.units import parse_bytes, parse_seconds
 
@@ -190,6 +191,15 @@ def migrate(
 def flows(home: Path, output: str) -> None:
     """Shows every flow that a proxy holds or relays, with its path."""
     asyncio.run(commands.show_flows(home, output == "json"))
+
+
+@main.command()
+@click.argument("pod")
+@click.option("--wait", is_flag=True, help="Return when it relays nothing any more.")
+@click.pass_obj
+def drain(home: Path, pod: str, wait: bool) -> None:
+    """Says what a pod still relays; exit status 0 when that is nothing."""
+    sys.exit(asyncio.run(draining.drain(home, pod, wait=wait)))
 
 
 @main.command()

@@ -53,8 +53,8 @@ class Path:
 
     def give(self) -> None:
         """From now on what comes from the leg goes to the link. A reset of either is noticed, whoever is quiet."""
-        self._watch(self._leg, Event.LEG_FAILED)
-        self._watch(self._links[0], Event.LINK_FAILED)
+        self._context.poller.hangup(self._leg, self._on_leg_hangup)
+        self._context.poller.hangup(self._links[0], self._on_link_hangup)
         close_on_death(self._links[0])
         self._start_giving()
 
@@ -76,7 +76,7 @@ class Path:
         self._links.append(link)
         self._prefaces[len(self._links) - 1] = preface
         close_on_death(link)
-        self._watch(link, Event.LINK_FAILED)
+        self._context.poller.hangup(link, self._on_link_hangup)
         self._do(self._order.succeed())
 
     def _do(self, orders: list[Do]) -> None:
@@ -157,12 +157,14 @@ class Path:
         if self._reader_of(sock) is None:
             self._tell(Event.LEG_FAILED if sock is self._leg else Event.LINK_FAILED)
 
-    def _watch(self, sock: socket.socket, failure: Event) -> None:
-        def hung_up() -> None:
-            if self._reader_of(sock) is None:  # else it is only waiting, and will see for itself
-                self._tell(failure)
+    def _on_leg_hangup(self) -> None:
+        if self._reader_of(self._leg) is None:  # else it is only waiting, and will see for itself
+            self._tell(Event.LEG_FAILED)
 
-        self._context.poller.hangup(sock, hung_up)
+    def _on_link_hangup(self) -> None:
+        """A link that will still be read tells then whether it was reset, or has only been ended by both sides."""
+        if self._order.ended or not self._from_link:
+            self._tell(Event.LINK_FAILED)
 
     def _reader_of(self, sock: socket.socket) -> Pump | None:
         """The running pump that reads the socket."""

@@ -232,6 +232,19 @@ async def test_ipv6_and_loopback_peers_follow_away_and_home(stage):
     assert await one_link_each(stage) == 2
 
 
+async def test_drain_waits_until_a_pod_relays_nothing(stage):
+    await stage.run_redis()
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    assert await stage.midstream("drain", "a") == (0, "a: relays nothing\n", "")
+    await move_all(stage, "redis", stage.a, stage.b)
+    assert await stage.midstream("drain", "a") == (1, "a: relays 1 flow\n", "")
+    waiting = await stage.start_midstream("drain", "a", "--wait")
+    assert await waiting.stdout.readline() == b"a: relays 1 flow\n"
+    client.close()
+    out, _ = await asyncio.wait_for(waiting.communicate(), 20)
+    assert (waiting.returncode, out) == (0, b"a: relays nothing\n")
+
+
 async def nothing_is_left(stage):
     """No flow in any pod, and no address but its own, once the last acknowledgements had their time."""
     for _ in range(200):
