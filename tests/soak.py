@@ -9,13 +9,16 @@ import argparse
 import asyncio
 import sys
 import time
+from collections import Counter
 from itertools import cycle, islice, pairwise
 
 from controller.core.result import MigrationResult
+from controller.lab.pod import Pod
 from tests.harness.clients import Echo, Stream
 from tests.harness.moving import PORT, Scene, scene
 
 Client = Echo | Stream
+STRAIGHT_SECONDS = 30.0
 
 
 class Losses:
@@ -47,6 +50,7 @@ async def soak(moves: int, connections: int) -> Losses:
                 result = await stage.move("server", source, destination)
                 losses.add(result)
                 print(line(number, result, source.name, destination.name, time.monotonic() - began), flush=True)
+                await straight(stage, pods)
                 if result.outcome != "succeeded":
                     losses.troubles.append(str(result.error))
                     break
@@ -54,6 +58,17 @@ async def soak(moves: int, connections: int) -> Losses:
             for client in clients:
                 await end(client, losses)
     return losses
+
+
+async def straight(stage: Scene, pods: list[Pod]) -> None:
+    """Until every flow takes its straight way, or half a minute has passed: old ways, full of bytes that a slow reader
+    has still before it, would pile up otherwise, megabytes each."""
+    deadline = time.monotonic() + STRAIGHT_SECONDS
+    while time.monotonic() < deadline:
+        found = Counter((view.flow, view.side) for pod in pods for view in await stage.flows(pod))
+        if max(found.values(), default=1) == 1:
+            return
+        await asyncio.sleep(0.05)
 
 
 def dial(stage: Scene, connections: int) -> list[Client]:
