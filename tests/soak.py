@@ -65,7 +65,8 @@ async def straight(stage: Scene, pods: list[Pod]) -> None:
     has still before it, would pile up otherwise, megabytes each."""
     deadline = time.monotonic() + STRAIGHT_SECONDS
     while time.monotonic() < deadline:
-        found = Counter((view.flow, view.side) for pod in pods for view in await stage.flows(pod))
+        views = [view for pod in pods for view in await stage.flows(pod)]
+        found = Counter((view.flow, view.side) for view in views)
         if max(found.values(), default=1) == 1:
             return
         await asyncio.sleep(0.05)
