@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 from tests.bench import bare, steady
@@ -17,6 +18,9 @@ FEW, MANY = 1, 1000
 QUIET_EACH = 5
 """So many runs of the demo, one of its load alone."""
 
+HOPELESS = 3
+"""After so many failures in a row a section is given up: each may take a sidecar's whole start-up time."""
+
 REFUSALS = {
     "Preflight": ("agent", "GET", "/v1/room"),
     "Preparing (agent)": ("agent", "PUT", ""),
@@ -29,15 +33,13 @@ REFUSALS = {
 
 async def demo(figures: Figures, say: Say) -> None:
     """The demo, over and over, in fresh pods each time."""
-    for number in range(1, figures.plan.demo_runs + 1):
-        label = f"demo {number}/{figures.plan.demo_runs}"
 
-        async def once(label: str = label) -> None:
-            async with stage() as scene:
-                await _floor(figures, scene, DEMO_CONNECTIONS, figures.plan.demo_runs // QUIET_EACH)
-                _keep(figures, await move_under_load(scene, "demo", DEMO_CONNECTIONS), say, label)
+    async def once(label: str) -> None:
+        async with stage() as scene:
+            await _floor(figures, scene, DEMO_CONNECTIONS, figures.plan.demo_runs // QUIET_EACH)
+            _keep(figures, await move_under_load(scene, "demo", DEMO_CONNECTIONS), say, label)
 
-        await _attempt(figures, "demo", say, once)
+    await _attempts(figures, "demo", say, figures.plan.demo_runs, once)
 
 
 async def freeze(figures: Figures, say: Say) -> None:
@@ -52,24 +54,23 @@ async def scale(figures: Figures, say: Say) -> None:
 
 
 async def steady_state(figures: Figures, say: Say) -> None:
-    async def once() -> None:
+    async def once(label: str) -> None:
         figures.steady = await steady.measure(figures.plan.steady_rounds, figures.plan.steady_requests, say)
 
-    await _attempt(figures, "steady", say, once)
+    await _attempts(figures, "steady", say, 1, once)
 
 
 async def rollback(figures: Figures, say: Say) -> None:
     """The destination refuses, at each place in turn."""
-    for number in range(1, figures.plan.rollback_rounds + 1):
-        for place in REFUSALS:
-            label = f"rollback {number}/{figures.plan.rollback_rounds}, {place}"
+    places = itertools.cycle(REFUSALS)
 
-            async def once(place: str = place, label: str = label) -> None:
-                async with stage() as scene:
-                    await _floor(figures, scene, DEMO_CONNECTIONS, 1)
-                    _keep(figures, await _refused(scene, place), say, label)
+    async def once(label: str) -> None:
+        place = next(places)
+        async with stage() as scene:
+            await _floor(figures, scene, DEMO_CONNECTIONS, 1)
+            _keep(figures, await _refused(scene, place), say, f"{label}, {place}")
 
-            await _attempt(figures, "rollback", say, once)
+    await _attempts(figures, "rollback", say, figures.plan.rollback_rounds * len(REFUSALS), once)
 
 
 SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
@@ -82,19 +83,17 @@ SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
 
 
 async def _pairs(figures: Figures, say: Say, section: str, connections: int, pairs: int) -> None:
-    for number in range(1, pairs + 1):
-        label = f"{section} {number}/{pairs}, {connections:,} connections"
+    async def once(label: str) -> None:
+        label = f"{label}, {connections:,} connection{'s' * (connections != 1)}"
+        async with stage() as scene:
+            await _floor(figures, scene, connections, 1)
+            figures.starts.append(await asyncio.to_thread(bare.start_seconds, scene.b))
+            alone = await bare.dump_and_restore(scene, section, connections)
+            figures.bares.append(alone)
+            say(f"{label}: CRIU alone {alone.seconds * 1e3:.0f} ms")
+            _keep(figures, await move_under_load(scene, section, connections), say, label)
 
-        async def once(label: str = label) -> None:
-            async with stage() as scene:
-                await _floor(figures, scene, connections, 1)
-                figures.starts.append(await asyncio.to_thread(bare.start_seconds, scene.b))
-                alone = await bare.dump_and_restore(scene, section, connections)
-                figures.bares.append(alone)
-                say(f"{label}: CRIU alone {alone.seconds * 1e3:.0f} ms")
-                _keep(figures, await move_under_load(scene, section, connections), say, label)
-
-        await _attempt(figures, section, say, once)
+    await _attempts(figures, section, say, pairs, once)
 
 
 async def _refused(scene: Stage, place: str) -> Moved:
@@ -117,10 +116,20 @@ def _keep(figures: Figures, move: Moved, say: Say, label: str) -> None:
     say(f"{said}: {'; '.join(move.reasons)}" if move.reasons else said)
 
 
-async def _attempt(figures: Figures, section: str, say: Say, once: Callable[[], Awaitable[None]]) -> None:
-    """One run; what makes it fail is written down, and the bench goes on: one bad run must not hide the others."""
-    try:
-        await once()
-    except Exception as error:
-        figures.failures.append(Failure(section, f"{type(error).__name__}: {error}"))
-        say(f"{section}: failed: {type(error).__name__}: {error}")
+async def _attempts(
+    figures: Figures, section: str, say: Say, runs: int, once: Callable[[str], Awaitable[None]]
+) -> None:
+    """`once` for each run. What makes one fail is written down, and the next goes on, unless nothing works any more."""
+    in_a_row = 0
+    for number in range(1, runs + 1):
+        label = f"{section} {number}/{runs}"
+        try:
+            await once(label)
+            in_a_row = 0
+        except Exception as error:
+            in_a_row += 1
+            figures.failures.append(Failure(section, f"{type(error).__name__}: {error}"))
+            say(f"{label}: failed: {figures.failures[-1].message}")
+        if in_a_row == HOPELESS:
+            say(f"{section}: given up after {HOPELESS} failures in a row")
+            return

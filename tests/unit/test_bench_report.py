@@ -32,7 +32,7 @@ from tests.bench.figures import (
 )
 from tests.bench.machine import Usage
 from tests.bench.report import plain, render
-from tests.bench.sections import REFUSALS
+from tests.bench.sections import REFUSALS, _attempts
 from tests.bench.sections import SECTIONS as MEASURES
 from tests.bench.steady import parse_csv
 
@@ -422,6 +422,36 @@ def test_the_claims_fit_a_terminal():
 
 def test_the_same_figures_give_the_same_text():
     assert render(everything()) == render(everything())
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+async def attempts(outcomes: list[bool]) -> tuple[list[str], Figures, list[str]]:
+    """What was begun, what was written down and what was said, when runs succeed or fail in this order."""
+    begun, said, found, left = [], [], figures(), iter(outcomes)
+
+    async def once(label: str) -> None:
+        begun.append(label)
+        if not next(left):
+            raise OSError("no")
+
+    await _attempts(found, "demo", said.append, len(outcomes), once)
+    return begun, found, said
+
+
+async def test_a_run_that_fails_does_not_hide_the_others():
+    begun, found, said = await attempts([True, False, True])
+    assert begun == ["demo 1/3", "demo 2/3", "demo 3/3"]
+    assert found.failures == [Failure("demo", "OSError: no")]
+    assert said == ["demo 2/3: failed: OSError: no"]
+
+
+async def test_a_section_where_nothing_works_is_given_up():
+    begun, found, said = await attempts([True, False, False, True, False, False, False, True])
+    assert len(begun) == 7
+    assert len(found.failures) == 5
+    assert said[-1] == "demo: given up after 3 failures in a row"
 
 
 # --- command line and parts ---------------------------------------------------------------------------------------
