@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -84,11 +85,11 @@ class Routing:
 
     def _alias(self, kind: int, hosts: set[bytes]) -> None:
         """The kernel's word that an address is there already, or gone, is no trouble."""
-        for host in hosts:
+        for message in itertools.chain.from_iterable(alias_messages(kind, host) for host in sorted(hosts)):
             try:
-                self._route.send([address_on_loopback(kind, host)])
+                self._route.send([message])
             except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.EADDRNOTAVAIL):
+                if error.errno not in (errno.EEXIST, errno.EADDRNOTAVAIL, errno.ESRCH):
                     raise
 
     def close(self) -> None:
@@ -133,6 +134,27 @@ def local_route(kind: int, family: int) -> Message:
     header = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 4, 254, 2, 0)
     body = native32(15, TABLE) + native32(4, socket.if_nametoindex("lo"))
     return Message(kind, _flags(kind == _NEWROUTE), header + body)
+
+
+def alias_messages(kind: int, host: bytes) -> list[Message]:
+    """An alias on lo, put there (RTM_NEWADDR) or taken away (RTM_DELADDR).
+
+    An IPv6 address gets its local route from a kernel worker, later (K: addrconf_dad_completed); a leg that connects
+    before has the route of the prefix instead, whose packets lo forwards, and keeps it: every byte would be lost. So
+    the route is made here.
+    """
+    messages = [address_on_loopback(kind, host)]
+    if len(host) == 16:
+        messages.append(local_host_route(_NEWROUTE if kind == _NEWADDR else _DELROUTE, host))
+    return messages
+
+
+def local_host_route(kind: int, host: bytes) -> Message:
+    """ip -6 route: local HOST dev lo table local (255)."""
+    header = struct.pack("=BBBBBBBBI", socket.AF_INET6, 128, 0, 0, 255, 4, 254, 2, 0)
+    return Message(
+        kind, _flags(kind == _NEWROUTE), header + attribute(1, host) + native32(4, socket.if_nametoindex("lo"))
+    )
 
 
 def address_on_loopback(kind: int, host: bytes) -> Message:
