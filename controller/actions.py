@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -24,6 +25,7 @@ from controller.core.errors import Answered
 from controller.core.machines import unlike
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move
+from controller.core.ways import Pile, pile
 from controller.journal import Intent
 from controller.lab.pod import Pod, neighbours
 
@@ -46,6 +48,7 @@ class Move:
         """CLOCK_MONOTONIC seconds at which each action had its answer."""
         self.said_at: dict[Action, float] = {}
         self.plan: Plan | None = None
+        self.pile = Pile()
         self.dumped: agent_api.Dumped | None = None
         self.adopted: agent_api.Adopted | None = None
         self.sealed: agent_api.Sealed | None = None
@@ -109,6 +112,17 @@ class Move:
     async def _check_plan(self) -> None:
         self.plan = await self.preflight()
         refuse_what_cannot_move(self.plan)
+
+    async def _await_ways(self) -> None:
+        """Looks once; `controller.migrate` looks again until there are few."""
+        if self.plan is None or not self.plan.follows:
+            return
+        pods = await gather_named(**{pod.name: self._flows(pod) for pod in neighbours(self.source)})
+        self.pile = pile(chain.from_iterable(pods.values()), self.plan.follows)
+
+    async def _flows(self, pod: Pod) -> list[proxy_api.FlowView]:
+        async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
+            return await proxy.flows()
 
     async def _prepare_source(self) -> None:
         assert self.plan is not None
@@ -243,6 +257,7 @@ def _facts(pod: Pod) -> PodFacts:
 
 ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.CHECK_PLAN: Move._check_plan,
+    Action.AWAIT_WAYS: Move._await_ways,
     Action.PREPARE_SOURCE: Move._prepare_source,
     Action.PREPARE_DESTINATION: Move._prepare_destination,
     Action.OPEN_INBOUND: Move._open_inbound,

@@ -73,6 +73,7 @@ class Display:
         self._held: tuple[int, int] | None = None
         self._ticks: deque[Tick] = deque(maxlen=RATE_TICKS)
         self._frozen = False
+        self._waiting = False
         self._buffered: list[str] = []
         self._said_load_at = float("-inf")
         self._drawn_at = float("-inf")
@@ -118,6 +119,12 @@ class Display:
             self._held = flows, held_bytes
             self._say(f"held: {_held_text(flows, held_bytes)}")
             self._draw()
+
+    def waiting(self, why: str) -> None:
+        """The move has not begun, for a reason that passes. Said once, though it changes while it passes."""
+        if not self._waiting:
+            self._waiting = True
+            self.note(why)
 
     def load(self, tick: Tick) -> None:
         """The demo's load goes on."""

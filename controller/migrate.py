@@ -27,6 +27,10 @@ PATIENCE_SECONDS = 30.0
 SETTLE_SECONDS = 5.0
 """How long the held bytes are waited for. A reader that is slower keeps its flow after that: nothing is cut."""
 
+WAYS_SECONDS = 10.0
+"""How long a further move waits for slow readers to read what went by the ways of earlier ones; then it goes on beside
+them, unless there are too many (`controller.core.ways`)."""
+
 
 class Observer(Protocol):
     """Who wants to see a migration happen. Called between the actions, so it must be quick."""
@@ -37,6 +41,8 @@ class Observer(Protocol):
     def phase_ended(self, name: str, seconds: float) -> None: ...
 
     def held(self, flows: int, held_bytes: int) -> None: ...
+
+    def waiting(self, why: str) -> None: ...
 
 
 class Driver:
@@ -103,6 +109,20 @@ class Driver:
     async def _perform(self, action: Action) -> None:
         await (_PATIENTLY[action](self) if action in _PATIENTLY else self.move.perform(action))
 
+    async def _await_ways(self) -> None:
+        """Until slow readers have few old ways before them. Raises Refused if there are too many after WAYS_SECONDS."""
+        deadline = time.monotonic() + WAYS_SECONDS
+        while True:
+            await self.move.perform(Action.AWAIT_WAYS)
+            pile = self.move.pile
+            if pile.is_small or self._cancelled or time.monotonic() > deadline:
+                break
+            self.observer.waiting(f"waits: {pile}")
+            await asyncio.sleep(RETRY_SECONDS)
+        if pile.is_too_large:
+            hint = "wait until they have read on (midstream flows lists them), or end these connections"
+            raise Refused("ways-piled-up", str(pile), "peer", hint)
+
     async def _settle(self) -> None:
         """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
         deadline = time.monotonic() + SETTLE_SECONDS
@@ -167,6 +187,7 @@ class Driver:
 
 
 _PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
+    Action.AWAIT_WAYS: Driver._await_ways,
     Action.SETTLE: Driver._settle,
     Action.DISCARD: lambda driver: driver._discard(Action.DISCARD),
     Action.CLOSE_INBOUND: lambda driver: driver._discard(Action.CLOSE_INBOUND),

@@ -1,6 +1,7 @@
-"""`make soak`: a server moves from pod to pod to pod, again and again, under load; each move is a line.
+"""`make soak`: workloads move from pod to pod, again and again, under load; each move is a line.
 
-The clients check every byte. The exit status is 0 only if nothing was lost.
+Three of them take turns: a server with echoes, streams and slow readers; a Redis under the demo's load; and a client
+of a server in another pod. Whoever talks to them checks every byte. The exit status is 0 only if nothing was lost.
 """
 
 from __future__ import annotations
@@ -9,103 +10,163 @@ import argparse
 import asyncio
 import sys
 import time
-from collections import Counter
-from itertools import cycle, islice, pairwise
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle, islice
 
 from controller.core.result import MigrationResult
+from controller.demo.options import Options
+from controller.demo.process import LoadError, LoadProcess
+from controller.demo.report import Report
 from controller.lab.pod import Pod
 from tests.harness.clients import Echo, Stream
-from tests.harness.moving import PORT, Scene, scene
+from tests.harness.journeys import puppet
+from tests.harness.moving import PORT, REDIS_PORT, Scene, scene
+from tests.harness.outgoing import Outgoing
 
-Client = Echo | Stream
-STRAIGHT_SECONDS = 30.0
+STEADY_SECONDS = 0.2
+"""Between two moves: a connection that is moved has said something in the pod it is in."""
+
+REDIS_LOAD = {
+    "connections": 16,
+    "subscribers": 2,
+    "bulk_bytes_per_second": 4e6,
+    "pipelines_per_second": 400.0,  # a tenth of a processor: the moves are what is tried here
+    "probe_seconds": 0.05,
+    "drain_seconds": 30.0,
+    "limit_seconds": 24 * 3600.0,
+}
+
+Ending = Callable[[], Awaitable[None]]
 
 
 class Losses:
     """What all moves together lost, and what the clients say of it in the end."""
 
     def __init__(self) -> None:
-        self.flows = self.bytes = self.moves = 0
+        self.flows = self.bytes = self.replies = self.moves = self.checked = 0
         self.troubles: list[str] = []
 
     def add(self, result: MigrationResult) -> None:
         self.moves += result.outcome == "succeeded"
         self.flows += result.flows.lost
         self.bytes += result.bytes.lost
+        if result.outcome != "succeeded" or result.error is not None:
+            self.troubles.append(f"{result.migration} {result.outcome}: {result.error}")
+
+    def hear(self, report: Report) -> None:
+        """What the Redis's clients saw, the newcomers too."""
+        for one in report.connections:
+            self.checked += one.replies
+            self.replies += one.wrong + one.missing
+            self.bytes += one.bytes_lost
+        endings = [*(one.loss for one in report.connections), *(one.loss for one in report.probes)]
+        self.flows += sum(loss is not None for loss in endings)
+        self.troubles += [f"redis: {one}" for one in report.mistakes]
+        self.troubles += [f"redis: {one.name}: {one.loss}" for one in report.connections if one.loss]
+        self.troubles += [f"redis: a new connection: {one.loss}" for one in report.probes if one.loss]
 
     @property
     def any(self) -> bool:
-        return bool(self.flows or self.bytes or self.troubles)
+        return bool(self.flows or self.bytes or self.replies or self.troubles)
+
+    def __str__(self) -> str:
+        if not self.any:
+            return "0 lost"
+        return f"{self.flows} flows, {self.bytes} bytes and {self.replies} replies lost, {len(self.troubles)} troubles"
 
 
-async def soak(moves: int, connections: int) -> Losses:
+async def soak(moves: int, connections: int, pods: int) -> Losses:
     losses = Losses()
-    async with scene() as stage:
-        pods = [stage.a, stage.b, await stage.lab.create("c")]
-        await stage.run_server()
-        clients = dial(stage, connections)
-        try:
-            for number, (source, destination) in enumerate(pairwise(islice(cycle(pods), moves + 1)), 1):
-                began = time.monotonic()
-                result = await stage.move("server", source, destination)
-                losses.add(result)
-                print(line(number, result, source.name, destination.name, time.monotonic() - began), flush=True)
-                await straight(stage, pods)
-                if result.outcome != "succeeded":
-                    losses.troubles.append(str(result.error))
-                    break
-        finally:
-            for client in clients:
-                await end(client, losses)
+    async with scene() as stage, AsyncExitStack() as stack:
+        way = [stage.a, stage.b, *[await stage.lab.create(f"c{number}") for number in range(pods - 2)]]
+        for begin in (server, redis, outgoing):
+            await stack.enter_async_context(begin(stage, connections, losses))
+        turns = cycle(("server", "redis", "puppet"))
+        at = dict.fromkeys(("server", "redis", "puppet"), 0)
+        for number, workload in enumerate(islice(turns, moves), 1):
+            source = way[at[workload] % len(way)]
+            at[workload] += 1
+            await move(stage, number, workload, source, way[at[workload] % len(way)], losses)
+            if losses.any:
+                break
+            await asyncio.sleep(STEADY_SECONDS)
     return losses
 
 
-async def straight(stage: Scene, pods: list[Pod]) -> None:
-    """Until every flow takes its straight way, or half a minute has passed: old ways, full of bytes that a slow reader
-    has still before it, would pile up otherwise, megabytes each."""
-    deadline = time.monotonic() + STRAIGHT_SECONDS
-    while time.monotonic() < deadline:
-        views = [view for pod in pods for view in await stage.flows(pod)]
-        found = Counter((view.flow, view.side) for view in views)
-        if max(found.values(), default=1) == 1:
-            return
-        await asyncio.sleep(0.05)
+async def move(stage: Scene, number: int, workload: str, source: Pod, destination: Pod, losses: Losses) -> None:
+    began = time.monotonic()
+    result = await stage.move(workload, source, destination)
+    losses.add(result)
+    seconds = time.monotonic() - began
+    lost = f"{result.flows.lost} flows and {result.bytes.lost} bytes lost"
+    frozen = f"frozen {result.freeze_seconds * 1000:.0f} ms, {seconds:.1f} s in all, {result.flows.adopted} flows"
+    print(
+        f"{number:4}  {workload:6}  {source.name} > {destination.name}  {result.outcome}, {frozen}, {lost}", flush=True
+    )
 
 
-def dial(stage: Scene, connections: int) -> list[Client]:
-    """Half of them echo, a quarter stream as fast as they can, a quarter read slowly."""
-    host = stage.a.address
-    made: list[Client] = []
+@asynccontextmanager
+async def server(stage: Scene, connections: int, losses: Losses) -> AsyncIterator[None]:
+    """Half of its clients echo, a quarter stream as fast as they can, a quarter read slowly."""
+    await stage.run_server()
+    clients: list[Echo | Stream] = []
     for number in range(connections):
         slow = 0.005 if number % 4 == 3 else 0.0
-        made.append(Echo(stage.client, host, PORT) if number % 2 == 0 else Stream(stage.client, host, PORT, slow))
-    return made
-
-
-async def end(client: Client, losses: Losses) -> None:
+        host = stage.a.address
+        echo = number % 2 == 0
+        clients.append(Echo(stage.client, host, PORT) if echo else Stream(stage.client, host, PORT, slow))
     try:
-        await asyncio.to_thread(client.finish)
-    except AssertionError as error:
-        losses.troubles.append(str(error))
+        yield
+    finally:
+        for client in clients:
+            await _heard(client.finish, losses)
 
 
-def line(number: int, result: MigrationResult, source: str, destination: str, seconds: float) -> str:
-    lost = f"{result.flows.lost} flows and {result.bytes.lost} bytes lost"
-    frozen = f"frozen {result.freeze_seconds * 1000:.0f} ms"
-    return f"{number:4}  {source} > {destination}  {result.outcome}, {frozen}, {seconds:.1f} s in all, {lost}"
+@asynccontextmanager
+async def redis(stage: Scene, connections: int, losses: Losses) -> AsyncIterator[None]:
+    await stage.run_redis()
+    options = Options(host=stage.a.address, port=REDIS_PORT, **REDIS_LOAD)
+    network = ("nsenter", f"--net=/proc/{stage.client.pid1}/ns/net")
+    async with await LoadProcess.start(options, prefix=network) as load:
+        await load.ready()
+        try:
+            yield
+        finally:
+            try:
+                losses.hear(await load.stop())
+            except LoadError as error:
+                losses.troubles.append(f"redis: {error}")
+
+
+@asynccontextmanager
+async def outgoing(stage: Scene, connections: int, losses: Losses) -> AsyncIterator[None]:
+    """The workload is the client here, of a server in the client's pod."""
+    async with puppet(stage) as told:
+        calls = Outgoing(stage, told, max(1, connections // 4))
+        try:
+            yield
+        finally:
+            await _heard(calls.finish, losses)
+
+
+async def _heard(finish: Callable[[], None], losses: Losses) -> None:
+    try:
+        await asyncio.to_thread(finish)
+    except (AssertionError, OSError) as error:
+        losses.troubles.append(f"{finish.__qualname__}: {error!r}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make soak ARGS=...", description="Moves a server again and again.")
+    parser = argparse.ArgumentParser(prog="make soak ARGS=...", description="Moves workloads again and again.")
     parser.add_argument("--moves", type=int, default=100)
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--connections", type=int, default=8, help="of the server; the Redis has some twenty more")
+    parser.add_argument("--pods", type=int, default=2, choices=range(2, 7), help="between so many pods, in a ring")
     options = parser.parse_args()
-    losses = asyncio.run(soak(options.moves, options.connections))
+    losses = asyncio.run(soak(options.moves, options.connections, options.pods))
     for trouble in losses.troubles:
         print(trouble)
-    wrong = len(losses.troubles)
-    said = f"{losses.flows} flows, {losses.bytes} bytes and {wrong} replies lost" if losses.any else "0 lost"
-    print(f"{losses.moves} moves, {options.connections} connections: {said}")
+    print(f"{losses.moves} moves, {losses.checked:,} replies and every byte of the streams compared: {losses}")
     return 1 if losses.any else 0
 
 

@@ -55,6 +55,7 @@ class Action(Enum):
     """One call to one party; `controller.migrate` knows which."""
 
     CHECK_PLAN = "check the plan"
+    AWAIT_WAYS = "every proxy: what earlier moves left on its way to slow readers is not too much"
     PREPARE_SOURCE = "source: get CRIU and the image folder ready"
     PREPARE_DESTINATION = "destination: get CRIU ready"
     OPEN_INBOUND = "destination's proxy: routing in place, links welcome"
@@ -79,7 +80,7 @@ class Action(Enum):
 
 WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.PENDING: (),
-    Phase.PREFLIGHT: ((Action.CHECK_PLAN,),),
+    Phase.PREFLIGHT: ((Action.CHECK_PLAN,), (Action.AWAIT_WAYS,)),
     Phase.PREPARING: (
         (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
         (Action.DIAL_LINKS,),

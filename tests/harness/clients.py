@@ -87,18 +87,24 @@ class Echo:
 
 
 class Stream:
-    """Reads the endless pattern, slowly if asked to, and checks every byte."""
+    """Reads the endless pattern, slowly or only from `read_on` on if asked to, and checks every byte."""
 
-    def __init__(self, pod: Pod, host: str, port: int, pause_seconds: float = 0.0) -> None:
+    def __init__(self, pod: Pod, host: str, port: int, pause_seconds: float = 0.0, reads: bool = True) -> None:
         self.sock = connect(pod, host, port)
         self.got, self.trouble, self._pause_seconds = 0, "", pause_seconds
-        self._stop = threading.Event()
+        self._stop, self._reads = threading.Event(), threading.Event()
+        if reads:
+            self.read_on()
         self._thread = threading.Thread(target=self._receive, name="stream")
         self.sock.sendall(b"S")
         self._thread.start()
 
+    def read_on(self) -> None:
+        self._reads.set()
+
     def _receive(self) -> None:
         try:
+            self._reads.wait()
             while not self._stop.is_set() and (data := self.sock.recv(65536)):
                 if data != pattern_at(self.got, len(data)):
                     self.trouble = f"wrong bytes at {self.got}"
@@ -110,6 +116,7 @@ class Stream:
 
     def finish(self) -> None:
         """Fails unless every byte so far was right and the stream still flows."""
+        self.read_on()
         before = self.got
         deadline = time.monotonic() + 10
         while self.got == before and not self.trouble and time.monotonic() < deadline:

@@ -33,6 +33,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.phases: list[str] = []
+        self.waits: list[str] = []
 
     def phase_started(self, name: str, at: float) -> None:
         self.phases.append(name)
@@ -40,6 +41,9 @@ class Silent:
     def phase_ended(self, name: str, seconds: float) -> None: ...
 
     def held(self, flows: int, held_bytes: int) -> None: ...
+
+    def waiting(self, why: str) -> None:
+        self.waits.append(why)
 
 
 class Scene:

@@ -261,3 +261,31 @@ def read_all(sock: socket.socket) -> bytes:
     while data := sock.recv(65536):
         found += data
     return bytes(found)
+
+
+async def test_a_move_waits_while_earlier_ones_have_left_too_much_before_a_reader(stage):
+    """Nothing reads: each move leaves a way behind. The next but one waits, says so, and goes on when that is read."""
+    await stage.run_server()
+    reader = Stream(stage.client, stage.a.address, PORT, reads=False)
+    try:
+        observers = []
+
+        def watch(driver):
+            observers.append(driver.observer)
+            said = driver.observer.waiting
+
+            def waiting(why):
+                said(why)
+                reader.read_on()
+
+            driver.observer.waiting = waiting
+
+        for source, destination in pairwise((stage.a, stage.b, stage.c, stage.a, stage.b)):
+            result = await stage.move("server", source, destination, prepare=watch)
+            assert result.outcome == "succeeded", result.error
+        assert [bool(each.waits) for each in observers[:2]] == [False, False]
+        waits = [why for each in observers for why in each.waits]
+        assert waits
+        assert all("ways of earlier moves" in why for why in waits)
+    finally:
+        await asyncio.to_thread(reader.finish)

@@ -183,3 +183,13 @@ def test_an_end_of_what_was_not_begun_is_ignored() -> None:
     with Screen(terminal=False) as screen:
         screen.phase_ended("Preflight", 0.1)
     assert screen.shown == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_move_waits_for_is_said_once(terminal: bool) -> None:
+    with Screen(terminal=terminal) as screen:
+        screen.phase_started("Preflight", 0.0)
+        screen.waiting("waits: 2 flows are read slowly")
+        screen.waiting("waits: 1 flow is read slowly")
+        assert "waits: 2 flows" in screen.shown
+        assert "waits: 1 flow" not in screen.shown
