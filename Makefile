@@ -26,7 +26,7 @@ check: setup ## format, lint, types, and who may import whom
 bench: setup ## measure freeze, stalls and throughput (see docs/bench.md)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-soak: setup ## move a server from pod to pod, again and again, under load: ARGS='--moves 100'
+soak: setup ## move workloads from pod to pod, again and again, under load: ARGS='--moves 100'
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## remove what setup and the tests made

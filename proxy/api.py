@@ -220,3 +220,5 @@ class FlowView(msgspec.Struct, frozen=True):
     held_bytes: int
     to_app_bytes: int
     to_peer_bytes: int
+    links: int = 1
+    """Its own and, after switches, the older ones that are not read to their end yet."""

@@ -48,6 +48,9 @@ def pile(views: Iterable[FlowView], migration: str) -> Pile:
     """`views`: what every proxy relays. `migration`: the one that brought the workload to where it is."""
     views = list(views)
     ours = {view.flow for view in views if view.side == "destination" and view.migration == migration}
-    old = Counter(view.flow for view in views if view.side == "source" and view.flow in ours)
-    counts = [ways - 1 for ways in old.values()]
-    return Pile(sum(count > FEW for count in counts), max(counts, default=0))
+    peers = [view for view in views if view.side == "source" and view.flow in ours]
+    ways = Counter(view.flow for view in peers)
+    for view in peers:  # a way that no proxy relays any more may still be full: it is read at its end
+        ways[view.flow] = max(ways[view.flow], view.links)
+    old = [count - 1 for count in ways.values()]
+    return Pile(sum(count > FEW for count in old), max(old, default=0))

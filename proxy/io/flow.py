@@ -176,6 +176,7 @@ class Flow:
             held_bytes=self.held_bytes,
             to_app_bytes=self.to_app_bytes,
             to_peer_bytes=self.to_peer_bytes,
+            links=len(self.path.links),
         )
 
 

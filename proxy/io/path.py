@@ -36,6 +36,11 @@ class Path:
         return self._links[-1] if self._links else None
 
     @property
+    def links(self) -> list[socket.socket]:
+        """Those that are the flow's: the newest, and older ones that are not read to their end."""
+        return self._links[self._dismissed :]
+
+    @property
     def relays_both_ways(self) -> bool:
         return bool(self._from_leg and self._from_link)
 
@@ -193,11 +198,11 @@ class Path:
         finish(self._links[self._order.giving])
 
     def reset_links(self) -> None:
-        for link in self._links[self._dismissed :]:
+        for link in self.links:
             self._context.drainer.reset(link)
 
     def close_links(self) -> None:
-        for link in self._links[self._dismissed :]:
+        for link in self.links:
             end(link)
 
     # Numbers

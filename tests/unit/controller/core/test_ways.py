@@ -6,7 +6,7 @@ from controller.core.ways import FEW, MOST, Pile, pile
 from proxy.api import Endpoint, FlowView
 
 
-def view(flow, side, migration="redis-2"):
+def view(flow, side, migration="redis-2", links=1):
     return FlowView(
         migration=migration,
         flow=flow,
@@ -19,6 +19,7 @@ def view(flow, side, migration="redis-2"):
         held_bytes=0,
         to_app_bytes=0,
         to_peer_bytes=0,
+        links=links,
     )
 
 
@@ -45,6 +46,11 @@ def test_more_are_waited_for_and_many_are_too_many(old, too_large):
     assert found == Pile(2, old)
     assert not found.is_small
     assert found.is_too_large is too_large
+
+
+def test_ways_that_are_over_for_their_proxies_and_not_read_to_their_end_count():
+    views = [view(1, "destination"), view(1, "source", links=4), view(1, "source", "old-1")]
+    assert pile(views, "redis-2") == Pile(1, 3)
 
 
 def test_other_workloads_do_not_count():
