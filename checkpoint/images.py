@@ -18,6 +18,7 @@ from checkpoint.pb import Message, Messages
 
 _HEADER_BYTES = 8
 _LENGTH = struct.Struct("<I")
+_ENDED_BY_PEER = readdress.FIN_RECEIVED | {readdress.CLOSE}
 _READ, _WRITE, _BOTH = 1, 2, 3  # opts.proto, sk_shutdown, the bits of the kernel's sk_shutdown
 
 
@@ -188,8 +189,8 @@ def _edit(one: Message, mapping: Mapping[str, str], inside: bool) -> None:
         return
     if one.proto != flows.IPPROTO_TCP or not one.dst_port:
         return
-    if one.state in readdress.FIN_RECEIVED and one.HasField("shutdown"):
-        # The app leg will deliver the FIN afresh; what the application itself shut down stays.
+    if one.state in _ENDED_BY_PEER and one.HasField("shutdown"):
+        # The app leg will deliver the FIN or the reset afresh; what the application itself shut down stays.
         if one.shutdown == _READ:
             one.ClearField("shutdown")
         elif one.shutdown == _BOTH:

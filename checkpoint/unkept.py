@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from checkpoint import procfs
 from checkpoint.api import Problem
-from checkpoint.core import readdress
 from checkpoint.core.errors import Code, problem
 from checkpoint.kernel import Kernel
 
@@ -63,9 +62,6 @@ def _of_tcp(sock: socket.socket) -> Iterator[Problem]:
     if _is_urgent(sock):
         message = f"{_name(sock)} has urgent data that nobody has read: it would be lost"
         yield problem(Code.CONNECTION_STATE, message, hint="It moves once the workload has read it.")
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == readdress.CLOSE and _peer(sock):
-        message = f"{_name(sock)} has ended, and the workload has not closed it: what it would read would be lost"
-        yield problem(Code.CONNECTION_STATE, message, hint="It moves once the workload has closed it.")
 
 
 def _is_urgent(sock: socket.socket) -> bool:

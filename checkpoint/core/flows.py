@@ -12,9 +12,13 @@ from checkpoint.core.errors import AgentError, Code
 IPPROTO_TCP, SOCK_STREAM = 6, 1
 
 MOVABLE = frozenset(
-    {tcp.ESTABLISHED, tcp.CLOSE_WAIT, tcp.FIN_WAIT1, tcp.FIN_WAIT2, tcp.LAST_ACK, tcp.CLOSING},
+    {tcp.ESTABLISHED, tcp.CLOSE_WAIT, tcp.FIN_WAIT1, tcp.FIN_WAIT2, tcp.LAST_ACK, tcp.CLOSING, tcp.CLOSE},
 )
-"""States of a connection with two sequence numbers that can be carried on. SYN_SENT and SYN_RECV have only one yet."""
+"""States of a connection with two sequence numbers that can be carried on. SYN_SENT and SYN_RECV have only one yet.
+
+CLOSE has both: the connection was reset or has ended, and the workload has yet to see that. It moves as if it were
+established, and its app leg passes on what its peer leg says: what is unread, then the reset or the end.
+"""
 
 STATE_NAMES = {
     tcp.ESTABLISHED: "ESTABLISHED", tcp.SYN_SENT: "SYN_SENT", tcp.SYN_RECV: "SYN_RECV", tcp.FIN_WAIT1: "FIN_WAIT1",
@@ -122,8 +126,6 @@ def direction_of(one: InetSocket, listening: Set[End]) -> Direction:
 
 
 def _check(one: InetSocket) -> None:
-    if one.state == tcp.CLOSE:
-        raise AgentError(Code.CONNECTION_STATE, f"the connection {one} ended while the workload was being stopped")
     if one.state not in MOVABLE:
         raise AgentError(Code.CONNECTION_STATE, f"the connection {one} is still being opened")
 

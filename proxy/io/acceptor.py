@@ -79,14 +79,16 @@ class IncomingLink:
     def _give_to(self, flow: int) -> None:
         assert self.migration
         waiting = self.migration.awaiting(flow)
-        self._send(ACCEPTED)
+        if not self._send(ACCEPTED):
+            waiting.path.broke(self.sock)
         self._hand_over()
         waiting.join(self.sock, self._decoder.rest(), self.via)
 
     def _follow(self, flow: int) -> None:
         assert self.migration
         switching = self.migration.switching(flow)
-        self._send(ACCEPTED)
+        if not self._send(ACCEPTED):
+            switching.path.broke(self.sock)
         self._hand_over()
         switching.succeed(self.sock, self._decoder.rest(), self.via)
 
@@ -95,15 +97,18 @@ class IncomingLink:
         self._hand_over()
         self.migration.open(frame, self.sock, self._decoder.rest(), self.via, self._answer_open)
 
-    def _answer_open(self, why: str) -> None:
-        self._send(encode(Refused(Code.LEG_NOT_BUILT.name.lower(), why)) if why else ACCEPTED)
+    def _answer_open(self, why: str) -> bool:
+        return self._send(encode(Refused(Code.LEG_NOT_BUILT.name.lower(), why)) if why else ACCEPTED)
 
-    def _send(self, frame: bytes) -> None:
-        """Into an empty send buffer: taken whole, or the link is broken, which its reader or its flow will notice."""
+    def _send(self, frame: bytes) -> bool:
+        """Into an empty send buffer: taken whole, or the link was reset. The kernel says so once: whoever reads what
+        came before it will only see an end."""
         try:
             self.sock.send(frame)
         except OSError as error:
             log.debug("link from %s: %s", self.via, error)
+            return False
+        return True
 
     def _refuse(self, code: str, text: str, reason: str) -> None:
         self._acceptor.refused(self, reason, text)

@@ -34,7 +34,7 @@ class DestinationFlow(Flow):
         super().__init__(context, number, peer, app, direction, state, leg, ended)
         self._retire = retire
         self._connecting = False
-        self._answer: Callable[[str], None] | None = None
+        self._answer: Callable[[str], bool] | None = None
 
     def leave_repair(self) -> None:
         """With a window probe: the application's kernel answers with its true window, so the first bytes do not wait.
@@ -49,8 +49,9 @@ class DestinationFlow(Flow):
         self.via = via
         self.tell(Event.LINK_READY)
 
-    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
-        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
+    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], bool]) -> None:
+        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed, and
+        gives False if the link was reset meanwhile."""
         self.path.first(link, preface)
         self.via = via
         self._answer = answer
@@ -88,8 +89,8 @@ class DestinationFlow(Flow):
         if code:
             self._refuse(code)
             return
-        if self._answer:
-            self._answer("")
+        if self._answer and not self._answer("") and self.path.link:
+            self.path.broke(self.path.link)
         self.tell(Event.LEG_CONNECTED)
 
     def _refuse(self, code: int) -> None:

@@ -107,7 +107,7 @@ class InboundMigration:
             raise ProxyError(Code.WRONG_STATE, f"flow {number} has no link to follow yet")
         return flow
 
-    def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], None]) -> None:
+    def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], bool]) -> None:
         """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT or ROUTING_FAILED."""
         if frame.flow in self.flows:
             raise ProxyError(Code.CONFLICT, f"flow {frame.flow} exists")

@@ -158,9 +158,13 @@ class Path:
 
         The kernel reports a reset once, and then an end of stream: so remember whose it is.
         """
-        self._broken = sock
+        self.broke(sock)
         if self._reader_of(sock) is None:
             self._tell(Event.LEG_FAILED if sock is self._leg else Event.LINK_FAILED)
+
+    def broke(self, sock: socket.socket) -> None:
+        """Somebody has sent on it and been told of a reset: its end of stream is none."""
+        self._broken = sock
 
     def _on_leg_hangup(self) -> None:
         if self._reader_of(self._leg) is None:  # else it is only waiting, and will see for itself

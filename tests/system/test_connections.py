@@ -189,39 +189,46 @@ async def test_closed_by_the_peer_during_the_hold(stage, told):
     assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
 
 
-@pytest.mark.parametrize("phase", [Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])
-async def test_reset_by_the_peer_during_the_hold(stage, told, phase):
-    """The workload sees the reset, and everything else moves on."""
-    sock, other = accepted(stage, told), accepted(stage, told, "other")
+@pytest.mark.parametrize("phase", [None, Phase.CHECKPOINTING, Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])
+@pytest.mark.parametrize("unread", [0, 3000])
+async def test_reset_by_the_peer_before_the_move_or_during_the_hold(stage, told, phase, unread):
+    """The workload reads what had come before, then sees the reset, and everything else moves on.
+
+    CHECKPOINTING begins when the workload stands, and before CRIU has looked; None: the reset waits for it already.
+    """
+    sock, other = accepted(stage, told), Duplex(accepted(stage, told, "other"))
+    told.do("pump = Duplex(other)")
 
     def reset():
+        write_all(sock, unread)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         sock.close()
 
-    result = await stage.move("puppet", prepare=at_phase(phase, reset))
-    assert result.outcome == "succeeded", result.error
+    if phase is None:
+        reset()
+        told.do("poll = select.poll(); poll.register(sock, 0); poll.poll(10000)")  # until POLLERR
+    await moved(stage, "puppet", at_phase(phase, reset) if phase else lambda driver: None)
+    if unread:
+        assert await asyncio.to_thread(told.do, "len(sock.recv(5000, socket.MSG_WAITALL))") == unread
     assert "ConnectionReset" in (await asyncio.to_thread(told.attempt, "sock.recv(1)")).get("error", "no error")
-    write_all(other, 10)
-    assert told.do("len(other.recv(100))") == 10
-
-
-async def test_reset_by_the_peer_between_the_stop_and_the_dump(stage, told):
-    """CRIU has no image for such a socket: the move is taken back, and the workload sees the reset where it was."""
-    sock, other = accepted(stage, told), accepted(stage, told, "other")
-
-    def reset():
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
-        sock.close()
-
-    result = await stage.move("puppet", prepare=at_phase(Phase.CHECKPOINTING, reset))
-    assert result.outcome == "rolled-back"
-    assert result.error is not None
-    assert "ended while the workload was being stopped" in result.error.message
-    assert "ConnectionReset" in told.attempt("sock.recv(1)").get("error", "no error")
     told.do("sock.close()")
+    await finish(told, other)
+
+
+async def test_ended_by_both_before_the_move_and_not_closed_by_the_workload(stage, told):
+    sock, other = accepted(stage, told), accepted(stage, told, "other")
+    write_all(sock, 2000)
+    sock.close()
+    told.do("write_all(other, 10); other.shutdown(socket.SHUT_WR)")
+    assert read_all(other) == [10, True]
+    other.close()
+    told.do("sock.recv(500, socket.MSG_WAITALL); sock.shutdown(socket.SHUT_WR)")
+    told.do("poll = select.poll(); [poll.register(one, select.POLLHUP) for one in (sock, other)]")
+    told.do("while len(poll.poll(10000)) < 2: pass")
     await moved(stage, "puppet")
-    write_all(other, 10)
-    assert told.do("len(other.recv(100))") == 10
+    assert await asyncio.to_thread(told.do, "len(sock.recv(5000, socket.MSG_WAITALL))") == 1500
+    assert await asyncio.to_thread(told.do, "[sock.recv(1), other.recv(1)] == [b'', b'']")
+    told.do("sock.close(); other.close()")
 
 
 async def test_zero_windows_in_each_direction(stage, told):
@@ -439,7 +446,6 @@ CANNOT = {
             "unsupported-socket", "the socket 0.0.0.0:7398 is UDP"),
     "kernel-tls": ("sock.setsockopt(6, 31, b'tls')", "unsupported-socket", "has kernel TLS"),
     "urgent": ("", "connection-state", "has urgent data that nobody has read"),
-    "ended": ("select.select([sock], [], [], 10)", "connection-state", "has ended, and the workload has not closed it"),
     "locked": ("it = open('/tmp/midstream-lock', 'w'); fcntl.flock(it, fcntl.LOCK_EX); os.unlink(it.name)",
                "lock-held", "/tmp/midstream-lock"),
     "users": (
@@ -458,9 +464,6 @@ async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched
     if kind == "urgent":
         sock.send(b"!", socket.MSG_OOB)
         told.do("select.select([], [], [sock], 10)")
-    if kind == "ended":
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
-        sock.close()
     answer = told.attempt(code) if code else {}
     if "No such file" in answer.get("error", "") or "not available" in answer.get("error", ""):
         pytest.skip(f"this kernel has none: {answer['error']}")

@@ -45,6 +45,7 @@ def test_places_name_each_open_file_once(images, tmp_path):
     ("state", "before", "after"),
     [
         (tcp.CLOSE_WAIT, READ, None),
+        (tcp.CLOSE, READ, None),
         (tcp.LAST_ACK, BOTH, WRITE),
         (tcp.FIN_WAIT2, WRITE, WRITE),
         (tcp.ESTABLISHED, READ, READ),

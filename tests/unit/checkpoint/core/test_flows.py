@@ -80,9 +80,3 @@ def test_a_connection_in_no_process_is_named():
     with pytest.raises(AgentError, match=r"\[fd00::1\]:80 to \[fd00::1\]:81") as caught:
         flows.sort([sock(1, six, 80, six, 81)], {})
     assert caught.value.code is Code.UNSUPPORTED_SOCKET
-
-
-def test_a_connection_that_has_ended_meanwhile_is_said_to_have():
-    with pytest.raises(AgentError, match="ended while the workload was being stopped") as caught:
-        flows._check(flows.InetSocket(1, 1, 1, 6, tcp.CLOSE, (1,), 80, (2,), 9, 0, False))
-    assert caught.value.code is Code.CONNECTION_STATE
