@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+
+
+class RelayPlan(msgspec.Struct, frozen=True):
+    """How much each lane of the relay gets to do in a round."""
+
+    rounds: int
+    trips: int = 3000
+    rate_seconds: float = 0.5
+    bulk_bytes: int = 1 << 29
+    idle: tuple[int, ...] = ()
+    """Numbers of idle connections to measure memory with."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -21,12 +32,13 @@ class Plan(msgspec.Struct, frozen=True):
     steady_requests: int
     """Of each test of one redis-benchmark: many short rounds tell more on a noisy machine than few long ones."""
     rollback_rounds: int
+    relay: RelayPlan
 
 
-FULL = Plan("full", 20, 12, 5, 5, 40, 12_000, 2)
-QUICK = Plan("quick", 5, 3, 1, 2, 8, 12_000, 1)
+FULL = Plan("full", 20, 12, 5, 5, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)))
+QUICK = Plan("quick", 5, 3, 1, 2, 8, 12_000, 1, RelayPlan(4, idle=(1000,)))
 
-SECTIONS = ("demo", "freeze", "scale", "steady", "rollback")
+SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay")
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -165,6 +177,51 @@ class Steady(msgspec.Struct, frozen=True):
     """Processor seconds a second that the pod's two sidecars used meanwhile."""
 
 
+DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS = "direct", "Midstream", "HAProxy", "HAProxy, TLS between"
+LANES = (DIRECT, RIVAL, MIDSTREAM, RIVAL_TLS)
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One lane in one round."""
+
+    p50: float
+    """A round trip of 64 bytes, seconds, on one connection."""
+    p99: float
+    requests: float
+    """A second, of 64 bytes, on 64 connections, each with one under way."""
+    bits: float
+    """A second, in bulk, on one connection."""
+    request_cpu: float
+    """Processor seconds of both proxies a request, at that rate."""
+    gib_cpu: float
+    """And a GiB in bulk."""
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """The two proxies' resident bytes without and with so many idle connections."""
+
+    lane: str
+    flows: int
+    before: list[int]
+    after: list[int]
+
+    @property
+    def each(self) -> float:
+        """Bytes a connection, of both proxies together."""
+        return (sum(self.after) - sum(self.before)) / self.flows
+
+
+class Relay(msgspec.Struct, frozen=True):
+    """What it costs to be relayed after a move."""
+
+    rounds: list[dict[str, Lane]]
+    idle: list[Idle]
+
+    def ratio(self, of: Callable[[Lane], float], lane: str = MIDSTREAM, to: str = RIVAL) -> Spread | None:
+        """Round by round: what one lane has of another's."""
+        return Spread.of(of(one[lane]) / of(one[to]) for one in self.rounds if lane in one and to in one)
+
+
 class Failure(msgspec.Struct, frozen=True):
     """A run that did not come to its end."""
 
@@ -184,6 +241,7 @@ class Figures(msgspec.Struct, kw_only=True):
     starts: list[float] = []
     """How long `criu --version` in a pod took, started as the bare CRIU is: a process start and nothing else."""
     steady: Steady | None = None
+    relay: Relay | None = None
     failures: list[Failure] = []
     seconds: float = 0.0
     """How long the bench took."""

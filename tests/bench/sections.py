@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
-from tests.bench import bare, steady
+from tests.bench import bare, relay, steady
 from tests.bench.figures import Failure, Figures, Moved
 from tests.bench.stage import Stage, move_under_load, quiet_under_load, stage
 from tests.harness.interposer import Spoil, between
@@ -60,6 +60,15 @@ async def steady_state(figures: Figures, say: Say) -> None:
     await _attempts(figures, "steady", say, 1, once)
 
 
+async def relayed(figures: Figures, say: Say) -> None:
+    """Connections that were moved, beside direct ones and HAProxy's."""
+
+    async def once(label: str) -> None:
+        figures.relay = await relay.measure(figures.plan.relay, say)
+
+    await _attempts(figures, "relay", say, 1, once)
+
+
 async def rollback(figures: Figures, say: Say) -> None:
     """The destination refuses, at each place in turn."""
     places = itertools.cycle(REFUSALS)
@@ -79,6 +88,7 @@ SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
     "scale": scale,
     "steady": steady_state,
     "rollback": rollback,
+    "relay": relayed,
 }
 
 
