@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-
-class RelayPlan(msgspec.Struct, frozen=True):
-    """How much each lane of the relay gets to do in a round."""
-
-    rounds: int
-    trips: int = 3000
-    rate_seconds: float = 0.5
-    bulk_bytes: int = 1 << 29
-    idle: tuple[int, ...] = ()
-    """Numbers of idle connections to measure memory with."""
+from tests.bench.lane_figures import Relay, RelayPlan
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -28,6 +19,8 @@ class Plan(msgspec.Struct, frozen=True):
     freeze_pairs: int
     one_pairs: int
     thousand_pairs: int
+    crowds: dict[int, int]
+    """Pairs by number of connections, for the largest numbers."""
     steady_rounds: int
     steady_requests: int
     """Of each test of one redis-benchmark: many short rounds tell more on a noisy machine than few long ones."""
@@ -35,8 +28,8 @@ class Plan(msgspec.Struct, frozen=True):
     relay: RelayPlan
 
 
-FULL = Plan("full", 20, 12, 5, 5, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)))
-QUICK = Plan("quick", 5, 3, 1, 2, 8, 12_000, 1, RelayPlan(4, idle=(1000,)))
+FULL = Plan("full", 20, 12, 5, 5, {3000: 3, 9000: 3}, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)))
+QUICK = Plan("quick", 5, 3, 1, 2, {}, 8, 12_000, 1, RelayPlan(4, idle=(1000,)))
 
 SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay")
 
@@ -175,51 +168,6 @@ class Steady(msgspec.Struct, frozen=True):
     rounds: list[Round]
     sidecars_cpu: float
     """Processor seconds a second that the pod's two sidecars used meanwhile."""
-
-
-DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS = "direct", "Midstream", "HAProxy", "HAProxy, TLS between"
-LANES = (DIRECT, RIVAL, MIDSTREAM, RIVAL_TLS)
-
-
-class Lane(msgspec.Struct, frozen=True):
-    """One lane in one round."""
-
-    p50: float
-    """A round trip of 64 bytes, seconds, on one connection."""
-    p99: float
-    requests: float
-    """A second, of 64 bytes, on 64 connections, each with one under way."""
-    bits: float
-    """A second, in bulk, on one connection."""
-    request_cpu: float
-    """Processor seconds of both proxies a request, at that rate."""
-    gib_cpu: float
-    """And a GiB in bulk."""
-
-
-class Idle(msgspec.Struct, frozen=True):
-    """The two proxies' resident bytes without and with so many idle connections."""
-
-    lane: str
-    flows: int
-    before: list[int]
-    after: list[int]
-
-    @property
-    def each(self) -> float:
-        """Bytes a connection, of both proxies together."""
-        return (sum(self.after) - sum(self.before)) / self.flows
-
-
-class Relay(msgspec.Struct, frozen=True):
-    """What it costs to be relayed after a move."""
-
-    rounds: list[dict[str, Lane]]
-    idle: list[Idle]
-
-    def ratio(self, of: Callable[[Lane], float], lane: str = MIDSTREAM, to: str = RIVAL) -> Spread | None:
-        """Round by round: what one lane has of another's."""
-        return Spread.of(of(one[lane]) / of(one[to]) for one in self.rounds if lane in one and to in one)
 
 
 class Failure(msgspec.Struct, frozen=True):

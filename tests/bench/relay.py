@@ -21,7 +21,7 @@ import msgspec
 
 from controller.lab.pod import Pod
 from controller.lab.programs import CHECKOUT
-from tests.bench.figures import DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS, Idle, Lane, Relay, RelayPlan
+from tests.bench.lane_figures import DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS, Idle, Lane, Relay, RelayPlan
 from tests.harness.journeys import assert_nothing_lost
 from tests.harness.moving import Scene, scene
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from tests.bench import steps, targets
+from tests.bench import lanes, steps, targets
 from tests.bench.figures import Figures, Machine, Moved, Spread, percentile
 from tests.bench.targets import DEMO, ms, ms_spread
 
@@ -30,6 +30,7 @@ def render(figures: Figures) -> str:
         *_section("## Where the freeze goes", _where(figures)),
         *_section("## Sidecars at rest", _steady(figures)),
         *_section("## Taken back", _rollback(figures)),
+        *_section("## Relayed after the move", _relay(figures)),
         "## How it is measured",
         METHOD,
     ]
@@ -56,6 +57,11 @@ METHOD = """\
   plus two standard errors.
 - **Taken back**: a refusal is put between the driver and one of the destination's sidecars
   (`tests/harness/interposer.py`); what that adds to the calls is in the figures.
+- **Relayed**: a small C program (`tests/bench/traffic.c`) is both ends; its server is moved from pod a to pod b with
+  the lane's connections open. Direct connections go to pod b; HAProxy's (Debian's, mode tcp, one thread, splicing
+  where it can) through one in pod a and one in pod b, the same way as ours. All lanes are open at once, and each round
+  measures each for a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the
+  processors, for every lane alike. The direct lane shows how little of it is the client's and the server's.
 - Run it again: `make bench`; in two minutes and without writing this file: `make bench ARGS='--quick'`; a part:
   `make bench ARGS='--only demo,freeze'`. Its exit status says whether anything was lost, wrong or reset; no time
   makes it fail."""
@@ -213,6 +219,15 @@ def _rollback_line(place: str, moves: Sequence[Moved]) -> Cells:
     not_frozen = frozen is None or not frozen.most
     return (place, str(len(moves)), ms_spread(stall), "no" if not_frozen else ms_spread(frozen),
             str(lost), str(resets))  # fmt: skip
+
+
+def _relay(figures: Figures) -> str:
+    parts = []
+    if found := lanes.table(figures):
+        parts += [_table(*found), lanes.WHY]
+    if found := lanes.idle(figures):
+        parts += [_table(*found), lanes.IDLE]
+    return "\n\n".join(parts)
 
 
 def _section(heading: str, body: str) -> list[str]:

@@ -48,9 +48,11 @@ async def freeze(figures: Figures, say: Say) -> None:
 
 
 async def scale(figures: Figures, say: Say) -> None:
-    """The same with one connection and with a thousand."""
+    """The same with one connection, with a thousand, and with as many as the limit of descriptors allows."""
     await _pairs(figures, say, "scale", FEW, figures.plan.one_pairs)
     await _pairs(figures, say, "scale", MANY, figures.plan.thousand_pairs)
+    for connections, pairs in figures.plan.crowds.items():
+        await _pairs(figures, say, "scale", connections, pairs)
 
 
 async def steady_state(figures: Figures, say: Say) -> None:

@@ -35,6 +35,12 @@ BEFORE_SECONDS = 1.2
 AFTER_SECONDS = 1.3
 """And after it: longer than a lost packet's first retransmission. What is due then is waited for in any case."""
 
+CROWD = 1000
+"""More connections than this are as many as fit: a relayed one has two descriptors in each proxy."""
+
+MAX_HOLD_SECONDS = 60.0
+"""What is measured is how long it takes: not to be taken back because that is long."""
+
 
 class Stage(msgspec.Struct, frozen=True):
     """Pods a, b and client in a lab of their own."""
@@ -64,7 +70,8 @@ def options_for(scene: Stage, connections: int) -> Options:
         return Options(
             host=scene.a.address, port=demo.PORT, connections=1, subscribers=0, channels=0, bulk=0, probe_seconds=0
         )
-    return Options(host=scene.a.address, port=demo.PORT, connections=connections)
+    probe_seconds = 0.005 if connections <= CROWD else 0.05  # a newcomer needs descriptors too
+    return Options(host=scene.a.address, port=demo.PORT, connections=connections, probe_seconds=probe_seconds)
 
 
 @asynccontextmanager
@@ -108,7 +115,7 @@ async def quiet_under_load(scene: Stage, connections: int) -> Quiet:
 
 
 async def _drive(scene: Stage) -> tuple[Move, MigrationResult, Window]:
-    request = MigrateRequest("redis", "a", "b", demo.MAX_HOLD_SECONDS, demo.MAX_HELD_BYTES)
+    request = MigrateRequest("redis", "a", "b", MAX_HOLD_SECONDS, demo.MAX_HELD_BYTES)
     intent = new_intent(request, "a")
     log = Journal.begin(migrations_folder(scene.home), intent)
     try:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
-
+from tests.bench import lanes
 from tests.bench.figures import Comparison, Figures, Moved, Spread, compare, percentile
+from tests.bench.rows import Row
 
-DEMO, FEW, MANY = 64, 1, 1000
+DEMO, FEW = 64, 1
+BASE_SECONDS, EACH_SECONDS = 0.1, 60e-6
+"""What a freeze may take, and what each connection may add."""
 
 STALL_MEDIAN, STALL_AIM, STALL_MOST = 0.12, 0.05, 0.25
 CONNECT_P99 = 0.005
 RATIO_TO_CRIU = 1.5
-FREEZE_OF_MANY = 0.25
 ROLLBACK_STALL = 0.15
 TELLING_NOISE = 0.1
 """With more noise than this, "within the noise" says nothing."""
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One claim. Every cell but the verdict is text for a person."""
-
-    what: str
-    measured: str
-    target: str
-    met: bool | None
-    """None where nothing is claimed."""
-    floor: str
-    """What the machine or CRIU takes anyway, measured in the same run."""
-    method: str
-
-    @property
-    def verdict(self) -> str:
-        return {True: "met", False: "**not met**", None: ""}[self.met]
 
 
 def ms(seconds: float) -> str:
@@ -55,6 +39,7 @@ def rows(figures: Figures) -> list[Row]:
         *_many(figures),
         *_steady(figures),
         *_rollback(figures),
+        *lanes.claims(figures),
     ]
     return [row for row in made if row is not None]
 
@@ -134,20 +119,26 @@ def _criu(figures: Figures, connections: int) -> list[Row]:
 
 
 def _many(figures: Figures) -> list[Row]:
-    moves = figures.moved("scale", connections=MANY)
+    numbers = sorted({move.connections for move in figures.moved("scale")} - {FEW})
+    return [row for number in numbers for row in _crowd(figures, number)]
+
+
+def _crowd(figures: Figures, number: int) -> list[Row]:
+    moves = figures.moved("scale", connections=number)
     freeze = Spread.of(move.freeze_seconds for move in moves)
     if freeze is None:
         return []
     stalls = [stall for move in moves for stall in move.stalls]
-    quiet = figures.quiet(MANY)
+    quiet = figures.quiet(number)
+    most = BASE_SECONDS + number * EACH_SECONDS
     lost = "something" if any(not move.losses.none for move in moves) else "nothing"
     return [
-        Row(f"freeze, {MANY:,} connections", ms_spread(freeze), f"<= {ms(FREEZE_OF_MANY)}",
-            freeze.median <= FREEZE_OF_MANY, _bare_floor(figures, MANY),
+        Row(f"freeze, {number:,} connections", ms_spread(freeze), f"<= {ms(most)}", freeze.median <= most,
+            _bare_floor(figures, number),
             f"{freeze.count} moves, {lost} lost in them; the median counts"),
-        Row(f"stall, {MANY:,} connections", f"p50 {ms(percentile(stalls, 0.5))}, longest {ms(max(stalls))}", "", None,
+        Row(f"stall, {number:,} connections", f"p50 {ms(percentile(stalls, 0.5))}, longest {ms(max(stalls))}", "", None,
             _quiet(quiet, 1.0), f"{len(stalls):,} silences"),
-        *_criu(figures, MANY),
+        *_criu(figures, number),
     ]  # fmt: skip
 
 
