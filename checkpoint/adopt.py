@@ -52,6 +52,8 @@ class AdoptedSocket(msgspec.Struct):
     outq_len: int = 0
     fin_received: bool = False
     fin_sent: bool = False
+    given_up: str = ""
+    """Why it cannot be kept; "" as a rule."""
 
 
 class _Adopt(msgspec.Struct, tag_field="op", tag="adopt"):

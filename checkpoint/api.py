@@ -106,6 +106,8 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
+    losses: list[Problem] = []
+    """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,6 +117,8 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_hold_seconds: float
     """The longest time from the stop to the commit; past it the agent rolls back by itself and refuses the commit."""
     image_key: ImageKey
+    allow_loss: bool = False
+    """Reset the connections that cannot be kept, when the workload is resumed, and move the rest."""
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -103,7 +103,7 @@ class Custodian:
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
             readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds,
-        ), wanted.image_key)  # fmt: skip
+        ), wanted.image_key, allow_loss=wanted.allow_loss)  # fmt: skip
         self._outbound[migration] = one
         try:
             custody = await one.prepare()

@@ -32,6 +32,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     files = [file for pid in processes for file in procfs.open_files(pid)]
     inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
     lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
+    unkept_sockets = list(unkept.look(kernel or Kernel(), files))
     return Inspection(
         workload=workload,
         pids=[tid for pid in processes for tid in tree.threads(pid)],
@@ -42,8 +43,9 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *_process_problems(processes),
             *_file_problems(files),
             *_connection_problems(lines),
-            *unkept.problems(kernel or Kernel(), files),
+            *(one.problem for one in unkept_sockets if not one.movable),
         ],
+        losses=[one.problem for one in unkept_sockets if one.movable],
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from checkpoint import adopt, sockopts, store
+from checkpoint import adopt, sockopts, store, unkept
 from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
@@ -39,7 +39,9 @@ _BURIAL_SECONDS = 5.0
 class Outbound:
     """A migration on the way out."""
 
-    def __init__(self, around: Surroundings, record: MigrationRecord, image_key: str = "") -> None:
+    def __init__(
+        self, around: Surroundings, record: MigrationRecord, image_key: str = "", *, allow_loss: bool = False
+    ) -> None:
         """`image_key` is "" for a migration that an agent before this one prepared: it is over, or goes back."""
         self.record = record
         self._around = around
@@ -51,6 +53,9 @@ class Outbound:
         self._tree: Tree | None = None
         self._adoption: adopt.Adoption | None = None
         self._image_key = image_key
+        self._allow_loss = allow_loss
+        self._given_up: dict[int, str] = {}
+        """The connections that cannot be kept, by inode, and why."""
         self._key_used = False
         self._dumped: dict[str, int] = {}
         self._pages: asyncio.Task[dict[str, Proof]] | None = None
@@ -116,6 +121,8 @@ class Outbound:
     async def _dump(self) -> Dumped:
         folders = self._folders()
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
+        if self._allow_loss:
+            self._given_up = await asyncio.to_thread(unkept.given_up, self._around.kernel, self._required_tree())
         looking = asyncio.to_thread(sockopts.read, self._around.kernel, self._required_tree())
         reading = self._around.spawn(looking, "read the sockets")
         try:
@@ -165,6 +172,8 @@ class Outbound:
         self._streams = {one.socket.ino: images.stream(one.socket.ino) for one in self._sorted.flows}
         given = [adopt.describe(one, self._streams[one.socket.ino]) for one in self._sorted.flows]
         given += [adopt.describe(one, None) for one in self._sorted.listeners]
+        for each in given:
+            each.say.given_up = self._given_up.get(each.ino, "")
         legs: list[msgspec.Raw] = []
         if given:
             path, migration = self._around.adopt_path, self.record.migration

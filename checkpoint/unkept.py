@@ -10,25 +10,54 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
-from checkpoint import procfs
+from checkpoint import procfs, sockdiag
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 from checkpoint.kernel import Kernel
+from checkpoint.tree import Tree
 
+ALLOW = "say --allow-loss to move the rest without it."
 _IPPROTO_MPTCP = 262  # linux/in.h
 _TCP_ULP = 31  # linux/tcp.h: the name of what works on top of the connection, "tls" for kernel TLS
+_TCP_AO_INFO = 40  # linux/tcp.h
 _SO_PEERNAME = 28  # asm-generic/socket.h: as getpeername(2), and of a connection that has ended as well
 
 
-def problems(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Problem]:
+@dataclass(frozen=True)
+class Unkept:
+    """A socket that would not move as it is."""
+
+    ino: int
+    problem: Problem
+    movable: bool
+    """Whether the rest can be moved without it: a connection ends with a reset at both ends."""
+
+
+def look(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Unkept]:
     """What stands in the way, socket by socket."""
     seen: set[str] = set()
+    signing = _signing()
     for file in files:
         if file.target.startswith("socket:[") and file.target not in seen:
             seen.add(file.target)
             with suppress(OSError), _duplicate(kernel, file) as sock:  # gone meanwhile
-                yield from _of(sock)
+                ino = int(file.target[8:-1])
+                yield from (Unkept(ino, found, movable) for found, movable in _of(sock, ino in signing))
+
+
+def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
+    """Why each socket of a stopped tree that the rest can be moved without cannot be kept, by inode."""
+    files = (file for member in tree.members for file in procfs.open_files(member.pid))
+    return {one.ino: one.problem.message for one in look(kernel, files) if one.movable}
+
+
+def _signing() -> set[int]:
+    try:
+        return sockdiag.signing()
+    except OSError:  # a kernel without sock_diag
+        return set()
 
 
 def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
@@ -39,29 +68,44 @@ def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
         os.close(pidfd)
 
 
-def _of(sock: socket.socket) -> Iterator[Problem]:
+def _of(sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
+    """Each problem, and whether the rest can be moved without the socket."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     if sock.proto == _IPPROTO_MPTCP:
         message = f"{_name(sock)} is Multipath TCP, which cannot be saved: its subflows would end"
-        yield problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload use plain TCP (GODEBUG=multipathtcp=0).")
+        hint = "Let the workload use plain TCP (GODEBUG=multipathtcp=0)."
+        yield problem(Code.UNSUPPORTED_SOCKET, message, hint=hint), False
     elif sock.type == socket.SOCK_DGRAM:
         if sock.getsockname()[1]:
             message = f"{_name(sock)} is UDP: what peers send to the old address would be lost"
-            yield problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload close it before the move.")
+            yield problem(Code.UNSUPPORTED_SOCKET, message, hint=f"Let the workload close it, or {ALLOW}"), True
     elif sock.proto == socket.IPPROTO_TCP:
-        yield from _of_tcp(sock)
+        for code, message, hint in _of_tcp(sock, signs):
+            yield problem(code, message, hint=f"{hint}, or {ALLOW}"), True
 
 
-def _of_tcp(sock: socket.socket) -> Iterator[Problem]:
+def _of_tcp(sock: socket.socket, signs: bool) -> Iterator[tuple[Code, str, str]]:
     if sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0") == b"tls":
-        message = f"{_name(sock)} has kernel TLS, whose keys cannot be saved: its bytes would be garbage"
-        yield problem(
-            Code.UNSUPPORTED_SOCKET, message, hint="Let the workload do TLS itself (nginx: ssl_conf_command)."
-        )
+        message = f"{_name(sock)} has kernel TLS, whose keys cannot be saved: it would be reset"
+        yield Code.UNSUPPORTED_SOCKET, message, "Let the workload do TLS itself (nginx: ssl_conf_command)"
+    signature = "TCP-MD5" if signs else "TCP-AO" if _has_ao(sock) else ""
+    if signature:
+        fate = "it would be reset" if _peer(sock) else "it would take unsigned connections"
+        message = f"{_name(sock)} is signed ({signature}), and its keys cannot be saved: {fate}"
+        yield Code.UNSUPPORTED_SOCKET, message, "Let the workload close it"
     if _is_urgent(sock):
-        message = f"{_name(sock)} has urgent data that nobody has read: it would be lost"
-        yield problem(Code.CONNECTION_STATE, message, hint="It moves once the workload has read it.")
+        message = f"{_name(sock)} has urgent data that nobody has read, which cannot be saved: it would be reset"
+        yield Code.CONNECTION_STATE, message, "It moves once the workload has read it"
+
+
+def _has_ao(sock: socket.socket) -> bool:
+    """TCP-AO keys (RFC 5925): ENOENT where there are none, ENOPROTOOPT where the kernel knows of none."""
+    try:
+        sock.getsockopt(socket.IPPROTO_TCP, _TCP_AO_INFO, 64)
+    except OSError:
+        return False
+    return True
 
 
 def _is_urgent(sock: socket.socket) -> bool:

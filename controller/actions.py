@@ -96,7 +96,8 @@ class Move:
             theirs=self.destination_agent.health(),
         )
         source, destination = _facts(self.source), _facts(self.destination)
-        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"])
+        allow = self.intent.allow_loss
+        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
         apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
         return msgspec.structs.replace(plan, problems=[*apart, *plan.problems])
 
@@ -127,7 +128,11 @@ class Move:
     async def _prepare_source(self) -> None:
         assert self.plan is not None
         body = agent_api.PrepareOutbound(
-            self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds, self._image_key
+            self.intent.workload,
+            self.plan.readdress,
+            self.intent.max_hold_seconds,
+            self._image_key,
+            self.intent.allow_loss,
         )
         await self.source_agent.prepare_outbound(self._id, body)
 

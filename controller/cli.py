@@ -158,6 +158,7 @@ def run(
     show_default=True,
     help="How much the peers may send during the hold, over all flows; past it TCP pushes back.",
 )
+@click.option("--allow-loss", is_flag=True, help="Reset the connections that cannot be kept, and move the rest.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def migrate(
@@ -168,6 +169,7 @@ def migrate(
     dry_run: bool,
     max_hold: float,
     max_held_bytes: float,
+    allow_loss: bool,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -180,7 +182,7 @@ def migrate(
       midstream migrate redis --to b --dry-run
       midstream migrate redis --to b --max-hold 2s -o json
     """
-    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes))
+    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss)
     status = asyncio.run(commands.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)
 

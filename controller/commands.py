@@ -24,7 +24,7 @@ from controller.core.check import can_move
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
 from controller.core.plan import refuse_what_cannot_move
-from controller.core.result import MigrationResult
+from controller.core.result import MigrationResult, given_up
 from controller.display import Display
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
@@ -39,6 +39,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     destination: str
     max_hold_seconds: float
     max_held_bytes: int
+    allow_loss: bool = False
 
 
 def migrations_folder(home: Path) -> Path:
@@ -97,6 +98,7 @@ def new_intent(request: MigrateRequest, source: str) -> Intent:
         destination=request.destination,
         max_hold_seconds=request.max_hold_seconds,
         max_held_bytes=request.max_held_bytes,
+        allow_loss=request.allow_loss,
     )
 
 
@@ -128,7 +130,8 @@ def exit_status(result: MigrationResult) -> int:
     if result.outcome == "rolled-back":
         untouched = not any(phase.name == Phase.PREPARING.value for phase in result.phases)
         return EXIT_REFUSED if untouched else EXIT_ROLLED_BACK
-    return 0 if result.outcome == "succeeded" and not result.flows.lost and not result.bytes.lost else EXIT_FAILED
+    kept = result.flows.lost == len(given_up(result)) and not result.bytes.lost
+    return 0 if result.outcome == "succeeded" and kept else EXIT_FAILED
 
 
 async def resume(home: Path, migration: str, *, as_json: bool) -> int:

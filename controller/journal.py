@@ -31,6 +31,7 @@ class Intent(msgspec.Struct, frozen=True):
     destination: str
     max_hold_seconds: float
     max_held_bytes: int
+    allow_loss: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast, get_args
 
 from controller.actions import Move
-from controller.core.accounts import Account
+from controller.core.accounts import Account, Standing
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action, Phase
 from controller.core.result import (
@@ -65,7 +65,8 @@ def _last_answered(move: Move, actions: tuple[Action, ...]) -> Action:
 
 def _flow_counts(move: Move, phase: Phase) -> FlowCounts:
     adopted = move.adopted.flows if move.adopted else 0
-    lost = sum(1 for account in move.accounts if account.lost) if phase is not Phase.FAILED else adopted
+    gone = [account for account in move.accounts if account.lost or account.standing is Standing.GIVEN_UP]
+    lost = len(gone) if phase is not Phase.FAILED else adopted
     return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost)
 
 
@@ -83,5 +84,6 @@ def _row(account: Account) -> LedgerRow:
         held_bytes=line.held_bytes,
         delivered_to_app_bytes=there.to_app_bytes if there else 0,
         delivered_to_peer_bytes=line.to_peer_bytes,
-        offsets_equal=not account.lost,
+        offsets_equal=not (account.lost or line.given_up),
+        given_up=line.given_up,
     )

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from controller.core.result import MigrationResult, Problem
+from controller.core.result import MigrationResult, Problem, given_up
 from controller.demo.result import DemoResult, Spread
 from controller.demo.verdict import Verdict
 
@@ -195,7 +195,7 @@ def _reasons(ending: Ending) -> list[str]:
     if isinstance(ending, Verdict):
         return ending.reasons if ending.result.outcome == "succeeded" or _losses(ending) else []
     counted = [(ending.flows.lost, "connections lost"), (ending.bytes.lost, "bytes lost")]
-    return [f"{count:,} {what}" for count, what in counted if count]
+    return [*(f"{count:,} {what}" for count, what in counted if count), *given_up(ending)]
 
 
 def _losses(ending: Ending) -> bool:

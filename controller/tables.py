@@ -92,6 +92,8 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(_framed(table))
     if not plan.problems:
         console.print(_line("ok", "Nothing is known to stand in the way. Nothing was touched.", ""))
+    for loss in plan.losses:
+        console.print(_line("warning", loss.message, ""))
     for problem in plan.problems:
         console.print(_line("failed", problem.message, problem.hint))
 

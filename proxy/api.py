@@ -125,6 +125,8 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     max_window: U32
     rcv_wnd: U32
     rcv_wup: U32
+    given_up: bool = False
+    """The connection cannot be kept: the leg resets it when the workload is resumed."""
 
 
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,6 +205,8 @@ class LedgerLine(msgspec.Struct, frozen=True):
     error: str = ""
     link_unacked_bytes: int = 0
     """Given to the link and not yet acknowledged by the other proxy's kernel (SIOCOUTQ, tcp(7))."""
+    given_up: str = ""
+    """Why the connection could not be kept, as it was allowed to be lost."""
     link_waiting_bytes: int = 0
     """Arrived over the link and not yet given on: in the socket (SIOCINQ) or kept by the proxy."""
 

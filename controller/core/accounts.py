@@ -33,6 +33,8 @@ class Standing(StrEnum):
     """One proxy has closed the link and the other has not seen it yet: to be asked again."""
     UNEQUAL = "unequal"
     """Bytes are missing, or were made up."""
+    GIVEN_UP = "given-up"
+    """It could not be kept, and was allowed to be lost."""
     MISSING = "missing"
     """The destination's proxy does not know the flow (yet: a connection that has just come is on its way to it)."""
 
@@ -56,7 +58,7 @@ class Account(msgspec.Struct, frozen=True):
         """Whether nothing more will come of asking again: what was held is delivered, or there is nobody to take it."""
         if self.standing in (Standing.ENDING, Standing.MISSING):
             return False
-        if self.standing is Standing.CUT or self.destination is None:
+        if self.standing in (Standing.CUT, Standing.GIVEN_UP) or self.destination is None:
             return True
         return self.destination.to_app_bytes >= self.source.held_bytes
 
@@ -74,6 +76,8 @@ def reconcile(
 
 
 def _account(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> Account:
+    if last.given_up:
+        return Account(last, there, Standing.GIVEN_UP)
     cut = bool(last.error or (there and there.error))
     if there is None:
         lost = 0 if cut else max(last.to_app_bytes, last.held_bytes)

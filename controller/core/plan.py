@@ -41,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     readdress: dict[str, str]
     links: int
     problems: list[agent_api.Problem]
+    losses: list[agent_api.Problem] = []
+    """What is given up, as it is allowed to be; else these are among the problems."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 
@@ -51,10 +53,13 @@ def make_plan(
     inspection: agent_api.Inspection,
     room: agent_api.Room,
     listeners: Sequence[proxy_api.ListenerView] = (),
+    *,
+    allow_loss: bool = False,
 ) -> Plan:
     """The plan for moving the inspected workload from `source` to `destination`, which has `room`.
 
-    `listeners` are those that the destination's proxy holds: the workload's own, if it comes back.
+    `allow_loss`: what cannot be kept does not stand in the way. `listeners` are those that the destination's proxy
+    holds: the workload's own, if it comes back.
     """
     workload = inspection.workload
     returning = [one for one in listeners if workload.arrived_by and one.target == workload.arrived_by]
@@ -73,8 +78,10 @@ def make_plan(
         problems=[
             *_custody(workload),
             *inspection.problems,
+            *([] if allow_loss else inspection.losses),
             *_obstacles(destination.name, inspection, room, {one.local.port for one in returning}),
         ],
+        losses=inspection.losses if allow_loss else [],
         follows=workload.arrived_by,
     )
 

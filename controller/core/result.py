@@ -62,6 +62,9 @@ class LedgerRow(msgspec.Struct, frozen=True):
     delivered_to_app_bytes: Annotated[Count, Meta(description="From the peer, given to the restored workload.")]
     delivered_to_peer_bytes: Annotated[Count, Meta(description="From the restored workload, given to the peer.")]
     offsets_equal: Annotated[bool, Meta(description="True when every hand-over gave out exactly what it was given.")]
+    given_up: Annotated[str, Meta(description="Why it could not be kept and was reset (--allow-loss); else empty.")] = (
+        ""
+    )
 
 
 class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +84,11 @@ class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes: ByteCounts = ByteCounts()
     ledger: Annotated[list[LedgerRow], Meta(description="One row for each flow.")] = []
     error: Annotated[Problem | None, Meta(description="Why it did not succeed; null when it did.")] = None
+
+
+def given_up(result: MigrationResult) -> list[str]:
+    """The connections that were allowed to be lost, in words."""
+    return [row.given_up for row in result.ledger if row.given_up]
 
 
 def schema() -> dict[str, Any]:

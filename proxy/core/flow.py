@@ -10,6 +10,7 @@ the end of a stream (after its last byte has been handed over) or a failure.
                  CONNECTING --connected--> RELAYING               connections opened during or after the hold
     both         RELAYING --end of one stream--> LEG_ENDED | LINK_ENDED --of the other--> DRAINING --> CLOSED
     anything --failure or forced release--> RESET                  before the repoint --release--> RELEASED
+    HELD, BUILT --give up--> RESET                                 what cannot be kept, where that is allowed
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Event(Enum):
     LINK_FAILED = auto()
     LEG_DRAINED = auto()
     RELEASE = auto()
+    GIVE_UP = auto()
+    """Instead of REPOINT or RESUME: the connection cannot be kept, and may be lost."""
 
 
 class Command(Enum):
@@ -100,6 +103,8 @@ _LINK_GONE = (_C.RESET_LEG, _C.CLOSE_LINK, _C.RETIRE_ROUTE)
 TABLE: dict[tuple[State, Event], tuple[State, tuple[Command, ...]]] = {
     (_S.HELD, _E.REPOINT): (_S.LINKING, (_C.UNHOLD, _C.SKIP_UNREAD, _C.SEEK_LINK)),
     (_S.HELD, _E.RELEASE): (_S.RELEASED, (_C.UNHOLD, _C.CLOSE_LEG)),
+    (_S.HELD, _E.GIVE_UP): (_S.RESET, (_C.UNHOLD, _C.RESET_LEG)),
+    (_S.BUILT, _E.GIVE_UP): (_S.RESET, (_C.LEAVE_REPAIR, _C.RESET_LEG, _C.RETIRE_ROUTE)),
     (_S.LINKING, _E.LINK_READY): (_S.RELAYING, (_C.RELAY,)),
     (_S.LINKING, _E.LINK_REFUSED): (_S.RESET, _LINK_GONE),
     (_S.LINKING, _E.LEG_FAILED): (_S.RESET, _LEG_GONE),

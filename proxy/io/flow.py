@@ -42,6 +42,8 @@ class Flow:
         self.path = Path(context, leg, self.tell)
         self.via = ""
         self.error = ""
+        self.given_up = ""
+        """Why it cannot be kept."""
         self._ended = ended
 
     @property
@@ -159,6 +161,7 @@ class Flow:
             to_app_bytes=to_app,
             to_peer_bytes=to_peer,
             error=self.error,
+            given_up=self.given_up,
             link_unacked_bytes=unacked,
             link_waiting_bytes=waiting,
         )

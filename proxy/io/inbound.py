@@ -65,6 +65,8 @@ class InboundMigration:
             self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
             for leg, sock in zip(new, socks, strict=True)
         ]
+        for flow, leg in zip(built, new, strict=True):
+            flow.given_up = "the source says so" if leg.given_up else ""
         self.flows.update((flow.number, flow) for flow in built)
         self.state = state
         self.context.totals.legs_built += len(built)
@@ -77,7 +79,7 @@ class InboundMigration:
         restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
         if first:
             for flow in restored:
-                flow.tell(Event.RESUME)
+                flow.tell(Event.GIVE_UP if flow.given_up else Event.RESUME, flow.given_up)
         return len(restored)
 
     def release(self, force: bool = False) -> int:

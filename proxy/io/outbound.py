@@ -47,6 +47,8 @@ class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fin_received: bool = False
     fin_sent: bool = False
     """The workload has shut down its side; the FIN is not counted in `outq_seq`."""
+    given_up: str = ""
+    """Why it cannot be kept: it is reset when the others are repointed."""
 
 
 class OutboundMigration:
@@ -102,7 +104,7 @@ class OutboundMigration:
         self._cancel_limiting()
         held = list(self.flows.values())
         for flow in held:
-            flow.tell(Event.REPOINT)
+            flow.tell(Event.GIVE_UP if flow.given_up else Event.REPOINT, flow.given_up)
         accepted = sum(listener.repoint() for listener in self.listeners.values())
         self.links.close()
         self._repointed = Repointed(len(held), sum(flow.held_bytes for flow in held), accepted)
@@ -163,7 +165,8 @@ class OutboundMigration:
         snapshot = Snapshot(item.inq_seq, item.inq_len, modular(item.outq_seq + item.fin_sent), item.outq_len)
         try:
             live = repair.read(self.context.kernel, sock)
-            held_since(snapshot, live)
+            if not item.given_up:
+                held_since(snapshot, live)
             repair.leave(self.context.kernel, sock)
         except OSError as error:
             raise ProxyError(Code.SOCKET_UNUSABLE, f"flow from {item.peer}: {error.strerror}") from error
@@ -185,8 +188,12 @@ class OutboundMigration:
         number = inherited.number if inherited else item.flow
         flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
         flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
+        flow.given_up = item.given_up
         self.flows[number] = flow
-        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live)
+        leg = make_leg(number, peer, app, snapshot, live)
+        if item.given_up:
+            leg = msgspec.structs.replace(leg, given_up=True)
+        self.legs[item.flow] = leg
         return leg
 
     def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:

@@ -95,8 +95,10 @@ class Scene:
         address = (pod or self.a).address
         await until(lambda: listens(self.client, address, port), f"nothing listens on {address}:{port}")
 
-    def intent(self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int):
-        request = MigrateRequest(workload, source.name, destination.name, max_hold_seconds, max_held_bytes)
+    def intent(
+        self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int, **more: bool
+    ):
+        request = MigrateRequest(workload, source.name, destination.name, max_hold_seconds, max_held_bytes, **more)
         return new_intent(request, source.name)
 
     async def move(
@@ -107,11 +109,12 @@ class Scene:
         *,
         max_hold_seconds: float = 10,
         max_held_bytes: int = 64 << 20,
+        allow_loss: bool = False,
         prepare: Callable[[Driver], None] = lambda driver: None,
     ) -> MigrationResult:
         """Moves a workload from a to b, or as told."""
         source, destination = source or self.a, destination or self.b
-        intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes)
+        intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes, allow_loss=allow_loss)
         log = Journal.begin(migrations_folder(self.lab.home), intent)
         try:
             async with Move(intent, source, destination) as move:

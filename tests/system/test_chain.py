@@ -10,6 +10,7 @@ from itertools import cycle, pairwise
 
 import pytest
 
+from controller.lab.namespaces import in_network
 from tests.harness.clients import Echo, Stream, pattern_at
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
@@ -113,9 +114,15 @@ async def test_home_again_the_workload_is_reached_directly(stage):
 
 
 async def test_connections_opened_while_it_comes_home_are_all_served(stage):
+    """Each from a port of its own: the kernel gives the same one for two destinations now and then (3 % of such runs),
+    and what would be one connection to the workload cannot be two."""
     await stage.run_redis()
     await move_all(stage, "redis", stage.a, stage.b)
     opened = []
+
+    def dial(pod):
+        own = (stage.client.address, 20000 + len(opened))
+        opened.append(socket.create_connection((pod.address, REDIS_PORT), 10, own))
 
     def watch(driver):
         started = driver.observer.phase_started
@@ -124,7 +131,8 @@ async def test_connections_opened_while_it_comes_home_are_all_served(stage):
             started(name, at)
             if name in ("Restoring", "Committing", "Repointing", "Draining"):
                 for pod in (stage.a, stage.b):
-                    opened.extend(stage.connect(stage.client, pod.address, REDIS_PORT, 2) for _ in range(10))
+                    for _ in range(10):
+                        in_network(stage.client, lambda pod=pod: dial(pod))
 
         driver.observer.phase_started = phase_started
 
@@ -134,7 +142,8 @@ async def test_connections_opened_while_it_comes_home_are_all_served(stage):
     assert len(opened) == 80
     for client in opened:
         assert await asyncio.to_thread(ask, client, "PING") == "+PONG"
-    await one_link_each(stage)
+        client.close()
+    await nothing_is_left(stage)
 
 
 async def test_the_first_address_still_leads_to_the_workload_after_two_moves(stage):

@@ -14,6 +14,7 @@ import pytest_asyncio
 from checkpoint import procfs
 from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
+from controller.migrate import Driver
 from tests.harness.journeys import Puppet, at_phase, moved, puppet
 from tests.harness.moving import Scene, scene
 from tests.harness.programs.puppet import PATTERN, Duplex, fill, read_all, write_all
@@ -479,3 +480,51 @@ async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched
     assert words in result.error.message
     other.sendall(b"on?")
     assert told.do("other.recv(9).decode()") == "on?"
+
+
+@pytest.mark.parametrize("kind", ["urgent", "signed"])
+async def test_what_cannot_be_kept_is_reset_where_that_is_allowed_and_the_rest_moves(stage, told, kind):
+    """Both ends see a reset once the workload has moved, and not before; the result names the connection."""
+    other = Duplex(accepted(stage, told, "other"))
+    told.do("pump = Duplex(other)")
+    if kind == "signed":
+        told.do(SIGN)
+        told.do(f"server = socket.create_server(('', {PORT + 1})); sign(server, {stage.client.address!r}, 0)")
+        sock = in_network(stage.client, socket.socket)
+        exec(SIGN, names := {"socket": socket, "struct": struct})
+        names["sign"](sock, stage.a.address, PORT + 1)
+        sock.settimeout(10)
+        sock.connect((stage.a.address, PORT + 1))
+        told.do("sock = server.accept()[0]")
+    else:
+        sock = accepted(stage, told)
+        sock.send(b"!", socket.MSG_OOB)
+        told.do("select.select([], [], [sock], 10)")
+    refused = await stage.move("puppet")
+    assert (refused.outcome, refused.freeze_seconds) == ("rolled-back", 0)
+    assert "--allow-loss" in refused.error.hint
+    cancelled = await stage.move("puppet", allow_loss=True, prepare=cancelled_while_restoring)
+    assert cancelled.outcome == "rolled-back"
+    told.do("sock.send(b'still here')")
+    assert sock.recv(10, socket.MSG_WAITALL) == b"still here"
+    result = await stage.move("puppet", allow_loss=True)
+    assert (result.outcome, result.error, result.flows.lost, result.bytes.lost) == ("succeeded", None, 1, 0)
+    (row,) = [row for row in result.ledger if not row.offsets_equal]
+    assert row.peer == "{}:{}".format(*sock.getsockname())
+    assert f"{sock.getsockname()[1]} {'is signed' if kind == 'signed' else 'has urgent data'}" in row.given_up
+    with pytest.raises(ConnectionResetError):
+        await asyncio.to_thread(sock.recv, 1)
+    assert "ConnectionReset" in (await asyncio.to_thread(told.attempt, "sock.recv(1)")).get("error", "no error")
+    await finish(told, other)
+    sock.close()
+
+
+SIGN = """
+def sign(sock, host, port):
+    end = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s120x", port, socket.inet_aton(host))
+    sock.setsockopt(6, 14, end + struct.pack("=BBHi80s", 0, 0, 4, 0, b"key!"))
+"""
+
+
+def cancelled_while_restoring(driver: Driver) -> None:
+    at_phase(Phase.RESTORING, driver.cancel)(driver)

@@ -51,6 +51,14 @@ def test_what_balances(first, there, last):
     assert (found.lost, found.lost_bytes) == (False, 0)
 
 
+def test_what_was_given_up_is_no_loss_of_ours():
+    gone = line(given_up="it has kernel TLS", to_app_bytes=0, state="reset")
+    for there in (None, line()):
+        found = account(gone, there, gone)
+        assert found.standing is Standing.GIVEN_UP
+        assert (found.lost, found.lost_bytes, found.settled) == (False, 0, True)
+
+
 @pytest.mark.parametrize(
     ("first", "there", "last", "lost_bytes"),
     [

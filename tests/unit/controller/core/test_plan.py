@@ -41,6 +41,13 @@ def test_a_plan_without_obstacles():
     refuse_what_cannot_move(plan)
 
 
+def test_what_cannot_be_kept_stands_in_the_way_unless_it_may_be_lost():
+    loss = Problem("unsupported-socket", "the connection x has kernel TLS", "workload")
+    assert codes(make_plan(A, B, inspection(losses=[loss]), room())) == ["unsupported-socket"]
+    plan = make_plan(A, B, inspection(losses=[loss]), room(), allow_loss=True)
+    assert (plan.problems, plan.losses) == ([], [loss])
+
+
 @pytest.mark.parametrize(
     ("there", "code", "words"),
     [

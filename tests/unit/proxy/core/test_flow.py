@@ -25,6 +25,12 @@ def test_a_held_flow_is_released_without_a_packet() -> None:
     assert run(State.HELD, Event.RELEASE) == (State.RELEASED, [Command.UNHOLD, Command.CLOSE_LEG])
 
 
+@pytest.mark.parametrize(("state", "first"), [(State.HELD, Command.UNHOLD), (State.BUILT, Command.LEAVE_REPAIR)])
+def test_what_cannot_be_kept_is_reset(state: State, first: Command) -> None:
+    after, done = run(state, Event.GIVE_UP)
+    assert (after, done[:2]) == (State.RESET, [first, Command.RESET_LEG])
+
+
 @pytest.mark.parametrize("order", [(Event.RESUME, Event.LINK_READY), (Event.LINK_READY, Event.RESUME)])
 def test_the_link_may_come_before_or_after_the_resume(order: tuple[Event, Event]) -> None:
     assert run(State.BUILT, *order) == (State.RELAYING, [Command.LEAVE_REPAIR, Command.RELAY])
