@@ -56,6 +56,7 @@ class Agent:
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
+        app.router.add_get("/v1/inbound/{migration}/memory", self._memory)
         app.router.add_delete("/v1/inbound/{migration}", self._forget_inbound)
         return app
 
@@ -111,6 +112,9 @@ class Agent:
 
     async def _resume(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.inbound(request.match_info["migration"]).resume())
+
+    async def _memory(self, request: web.Request) -> web.Response:
+        return _answer(self._custodian.inbound(request.match_info["migration"]).memory())
 
     async def _forget_inbound(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.forget_inbound(request.match_info["migration"]))

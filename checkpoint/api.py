@@ -20,6 +20,7 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
+| GET /v1/inbound/{migration}/memory | | `Memory` (post-copy: how far it has come) |
 | DELETE /v1/inbound/{migration} | | `Custody` (before the resume the stopped copy is killed, after it only forgotten) |
 
 Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP
@@ -36,6 +37,9 @@ MAX_BODY_BYTES = 32 << 20
 
 Fault = Literal["request", "workload", "pod", "machine", "midstream"]
 
+
+MemoryWay = Literal["stop-and-copy", "post-copy"]
+"""How a workload's private memory travels: all of it inside the freeze, or afterwards, while the workload runs."""
 
 ImageKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """AES-256 key of one migration's images, made by the controller for the two agents alone: in memory, never written.
@@ -119,12 +123,28 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_key: ImageKey
     allow_loss: bool = False
     """Reset the connections that cannot be kept, when the workload is resumed, and move the rest."""
+    memory: MemoryWay = "stop-and-copy"
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload: str
     argv: list[str]
     image_key: ImageKey
+    memory: MemoryWay = "stop-and-copy"
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """How the memory of a workload that runs already is coming along (post-copy)."""
+
+    state: Literal["waiting", "fetching", "complete", "lost"]
+    reason: str = ""
+    """Why it is lost."""
+    total_bytes: int = 0
+    arrived_bytes: int = 0
+    faults: int = 0
+    """How often the workload touched a page that was not there yet."""
+    seconds: float = 0.0
+    """Since the fetching began."""
 
 
 class Custody(msgspec.Struct, frozen=True):
@@ -139,6 +159,8 @@ class Custody(msgspec.Struct, frozen=True):
     """Why it was released, where it was."""
     seconds: dict[str, float] = {}
     """How long the agent's own steps took."""
+    memory_port: int = 0
+    """Source, post-copy: where in the pod's network the memory is given."""
 
 
 class Dumped(msgspec.Struct, frozen=True):
@@ -165,9 +187,18 @@ class Sealed(msgspec.Struct, frozen=True):
     image_bytes: int
 
 
+class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the memory that is not among the images is given (`checkpoint.memory.giver`)."""
+
+    host: str
+    port: int
+
+
 class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: str
     manifest_digest: str
+    memory: MemorySource | None = None
+    """With post-copy; else None."""
 
 
 class Restored(msgspec.Struct, frozen=True):

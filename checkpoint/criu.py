@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from checkpoint import kerndat, procfs
+from checkpoint import kerndat, pipes, procfs
 from checkpoint import tree as trees
 from checkpoint.core import causes, options
 from checkpoint.core.errors import AgentError, Code, from_problem
@@ -43,20 +43,24 @@ class CriuEngine:
         words = output.decode().split()
         return words[1] if len(words) > 1 else ""
 
-    async def prepare(self, root: int | None = None) -> Helper:
+    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
+        if lazily:
+            pipes.make_room()
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
-        return Swrk(self._kernel, self._criu, self._messages, () if root is None else _dumpers_wrapper(root))
+        wrapper = () if root is None else _dumpers_wrapper(root)
+        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily)
 
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
 
-    async def dump(self, helper: Helper, tree: Tree, folders: Folders) -> DumpReport:
+    async def dump(self, helper: Helper, tree: Tree, folders: Folders, *, lazily: bool = False) -> DumpReport:
         root = tree.members[0].pid
+        more = options.lazily(_lazy_config(folders.work)) if lazily else {}
         work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
         try:
             response = await _swrk(helper).request(
-                self._messages.DUMP, options.dump(root, str(folders.images), work_fd)
+                self._messages.DUMP, options.dump(root, str(folders.images), work_fd) | more
             )
         finally:
             os.close(work_fd)
@@ -66,23 +70,23 @@ class CriuEngine:
         images = Images(folders.images, self._messages)
         return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
 
-    async def restore(self, helper: Helper, folders: Folders) -> RestoreReport:
+    async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         images = Images(folders.images, self._messages)
         pids = [process.pid for process in images.processes()]
         self._refuse_taken(pids)
         try:
-            await self._restore(helper, folders)
+            await self._restore(helper, folders, options.lazily() if lazily else {})
             tree = await self._take(pids)
         except BaseException:
             await self._destroy(pids)
             raise
         return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
 
-    async def _restore(self, helper: Helper, folders: Folders) -> None:
+    async def _restore(self, helper: Helper, folders: Folders, more: dict[str, options.Option]) -> None:
         work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
         try:
             response = await _swrk(helper).request(
-                self._messages.RESTORE, options.restore(str(folders.images), work_fd)
+                self._messages.RESTORE, options.restore(str(folders.images), work_fd) | more
             )
         finally:
             os.close(work_fd)
@@ -150,6 +154,12 @@ class CriuEngine:
 
     def _failure(self, folders: Folders, log: str) -> AgentError:
         return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
+
+
+def _lazy_config(work: Path) -> str:
+    path = work / "lazy.conf"
+    path.write_text(options.LAZY_CONFIG)
+    return str(path)
 
 
 def _dumpers_wrapper(root: int) -> list[str]:

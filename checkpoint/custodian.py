@@ -19,6 +19,7 @@ from checkpoint.core.journal import Journal, MigrationRecord, WorkloadRecord
 from checkpoint.engine import Engine
 from checkpoint.inbound import Inbound
 from checkpoint.kernel import Kernel
+from checkpoint.memory.ways import Giving, Taking
 from checkpoint.outbound import Outbound
 from checkpoint.pb import Messages
 from checkpoint.statefile import StateFile
@@ -72,8 +73,11 @@ class Custodian:
     def holder(self, name: str) -> str:
         """The migration that has a workload in its hands, or ""."""
         for one in self._outbound.values():
-            if one.record.workload == name and one.state not in FINAL:
+            if one.record.workload == name and one.state not in FINAL | {State.GIVING}:
                 return one.record.migration
+        for other in self._inbound.values():
+            if other.record.workload == name and other.state is State.TAKING:
+                return other.record.migration
         return ""
 
     # -- migrations
@@ -102,7 +106,7 @@ class Custodian:
             raise AgentError(Code.WORKLOAD_GONE, f"the workload {record.name} (process {record.root.pid}) has ended")
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
-            readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds,
+            readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds, memory=wanted.memory,
         ), wanted.image_key, allow_loss=wanted.allow_loss)  # fmt: skip
         self._outbound[migration] = one
         try:
@@ -120,7 +124,9 @@ class Custodian:
         if (known := self._inbound.get(migration)) is not None:
             return _same(known, known.same_as(wanted))
         self.workloads.require_free(wanted.workload)
-        record = MigrationRecord(migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv)
+        record = MigrationRecord(
+            migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory
+        )
         one = Inbound(self._around, self.workloads, record, wanted.image_key)
         self._inbound[migration] = one
         try:
@@ -163,21 +169,26 @@ class Custodian:
             await self._recover_destination(record)
 
     async def _recover_source(self, record: MigrationRecord) -> None:
-        if record.state in HOLDING:
-            await self._tell_proxy(record)
-            self._let_go(record)
+        giving = Giving.find(self._kernel, record.pager)
+        if record.state in HOLDING | {State.PREPARED}:
+            if giving is not None:
+                await giving.close()
+            if record.state in HOLDING:
+                await self._tell_proxy(record)
+                self._let_go(record)
             record.reason = "the agent was started anew"
             record.state = State.RELEASED
-        elif record.state is State.PREPARED:
-            record.reason = "the agent was started anew"
-            record.state = State.RELEASED
-        elif record.state is State.COMMITTING:
+        elif record.state in (State.COMMITTING, State.GIVING):
             # The commit was on record: the destination may believe in it. Forward is the only way.
-            tree.kill(self._kernel, self._members(record))
-            record.state = State.COMMITTED
+            record.state = State.COMMITTED if giving is None else State.GIVING
+            if giving is None:
+                tree.kill(self._kernel, self._members(record))
             self.workloads.forget(record.workload)
         _LOG.info("migration %s: now %s", record.migration, record.state.value)
-        self._outbound[record.migration] = Outbound(self._around, record)
+        one = Outbound(self._around, record)
+        if giving is not None and record.state is State.GIVING:
+            one.go_on_giving(giving, self._members(record))
+        self._outbound[record.migration] = one
 
     async def _tell_proxy(self, record: MigrationRecord) -> None:
         """The proxy holds on when an agent dies, and lets go when the next one asks, if it holds anything at all."""
@@ -204,20 +215,28 @@ class Custodian:
             tree.kill(self._kernel, held)
             await tree.until_gone(held, _HELPER_SECONDS)
             held.close()
+            await self._end_taker(record)
             record.state, record.reason = State.DISCARDED, "the agent was started anew"
             one = Inbound(self._around, self.workloads, record)
         elif record.state is State.RESTORED:
             one.take_up()
-        elif record.state is State.RESUMED:
+        elif record.state in (State.RESUMED, State.TAKING):
+            if record.state is State.TAKING:
+                one.go_on_taking()
             held = self._members(record)
             held.stopped_before = set(record.stopped_before)
             tree.resume(self._kernel, held)
             held.close()
         elif record.state is State.WAITING:
             # The images' key died with the agent that had it.
+            await self._end_taker(record)
             record.state, record.reason = State.DISCARDED, "the agent was started anew"
             one = Inbound(self._around, self.workloads, record)
         self._inbound[record.migration] = one
+
+    async def _end_taker(self, record: MigrationRecord) -> None:
+        work = self.store.folders(f"{record.migration}.in").work
+        await Taking.find(self._kernel, record.pager, work).close()
 
     def _members(self, record: MigrationRecord) -> tree.Tree:
         alive = [one.pid for one in record.members if tree.is_alive(one.pid, one.start_time)]

@@ -51,17 +51,18 @@ class Engine(Protocol):
 
     async def version(self) -> str: ...
 
-    async def prepare(self, root: int | None = None) -> Helper:
+    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         """Start what a later dump of the tree under `root`, or a restore, needs."""
 
     async def stop(self, root: int) -> Tree:
         """Stop the tree; returns when no instruction of it runs."""
 
-    async def dump(self, helper: Helper, tree: Tree, folders: Folders) -> DumpReport:
-        """Write the stopped tree's images; it stays stopped."""
+    async def dump(self, helper: Helper, tree: Tree, folders: Folders, *, lazily: bool = False) -> DumpReport:
+        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory."""
 
-    async def restore(self, helper: Helper, folders: Folders) -> RestoreReport:
-        """Make the tree of the images; it is stopped, and a child of PID 1."""
+    async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
+        """Make the tree of the images; it is stopped, and a child of PID 1. `lazily`: `checkpoint.memory.taker`, in the
+        work folder, has its private memory come."""
 
     def resume(self, tree: Tree) -> None:
         """Let a stopped tree run."""

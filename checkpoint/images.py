@@ -19,6 +19,8 @@ from checkpoint.pb import Message, Messages
 _HEADER_BYTES = 8
 _LENGTH = struct.Struct("<I")
 _ENDED_BY_PEER = readdress.FIN_RECEIVED | {readdress.CLOSE}
+_PAGE_BYTES = 4096
+_PE_LAZY, _PE_PRESENT = 2, 4  # criu: pagemap.h
 _READ, _WRITE, _BOTH = 1, 2, 3  # opts.proto, sk_shutdown, the bits of the kernel's sk_shutdown
 
 
@@ -29,13 +31,19 @@ class Process:
     threads: list[int]
 
 
-def entries(path: str, message: Message) -> Iterator[Message]:
-    """Decode an image's entries; raises AgentError IMAGE_DAMAGED."""
+def entries(path: str, first: Message, others: Message | None = None) -> Iterator[Message]:
+    """Decode an image's entries, the first of which may be of another kind; raises AgentError IMAGE_DAMAGED."""
     raw = files.read(path)
     at = _HEADER_BYTES
+    message = first
     while at < len(raw):
         entry, at = _entry(path, raw, at, message)
         yield entry
+        message = others or first
+
+
+def _is_left(flags: int) -> bool:
+    return flags & (_PE_LAZY | _PE_PRESENT) == _PE_LAZY
 
 
 def _entry(path: str, raw: bytes, at: int, message: Message) -> tuple[Message, int]:
@@ -139,6 +147,18 @@ class Images:
         path = f"{self._folder}/files.img"
         magic = files.read(path)[:_HEADER_BYTES]
         files.write(path, magic + b"".join(_framed(one) for one in self._load()))
+
+    def lazy_pages(self) -> dict[int, list[tuple[int, int]]]:
+        """For each process the ranges (start, end) that a lazy dump left where they were."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for process in self.processes():
+            path = f"{self._folder}/pagemap-{process.pid}.img"
+            if Path(path).exists():  # it shares another's memory, or is a zombie
+                _, *maps = entries(path, self._messages.pagemap_head, self._messages.pagemap)
+                found[process.pid] = [
+                    (one.vaddr, one.vaddr + one.nr_pages * _PAGE_BYTES) for one in maps if _is_left(one.flags)
+                ]
+        return found
 
     def seconds(self, folder: Path, kind: str) -> dict[str, float]:
         """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none."""

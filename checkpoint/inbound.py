@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from checkpoint import sockopts, store, tree
-from checkpoint.api import Custody, PrepareInbound, Restored, RestoreWorkload
+from checkpoint.api import Custody, Memory, PrepareInbound, Restored, RestoreWorkload
 from checkpoint.core import manifest
-from checkpoint.core.custody import Event, Machine, State
-from checkpoint.core.errors import AgentError
+from checkpoint.core.custody import FINAL, Event, Machine, State
+from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
 from checkpoint.core.manifest import Manifest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import Images
+from checkpoint.memory.ways import Taking
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree
 from checkpoint.workloads import Workloads
@@ -51,6 +52,8 @@ class Inbound:
         self._tree: Tree | None = None
         self._restored: Restored | None = None
         self._image_key = image_key
+        self._taking: Taking | None = None
+        """With post-copy: whoever fetches the memory."""
 
     def custody(self) -> Custody:
         one = self.record
@@ -62,19 +65,49 @@ class Inbound:
         return self._machine.state
 
     def same_as(self, wanted: PrepareInbound) -> bool:
-        ours = (self.record.workload, self.record.argv, self._image_key or wanted.image_key)
-        return ours == (wanted.workload, wanted.argv, wanted.image_key)
+        ours = (self.record.workload, self.record.argv, self._image_key or wanted.image_key, self.record.memory)
+        return ours == (wanted.workload, wanted.argv, wanted.image_key, wanted.memory)
 
     async def prepare(self) -> Custody:
-        self._around.store.make(self._work_name)
+        folders = self._around.store.make(self._work_name)
         self._helper = await self._around.engine.prepare()
+        if self.record.memory == "post-copy":
+            key = bytes.fromhex(self._image_key)
+            self._taking = await Taking.start(self._around.kernel, key, folders.work)
+            self.record.pager = self._taking.identity
         return self.custody()
+
+    def memory(self) -> Memory:
+        """Raises AgentError WRONG_STATE for a migration whose memory was all among the images."""
+        if self._taking is None:
+            raise AgentError(Code.WRONG_STATE, "no memory is on its way: it came with the images")
+        found = self._taking.memory()
+        if self._machine.state is State.LOST:
+            return msgspec.structs.replace(found, state="lost", reason=self._machine.reason)
+        # What the taker has finished is said once the workload depends on it no more.
+        pending = found.state == "complete" and self._machine.state is State.TAKING
+        return msgspec.structs.replace(found, state="fetching") if pending else found
 
     def take_up(self) -> None:
         """After the agent's restart: hold the restored processes again; the controller decides about them."""
+        self._find_taking()
         held = tree.hold_all(self._around.kernel, [one.pid for one in self.record.members])
         held.stopped_before = set(self.record.stopped_before)
         self._tree = held
+
+    def go_on_taking(self) -> None:
+        """After the agent's restart, where the workload runs and its memory still comes."""
+        taking = self._find_taking()
+        assert taking is not None
+        self._watch(taking)
+
+    def _find_taking(self) -> Taking | None:
+        if self.record.memory == "post-copy":
+            work = self._around.store.folders(self._work_name).work
+            self._taking = Taking.find(self._around.kernel, self.record.pager, work)
+            with suppress(AgentError):  # it has ended: whoever watches it hears of it at once
+                self._taking.hold()
+        return self._taking
 
     async def restore(self, wanted: RestoreWorkload) -> Restored:
         async with self._lock:
@@ -92,6 +125,8 @@ class Inbound:
         # On record first: a new agent must know which processes are a partial copy.
         self._around.save()
         try:
+            if self._taking is not None and wanted.memory is not None:
+                self._taking.want(wanted.memory, Images(folder, self._around.messages).lazy_pages())
             return await self._restore_verified(folder, sealed)
         except BaseException as error:
             self._apply(Event.DISCARD, reason=str(error))
@@ -129,7 +164,7 @@ class Inbound:
         folders = Folders(folder, self._around.store.folders(self._work_name).work)
         try:
             with self._timed("criu"):
-                return await self._around.engine.restore(helper, folders)
+                return await self._around.engine.restore(helper, folders, lazily=self._taking is not None)
         finally:
             self._working = None
 
@@ -139,6 +174,8 @@ class Inbound:
             _LOG.warning("%s: not carried over: %s", self.record.migration, words)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:
+        if self._taking is not None:
+            self._taking.hold()
         self._tree = report.tree
         self._tree.stopped_before = set(msgspec.json.decode((folder / STOPPED_BEFORE).read_bytes(), type=list[int]))
         self.record.members = [Identity(one.pid, one.start_time) for one in report.tree.members]
@@ -148,15 +185,16 @@ class Inbound:
 
     async def resume(self) -> Custody:
         async with self._lock:
-            if not self._machine.done(Event.RESUME):
-                self._machine.check(Event.RESUME, self._around.kernel.now())
+            event = Event.RESUME if self._taking is None else Event.RUN
+            if not self._machine.done(event):
+                self._machine.check(event, self._around.kernel.now())
                 with self._timed("resume"):
                     self._resume()
             return self.custody()
 
     def _resume(self) -> None:
         held = self._required_tree()
-        self._apply(Event.RESUME)
+        self._apply(Event.RESUME if self._taking is None else Event.RUN)
         one = self.record
         self._workloads.adopt(WorkloadRecord(one.workload, one.members[0], one.argv, one.migration))
         # On record first: an agent that dies before the signal sends it after its restart.
@@ -164,13 +202,35 @@ class Inbound:
         self._around.engine.resume(held)
         held.close()
         self._tree = None
+        if self._taking is not None:
+            self._watch(self._taking)
+
+    def _watch(self, taking: Taking) -> None:
+        taking.begin()
+        self._around.spawn(self._until_taken(taking), "the fetching of the memory")
+
+    async def _until_taken(self, taking: Taking) -> None:
+        """Until the last page is there. Where it cannot come the workload is ended before it could read a wrong one."""
+        found = await taking.ended()
+        if found.state == "complete":
+            self._apply(Event.FILLED)
+        else:
+            alive = [pid for one in self.record.members[:1] for pid in tree.descendants(one.pid)]
+            held = tree.hold_all(self._around.kernel, alive)
+            await self._destroy(held)
+            _LOG.error("%s: the workload's memory is lost: %s", self.record.migration, found.reason)
+            self._apply(Event.LOSE, reason=found.reason)
+        taking.let_go()
+        self._around.save()
 
     async def forget(self) -> Custody:
         """Before the resume: kill the stopped copy, or break off its making. After it: only forget."""
         if self._working is not None:
             self._working.abort()
         async with self._lock:
-            if self._machine.state not in (State.RESUMED, State.DISCARDED):
+            if self._machine.state is State.TAKING:
+                raise AgentError(Code.WRONG_STATE, "the workload's memory is still on its way")
+            if self._machine.state not in FINAL:
                 if self._tree is not None:
                     await self._destroy(self._tree)
                     self._tree = None
@@ -179,6 +239,8 @@ class Inbound:
             if self._helper is not None:
                 await self._helper.close()
                 self._helper = None
+            if self._taking is not None:
+                await self._taking.close()
             self._around.store.remove(self._work_name)
             return self.custody()
 
@@ -188,6 +250,8 @@ class Inbound:
             await self._helper.close()
         if self._tree is not None:
             self._tree.close()
+        if self._taking is not None and self._machine.state is State.WAITING:
+            await self._taking.close()
 
     async def _destroy(self, held: Tree) -> None:
         self._around.engine.kill(held)

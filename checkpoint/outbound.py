@@ -23,6 +23,7 @@ from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.core.manifest import Proof
 from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.images import Images, Stream
+from checkpoint.memory.ways import Giving
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
@@ -66,11 +67,14 @@ class Outbound:
         self._restored_at: dict[int, str] = {}
         """Each adopted connection's own address at the destination, by the socket's inode."""
         self._answers: dict[Event, Any] = {}
+        self._giving: Giving | None = None
+        """With post-copy: whoever gives the memory."""
 
     def custody(self) -> Custody:
         one = self.record
         state, reason = self._machine.state, self._machine.reason
-        return Custody(one.migration, one.workload, "source", state.value, reason, dict(self._seconds))
+        port = 0 if self._giving is None else self._giving.port
+        return Custody(one.migration, one.workload, "source", state.value, reason, dict(self._seconds), port)
 
     @property
     def state(self) -> State:
@@ -79,18 +83,23 @@ class Outbound:
     def same_as(self, wanted: PrepareOutbound) -> bool:
         one = self.record
         key = self._image_key or wanted.image_key
-        ours = (one.workload, one.readdress, one.max_hold_seconds, key)
-        return ours == (wanted.workload, wanted.readdress, wanted.max_hold_seconds, wanted.image_key)
+        ours = (one.workload, one.readdress, one.max_hold_seconds, key, one.memory)
+        theirs = (wanted.workload, wanted.readdress, wanted.max_hold_seconds, wanted.image_key, wanted.memory)
+        return ours == theirs
 
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither."""
         self._around.store.make(self.record.migration)
         self._helper = await self._prepare_engine()
+        if self._lazily:
+            host = next(iter(self.record.readdress))
+            self._giving = await Giving.start(self._around.kernel, self._key, host)
+            self.record.pager = self._giving.identity
         return self.custody()
 
     async def _prepare_engine(self) -> Helper:
         root = self.record.root
-        return await self._around.engine.prepare(None if root is None else root.pid)
+        return await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -129,6 +138,8 @@ class Outbound:
             report = await self._dump_patiently(folders)
         finally:
             options = await reading
+        if self._giving is not None:
+            await self._giving.open(self._required_tree().pids)
         (folders.images / sockopts.FILE).write_bytes(msgspec.json.encode(options))
         (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
         self._dumped = store.listing(folders.images)
@@ -157,7 +168,7 @@ class Outbound:
         self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
         try:
-            return await self._around.engine.dump(helper, self._required_tree(), folders)
+            return await self._around.engine.dump(helper, self._required_tree(), folders, lazily=self._lazily)
         finally:
             self.record.helper = None
             self._around.spawn(helper.close(), "criu's end")
@@ -212,15 +223,37 @@ class Outbound:
     async def _commit(self) -> None:
         """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
         self._machine.check(Event.COMMIT, self._around.kernel.now())
+        if self._giving is not None:
+            await self._giving.commit()  # first of all: from here on it needs no agent
         self._apply(Event.COMMIT)
         self._around.save()
         tree = self._required_tree()
-        self._around.engine.kill(tree)
-        self._apply(Event.KILLED)
+        self._tree = None
+        if self._giving is None:
+            self._kill(tree)
+            self._burial = self._around.spawn(self._bury(tree), "the source's end")
+        else:
+            self._apply(Event.YIELD)
+            self._burial = self._around.spawn(self._give(self._giving, tree), "the giving of the memory")
         self._around.given_up(self.record.workload)
         self._disarm()
-        self._tree = None
-        self._burial = self._around.spawn(self._bury(tree), "the source's end")
+
+    def _kill(self, tree: Tree) -> None:
+        self._around.engine.kill(tree)
+        self._apply(Event.KILLED)
+
+    async def _give(self, giving: Giving, tree: Tree) -> None:
+        """Post-copy: the source stands still, and never runs again, until its memory is given or nobody wants it."""
+        self._around.save()
+        if not await giving.ended():
+            _LOG.warning("%s: the destination did not say that it has all the memory", self.record.migration)
+        self._kill(tree)
+        await self._bury(tree)
+
+    def go_on_giving(self, giving: Giving, tree: Tree) -> None:
+        """After the agent's restart."""
+        self._giving = giving
+        self._burial = self._around.spawn(self._give(giving, tree), "the giving of the memory")
 
     async def _bury(self, tree: Tree) -> None:
         await until_gone(tree, _GONE_SECONDS)
@@ -239,6 +272,9 @@ class Outbound:
 
     async def _release(self, reason: str, *, expired: bool = False) -> None:
         self._disarm()
+        if self._giving is not None:
+            await self._giving.close()
+            self._giving = None
         if self._adoption is not None:
             # A proxy that is dead or deaf has let go already, or its legs are mended below.
             with suppress(AgentError):
@@ -320,6 +356,10 @@ class Outbound:
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
+
+    @property
+    def _lazily(self) -> bool:
+        return self.record.memory == "post-copy"
 
     @property
     def _key(self) -> bytes:

@@ -27,7 +27,7 @@ class Messages:
             rpc = importlib.import_module("pycriu.rpc_pb2")
             images = {
                 name: importlib.import_module(f"pycriu.images.{name}_pb2")
-                for name in ("core", "fdinfo", "pstree", "stats", "tcp_stream")
+                for name in ("core", "fdinfo", "pagemap", "pstree", "stats", "tcp_stream")
             }
         except ImportError as error:
             raise AgentError(Code.CRIU_MISSING, f"pycriu cannot be imported from {folder}: {error}") from error
@@ -39,6 +39,8 @@ class Messages:
         self.file: Message = images["fdinfo"].file_entry
         self.fdinfo: Message = images["fdinfo"].fdinfo_entry
         self.INETSK: int = images["fdinfo"].INETSK
+        self.pagemap_head: Message = images["pagemap"].pagemap_head
+        self.pagemap: Message = images["pagemap"].pagemap_entry
         self.pstree: Message = images["pstree"].pstree_entry
         self.ids: Message = images["core"].task_kobj_ids_entry
         self.stats: Message = images["stats"].stats_entry

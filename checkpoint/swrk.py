@@ -7,12 +7,15 @@ whole.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
+from checkpoint.core import options
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Message, Messages
@@ -22,29 +25,44 @@ _MAX_RESPONSE_BYTES = 64 << 10
 """A response is a few numbers and at most one error message of CRIU's (cr-service.c, set_resp_err)."""
 
 _CHILD_FD = 3
+_ABOVE = 16
+
+_PAGE_SERVER_ORDER = struct.Struct("<IxxxxQQQ")  # criu: page-xfer.c, struct page_server_iov
+_PAGE_SERVER_CLOSE = 0x1023  # PS_IOV_CLOSE
 
 
 class Swrk:
     """One waiting CRIU; owns its socket, its pidfd and its exit status."""
 
-    def __init__(self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = ()) -> None:
-        """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING."""
+    def __init__(
+        self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False
+    ) -> None:
+        """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING.
+
+        `lazily`: for a lazy dump. Its page server gets a socket on which we have said already that nobody wants a page
+        of it: so the dump ends like any other, and the memory stays in the stopped processes.
+        """
+        self._page_server = _closed_page_server() if lazily else None
         self._messages = messages
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], theirs.fileno())
+                given = {_CHILD_FD: theirs.fileno()}
+                if self._page_server is not None:
+                    given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
+                self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given)
             except OSError as error:
                 ours.close()
+                self._close_page_server()
                 raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
         ours.setblocking(False)
         self._socket = ours
         self._pidfd = kernel.pidfd_open(self.pid)
         self._closed = False
 
-    async def request(self, kind: int, options: dict[str, Any]) -> Message:
+    async def request(self, kind: int, wanted: dict[str, Any]) -> Message:
         """Do one request and give CRIU's response; raises AgentError CRIU_FAILED when it dies without one."""
-        request = self._messages.request(type=kind, opts=self._messages.options(**options))
+        request = self._messages.request(type=kind, opts=self._messages.options(**wanted))
         try:
             self._socket.send(request.SerializeToString())
             await readable(self._socket.fileno())
@@ -68,19 +86,38 @@ class Swrk:
             return
         self._closed = True
         self._socket.close()
+        self._close_page_server()
         await readable(self._pidfd)
         self._reap()
+
+    def _close_page_server(self) -> None:
+        for sock in self._page_server or ():
+            sock.close()
 
     def _reap(self) -> None:
         os.waitpid(self.pid, 0)  # it waits for nothing: the pidfd said that it has ended
         os.close(self._pidfd)
 
 
-def _spawn(argv: list[str], fd: int) -> int:
+def _closed_page_server() -> tuple[socket.socket, socket.socket]:
+    """Our end and CRIU's; the order to close is on its way."""
+    ours, theirs = socket.socketpair()
+    ours.send(_PAGE_SERVER_ORDER.pack(_PAGE_SERVER_CLOSE, 0, 0, 0))
+    return ours, theirs
+
+
+def _spawn(argv: list[str], given: dict[int, int]) -> int:
+    """Start a program; `given` says which of our descriptors it gets as which of its own."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
-        actions.append((os.POSIX_SPAWN_DUP2, fd, _CHILD_FD))
-        return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=[])
+        # Out of the way first: one that is to become 4 may be 3 now, which is overwritten before.
+        high = {theirs: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for theirs, fd in given.items()}
+        actions += [(os.POSIX_SPAWN_DUP2, fd, theirs) for theirs, fd in high.items()]
+        try:
+            return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=[])
+        finally:
+            for fd in high.values():
+                os.close(fd)
     finally:
         os.close(null)

@@ -21,7 +21,7 @@ import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.clients import AgentClient, ProxyClient, gather_named
 from controller.core.accounts import Account, reconcile
-from controller.core.errors import Answered
+from controller.core.errors import Answered, MemoryLost
 from controller.core.machines import unlike
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move
@@ -58,6 +58,9 @@ class Move:
         """The agents' own account of their steps."""
         # Not on record: a controller that takes over before the commit takes the migration back, after it needs no key.
         self._image_key = secrets.token_hex(IMAGE_KEY_BYTES)
+        self._memory_port = 0
+        self.memory: agent_api.Memory | None = None
+        """With post-copy: how far the memory has come."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -133,12 +136,13 @@ class Move:
             self.intent.max_hold_seconds,
             self._image_key,
             self.intent.allow_loss,
+            self.intent.memory,
         )
-        await self.source_agent.prepare_outbound(self._id, body)
+        self._memory_port = (await self.source_agent.prepare_outbound(self._id, body)).memory_port
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
-        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key)
+        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key, self.intent.memory)
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
@@ -176,7 +180,8 @@ class Move:
 
     async def _restore(self) -> None:
         assert self.sealed is not None
-        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest)
+        memory = agent_api.MemorySource(self.source.address, self._memory_port) if self._memory_port else None
+        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory)
         await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )
@@ -223,10 +228,23 @@ class Move:
         async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
             await proxy.switch(body)
 
+    async def _await_memory(self) -> None:
+        """Looks once; `controller.migrate` asks again until everything is there."""
+        if self.intent.memory != "post-copy" or (self.memory is not None and self.memory.state == "complete"):
+            return
+        # Unknown: an agent forgets a migration only when everything is there.
+        await self._unless_unknown(self._look_at_memory())
+
+    async def _look_at_memory(self) -> None:
+        self.memory = await self.destination_agent.memory(self._id)
+        if self.memory.state == "lost":
+            raise MemoryLost(self.memory.reason)
+
     async def _forget(self) -> None:
+        # Unknown: said before, and one of the two did not answer then.
         await gather_named(
-            source=self.source_agent.forget("outbound", self._id),
-            destination=self.destination_agent.forget("inbound", self._id),
+            source=self._unless_unknown(self.source_agent.forget("outbound", self._id)),
+            destination=self._unless_unknown(self.destination_agent.forget("inbound", self._id)),
         )
 
     async def _release(self) -> None:
@@ -279,6 +297,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.REPOINT: Move._repoint,
     Action.SETTLE: Move._settle,
     Action.SHORTEN: Move._shorten,
+    Action.AWAIT_MEMORY: Move._await_memory,
     Action.FORGET: Move._forget,
     Action.RELEASE: Move._release,
     Action.DISCARD: Move._discard,

@@ -10,10 +10,11 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+import checkpoint.api as agent_api
 from controller import commands
 from controller import drain as draining
 from controller.core.errors import EXIT_REFUSED, MidstreamError
@@ -47,6 +48,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stu
 
 
 DURATION = Quantity("duration", parse_seconds)
+MEMORY_WAYS: tuple[str, ...] = get_args(agent_api.MemoryWay)
 SIZE = Quantity("size", parse_bytes)
 
 
@@ -159,6 +161,13 @@ def run(
     help="How much the peers may send during the hold, over all flows; past it TCP pushes back.",
 )
 @click.option("--allow-loss", is_flag=True, help="Reset the connections that cannot be kept, and move the rest.")
+@click.option(
+    "--memory",
+    type=click.Choice(MEMORY_WAYS),
+    default="stop-and-copy",
+    show_default=True,
+    help="How its memory travels: inside the freeze, or afterwards, while it runs (post-copy).",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def migrate(
@@ -170,6 +179,7 @@ def migrate(
     max_hold: float,
     max_held_bytes: float,
     allow_loss: bool,
+    memory: agent_api.MemoryWay,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -183,6 +193,7 @@ def migrate(
       midstream migrate redis --to b --max-hold 2s -o json
     """
     request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss)
+    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), memory)
     status = asyncio.run(commands.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)
 

@@ -139,6 +139,9 @@ class AgentClient(SidecarClient):
     async def prepare_inbound(self, migration: str, body: agent_api.PrepareInbound) -> agent_api.Custody:
         return await self.call("PUT", f"/v1/inbound/{migration}", agent_api.Custody, body)
 
+    async def memory(self, migration: str) -> agent_api.Memory:
+        return await self.call("GET", f"/v1/inbound/{migration}/memory", agent_api.Memory)
+
     async def forget(self, side: str, migration: str) -> agent_api.Custody:
         return await self.call("DELETE", f"/v1/{side}/{migration}", agent_api.Custody)
 

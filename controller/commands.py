@@ -40,6 +40,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     max_hold_seconds: float
     max_held_bytes: int
     allow_loss: bool = False
+    memory: agent_api.MemoryWay = "stop-and-copy"
 
 
 def migrations_folder(home: Path) -> Path:
@@ -99,6 +100,7 @@ def new_intent(request: MigrateRequest, source: str) -> Intent:
         max_hold_seconds=request.max_hold_seconds,
         max_held_bytes=request.max_held_bytes,
         allow_loss=request.allow_loss,
+        memory=request.memory,
     )
 
 

@@ -38,6 +38,10 @@ REDRAW_SECONDS = 0.08
 PLAIN_LOAD_SECONDS = 5.0
 """Between two lines about the load, where there is no terminal."""
 
+PLAIN_MEMORY_SECONDS = 1.0
+MEANINGFUL_SECONDS = 0.05
+"""A rate over less than this is none."""
+
 RATE_TICKS = 10
 """The rate shown is the mean over so many ticks, about a second."""
 
@@ -71,6 +75,9 @@ class Display:
         self._plain = quiet or not self._console.is_terminal
         self._lines: list[Line] = []
         self._held: tuple[int, int] | None = None
+        self._memory: tuple[int, int] | None = None
+        self._memory_line = ""
+        self._said_memory_at = float("-inf")
         self._ticks: deque[Tick] = deque(maxlen=RATE_TICKS)
         self._frozen = False
         self._waiting = False
@@ -125,6 +132,24 @@ class Display:
         if not self._waiting:
             self._waiting = True
             self.note(why)
+
+    def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
+        """Post-copy: so much of the workload's memory has come since it runs at the destination."""
+        if self._memory != (arrived_bytes, total_bytes):
+            self._memory = arrived_bytes, total_bytes
+            rate = f", {byte_text(int(arrived_bytes / seconds))}/s" if seconds > MEANINGFUL_SECONDS else ""
+            self._memory_line = f"memory: {byte_text(arrived_bytes)} of {byte_text(total_bytes)}{rate}"
+            if self._due(arrived_bytes == total_bytes):
+                self._say(self._memory_line)
+            self._draw()
+
+    def _due(self, last: bool) -> bool:
+        """Without a terminal not every step is worth a line."""
+        now = time.monotonic()
+        if last or now - self._said_memory_at >= PLAIN_MEMORY_SECONDS:
+            self._said_memory_at = now
+            return True
+        return False
 
     def load(self, tick: Tick) -> None:
         """The demo's load goes on."""

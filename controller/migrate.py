@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from controller.actions import Move
-from controller.core.errors import Answered, MidstreamError, Refused, Unreachable
+from controller.core.errors import Answered, MemoryLost, MidstreamError, Refused, Unreachable
 from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
 from controller.core.result import MigrationResult, PhaseTime
 from controller.journal import Journal
@@ -43,6 +43,9 @@ class Observer(Protocol):
     def held(self, flows: int, held_bytes: int) -> None: ...
 
     def waiting(self, why: str) -> None: ...
+
+    def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
+        """Post-copy: how much has come `seconds` after the fetching began."""
 
 
 class Driver:
@@ -135,6 +138,18 @@ class Driver:
         if any(account.lost for account in accounts):
             self._blame(MidstreamError("ledger-unequal", "the ledger does not balance: see the flows in the result"))
 
+    async def _await_memory(self) -> None:
+        """Until everything is there, however long that takes: the workload runs meanwhile."""
+        while True:
+            await self.move.perform(Action.AWAIT_MEMORY)
+            found = self.move.memory
+            if found is None:
+                return
+            self.observer.memory(found.arrived_bytes, found.total_bytes, found.seconds)
+            if found.state == "complete":
+                return
+            await asyncio.sleep(RETRY_SECONDS / 2)
+
     async def _discard(self, action: Action) -> None:
         """Undoes a step at the destination; a destination that is gone has nothing left to undo."""
         deadline = time.monotonic() + PATIENCE_SECONDS / 6
@@ -150,6 +165,8 @@ class Driver:
 
     def _event_of(self, error: MidstreamError) -> Event:
         owner = self.move.destination if self.phase in (Phase.REPOINTING, Phase.DRAINING) else self.move.source
+        if isinstance(error, MemoryLost):
+            return Event.LOST
         if isinstance(error, Unreachable):
             return Event.IN_DOUBT if owner.alive else Event.LOST
         # Only a refusal settles the commit; an agent that fails while it kills has not said that it did not.
@@ -189,6 +206,7 @@ class Driver:
 _PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
     Action.AWAIT_WAYS: Driver._await_ways,
     Action.SETTLE: Driver._settle,
+    Action.AWAIT_MEMORY: Driver._await_memory,
     Action.DISCARD: lambda driver: driver._discard(Action.DISCARD),
     Action.CLOSE_INBOUND: lambda driver: driver._discard(Action.CLOSE_INBOUND),
 }

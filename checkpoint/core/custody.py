@@ -4,10 +4,13 @@ The source's side and the destination's are two machines in one table; they shar
 changes nothing. The lease is part of the machine: from the stop to the commit the workload stands still, and not longer
 than it was promised. The core has no clock: `now` is the shell's monotonic time in seconds.
 
-    source       PREPARED > STOPPED > DUMPED > ADOPTED > SEALED > COMMITTING > COMMITTED
+    source       PREPARED > STOPPED > DUMPED > ADOPTED > SEALED > COMMITTING (> GIVING) > COMMITTED
                  any of the first five > RELEASED (the workload runs where it was)
-    destination  WAITING > RESTORING > RESTORED > RESUMED
-                 any of the first three > DISCARDED (no copy is left)
+    destination  WAITING > RESTORING > RESTORED (> TAKING) > RESUMED
+                 any of the first three > DISCARDED (no copy is left); TAKING > LOST (the copy was killed)
+
+With post-copy the source is given up while it still stands there: GIVING, it can be read and never runs again, and is
+killed when the last page has gone. The destination runs meanwhile: TAKING, and is LOST when its source is.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ class State(StrEnum):
     ADOPTED = "adopted"
     SEALED = "sealed"
     COMMITTING = "committing"
+    GIVING = "giving"
     COMMITTED = "committed"
     RELEASED = "released"
     WAITING = "waiting"
     RESTORING = "restoring"
     RESTORED = "restored"
+    TAKING = "taking"
     RESUMED = "resumed"
+    LOST = "lost"
     DISCARDED = "discarded"
 
 
@@ -39,11 +45,15 @@ class Event(StrEnum):
     ADOPT = "adopt"
     SEAL = "seal"
     COMMIT = "commit"
+    YIELD = "yield"
     KILLED = "killed"
     RELEASE = "release"
     RESTORE = "restore"
     VERIFY = "verify"
     RESUME = "resume"
+    RUN = "run"
+    FILLED = "filled"
+    LOSE = "lose"
     DISCARD = "discard"
 
 
@@ -54,6 +64,8 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.ADOPTED, Event.SEAL): State.SEALED,
     (State.SEALED, Event.COMMIT): State.COMMITTING,
     (State.COMMITTING, Event.KILLED): State.COMMITTED,
+    (State.COMMITTING, Event.YIELD): State.GIVING,
+    (State.GIVING, Event.KILLED): State.COMMITTED,
     (State.PREPARED, Event.RELEASE): State.RELEASED,
     (State.STOPPED, Event.RELEASE): State.RELEASED,
     (State.DUMPED, Event.RELEASE): State.RELEASED,
@@ -62,6 +74,9 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.WAITING, Event.RESTORE): State.RESTORING,
     (State.RESTORING, Event.VERIFY): State.RESTORED,
     (State.RESTORED, Event.RESUME): State.RESUMED,
+    (State.RESTORED, Event.RUN): State.TAKING,
+    (State.TAKING, Event.FILLED): State.RESUMED,
+    (State.TAKING, Event.LOSE): State.LOST,
     (State.WAITING, Event.DISCARD): State.DISCARDED,
     (State.RESTORING, Event.DISCARD): State.DISCARDED,
     (State.RESTORED, Event.DISCARD): State.DISCARDED,
@@ -70,7 +85,7 @@ TABLE: dict[tuple[State, Event], State] = {
 HOLDING = frozenset({State.STOPPED, State.DUMPED, State.ADOPTED, State.SEALED})
 """The states in which the workload stands still and may still go back: the lease runs."""
 
-FINAL = frozenset({State.COMMITTED, State.RELEASED, State.RESUMED, State.DISCARDED})
+FINAL = frozenset({State.COMMITTED, State.RELEASED, State.RESUMED, State.DISCARDED, State.LOST})
 
 _SOURCE_PATH = (
     State.PREPARED,
@@ -79,9 +94,10 @@ _SOURCE_PATH = (
     State.ADOPTED,
     State.SEALED,
     State.COMMITTING,
+    State.GIVING,
     State.COMMITTED,
 )
-_DESTINATION_PATH = (State.WAITING, State.RESTORING, State.RESTORED, State.RESUMED)
+_DESTINATION_PATH = (State.WAITING, State.RESTORING, State.RESTORED, State.TAKING, State.RESUMED)
 
 
 class Machine:

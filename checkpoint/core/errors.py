@@ -52,6 +52,9 @@ class Code(StrEnum):
     QUEUE_MOVED = "queue-moved"
     CRIU_MISSING = "criu-missing"
     IMAGE_DAMAGED = "image-damaged"
+    MEMORY_HELPER = "memory-helper"
+    MEMORY_LOST = "memory-lost"
+    MEMORY_WAY = "memory-way"
     PROXY_UNREACHABLE = "proxy-unreachable"
     PROXY_REFUSED = "proxy-refused"
     INTERNAL = "internal"
@@ -111,6 +114,11 @@ _ROWS: dict[Code, _Row] = {
         500, "machine", "The agent needs CAP_SYS_ADMIN, or CAP_CHECKPOINT_RESTORE and its company."
     ),
     Code.KERNEL: _Row(500, "machine", "This kernel lacks something CRIU needs: run `criu check` in the pod."),
+    Code.MEMORY_HELPER: _Row(502, "midstream", "The workload goes on where it was; the agent's log says more."),
+    Code.MEMORY_LOST: _Row(
+        410, "pod", "Nothing is left to go on with: start the workload anew, and move it with --memory stop-and-copy."
+    ),
+    Code.MEMORY_WAY: _Row(422, "machine", "Choose --memory auto: it takes the best way that works here."),
     Code.QUEUE_MOVED: _Row(503, "midstream", "Try again: it takes a peer that sends within the same microseconds."),
     Code.CRIU_FAILED: _Row(500, "machine", "The log is kept beside the images until the migration is deleted."),
     Code.CRIU_MISSING: _Row(500, "machine", "Install CRIU 4.2.1 or later and say where it is with --criu."),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from checkpoint.api import MemoryWay
 from checkpoint.core.custody import State
 
 
@@ -41,6 +42,9 @@ class MigrationRecord(msgspec.Struct):
     stopped_before: list[int] = []
     helper: Identity | None = None
     """CRIU, while it works: a new agent waits for its end before it touches the tree."""
+    memory: MemoryWay = "stop-and-copy"
+    pager: Identity | None = None
+    """With post-copy: the giver or the taker of the memory. It outlives the agent."""
     readdress: dict[str, str] = {}
     max_hold_seconds: float = 0.0
     reason: str = ""

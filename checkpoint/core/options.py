@@ -20,6 +20,13 @@ LOG_LEVEL = 2
 DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
 
+PAGE_SERVER_FD = 4
+"""Where the CRIU of a lazy dump finds the other end of its page server's connection."""
+
+LAZY_CONFIG = f"ps-socket {PAGE_SERVER_FD}\n"
+"""CRIU's page server takes a connected socket from a configuration file alone: with lazy pages it ignores the request's
+`ps.fd` (criu: cr-service.c, setup_opts_from_req), and would listen on every address of the pod."""
+
 Option = int | bool | str
 
 
@@ -43,6 +50,17 @@ def dump(pid: int, images: str, work_fd: int) -> dict[str, Option]:
     """Options to dump the tree of `pid` into the folder `images`; `work_fd` is our descriptor of the log's folder."""
     # The proxy accepts what waits in an adopted listener's queue, so CRIU need not refuse it.
     return _common(images, work_fd) | {"pid": pid, "tcp_skip_in_flight": True, "log_file": DUMP_LOG}
+
+
+def lazily(config_file: str = "") -> dict[str, Option]:
+    """What a dump says besides that leaves the private memory where it is, and a restore that leaves it out.
+
+    `config_file` holds LAZY_CONFIG; a restore needs none.
+    """
+    wanted: dict[str, Option] = {"lazy_pages": True}
+    if config_file:
+        wanted["config_file"] = config_file
+    return wanted
 
 
 def restore(images: str, work_fd: int) -> dict[str, Option]:

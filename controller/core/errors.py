@@ -3,7 +3,8 @@
 MidstreamError
 ├── Refused        the request cannot be carried out; nothing was touched
 ├── Unreachable    a sidecar did not answer: the outcome of the call is not known
-└── Answered       a sidecar answered with a problem of its own
+├── Answered       a sidecar answered with a problem of its own
+└── MemoryLost     the workload ran at the destination already, and the rest of its memory cannot come any more
 
 Each says what is wrong (`message`), whose fault it is (`fault`) and what to do next (`hint`).
 """
@@ -44,3 +45,16 @@ class Answered(MidstreamError):
     def __init__(self, status: int, code: str, message: str, fault: str, hint: str = "") -> None:
         super().__init__(code, message, fault, hint)
         self.status = status
+
+
+class MemoryLost(MidstreamError):
+    """Post-copy's risk has come true: after the commit and before the last page the source was lost."""
+
+    def __init__(self, reason: str) -> None:
+        message = f"the workload is lost: the destination had not all of its memory yet when {_lower(reason)}"
+        hint = "start it anew; a move with --memory stop-and-copy does not need the source after the commit"
+        super().__init__("memory-lost", message, "pod", hint)
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]

@@ -72,6 +72,7 @@ class Action(Enum):
     REPOINT = "source's proxy: join peer legs to links"
     SETTLE = "both proxies: the ledgers balance"
     SHORTEN = "every proxy: what had followed the workload to the source is relayed straight to the destination"
+    AWAIT_MEMORY = "destination: the last page of its memory has come"
     FORGET = "both agents: images deleted, migration forgotten"
     RELEASE = "source: sockets back, workload continues"
     DISCARD = "destination: the stopped copy is killed"
@@ -92,7 +93,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.RESTORING: ((Action.RESTORE,),),
     Phase.COMMITTING: ((Action.COMMIT,),),
     Phase.REPOINTING: ((Action.RESUME, Action.RESUME_LEGS, Action.REPOINT),),
-    Phase.DRAINING: ((Action.SETTLE,), (Action.SHORTEN,), (Action.FORGET,)),
+    Phase.DRAINING: ((Action.SETTLE,), (Action.SHORTEN,), (Action.AWAIT_MEMORY,), (Action.FORGET,)),
     Phase.ROLLING_BACK: ((Action.RELEASE, Action.DISCARD, Action.CLOSE_INBOUND),),
     Phase.SUCCEEDED: (),
     Phase.ROLLED_BACK: (),

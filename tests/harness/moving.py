@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import checkpoint.api as agent_api
 from controller.actions import Move
@@ -44,6 +45,8 @@ class Silent:
 
     def waiting(self, why: str) -> None:
         self.waits.append(why)
+
+    def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None: ...
 
 
 class Scene:
@@ -96,7 +99,7 @@ class Scene:
         await until(lambda: listens(self.client, address, port), f"nothing listens on {address}:{port}")
 
     def intent(
-        self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int, **more: bool
+        self, workload: str, source: Pod, destination: Pod, max_hold_seconds: float, max_held_bytes: int, **more: Any
     ):
         request = MigrateRequest(workload, source.name, destination.name, max_hold_seconds, max_held_bytes, **more)
         return new_intent(request, source.name)
@@ -110,11 +113,13 @@ class Scene:
         max_hold_seconds: float = 10,
         max_held_bytes: int = 64 << 20,
         allow_loss: bool = False,
+        memory: agent_api.MemoryWay = "stop-and-copy",
         prepare: Callable[[Driver], None] = lambda driver: None,
     ) -> MigrationResult:
         """Moves a workload from a to b, or as told."""
         source, destination = source or self.a, destination or self.b
-        intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes, allow_loss=allow_loss)
+        more: dict[str, Any] = {"allow_loss": allow_loss, "memory": memory}
+        intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes, **more)
         log = Journal.begin(migrations_folder(self.lab.home), intent)
         try:
             async with Move(intent, source, destination) as move:

@@ -34,14 +34,14 @@ class Scripted:
         self.endings = list(endings)
         self.prepared = 0
 
-    async def prepare(self, root: int | None = None) -> Helper:
+    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         self.prepared += 1
         return Helper()
 
     async def stop(self, root: int) -> Tree:
         return Tree()
 
-    async def dump(self, helper: Helper, tree: Tree, folders) -> DumpReport:
+    async def dump(self, helper: Helper, tree: Tree, folders, *, lazily: bool = False) -> DumpReport:
         assert not list(folders.images.iterdir()), "what an earlier try had written is gone"
         (folders.images / "core-1.img").write_bytes(b"half a dump")
         if ending := self.endings.pop(0):

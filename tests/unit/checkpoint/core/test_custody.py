@@ -45,7 +45,28 @@ def test_nothing_leads_out_of_a_final_state():
 
 
 def test_no_way_leads_from_the_commit_back_to_a_running_source():
-    assert {TABLE[pair] for pair in TABLE if pair[0] is State.COMMITTING} == {State.COMMITTED}
+    assert {TABLE[pair] for pair in TABLE if pair[0] is State.COMMITTING} == {State.COMMITTED, State.GIVING}
+    assert {TABLE[pair] for pair in TABLE if pair[0] is State.GIVING} == {State.COMMITTED}
+
+
+def test_with_post_copy_the_source_gives_after_the_commit_and_the_destination_runs_before_it_is_whole():
+    machine = source(*WAY_OUT[:-1], Event.YIELD)
+    assert (machine.state, machine.done(Event.COMMIT), machine.deadline()) == (State.GIVING, True, None)
+    machine.apply(Event.KILLED, 1.0)
+    assert (machine.state, machine.done(Event.YIELD)) == (State.COMMITTED, True)
+    machine = Machine(State.TAKING)
+    assert machine.done(Event.RUN)
+    machine.apply(Event.FILLED, 1.0)
+    assert (machine.state, machine.done(Event.RUN)) == (State.RESUMED, True)
+
+
+def test_a_destination_whose_memory_is_lost_is_never_resumed_again():
+    machine = Machine(State.TAKING)
+    machine.apply(Event.LOSE, 1.0, reason="the source was lost")
+    assert machine.reason == "the source was lost"
+    assert not machine.done(Event.RUN)
+    with pytest.raises(AgentError):
+        machine.check(Event.RUN, 2.0)
 
 
 @pytest.mark.parametrize("count", range(5))

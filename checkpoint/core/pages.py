@@ -1,0 +1,135 @@
+"""Which pages of a restored process are still to come: one `Space` for each address space. Pure.
+
+The shell (`checkpoint.memory.taker`) tells what happens to the process (userfaultfd(2)'s events) and what arrives; the
+space says what to ask for and where to put what has come. A page is **wanted**, then **asked** for, then there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from checkpoint.core.ranges import Range, Ranges
+
+PAGE_BYTES = 4096
+
+FAULT_BYTES = 8 * PAGE_BYTES
+"""With the page that somebody waits for come its neighbours in the same 32 KiB: they cost as much as one alone."""
+
+CHUNK_BYTES = 256 << 10
+"""What is asked for in the background at once: with the window below, a fault waits behind a megabyte at most."""
+
+
+class Ask(NamedTuple):
+    """A request: `number` comes back with the answer. `image` and `size` say which bytes, as at the snapshot."""
+
+    number: int
+    image: int
+    size: int
+
+
+class Due(Enum):
+    """Why a fault asks for nothing."""
+
+    COMING = "it has been asked for"
+    ZERO = "it was never written: all zeros"
+
+
+class Put(NamedTuple):
+    """Copy `size` bytes that lie at `offset` of the answer to `address`."""
+
+    address: int
+    offset: int
+    size: int
+
+
+class Space:
+    """The pages of one address space."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """`ranges`: (start, end) of what has to come, as the images' page maps say."""
+        self._wanted = Ranges(Range(start, end, start) for start, end in ranges)
+        self._asked: dict[int, Ranges] = {}
+        self._said: dict[int, Ask] = {}
+        self._cursor = 0
+        self._numbers = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """What is not there yet."""
+        return self._wanted.size + sum(one.size for one in self._asked.values())
+
+    @property
+    def complete(self) -> bool:
+        return not len(self._wanted) and not self._asked
+
+    @property
+    def asked_count(self) -> int:
+        return len(self._asked)
+
+    def fault(self, address: int) -> Ask | Due:
+        """Somebody waits for the page at `address`."""
+        if any(one.at(address) for one in self._asked.values()):
+            return Due.COMING
+        found = self._wanted.at(address)
+        if found is None:
+            return Due.ZERO
+        block = address - address % FAULT_BYTES
+        return self._ask(found.part(block, block + FAULT_BYTES))
+
+    def next(self) -> Ask | None:
+        """What to ask for in the background; None when everything is there or asked for."""
+        found = self._wanted.after(self._cursor)
+        if found is None:
+            return None
+        start = self._cursor if found.start < self._cursor < found.end else found.start
+        return self._ask(found.part(start, start + CHUNK_BYTES))
+
+    def _ask(self, part: Range) -> Ask:
+        self._wanted.cut(part.start, part.end)
+        self._cursor = part.end
+        self._numbers += 1
+        self._asked[self._numbers] = Ranges([part])
+        self._said[self._numbers] = Ask(self._numbers, part.image, part.size)
+        return self._said[self._numbers]
+
+    def is_asked(self, number: int) -> bool:
+        return number in self._said
+
+    def arrived(self, number: int) -> list[Put]:
+        """Where the bytes of an answer belong now; nowhere, where the process has dropped them meanwhile."""
+        image = self._said[number].image
+        return [Put(one.start, one.image - image, one.size) for one in self._asked[number]]
+
+    def done(self, number: int) -> None:
+        """The answer's bytes are where they belong."""
+        del self._asked[number]
+        del self._said[number]
+
+    def outstanding(self) -> list[Ask]:
+        """What was asked for and has not been answered: to be said again to another connection."""
+        return list(self._said.values())
+
+    def removed(self, start: int, end: int) -> None:
+        """The process has unmapped it, or given the pages back (munmap(2), MADV_DONTNEED)."""
+        for ranges in self._everywhere():
+            ranges.cut(start, end)
+
+    def remapped(self, old: int, new: int, size: int) -> None:
+        """The process has moved it (mremap(2))."""
+        for ranges in self._everywhere():
+            ranges.cut(new, new + size)
+            for one in ranges.cut(old, old + size):
+                ranges.add(Range(one.start + new - old, one.end + new - old, one.image))
+
+    def forked(self) -> Space:
+        """The child's: it has every page that has come, and wants every other for itself."""
+        child = Space(())
+        for ranges in self._everywhere():
+            for one in ranges:
+                child._wanted.add(one)
+        return child
+
+    def _everywhere(self) -> list[Ranges]:
+        return [self._wanted, *self._asked.values()]

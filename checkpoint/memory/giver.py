@@ -1,0 +1,150 @@
+"""`python -m checkpoint.memory.giver`: gives the memory of a stopped workload, page by page, to whoever proves to have
+the migration's key. One process a migration, started by the source's agent before the freeze.
+
+It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON): gets `{"identity", "host"}`, says `{"port"}`; gets
+`{"open": [pid, …]}` once the workload stands still and is dumped, `{"commit": true}` when it is given up; answers each.
+Until the commit it ends with its agent. From then on it goes on without one: the destination lives by it. It ends when
+the taker says that everything has come (status 0), or when no taker has been there for a while (1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import sys
+import threading
+import time
+from typing import Any
+
+from checkpoint.core import pagewire
+from checkpoint.core.errors import AgentError
+from checkpoint.core.pages import CHUNK_BYTES
+from checkpoint.memory import channel
+
+CONTROL_FD = 3
+RECONNECT_SECONDS = 30.0
+"""How long the memory is kept for a destination that is silent: a broken connection is made again within seconds."""
+
+_LOOK_SECONDS = 0.5
+_ZEROS = bytes(CHUNK_BYTES)
+
+
+class Memory:
+    """The memory of the stopped processes (proc_pid_mem(5))."""
+
+    def __init__(self) -> None:
+        self._fds: dict[int, int] = {}
+        self._buffer = bytearray(CHUNK_BYTES)
+
+    def open(self, pids: list[int]) -> None:
+        """Raises OSError."""
+        for pid in pids:
+            self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, pid: int, start: int, size: int) -> memoryview:
+        """Raises OSError or KeyError for memory that is not there."""
+        view = memoryview(self._buffer)[:size]
+        done = 0
+        while done < size:
+            got = os.preadv(self._fds[pid], [view[done:]], start + done)
+            if not got:
+                raise OSError(f"process {pid} has ended")
+            done += got
+        return view
+
+
+class Giver:
+    """Serves one taker after the other, in a thread; the main thread listens to the agent."""
+
+    def __init__(self, control: socket.socket, identity: bytes, host: str) -> None:
+        self._control = control
+        self._secured = channel.context(identity, server=True)
+        self._listener = channel.listen(host)
+        self._listener.settimeout(_LOOK_SECONDS)
+        self._memory = Memory()
+        self._committed = threading.Event()
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def obey(self) -> None:
+        """Until the agent has committed; ends the process where the agent ends before."""
+        while not self._committed.is_set():
+            raw = self._control.recv(1 << 20)
+            if not raw:
+                os._exit(1)
+            self._control.send(json.dumps(self._do(json.loads(raw))).encode())
+
+    def _do(self, order: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if "open" in order:
+                self._memory.open(order["open"])
+        except OSError as error:
+            return {"error": str(error)}
+        if order.get("commit"):
+            self._committed.set()
+        return {}
+
+    def serve(self) -> None:
+        """Ends the process: with 0 when all is given and committed."""
+        alone_since = time.monotonic()
+        while not self._committed.is_set() or time.monotonic() < alone_since + RECONNECT_SECONDS:
+            try:
+                with channel.accept(self._listener, self._secured) as taker:
+                    if self._serve(taker):
+                        self._committed.wait()
+                        os._exit(0)
+            except TimeoutError:
+                continue
+            except (OSError, AgentError, KeyError) as error:
+                print(f"the taker's connection ended: {error}", file=sys.stderr, flush=True)
+            alone_since = time.monotonic()
+        os._exit(1)
+
+    def _serve(self, taker: ssl.SSLSocket) -> bool:
+        """Answer requests; True when the taker has everything, False when it hung up."""
+        while raw := _exactly(taker, pagewire.REQUEST_BYTES):
+            one = pagewire.decode_request(raw)
+            if one.kind == pagewire.DONE:
+                taker.sendall(pagewire.encode_answer(pagewire.Answer(0, 0, 0)))
+                return True
+            pages = self._memory.read(one.process, one.image, one.size)
+            # As bytes: a memoryview is compared number by number, a hundred times as slowly.
+            flags = pagewire.ZEROS if pages.tobytes() == _ZEROS[: one.size] else 0
+            taker.sendall(pagewire.encode_answer(pagewire.Answer(one.space, one.number, one.size, flags)))
+            if not flags:
+                taker.sendall(pages)
+        return False
+
+
+def _exactly(sock: ssl.SSLSocket, size: int) -> bytes:
+    """`size` bytes; none at the end of the stream. Raises OSError for an end in the middle."""
+    got = b""
+    while len(got) < size:
+        more = sock.recv(size - len(got))
+        if not more:
+            if got:
+                raise OSError("cut off in the middle of a request")
+            return b""
+        got += more
+    return got
+
+
+def main() -> None:
+    control = socket.socket(fileno=CONTROL_FD)
+    order = json.loads(control.recv(1 << 20) or b"{}")
+    if not order:
+        return
+    giver = Giver(control, order["identity"].encode(), order["host"])
+    control.send(json.dumps({"port": giver.port}).encode())
+    threading.Thread(target=giver.serve, name="give", daemon=True).start()
+    giver.obey()
+    threading.Event().wait()  # the thread ends the process
+
+
+if __name__ == "__main__":
+    main()

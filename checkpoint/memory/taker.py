@@ -1,0 +1,302 @@
+"""`python -m checkpoint.memory.taker FOLDER`: fetches the memory of a restored workload while it runs. One process
+a migration, started by the destination's agent before the freeze.
+
+FOLDER is the migration's work folder. CRIU's restore connects to `lazy-pages.socket` there and hands over a userfaultfd
+for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity"}`; an empty object comes back.
+What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and which
+pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it goes
+is in FOLDER/`memory.json`, replaced now and then.
+
+It depends on its agent for nothing and outlives it. When the source is lost it kills the workload: a page that cannot
+come must not be taken for zeros, which is what the kernel gives once nobody has the userfaultfd any more. For the case
+that this process is killed, the agent holds duplicates of every userfaultfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from checkpoint.core import pagewire
+from checkpoint.core.errors import AgentError
+from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space
+from checkpoint.core.pagewire import Request
+from checkpoint.memory import channel, uffd
+from checkpoint.memory.connection import Connection
+
+CONTROL_FD = 3
+LAZY_SOCKET = "lazy-pages.socket"
+WANTED = "wanted.json"
+STATUS = "memory.json"
+_RESTORE_FINISHED = 0x52535446  # criu: uffd.c, LAZY_PAGES_RESTORE_FINISHED
+
+WINDOW = 4
+"""Requests of the background on their way at once: enough to fill a link; a fault waits behind a megabyte."""
+
+RECONNECT_SECONDS = 20.0
+"""How long the source is looked for when the connection broke. Who needs a page waits."""
+
+RETRY_SECONDS = 0.2
+STATUS_SECONDS = 0.05
+
+
+class Lost(Exception):
+    """The memory cannot come any more; the words say why."""
+
+
+class Process:
+    """One address space and its userfaultfd; `pid` is the PID, at the source, whose memory it wants."""
+
+    def __init__(self, number: int, pid: int, fd: int, space: Space) -> None:
+        self.number, self.pid, self.fd, self.space = number, pid, fd, space
+
+    def put(self, number: int, source: int) -> None:
+        """Put an answer that lies at our address `source` where it belongs now. Raises Gone and Changing."""
+        for one in self.space.arrived(number):
+            uffd.copy(self.fd, one.address, source + one.offset, one.size)
+
+
+class Taker:
+    """The loop: faults, answers, and CRIU's hand-over."""
+
+    def __init__(self, folder: Path, secured: ssl.SSLContext) -> None:
+        self._folder, self._secured = folder, secured
+        self._selector = selectors.DefaultSelector()
+        self._buffer = uffd.Buffer()
+        self._processes: dict[int, Process] = {}
+        self._victims: list[int] = []
+        """A pidfd of each restored process."""
+        self._wanted: dict[str, Any] = {}
+        self._connection: Connection | None = None
+        self._restored = self._begun = False
+        self._turn = 0
+        self._total_bytes = self._faults = 0
+        self._began = self._told = time.monotonic()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / LAZY_SOCKET))
+        listener.listen(1)
+        self._watch(listener, lambda: self._accept(listener))
+
+    def begin(self) -> None:
+        """From now on everything is fetched, not only what somebody waits for."""
+        if not self._begun:
+            self._begun, self._began = True, time.monotonic()
+
+    def run(self) -> None:
+        """Until everything has come. Raises Lost."""
+        self._tell("waiting")
+        while not self._complete():
+            self._ask_more()
+            busy = self._connection is not None and self._connection.pending
+            for key, _ in self._selector.select(0 if busy else STATUS_SECONDS):
+                key.data()
+            if busy:
+                self._hear()
+            if time.monotonic() > self._told + STATUS_SECONDS:
+                self._tell("fetching" if self._begun else "waiting")
+        self._finish()
+
+    def _complete(self) -> bool:
+        return self._restored and self._begun and all(one.space.complete for one in self._processes.values())
+
+    def _finish(self) -> None:
+        """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need."""
+        with contextlib.suppress(OSError, AgentError):
+            self._giver().say(Request(pagewire.DONE))
+            while self._giver().hear() is None:
+                self._selector.select(STATUS_SECONDS)
+        self._tell("complete")
+
+    # -- CRIU's restore hands over
+
+    def _accept(self, listener: socket.socket) -> None:
+        criu, _ = listener.accept()
+        self._selector.unregister(listener)
+        listener.close()
+        self._wanted = json.loads((self._folder / WANTED).read_bytes())
+        self._dare(self._connect)
+        self._watch(criu, lambda: self._take_over(criu))
+
+    def _take_over(self, criu: socket.socket) -> None:
+        """A PID, then its userfaultfd; a negative one is a zombie's, which has none; at the end a magic number."""
+        raw = criu.recv(4, socket.MSG_WAITALL)
+        word = int.from_bytes(raw, "little", signed=True)
+        if word == _RESTORE_FINISHED:
+            self._restored = True
+        if len(raw) < 4 or self._restored:
+            self._selector.unregister(criu)
+            criu.close()
+        elif word > 0:
+            _, fds, _, _ = socket.recv_fds(criu, 1, 1)
+            self._victims.append(os.pidfd_open(word))
+            pages = self._wanted["pages"].get(str(word), [])
+            self._add(word, fds[0], Space((start, end) for start, end in pages))
+            self._total_bytes += sum(end - start for start, end in pages)
+
+    def _add(self, pid: int, fd: int, space: Space) -> None:
+        one = Process(len(self._processes) + 1, pid, fd, space)
+        self._processes[one.number] = one
+        self._selector.register(fd, selectors.EVENT_READ, lambda: self._events(one))
+
+    # -- what the processes do
+
+    def _events(self, one: Process) -> None:
+        for event in uffd.events(one.fd):
+            match event.kind:
+                case uffd.Kind.PAGEFAULT:
+                    self._fault(one, event.b - event.b % PAGE_BYTES)
+                case uffd.Kind.FORK:
+                    self._add(one.pid, event.a & 0xFFFFFFFF, one.space.forked())
+                case uffd.Kind.REMAP:
+                    one.space.remapped(event.a, event.b, event.c)
+                case uffd.Kind.REMOVE:
+                    uffd.unregister(one.fd, event.a, event.b)
+                    one.space.removed(event.a, event.b)
+                case uffd.Kind.UNMAP:
+                    one.space.removed(event.a, event.b)
+
+    def _fault(self, one: Process, address: int) -> None:
+        self._faults += 1
+        found = one.space.fault(address)
+        if found is Due.ZERO:
+            self._insist(one, lambda: uffd.zero(one.fd, address))
+        elif isinstance(found, Ask):
+            self._ask(one, found)
+
+    def _insist(self, one: Process, act: Callable[[], None]) -> None:
+        """Do it as soon as the process holds still for it; never, where it has ended."""
+        while True:
+            try:
+                return act()
+            except uffd.Changing:
+                self._events(one)
+            except uffd.Gone:
+                one.space = Space(())
+                return None
+
+    # -- the giver
+
+    def _giver(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def _ask(self, one: Process, found: Ask) -> None:
+        request = Request(pagewire.GET, one.pid, one.number, found.number, found.image, found.size)
+        self._dare(lambda: self._giver().say(request))
+
+    def _ask_more(self) -> None:
+        """Keep the window of the background full, one process after the other."""
+        room = WINDOW - sum(one.space.asked_count for one in self._processes.values())
+        for _ in range(len(self._processes)):
+            one = self._processes[1 + self._turn % len(self._processes)]
+            while self._begun and room > 0 and (found := one.space.next()) is not None:
+                self._ask(one, found)
+                room -= 1
+            if room <= 0:
+                return
+            self._turn += 1
+
+    def _hear(self) -> None:
+        self._dare(self._hear_one)
+
+    def _hear_one(self) -> None:
+        connection = self._giver()
+        connection.flush()
+        answer = connection.hear()
+        if answer is None:
+            return
+        one = self._processes[answer.space]
+        if answer.flags & pagewire.ZEROS:
+            self._buffer.view[: answer.size] = bytes(answer.size)
+        if one.space.is_asked(answer.number):
+            self._insist(one, lambda: one.put(answer.number, self._buffer.address))
+            one.space.done(answer.number)
+
+    def _dare(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (OSError, AgentError, KeyError) as error:
+            self._reconnect(error)
+
+    def _connect(self) -> None:
+        """Raises OSError."""
+        sock = channel.connect(self._wanted["host"], self._wanted["port"], self._secured)
+        self._connection = Connection(sock, self._buffer.view)
+        self._watch(self._connection, self._hear)
+
+    def _reconnect(self, why: Exception) -> None:
+        """Another connection, and everything that is outstanding asked again. Raises Lost."""
+        if self._connection is not None:
+            self._selector.unregister(self._connection)
+            self._connection.close()
+            self._connection = None
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while self._connection is None:
+            try:
+                self._connect()
+            except OSError as error:
+                # Refused: its port is closed, so the process that had the memory has ended and comes back no more.
+                if isinstance(error, ConnectionRefusedError) or time.monotonic() > deadline:
+                    raise Lost(
+                        f"The source could be reached no more: {error.strerror or error}, after: {why}"
+                    ) from error
+                time.sleep(RETRY_SECONDS)
+        for one in self._processes.values():
+            for ask in one.space.outstanding():
+                self._ask(one, ask)
+
+    # -- how it stands
+
+    def _tell(self, state: str, reason: str = "") -> None:
+        self._told = time.monotonic()
+        left = sum(one.space.left_bytes for one in self._processes.values())
+        status = {
+            "state": state,
+            "reason": reason,
+            "total_bytes": self._total_bytes,
+            "arrived_bytes": max(0, self._total_bytes - left),
+            "faults": self._faults,
+            "seconds": round(self._told - self._began, 6),
+        }
+        beside = self._folder / f"{STATUS}.new"
+        beside.write_text(json.dumps(status))
+        beside.rename(self._folder / STATUS)
+
+    def give_up(self, reason: str) -> None:
+        """Kill the workload, and say why."""
+        for pidfd in self._victims:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        self._tell("lost", reason)
+
+    def _watch(self, what: socket.socket | Connection, call: Callable[[], None]) -> None:
+        self._selector.register(what, selectors.EVENT_READ, call)
+
+
+def main() -> None:
+    with socket.socket(fileno=CONTROL_FD) as control:
+        order = json.loads(control.recv(1 << 20) or b"{}")
+        if not order:
+            return
+        taker = Taker(Path(sys.argv[1]), channel.context(order["identity"].encode(), server=False))
+        signal.signal(signal.SIGUSR1, lambda *_: taker.begin())
+        control.send(b"{}")
+    try:
+        taker.run()
+    except Exception as error:
+        taker.give_up(str(error))
+        raise
+
+
+if __name__ == "__main__":
+    main()

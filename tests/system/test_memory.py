@@ -1,0 +1,197 @@
+"""Post-copy: Redis runs at the destination while its memory still comes, and what happens when somebody dies then."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import signal
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from controller.clients import AgentClient
+from controller.core.errors import MidstreamError
+from tests.harness.interposer import Spoil, between
+from tests.harness.moving import REDIS_PORT, ask, scene, until
+
+VALUES = 24
+VALUE_BYTES = 1 << 20
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        await made.run_redis()
+        yield made
+
+
+class Data:
+    """Values that no compressor makes smaller, in a Redis, and one connection to it."""
+
+    def __init__(self, stage) -> None:
+        self._sock = stage.connect(stage.client, stage.a.address, REDIS_PORT, 30)
+        chance = random.Random(7)
+        self._sums = []
+        for number in range(VALUES):
+            value = chance.randbytes(VALUE_BYTES)
+            self._sums.append(hashlib.sha256(value).digest())
+            self._sock.sendall(b"*3\r\n$3\r\nSET\r\n$2\r\n%02d\r\n$%d\r\n%b\r\n" % (number, VALUE_BYTES, value))
+            assert self._line() == b"+OK"
+
+    def _line(self) -> bytes:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            more = self._sock.recv(1)
+            assert more, "Redis hung up"
+            line += more
+        return line[:-2]
+
+    def check(self) -> None:
+        """Every value is what it was, over the connection that was there before."""
+        for number in reversed(range(VALUES)):
+            self._sock.sendall(b"GET %02d\r\n" % number)
+            left = int(self._line()[1:]) + 2
+            value = bytearray()
+            while left:
+                some = self._sock.recv(left)
+                assert some, "Redis hung up"
+                value += some
+                left -= len(some)
+            assert hashlib.sha256(value[:-2]).digest() == self._sums[number], f"value {number} differs"
+        assert ask(self._sock, "DBSIZE") == f":{VALUES}"
+
+
+def helpers(pod, module: str) -> list[int]:
+    """The giver or the taker of a pod, as the host numbers it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (path / "cmdline").read_bytes().split(b"\0")
+            same = (path / "ns/pid").stat().st_ino == Path(f"/proc/{pod.pid1}/ns/pid").stat().st_ino
+        except OSError:
+            continue
+        if same and f"checkpoint.memory.{module}".encode() in argv:
+            found.append(int(path.name))
+    return found
+
+
+def copies(*pods) -> list[str]:
+    """The state of each Redis in these pods, dead ones left out."""
+    found = []
+    for pod in pods:
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                status = (path / "status").read_text()
+                same = (path / "ns/pid").stat().st_ino == Path(f"/proc/{pod.pid1}/ns/pid").stat().st_ino
+            except OSError:
+                continue
+            if same and status.startswith("Name:\tredis-server"):
+                state = status.split("State:\t")[1][0]
+                found += [f"{pod.name}:{state}"] if state not in "ZX" else []
+    return found
+
+
+@asynccontextmanager
+async def giving_stands_still(stage):
+    """A move that has committed, runs at b, and gets no page: the giver is stopped. Gives the move and the giver."""
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/resume", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("redis", memory="post-copy"))
+        await asyncio.wait_for(interposer.reached.wait(), 20)
+        (giver,) = helpers(stage.a, "giver")
+        os.kill(giver, signal.SIGSTOP)
+        try:
+            interposer.release.set()
+            await until(lambda: any(one in ("b:S", "b:R", "b:D") for one in copies(stage.b)), "the copy does not run")
+            yield moving, giver
+        finally:
+            if helpers(stage.a, "giver"):
+                os.kill(giver, signal.SIGCONT)
+            if not moving.done():
+                await asyncio.wait({moving}, timeout=20)
+            moving.cancel()
+
+
+def sidecar(pod) -> int:
+    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
+        if "checkpoint.main" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no agent in {pod.name}")
+
+
+async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
+    data = await asyncio.to_thread(Data, stage)
+    result = await stage.move("redis", memory="post-copy")
+    assert result.outcome == "succeeded", result.error
+    await asyncio.to_thread(data.check)
+    await until(lambda: len(copies(stage.a, stage.b)) == 1, "two copies are left")
+    assert copies(stage.a) == []
+    assert not helpers(stage.a, "giver")
+    assert not helpers(stage.b, "taker")
+    back = await stage.move("redis", stage.b, stage.a, memory="post-copy")
+    assert back.outcome == "succeeded", back.error
+    await asyncio.to_thread(data.check)
+
+
+async def test_before_the_commit_a_dead_giver_rolls_back(stage):
+    data = await asyncio.to_thread(Data, stage)
+    async with between(stage.b.agent_socket) as interposer:
+        interposer.spoil("POST", "/restore", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("redis", memory="post-copy"))
+        await asyncio.wait_for(interposer.reached.wait(), 20)
+        (giver,) = helpers(stage.a, "giver")
+        os.kill(giver, signal.SIGKILL)
+        interposer.release.set()
+        result = await moving
+    assert result.outcome == "rolled-back", result.error
+    assert [one[0] for one in copies(stage.a, stage.b)] == ["a"]
+    assert not helpers(stage.b, "taker")
+    await asyncio.to_thread(data.check)
+
+
+async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_its_agent_may_die(stage):
+    data = await asyncio.to_thread(Data, stage)
+    async with giving_stands_still(stage) as (moving, giver):
+        assert copies(stage.a) == ["a:T"]
+        victim = sidecar(stage.a)
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
+        os.kill(giver, signal.SIGCONT)
+        result = await asyncio.wait_for(moving, 30)
+    assert result.outcome == "succeeded", result.error
+    await asyncio.to_thread(data.check)
+    await until(lambda: not copies(stage.a), "the source does not end")
+
+
+async def test_the_destinations_agent_may_die_while_memory_comes(stage):
+    data = await asyncio.to_thread(Data, stage)
+    async with giving_stands_still(stage) as (moving, giver):
+        victim = sidecar(stage.b)
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
+        os.kill(giver, signal.SIGCONT)
+        result = await asyncio.wait_for(moving, 30)
+    assert result.outcome == "succeeded", result.error
+    await asyncio.to_thread(data.check)
+
+
+@pytest.mark.parametrize("module", ["giver", "taker"])
+async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_copy_runs(stage, module):
+    await asyncio.to_thread(Data, stage)
+    async with giving_stands_still(stage) as (moving, giver):
+        (victim,) = helpers(stage.a, "giver") if module == "giver" else helpers(stage.b, "taker")
+        os.kill(victim, signal.SIGKILL)
+        if module == "taker":
+            os.kill(giver, signal.SIGCONT)
+        result = await asyncio.wait_for(moving, 30)
+    assert result.outcome == "failed"
+    assert result.error is not None
+    assert result.error.code == "memory-lost"
+    assert "had not all of its memory yet when the" in result.error.message
+    await until(lambda: not copies(stage.b), "the copy without its memory does not end")
+    async with AgentClient("agent", stage.b.agent_socket) as agent:
+        with pytest.raises(MidstreamError):
+            await agent.outbound(result.migration, "stop", dict)

@@ -1,0 +1,123 @@
+"""What is asked for, and where it is put, while a process runs whose pages are still to come."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Put, Space
+
+BASE = 16 * CHUNK_BYTES
+
+
+def page(number: int) -> int:
+    return BASE + number * PAGE_BYTES
+
+
+def space(pages: int = 64) -> Space:
+    return Space([(page(0), page(pages))])
+
+
+def test_a_fault_asks_for_the_page_and_its_neighbours_once():
+    one = space()
+    asked = one.fault(page(9))
+    assert asked == Ask(1, page(8), FAULT_BYTES)
+    assert one.fault(page(10)) is Due.COMING
+    assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
+    assert one.outstanding() == [asked]
+
+
+def test_a_page_that_was_never_written_is_zeros():
+    assert space().fault(page(64)) is Due.ZERO
+
+
+def test_what_has_come_is_put_where_it_was_and_is_done():
+    one = space(4)
+    asked = one.fault(page(1))
+    assert isinstance(asked, Ask)
+    assert asked.size == 4 * PAGE_BYTES
+    assert one.arrived(asked.number) == [Put(page(0), 0, 4 * PAGE_BYTES)]
+    assert (one.complete, one.left_bytes) == (False, 4 * PAGE_BYTES)
+    one.done(asked.number)
+    assert (one.complete, one.left_bytes, one.next()) == (True, 0, None)
+
+
+def test_the_background_goes_on_where_the_last_fault_was_and_then_from_the_beginning():
+    one = Space([(BASE, BASE + 3 * CHUNK_BYTES)])
+    one.fault(BASE + CHUNK_BYTES)
+    asked = []
+    while (ask := one.next()) is not None:
+        asked.append(ask)
+    assert asked[0] == Ask(2, BASE + CHUNK_BYTES + FAULT_BYTES, CHUNK_BYTES)
+    assert sum(ask.size for ask in asked) == 3 * CHUNK_BYTES - FAULT_BYTES
+    assert max(ask.size for ask in asked) == CHUNK_BYTES
+
+
+def test_what_the_process_dropped_is_put_nowhere():
+    one = space(8)
+    asked = one.fault(page(0))
+    assert isinstance(asked, Ask)
+    one.removed(page(2), page(3))
+    assert one.arrived(asked.number) == [
+        Put(page(0), 0, 2 * PAGE_BYTES),
+        Put(page(3), 3 * PAGE_BYTES, 5 * PAGE_BYTES),
+    ]
+    assert one.left_bytes == 7 * PAGE_BYTES
+
+
+def test_what_the_process_moved_is_asked_for_by_its_old_address_and_put_at_its_new_one():
+    one = space(16)
+    coming = one.fault(page(0))
+    assert isinstance(coming, Ask)
+    far = 4 * BASE
+    one.remapped(page(0), far, 16 * PAGE_BYTES)
+    assert one.fault(page(0)) is Due.ZERO
+    assert one.fault(far) is Due.COMING
+    assert one.arrived(coming.number) == [Put(far, 0, 8 * PAGE_BYTES)]
+    asked = one.fault(far + 8 * PAGE_BYTES)
+    assert asked == Ask(2, page(8), 8 * PAGE_BYTES)
+
+
+def test_a_child_wants_everything_that_has_not_come():
+    one = space(16)
+    one.fault(page(0))
+    child = one.forked()
+    assert child.left_bytes == one.left_bytes == 16 * PAGE_BYTES
+    assert child.asked_count == 0
+    assert child.fault(page(0)) == Ask(1, page(0), FAULT_BYTES)
+
+
+actions = st.one_of(
+    st.tuples(st.just("fault"), st.integers(0, 70)),
+    st.tuples(st.just("removed"), st.integers(0, 60)),
+    st.tuples(st.just("answer"), st.integers(0, 3)),
+    st.tuples(st.just("next"), st.just(0)),
+)
+
+
+@given(st.lists(actions, max_size=40))
+def test_each_page_comes_once_unless_the_process_dropped_it(steps):
+    one = space()
+    there: list[int] = []
+    dropped: set[int] = set()
+
+    def answer(number: int) -> None:
+        for put in one.arrived(number):
+            there.extend(range(put.address, put.address + put.size, PAGE_BYTES))
+        one.done(number)
+
+    for what, value in steps:
+        if what == "fault":
+            one.fault(page(value))
+        elif what == "removed":
+            one.removed(page(value), page(value + 3))
+            dropped |= {page(number) for number in range(value, value + 3)}
+        elif what == "next":
+            one.next()
+        elif (asked := one.outstanding()) and value < len(asked):
+            answer(asked[value].number)
+    while (ask := one.next()) is not None or (ask := next(iter(one.outstanding()), None)) is not None:
+        answer(ask.number)
+    assert one.complete
+    assert len(there) == len(set(there))
+    assert {page(number) for number in range(64)} - dropped <= set(there)

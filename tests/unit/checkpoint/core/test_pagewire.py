@@ -1,0 +1,64 @@
+"""The wire between giver and taker: whole, aligned, bounded, or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
+from checkpoint.core.pagewire import (
+    ANSWER_BYTES,
+    DONE,
+    GET,
+    REQUEST_BYTES,
+    ZEROS,
+    Answer,
+    Request,
+    decode_answer,
+    decode_request,
+    encode_answer,
+    encode_request,
+)
+
+GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("one", [GOOD, Request(DONE)])
+def test_a_request_comes_back_as_it_went(one):
+    raw = encode_request(one)
+    assert len(raw) == REQUEST_BYTES
+    assert decode_request(raw) == one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": 0},
+        {"kind": 3},
+        {"kind": DONE},
+        {"size": 0},
+        {"size": CHUNK_BYTES + PAGE_BYTES},
+        {"size": PAGE_BYTES - 1},
+        {"image": 1},
+        {"image": (1 << 64) - PAGE_BYTES},
+    ],
+)
+def test_anything_else_is_no_request(change):
+    with pytest.raises(AgentError) as caught:
+        decode_request(encode_request(GOOD._replace(**change)))
+    assert caught.value.code is Code.BAD_REQUEST
+
+
+def test_an_answer_comes_back_as_it_went_and_says_what_follows():
+    raw = encode_answer(Answer(1, 7, PAGE_BYTES))
+    assert len(raw) == ANSWER_BYTES
+    assert decode_answer(raw) == Answer(1, 7, PAGE_BYTES)
+    assert decode_answer(raw).body_bytes == PAGE_BYTES
+    assert Answer(1, 7, PAGE_BYTES, ZEROS).body_bytes == 0
+
+
+@pytest.mark.parametrize("one", [Answer(1, 1, CHUNK_BYTES + 1), Answer(1, 1, 1, 2)])
+def test_anything_else_is_no_answer(one):
+    with pytest.raises(AgentError) as caught:
+        decode_answer(encode_answer(one))
+    assert caught.value.code is Code.BAD_REQUEST
