@@ -192,8 +192,7 @@ def migrate(
       midstream migrate redis --to b --dry-run
       midstream migrate redis --to b --max-hold 2s -o json
     """
-    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss)
-    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), memory)
+    request = commands.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory)
     status = asyncio.run(commands.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)
 
