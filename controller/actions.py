@@ -24,7 +24,7 @@ from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered, MemoryLost
 from controller.core.machines import unlike
 from controller.core.phases import Action
-from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move
+from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move, too_few_descriptors
 from controller.core.ways import Pile, pile
 from controller.journal import Intent
 from controller.lab.pod import Pod, neighbours
@@ -102,7 +102,9 @@ class Move:
         allow = self.intent.allow_loss
         plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
         apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
-        return msgspec.structs.replace(plan, problems=[*apart, *plan.problems])
+        proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
+        full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
+        return msgspec.structs.replace(plan, problems=[*apart, *plan.problems, *chain.from_iterable(full)])
 
     @property
     def _id(self) -> str:

@@ -69,6 +69,8 @@ class Health(msgspec.Struct, frozen=True):
     flows: int
     held_flows: int
     held_bytes: int
+    spare_descriptors: int = 1 << 20
+    """So many more it may open: a relayed flow takes two."""
 
 
 class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

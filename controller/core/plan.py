@@ -19,6 +19,9 @@ IMAGE_OVERHEAD_BYTES = 4 << 20
 SPARE_LINKS = 4
 """Links dialled beyond the connections seen at the preflight, for those that come between it and the stop."""
 
+FLOW_DESCRIPTORS, SPARE_DESCRIPTORS = 2, 64
+"""What a flow takes in either proxy, its leg and its link; and what is left to a proxy for all else."""
+
 
 class PodFacts(msgspec.Struct, frozen=True):
     name: str
@@ -90,6 +93,15 @@ def readdress(source: PodFacts, destination: PodFacts) -> dict[str, str]:
     """The source pod's addresses -> the destination's, family by family."""
     pairs = ((source.address, destination.address), (source.address6, destination.address6))
     return {old: new for old, new in pairs if old and new}
+
+
+def too_few_descriptors(pod: str, connections: int, spare: int) -> list[agent_api.Problem]:
+    """A proxy that could not open the sockets it needs would find out in the midst of the move."""
+    needed = FLOW_DESCRIPTORS * (connections + SPARE_LINKS) + SPARE_DESCRIPTORS
+    if needed <= spare:
+        return []
+    message = f"the proxy of pod {pod} may open {spare} more descriptors; {connections} connections need {needed}"
+    return [agent_api.Problem("no-descriptors", message, "pod", "start the pod with a higher ulimit -n")]
 
 
 def refuse_what_cannot_move(plan: Plan) -> None:

@@ -73,7 +73,8 @@ class HeldListener:
     def _accept_some(self) -> int:
         for count in range(self.ACCEPTS_A_CALLBACK):
             try:
-                sock, peer = self._sock.accept()
+                with self._sock.dup():  # one for its link, too: it is dialled at once
+                    sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return count
             except OSError as error:

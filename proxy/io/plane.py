@@ -34,7 +34,7 @@ from proxy.io.flow import Flow
 from proxy.io.inbound import InboundMigration
 from proxy.io.outbound import OutboundMigration
 from proxy.io.retirement import Retirement
-from proxy.sys import address, privileges
+from proxy.sys import address, limits, privileges
 from proxy.sys.routing import Routing
 
 VERSION = "0.1.0"
@@ -198,6 +198,7 @@ class Plane:
             flows=sum(not flow.is_over for _, flow in self.flows()),
             held_flows=len(held),
             held_bytes=sum(flow.held_bytes for flow in held),
+            spare_descriptors=limits.spare_descriptors(self.context.kernel),
         )
 
     def stop_taking(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 
@@ -61,3 +62,9 @@ def raise_backlog(kernel: Kernel, listener: socket.socket) -> int:
 
 def restore_backlog(kernel: Kernel, listener: socket.socket, backlog: int) -> None:
     kernel.listen(listener, backlog)
+
+
+def spare_descriptors(kernel: Kernel) -> int:
+    """How many more this process may open (RLIMIT_NOFILE, getrlimit(2))."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, most - len(kernel.names_in("/proc/self/fd")))

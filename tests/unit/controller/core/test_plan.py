@@ -4,7 +4,7 @@ import pytest
 
 from checkpoint.api import Inspection, Problem, Room, Workload
 from controller.core.errors import Refused
-from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move
+from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move, too_few_descriptors
 from proxy.api import Endpoint, ListenerView
 
 A = PodFacts("a", "198.18.0.1", "fd00::1")
@@ -102,3 +102,11 @@ def test_the_port_of_its_own_listener_is_no_obstacle_to_a_workload_that_comes_ho
     other = Workload("redis", 1001, ["redis-server"], "running", arrived_by="redis-9")
     assert codes(make_plan(A, B, inspection(workload=other), room(listening_ports=[6379]), held)) == ["ports-taken"]
     assert codes(make_plan(A, B, inspection(), room(listening_ports=[6379]), held)) == ["ports-taken"]
+
+
+@pytest.mark.parametrize(("spare", "refused"), [(2 * (1000 + SPARE_LINKS) + 64, False), (2 * 1000, True)])
+def test_each_proxy_needs_two_descriptors_a_connection(spare, refused):
+    found = too_few_descriptors("a", 1000, spare)
+    assert [problem.code for problem in found] == ["no-descriptors"] * refused
+    if refused:
+        assert "pod a may open 2000 more descriptors; 1000 connections need 2072" in found[0].message

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -92,3 +94,36 @@ async def test_without_descriptors_the_backlog_waits(context: Context, monkeypat
         await parts.eventually(lambda: held._pause is not None)
         held.close()
     taker.close()
+
+
+async def test_a_connection_is_taken_only_with_a_descriptor_for_its_link(context: Context) -> None:
+    """With a single one to spare it stays in the backlog: whoever takes it can open one more."""
+    taker = Taker()
+    own = socket.create_server(("127.0.0.1", 0))
+    held = HeldListener(context, own, Endpoint(*own.getsockname()), taker.take)
+    with socket.create_connection(own.getsockname()), spare_descriptors(1):
+        assert held.repoint() == 0
+    with socket.create_connection(own.getsockname()):
+        await parts.eventually(lambda: len(taker.socks) == 2)
+    held.close()
+    taker.close()
+
+
+@contextmanager
+def spare_descriptors(count: int) -> Iterator[None]:
+    """In a process that may open so many more, and no others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(0) for _ in range(count)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, hard))
+    filling: list[int] = []
+    with suppress(OSError):
+        while True:
+            filling.append(os.dup(0))
+    for number in free:
+        os.close(number)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in filling:
+            os.close(number)

@@ -65,3 +65,9 @@ def test_a_backlog_is_raised_and_taken_back() -> None:
         assert limits.raise_backlog(KERNEL, listener) == int(KERNEL.read_text("/proc/sys/net/core/somaxconn"))
         limits.restore_backlog(KERNEL, listener, 7)
         assert limits.raise_backlog(KERNEL, listener) == 7
+
+
+def test_what_is_open_is_not_spare() -> None:
+    before = limits.spare_descriptors(KERNEL)
+    with socket.socket(), socket.socket():
+        assert limits.spare_descriptors(KERNEL) == before - 2
