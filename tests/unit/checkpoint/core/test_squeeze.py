@@ -1,0 +1,71 @@
+"""Compression: on where the wire is slower than the compressor and the memory gives way, off elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from checkpoint.core.squeeze import LEARN_CHUNKS, PROBE_EVERY, Mode, Squeeze
+
+CHUNK = 1 << 20
+
+
+def run(squeeze: Squeeze, chunks: int, *, ratio: float, compress_seconds: float, wire_seconds: float) -> list[bool]:
+    decided = []
+    for _ in range(chunks):
+        wanted = squeeze.wanted()
+        decided.append(wanted)
+        size = int(CHUNK * ratio) if wanted else CHUNK
+        if wanted:
+            squeeze.compressed(CHUNK, size, compress_seconds)
+        else:
+            squeeze.stored(CHUNK)
+        squeeze.carried(size, wire_seconds * size / CHUNK)
+    return decided
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [(Mode.ON, True), (Mode.OFF, False)])
+def test_it_does_as_it_is_told(mode, wanted):
+    assert set(run(Squeeze(mode), 100, ratio=0.5, compress_seconds=1, wire_seconds=0)) == {wanted}
+
+
+def test_a_slow_wire_gets_compressed_chunks():
+    decided = run(Squeeze(), 200, ratio=0.3, compress_seconds=0.001, wire_seconds=0.01)
+    assert all(decided[LEARN_CHUNKS:])
+
+
+def test_a_fast_wire_does_not():
+    decided = run(Squeeze(), 200, ratio=0.3, compress_seconds=0.01, wire_seconds=0.001)
+    assert sum(decided[LEARN_CHUNKS:]) == sum(at % PROBE_EVERY == 0 for at in range(LEARN_CHUNKS, 200))
+
+
+def test_a_wire_that_is_never_waited_for_does_not():
+    assert not any(run(Squeeze(), PROBE_EVERY, ratio=0.1, compress_seconds=0.001, wire_seconds=0)[LEARN_CHUNKS:])
+
+
+def test_what_does_not_shrink_is_not_compressed():
+    assert not any(run(Squeeze(), PROBE_EVERY, ratio=1.0, compress_seconds=0.001, wire_seconds=1)[LEARN_CHUNKS:])
+
+
+def test_memory_that_changes_its_nature_is_noticed():
+    squeeze = Squeeze()
+    run(squeeze, 2 * PROBE_EVERY, ratio=1.0, compress_seconds=0.001, wire_seconds=0.01)
+    decided = run(squeeze, 20 * PROBE_EVERY, ratio=0.1, compress_seconds=0.001, wire_seconds=0.01)
+    assert all(decided[-10:])
+
+
+def test_both_rates_are_learned_first():
+    decided = run(Squeeze(), LEARN_CHUNKS, ratio=0.5, compress_seconds=1, wire_seconds=1)
+    assert sum(decided) == LEARN_CHUNKS // 2
+
+
+def test_the_report_says_what_was_measured():
+    squeeze = Squeeze(Mode.ON)
+    squeeze.compressed(1000, 400, 0.5)
+    squeeze.compressed(0, 0, 0.0)
+    squeeze.carried(400, 0.1)
+    found = squeeze.report()
+    assert (found.mode, found.plain_bytes, found.packed_bytes) == ("on", 1000, 400)
+    assert (found.compressed_chunks, found.plain_chunks) == (2, 0)
+    assert found.compress_bytes_per_second == 2000
+    assert found.wire_bytes_per_second == 4000
+    assert Squeeze().report().wire_bytes_per_second == 0
