@@ -23,7 +23,10 @@ from checkpoint.api import (
     RestoreWorkload,
     Room,
     RunWorkload,
+    StartClone,
+    StoreCheckpoint,
 )
+from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.custodian import Custodian
 
@@ -36,8 +39,9 @@ _Body = TypeVar("_Body")
 class Agent:
     """Handlers: each decodes, asks the custodian, and encodes."""
 
-    def __init__(self, custodian: Custodian, health: Health) -> None:
+    def __init__(self, custodian: Custodian, checkpoints: Checkpoints, health: Health) -> None:
         self._custodian = custodian
+        self._checkpoints = checkpoints
         self._health = health
 
     def application(self) -> web.Application:
@@ -58,6 +62,8 @@ class Agent:
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
         app.router.add_get("/v1/inbound/{migration}/memory", self._memory)
         app.router.add_delete("/v1/inbound/{migration}", self._forget_inbound)
+        app.router.add_post("/v1/checkpoints/{image}", self._checkpoint)
+        app.router.add_post("/v1/clones/{migration}", self._clone)
         return app
 
     async def _get_health(self, _: web.Request) -> web.Response:
@@ -118,6 +124,14 @@ class Agent:
 
     async def _forget_inbound(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.forget_inbound(request.match_info["migration"]))
+
+    async def _checkpoint(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, StoreCheckpoint)
+        return _answer(await self._checkpoints.checkpoint(request.match_info["image"], wanted))
+
+    async def _clone(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, StartClone)
+        return _answer(await self._checkpoints.clone(request.match_info["migration"], wanted))
 
 
 def listen(path: Path) -> socket.socket:

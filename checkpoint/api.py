@@ -231,6 +231,9 @@ class KeySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A program with its arguments, run without a shell, that prints the same."""
 
 
+CompressionMode = Literal["auto", "on", "off"]
+
+
 class StoreCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload: str
     archive: Archive
@@ -243,7 +246,7 @@ class StoreCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The longest time that the workload may stand still."""
     deadline_seconds: float
     """For the upload."""
-    compression: Literal["auto", "on", "off"] = "auto"
+    compression: CompressionMode = "auto"
 
 
 class Compression(msgspec.Struct, frozen=True):

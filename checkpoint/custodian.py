@@ -15,7 +15,7 @@ from checkpoint.adopt import Adoption
 from checkpoint.api import Custody, PrepareInbound, PrepareOutbound, RunWorkload, Workload
 from checkpoint.core.custody import FINAL, HOLDING, State
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.journal import Journal, MigrationRecord, WorkloadRecord
+from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
 from checkpoint.engine import Engine
 from checkpoint.inbound import Inbound
 from checkpoint.kernel import Kernel
@@ -80,7 +80,16 @@ class Custodian:
                 return other.record.migration
         return ""
 
+    def keep(self, record: WorkloadRecord) -> None:
+        """Put what is known of a workload on record anew."""
+        self.workloads.adopt(record)
+        self._save()
+
     # -- migrations
+
+    def pids_on_their_way(self) -> set[int]:
+        """The PIDs of copies that are being restored here, or stand restored."""
+        return {pid for one in self._inbound.values() if one.state not in FINAL for pid in one.record.pids}
 
     def all(self) -> list[Custody]:
         return [one.custody() for one in self._both()]
@@ -95,7 +104,7 @@ class Custodian:
             raise AgentError(Code.NO_MIGRATION, f"no migration {migration!r} comes in here")
         return self._inbound[migration]
 
-    async def prepare_outbound(self, migration: str, wanted: PrepareOutbound) -> Custody:
+    async def prepare_outbound(self, migration: str, wanted: PrepareOutbound, purpose: Purpose = "move") -> Custody:
         check_name(migration)
         if (known := self._outbound.get(migration)) is not None:
             return _same(known, known.same_as(wanted))
@@ -106,7 +115,7 @@ class Custodian:
             raise AgentError(Code.WORKLOAD_GONE, f"the workload {record.name} (process {record.root.pid}) has ended")
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
-            readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds, memory=wanted.memory,
+            readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds, memory=wanted.memory, purpose=purpose,
         ), wanted.image_key, allow_loss=wanted.allow_loss)  # fmt: skip
         self._outbound[migration] = one
         try:
@@ -118,15 +127,16 @@ class Custodian:
         self._save()
         return custody
 
-    async def prepare_inbound(self, migration: str, wanted: PrepareInbound) -> Custody:
+    async def prepare_inbound(self, migration: str, wanted: PrepareInbound, purpose: Purpose = "move") -> Custody:
         check_name(migration)
         check_name(wanted.workload)
         if (known := self._inbound.get(migration)) is not None:
             return _same(known, known.same_as(wanted))
         self.workloads.require_free(wanted.workload)
         record = MigrationRecord(
-            migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory
-        )
+            migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory,
+            purpose=purpose,
+        )  # fmt: skip
         one = Inbound(self._around, self.workloads, record, wanted.image_key)
         self._inbound[migration] = one
         try:
@@ -159,6 +169,8 @@ class Custodian:
                 self.workloads.adopt(record)
         for migration in past.migrations:
             await self._recover(migration)
+            if migration.purpose != "move":
+                await self._drop(migration)
         self._save()
 
     async def _recover(self, record: MigrationRecord) -> None:
@@ -167,6 +179,13 @@ class Custodian:
             await self._recover_source(record)
         else:
             await self._recover_destination(record)
+
+    async def _drop(self, record: MigrationRecord) -> None:
+        """A checkpoint or a copy that this agent's predecessor was killed over: nobody asks for it again."""
+        if record.side == "source":
+            await self.forget_outbound(record.migration)
+        else:
+            await self.forget_inbound(record.migration)
 
     async def _recover_source(self, record: MigrationRecord) -> None:
         giving = Giving.find(self._kernel, record.pager)

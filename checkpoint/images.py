@@ -7,7 +7,7 @@ image has one entry, then the raw receive queue, then the raw send queue (criu: 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,6 +159,22 @@ class Images:
                     (one.vaddr, one.vaddr + one.nr_pages * _PAGE_BYTES) for one in maps if _is_left(one.flags)
                 ]
         return found
+
+    def close_connections(self, inodes: Iterable[int]) -> None:
+        """Make these sockets unconnected and unbound ones; `edit_sockets` writes it."""
+        wanted = set(inodes)
+        for one in self._load():
+            if one.type == self._messages.INETSK and one.isk.ino in wanted:
+                isk = one.isk
+                isk.state, isk.src_port, isk.dst_port, isk.backlog = readdress.CLOSE, 0, 0, 0
+                isk.src_addr[:], isk.dst_addr[:] = [0] * len(isk.src_addr), [0] * len(isk.dst_addr)
+                isk.ClearField("shutdown")
+
+    def rename_files(self, mapping: Mapping[str, str]) -> None:
+        """Have open files of these paths opened at others; `edit_sockets` writes it."""
+        for one in self._load():
+            if one.HasField("reg") and one.reg.name in mapping:
+                one.reg.name = mapping[one.reg.name]
 
     def seconds(self, folder: Path, kind: str) -> dict[str, float]:
         """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none."""

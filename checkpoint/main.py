@@ -19,10 +19,12 @@ from aiohttp import web
 from checkpoint import kerndat
 from checkpoint.agent import Agent, listen
 from checkpoint.api import Health
+from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError
 from checkpoint.criu import CriuEngine
 from checkpoint.custodian import Custodian
 from checkpoint.kernel import Kernel
+from checkpoint.machine import machine
 from checkpoint.pb import Messages
 from checkpoint.rehearsal import rehearse
 from checkpoint.store import Store
@@ -61,8 +63,10 @@ async def serve(flags: argparse.Namespace) -> None:
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
     custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
     await custodian.recover()
+    checkpoints = Checkpoints(custodian, messages, machine(version), flags.directory)
+    checkpoints.tidy()
     await rehearse(messages, store)
-    runner = web.AppRunner(Agent(custodian, _health(version)).application(), access_log=None)
+    runner = web.AppRunner(Agent(custodian, checkpoints, _health(version)).application(), access_log=None)
     await runner.setup()
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it.
     gc.collect()

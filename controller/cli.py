@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 import checkpoint.api as agent_api
-from controller import commands
+from controller import commands, image_cli
 from controller import drain as draining
 from controller.core.errors import EXIT_REFUSED, MidstreamError
-from controller.core.units import parse_bytes, parse_seconds
+from controller.quantity import DURATION, SIZE
 
 EXAMPLES = """\b
 Examples:
@@ -32,24 +31,7 @@ Examples:
 """
 
 
-class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
-    """An option like 10s or 64MiB."""
-
-    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
-        self.name, self._parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, int | float):
-            return value
-        try:
-            return self._parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION = Quantity("duration", parse_seconds)
 MEMORY_WAYS: tuple[str, ...] = get_args(agent_api.MemoryWay)
-SIZE = Quantity("size", parse_bytes)
 
 
 class OneLineErrors(click.Group):
@@ -265,6 +247,10 @@ def demo(home: Path, connections: int, json_file: Path | None) -> None:
 
     sys.exit(asyncio.run(run_demo(connections, json_file)))
 
+
+main.add_command(image_cli.checkpoint)
+main.add_command(image_cli.restore)
+main.add_command(image_cli.images)
 
 if __name__ == "__main__":
     main()

@@ -145,6 +145,15 @@ class AgentClient(SidecarClient):
     async def forget(self, side: str, migration: str) -> agent_api.Custody:
         return await self.call("DELETE", f"/v1/{side}/{migration}", agent_api.Custody)
 
+    async def checkpoint(
+        self, image: str, body: agent_api.StoreCheckpoint, timeout_seconds: float
+    ) -> agent_api.StoredCheckpoint:
+        path = f"/v1/checkpoints/{image}"
+        return await self.call("POST", path, agent_api.StoredCheckpoint, body, timeout_seconds)
+
+    async def clone(self, migration: str, body: agent_api.StartClone, timeout_seconds: float) -> agent_api.Cloned:
+        return await self.call("POST", f"/v1/clones/{migration}", agent_api.Cloned, body, timeout_seconds)
+
 
 class ProxyClient(SidecarClient):
     """A pod's proxy. One method a call; see `proxy.api` for what each takes and gives."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-from checkpoint.api import Archive, Compression, KeySource
+from checkpoint.api import Archive, Compression, CompressionMode, KeySource
 from checkpoint.core.stored import Machine, Manifest
 
 
@@ -19,7 +17,7 @@ class Write(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     draft: Manifest
     ttl_seconds: float
     deadline_seconds: float
-    compression: Literal["auto", "on", "off"]
+    compression: CompressionMode
 
 
 class WriteDone(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ import msgspec
 from checkpoint.api import MemoryWay
 from checkpoint.core.custody import State
 
+Purpose = Literal["move", "checkpoint", "clone"]
+
 
 class Identity(msgspec.Struct, frozen=True):
     """A process, named for ever: a PID may be used again, a PID with its start time may not."""
@@ -48,6 +50,8 @@ class MigrationRecord(msgspec.Struct):
     readdress: dict[str, str] = {}
     max_hold_seconds: float = 0.0
     reason: str = ""
+    purpose: Purpose = "move"
+    """Only a move has a controller that comes back for it when the agent was killed."""
 
 
 class Journal(msgspec.Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
-_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "": 1,
     "b": 1,
@@ -21,7 +21,7 @@ _BYTES = {
 
 
 def parse_seconds(text: str) -> float:
-    """`10s`, `250ms`, `2m` -> seconds. Raises ValueError with a sentence for a person."""
+    """`10s`, `250ms`, `2m`, `7d` -> seconds. Raises ValueError with a sentence for a person."""
     return _parse(text, _SECONDS, "a duration like 10s, 250ms or 2m")
 
 

@@ -1,0 +1,154 @@
+"""What the commands about images do: checkpoints, copies, and the archive's own affairs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+import checkpoint.api as agent_api
+from controller.archive import archive_at, carry_out
+from controller.clients import AgentClient
+from controller.commands import find_workload, print_json
+from controller.core.errors import MidstreamError, Refused
+from controller.image_tables import show_cloned, show_images, show_stored
+from controller.lab.errors import NoSuchPod
+from controller.lab.lab import Lab
+from controller.lab.pod import Pod
+
+SPARE_SECONDS = 60.0
+"""What a call to an agent may take beyond the times that it was given."""
+
+
+class CheckpointRequest(msgspec.Struct, frozen=True):
+    workload: str
+    pod: str | None
+    archive: str
+    key: agent_api.KeySource
+    ttl_seconds: float
+    max_hold_seconds: float
+    deadline_seconds: float
+    compression: str
+
+
+class RestoreRequest(msgspec.Struct, frozen=True):
+    image: str
+    pod: str
+    name: str
+    copies: int
+    archive: str
+    key: agent_api.KeySource
+    wait_seconds: float
+    deadline_seconds: float
+
+
+async def checkpoint(home: Path, request: CheckpointRequest, *, as_json: bool) -> None:
+    """Stores a checkpoint of a workload, which runs on."""
+    pod = await find_workload(Lab(home), request.workload, request.pod)
+    body = agent_api.StoreCheckpoint(
+        workload=request.workload,
+        archive=archive_at(request.archive),
+        key=request.key,
+        addresses=[pod.address, pod.address6],
+        ttl_seconds=request.ttl_seconds,
+        max_hold_seconds=request.max_hold_seconds,
+        deadline_seconds=request.deadline_seconds,
+        compression=msgspec.convert(request.compression, agent_api.CompressionMode),
+    )
+    timeout = request.max_hold_seconds + request.deadline_seconds + SPARE_SECONDS
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        stored = await agent.checkpoint(image_name(request.workload), body, timeout)
+    print_json(stored) if as_json else show_stored(stored)
+
+
+def image_name(workload: str) -> str:
+    """A name that nobody else gives, and that sorts by time."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{workload[:36]}-{moment}-{secrets.token_hex(4)}"
+
+
+async def restore(home: Path, request: RestoreRequest, *, as_json: bool) -> None:
+    """Starts copies, one a pod, side by side. What has been started stays when another fails.
+
+    Raises:
+        MidstreamError: the first thing that went wrong.
+    """
+    lab = Lab(home)
+    pods = [await _pod_for(lab, name, may_make=at > 0) for at, name in enumerate(pod_names(request))]
+    found = await asyncio.gather(*(_start(pod, request) for pod in pods), return_exceptions=True)
+    rows = [(pod, one) for pod, one in zip(pods, found, strict=True) if isinstance(one, agent_api.Cloned)]
+    if as_json:
+        print_json([{"pod": pod.name, "address": pod.address, **msgspec.to_builtins(one)} for pod, one in rows])
+    else:
+        show_cloned([(pod.name, pod.address, one) for pod, one in rows])
+    for pod, one in zip(pods, found, strict=True):
+        if isinstance(one, MidstreamError):
+            raise MidstreamError(one.code, f"pod {pod.name}: {one.message}", one.fault, one.hint) from one
+        if isinstance(one, BaseException):
+            raise one
+
+
+def pod_names(request: RestoreRequest) -> list[str]:
+    """One pod a copy: two copies have the same process ids and ports."""
+    return [request.pod, *(f"{request.pod}-{number}" for number in range(2, request.copies + 1))]
+
+
+async def _pod_for(lab: Lab, name: str, *, may_make: bool) -> Pod:
+    try:
+        pod = lab.pod(name)
+    except NoSuchPod:
+        if not may_make:
+            raise
+        pod = await lab.create(name)
+        click.echo(f"{pod.name}: {pod.address} {pod.address6}", err=True)
+    if not pod.alive:
+        raise Refused("pod-down", f"pod {name} is down", "request", f"midstream pod create {name} makes it anew")
+    return pod
+
+
+async def _start(pod: Pod, request: RestoreRequest) -> agent_api.Cloned:
+    body = agent_api.StartClone(
+        image=request.image,
+        workload=request.name,
+        archive=archive_at(request.archive),
+        key=request.key,
+        addresses=[pod.address, pod.address6],
+        wait_seconds=request.wait_seconds,
+        deadline_seconds=request.deadline_seconds,
+    )
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        timeout = request.deadline_seconds + SPARE_SECONDS
+        return await agent.clone(f"{request.name[:50]}-{secrets.token_hex(4)}", body, timeout)
+
+
+async def list_images(archive: str, *, as_json: bool) -> None:
+    found = await carry_out(agent_api.ListImages(archive_at(archive)), list[agent_api.StoredImage])
+    print_json(found) if as_json else show_images(found)
+
+
+async def show_image(archive: str, key: agent_api.KeySource, image: str) -> None:
+    order = agent_api.ShowImage(archive_at(archive), key, image)
+    print_json(await carry_out(order, dict[str, Any]))
+
+
+async def delete_images(archive: str, images: Sequence[str], *, force: bool) -> None:
+    for image in images:
+        await carry_out(agent_api.DeleteImage(archive_at(archive), image, force), type(None))
+        click.echo(f"{image}: deleted")
+
+
+async def collect_images(archive: str, *, dry_run: bool) -> None:
+    order = agent_api.CollectImages(archive_at(archive), dry_run)
+    for image in await carry_out(order, list[str]):
+        click.echo(f"{image}: {'would be deleted' if dry_run else 'deleted'}")
+
+
+async def make_key(file: Path) -> None:
+    made = await carry_out(agent_api.MakeKey(str(await asyncio.to_thread(file.absolute))), str)
+    click.echo(f"{file}: key {made}; without it no image that is sealed with it can be read")
