@@ -1,0 +1,181 @@
+"""Checkpoints of running workloads into an archive, and copies out of it: real CRIU, real Redis, the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+import checkpoint.api as agent_api
+from controller.clients import AgentClient
+from controller.core.errors import Answered, MidstreamError, Unreachable
+from tests.harness.clients import Echo
+from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        yield made
+
+
+@pytest.fixture
+def key(tmp_path):
+    return key_file(tmp_path / "key")
+
+
+def key_file(path: Path) -> agent_api.KeySource:
+    path.write_bytes(secrets.token_bytes(32))
+    path.chmod(0o600)
+    return agent_api.KeySource(file=str(path))
+
+
+async def test_a_checkpoint_and_its_copies(stage, key, tmp_path):
+    await stage.run_redis()
+    await stage.run_server()
+    streaming = Echo(stage.client, stage.a.address, PORT)
+    held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(held, "SET k original") == "+OK"
+    where = ("--key-file", key.file)
+    images = {}
+    for workload in ("redis", "server"):
+        options = ("--to", str(tmp_path / "archive"), *where, "--ttl", "7d", "-o", "json")
+        status, out, err = await stage.midstream("checkpoint", workload, *options)
+        assert status == 0, err
+        stored = images[workload] = json.loads(out)
+        assert (stored["workload"], stored["connections"], stored["processes"]) == (workload, 1, 1)
+        assert 0 < stored["freeze_seconds"] < 10
+    assert ask(held, "SET k later") == "+OK"
+    assert (tmp_path / "archive").stat().st_mode & 0o077 == 0
+    for workload, pods in (("redis", 2), ("server", 1)):
+        options = ("--to", "b", "--copies", str(pods), "-a", str(tmp_path / "archive"), *where, "-o", "json")
+        status, out, err = await stage.midstream(
+            "restore", images[workload]["image"], "--name", f"{workload}-copy", *options
+        )
+        assert status == 0, err
+        copies = json.loads(out)
+        assert [(one["pod"], one["closed_connections"]) for one in copies] == [("b", 1), ("b-2", 1)][:pods]
+    for pod in (stage.b, stage.lab.pod("b-2")):
+        theirs = stage.connect(stage.client, pod.address, REDIS_PORT)
+        theirs.sendall(b"GET k\r\n")
+        assert theirs.recv(100) == b"$8\r\noriginal\r\n"
+        assert ask(theirs, f"SET k of-{pod.name}") == "+OK"
+    copied = Echo(stage.client, stage.b.address, PORT)
+    held.sendall(b"GET k\r\n")
+    assert held.recv(100) == b"$5\r\nlater\r\n"
+    await asyncio.to_thread(copied.finish)
+    await asyncio.to_thread(streaming.finish)
+    assert {name: one.state for name, one in (await stage.workloads(stage.b)).items()} == {
+        "redis-copy": "running", "server-copy": "running",
+    }  # fmt: skip
+    assert left_in(stage.a, stage.b) == []
+    await stage.lab.delete("b-2")
+
+
+def left_in(*pods) -> list[str]:
+    """What of any image is left on the pods' tmpfs."""
+    return [str(path) for pod in pods for path in Path(pod.images).iterdir() if not path.name.startswith("criu.kdat")]
+
+
+def store(archive: str, key: agent_api.KeySource, deadline: float = 60.0, **options: str) -> agent_api.StoreCheckpoint:
+    return agent_api.StoreCheckpoint("redis", agent_api.Archive(archive, options), key, [], 0.0, 10.0, deadline)
+
+
+def start(image: str, archive: str, key: agent_api.KeySource, name: str = "copy") -> agent_api.StartClone:
+    return agent_api.StartClone(image, name, agent_api.Archive(archive), key, [], 0.0, 60.0)
+
+
+async def refused(code: str, call) -> None:
+    with pytest.raises(Answered) as caught:
+        await call
+    assert caught.value.code == code, caught.value
+
+
+async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stage, key, tmp_path):
+    await stage.run_redis()
+    held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    place = str(tmp_path / "archive")
+    async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
+        await a.checkpoint("one", store(place, key), 60)
+        await refused("image-exists", a.checkpoint("one", store(place, key), 60))
+        await refused("no-workload", b.checkpoint("two", store(place, key), 60))
+        unreachable = {"aws_endpoint_url": "http://127.0.0.1:9", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        await refused("deadline", a.checkpoint("two", store("s3://images", key, 0.5, **unreachable), 60))
+        await refused("key-unreadable", a.checkpoint("two", store(place, agent_api.KeySource("/none")), 60))
+        await refused("image-missing", b.clone("c", start("two", place, key), 60))
+        await refused("wrong-key", b.clone("c", start("one", place, key_file(tmp_path / "other")), 60))
+        await refused("pid-taken", a.clone("c", start("one", place, key), 60))
+        # Two into one pod at once: one comes, the other is refused and harms it not.
+        both = await asyncio.gather(
+            *(b.clone(name, start("one", place, key, name), 60) for name in ("c", "d")), return_exceptions=True
+        )
+        assert sorted(type(one).__name__ for one in both) == ["Answered", "Cloned"], both
+        assert [one.state for one in (await stage.workloads(stage.b)).values()] == ["running"]
+        small = tmp_path / "archive" / "migrations" / "one" / "data" / "small"
+        os.truncate(small, small.stat().st_size - 1)
+        await refused("image-damaged", b.clone("e", start("one", place, key, "e"), 60))
+        assert ask(held, "PING") == "+PONG"
+        assert await a.migrations() == []
+        assert await b.migrations() == []
+    assert left_in(stage.a, stage.b) == []
+    assert sorted(path.name for path in (tmp_path / "archive" / "migrations").iterdir()) == ["one"]
+
+
+async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
+    """The archive takes the connection and never answers. The next agent finds what was begun and takes it away."""
+    await stage.run_redis()
+    held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    with socket.create_server(("", 0)) as silent:
+        address = f"http://{stage.a.address.rsplit('.', 1)[0]}.254:{silent.getsockname()[1]}"
+        options = {"aws_endpoint_url": address, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
+        archive = agent_api.Archive("s3://images", options)
+        storing = agent_api.StoreCheckpoint("redis", archive, key, [], 0.0, 10.0, 60.0)
+        cloning = agent_api.StartClone("one", "copy", archive, key, [], 0.0, 60.0)
+        async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
+            calls = [
+                asyncio.create_task(a.checkpoint("one", storing, 60), name="store"),
+                asyncio.create_task(b.clone("c", cloning, 60), name="clone"),
+            ]
+            silent.settimeout(20)
+            taken = [(await asyncio.to_thread(silent.accept))[0] for _ in calls]
+            agents = [agent_of(pod) for pod in (stage.a, stage.b)]
+            for agent in agents:
+                os.kill(agent, signal.SIGKILL)
+            for call in calls:
+                with pytest.raises(Unreachable):
+                    await call
+            for sock in taken:
+                sock.close()
+    for pod in (stage.a, stage.b):
+        await until(lambda pod=pod: agent_of(pod) not in (0, *agents) and pod.agent_socket.exists(), "no new agent")
+        await until_answers(pod)
+        async with AgentClient(pod.name, pod.agent_socket) as agent:
+            assert await agent.migrations() == []
+    assert ask(held, "PING") == "+PONG"
+    assert (await stage.workloads(stage.a))["redis"].state == "running"
+    assert await stage.workloads(stage.b) == {}
+    assert left_in(stage.a, stage.b) == []
+
+
+def agent_of(pod) -> int:
+    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
+        if "checkpoint.main" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
+            return int(child)
+    return 0
+
+
+async def until_answers(pod) -> None:
+    async with asyncio.timeout(20), AgentClient(pod.name, pod.agent_socket) as agent:
+        while True:
+            try:
+                await agent.health()
+            except MidstreamError:
+                await asyncio.sleep(0.02)
+            else:
+                return

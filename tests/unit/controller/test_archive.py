@@ -1,0 +1,48 @@
+"""Archives and keys as a person names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import checkpoint.api as agent_api
+from controller import archive
+from controller.core.errors import Answered, MidstreamError, Refused
+
+
+def test_a_folder_is_made_absolute_and_needs_no_options(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_REGION", "here")
+    assert archive.archive_at("images") == agent_api.Archive(str(tmp_path / "images"))
+
+
+def test_a_url_has_its_options_from_the_environment_and_does_not_show_them(monkeypatch):
+    for name in archive.OPTIONS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("AWS_PAGER", "less")
+    found = archive.archive_at("s3://bucket/prefix")
+    assert found.options == {"aws_secret_access_key": "hush"}
+    assert "hush" not in repr(found)
+
+
+def test_one_key_and_no_more(tmp_path):
+    assert archive.key_source(tmp_path / "k", None).file == str(tmp_path / "k")
+    assert archive.key_source(None, "vault read x").command == "vault read x"
+    for file, command in ((None, None), (Path("k"), "c")):
+        with pytest.raises(Refused):
+            archive.key_source(file, command)
+
+
+async def test_the_program_answers_and_refuses(tmp_path):
+    place = archive.archive_at(str(tmp_path))
+    assert await archive.carry_out(agent_api.ListImages(place), list[agent_api.StoredImage]) == []
+    with pytest.raises(Answered, match="no image"):
+        await archive.carry_out(agent_api.DeleteImage(place, "none"), type(None))
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b'{"answer": 1}'])
+def test_an_answer_that_is_none_is_told(line):
+    with pytest.raises(MidstreamError):
+        archive._decoded(line, str)
