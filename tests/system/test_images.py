@@ -42,25 +42,19 @@ async def test_a_checkpoint_and_its_copies(stage, key, tmp_path):
     streaming = Echo(stage.client, stage.a.address, PORT)
     held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(held, "SET k original") == "+OK"
-    where = ("--key-file", key.file)
-    images = {}
-    for workload in ("redis", "server"):
-        options = ("--to", str(tmp_path / "archive"), *where, "--ttl", "7d", "-o", "json")
-        status, out, err = await stage.midstream("checkpoint", workload, *options)
-        assert status == 0, err
-        stored = images[workload] = json.loads(out)
-        assert (stored["workload"], stored["connections"], stored["processes"]) == (workload, 1, 1)
-        assert 0 < stored["freeze_seconds"] < 10
+    place, where = str(tmp_path / "archive"), ("--key-file", key.file, "-o", "json")
+    stored = await said(stage, "checkpoint", "redis", "--to", place, *where, "--ttl", "7d")
+    assert (stored["workload"], stored["connections"], stored["processes"]) == ("redis", 1, 1)
+    assert 0 < stored["freeze_seconds"] < 10
     assert ask(held, "SET k later") == "+OK"
     assert (tmp_path / "archive").stat().st_mode & 0o077 == 0
-    for workload, pods in (("redis", 2), ("server", 1)):
-        options = ("--to", "b", "--copies", str(pods), "-a", str(tmp_path / "archive"), *where, "-o", "json")
-        status, out, err = await stage.midstream(
-            "restore", images[workload]["image"], "--name", f"{workload}-copy", *options
-        )
-        assert status == 0, err
-        copies = json.loads(out)
-        assert [(one["pod"], one["closed_connections"]) for one in copies] == [("b", 1), ("b-2", 1)][:pods]
+    options = ("--to", "b", "--name", "redis-copy", "--copies", "2", "-a", place, *where)
+    copies = await said(stage, "restore", stored["image"], *options)
+    assert [(one["pod"], one["closed_connections"]) for one in copies] == [("b", 1), ("b-2", 1)]
+    async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
+        await a.checkpoint("one", store(place, key, workload="server", addresses=[stage.a.address]), 60)
+        cloned = await b.clone("c", start("one", place, key, "server-copy", [stage.b.address]), 60)
+        assert cloned.closed_connections == 1
     for pod in (stage.b, stage.lab.pod("b-2")):
         theirs = stage.connect(stage.client, pod.address, REDIS_PORT)
         theirs.sendall(b"GET k\r\n")
@@ -83,12 +77,20 @@ def left_in(*pods) -> list[str]:
     return [str(path) for pod in pods for path in Path(pod.images).iterdir() if not path.name.startswith("criu.kdat")]
 
 
-def store(archive: str, key: agent_api.KeySource, deadline: float = 60.0, **options: str) -> agent_api.StoreCheckpoint:
-    return agent_api.StoreCheckpoint("redis", agent_api.Archive(archive, options), key, [], 0.0, 10.0, deadline)
+async def said(stage, *arguments: str):
+    """What a command of `midstream` prints, which succeeds."""
+    status, out, err = await stage.midstream(*arguments)
+    assert status == 0, err
+    return json.loads(out)
 
 
-def start(image: str, archive: str, key: agent_api.KeySource, name: str = "copy") -> agent_api.StartClone:
-    return agent_api.StartClone(image, name, agent_api.Archive(archive), key, [], 0.0, 60.0)
+def store(archive: str, key, *, deadline=60.0, workload="redis", addresses=(), options=None):
+    where = agent_api.Archive(archive, options or {})
+    return agent_api.StoreCheckpoint(workload, where, key, list(addresses), 0.0, 10.0, deadline)
+
+
+def start(image: str, archive: str, key, name="copy", addresses=(), options=None):
+    return agent_api.StartClone(image, name, agent_api.Archive(archive, options or {}), key, list(addresses), 0.0, 60.0)
 
 
 async def refused(code: str, call) -> None:
@@ -106,7 +108,7 @@ async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stag
         await refused("image-exists", a.checkpoint("one", store(place, key), 60))
         await refused("no-workload", b.checkpoint("two", store(place, key), 60))
         unreachable = {"aws_endpoint_url": "http://127.0.0.1:9", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
-        await refused("deadline", a.checkpoint("two", store("s3://images", key, 0.5, **unreachable), 60))
+        await refused("deadline", a.checkpoint("two", store("s3://images", key, deadline=0.5, options=unreachable), 60))
         await refused("key-unreadable", a.checkpoint("two", store(place, agent_api.KeySource("/none")), 60))
         await refused("image-missing", b.clone("c", start("two", place, key), 60))
         await refused("wrong-key", b.clone("c", start("one", place, key_file(tmp_path / "other")), 60))
@@ -134,9 +136,8 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
     with socket.create_server(("", 0)) as silent:
         address = f"http://{stage.a.address.rsplit('.', 1)[0]}.254:{silent.getsockname()[1]}"
         options = {"aws_endpoint_url": address, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
-        archive = agent_api.Archive("s3://images", options)
-        storing = agent_api.StoreCheckpoint("redis", archive, key, [], 0.0, 10.0, 60.0)
-        cloning = agent_api.StartClone("one", "copy", archive, key, [], 0.0, 60.0)
+        storing = store("s3://images", key, options=options)
+        cloning = start("one", "s3://images", key, options=options)
         async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
             calls = [
                 asyncio.create_task(a.checkpoint("one", storing, 60), name="store"),

@@ -15,6 +15,7 @@ def ready(ttl_seconds: float) -> Ready:
 def test_a_lease_says_how_long_it_lasts():
     name = leases.lease_name("ab12", 300.5)
     assert leases.lease_seconds(name) == 300 + leases.MARGIN_SECONDS
+    assert leases.folder("i") == "migrations/i"
 
 
 @pytest.mark.parametrize("name", ["ready", "lease-", "lease-x-y", "data/lease-5-a"])

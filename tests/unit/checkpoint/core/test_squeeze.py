@@ -62,10 +62,11 @@ def test_the_report_says_what_was_measured():
     squeeze = Squeeze(Mode.ON)
     squeeze.compressed(1000, 400, 0.5)
     squeeze.compressed(0, 0, 0.0)
+    squeeze.compressed(1, 1, 0.0)  # a clock too coarse to tell
     squeeze.carried(400, 0.1)
     found = squeeze.report()
-    assert (found.mode, found.plain_bytes, found.packed_bytes) == ("on", 1000, 400)
-    assert (found.compressed_chunks, found.plain_chunks) == (2, 0)
+    assert (found.mode, found.plain_bytes, found.packed_bytes) == ("on", 1001, 401)
+    assert (found.compressed_chunks, found.plain_chunks) == (3, 0)
     assert found.compress_bytes_per_second == 2000
     assert found.wire_bytes_per_second == 4000
     assert Squeeze().report().wire_bytes_per_second == 0
