@@ -1,9 +1,9 @@
-"""Give the workload's sockets to the proxy: duplicates by pidfd_getfd(2), over the adoption protocol.
+"""Give duplicates of the workload's sockets to the proxy, over the adoption protocol.
 
 JSON messages on a SOCK_SEQPACKET socket, the descriptors beside them (SCM_RIGHTS, unix(7)), in the order of `sockets`:
 
-    {"op": "adopt", "migration": m, "sockets": [...]}  >  {"adopted": n, "legs": [...]} or {"error": Problem}
-    {"op": "release", "migration": m}                  >  {"released": n}
+    {"op": "adopt", "migration": m, "sockets": [...], "flows": n}  >  {"adopted": n, "legs": [...]}
+    {"op": "release", "migration": m}                              >  {"released": n}      or either: {"error": Problem}
 
 The connection stays open while the proxy holds. End of file from the proxy means that it died.
 """
@@ -11,24 +11,24 @@ The connection stays open while the proxy holds. End of file from the proxy mean
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from checkpoint.core import flows, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import Stream
-from checkpoint.kernel import Kernel
-from checkpoint.tree import Tree
 from checkpoint.waiting import readable
 
 CHUNK = 250
 """Descriptors in one message: the kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
+
+AHEAD = 2
+"""Messages on their way at once: while the proxy is at one, the next is made. More might not fit the socket."""
 
 _FLOW_BITS = 48
 _MAX_ANSWER_BYTES = 1 << 20
@@ -59,6 +59,8 @@ class AdoptedSocket(msgspec.Struct):
 class _Adopt(msgspec.Struct, tag_field="op", tag="adopt"):
     migration: str
     sockets: list[AdoptedSocket]
+    flows: int
+    """How many flows all messages of this hold have together."""
 
 
 class _Release(msgspec.Struct, tag_field="op", tag="release"):
@@ -86,13 +88,11 @@ class LegEnds(msgspec.Struct, array_like=True):
     """The restored socket's address and port: the proxy decides them, for it knows which ends are taken."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """One socket to give: what is said of it, where it is open, and its inode as the image has it."""
+class Given(NamedTuple):
+    """One socket to give: what is said of it, and our duplicate."""
 
     say: AdoptedSocket
-    at: flows.Descriptor
-    ino: int
+    sock: socket.socket
 
 
 def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
@@ -103,7 +103,7 @@ def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
         raise AgentError(Code.PROXY_REFUSED, f"the proxy's legs make no sense: {error}") from error
 
 
-def describe(held: flows.Held, stream: Stream | None) -> Given:
+def describe(held: flows.Held, stream: Stream | None) -> AdoptedSocket:
     """What the proxy must know of one socket; `stream` is None for a listener."""
     one = held.socket
     say = AdoptedSocket(
@@ -119,18 +119,18 @@ def describe(held: flows.Held, stream: Stream | None) -> Given:
         say.outq_seq, say.outq_len = numbers.outq_seq, numbers.outq_len
         say.fin_received = one.state in readdress.FIN_RECEIVED
         say.fin_sent = one.state in readdress.FIN_SENT
-    return Given(say, held.at, one.ino)
+    return say
 
 
 class Adoption:
     """The connection to the proxy for one migration. `lost` is called once when the proxy dies while it holds."""
 
-    def __init__(self, kernel: Kernel, path: str, migration: str, lost: Callable[[], None]) -> None:
+    def __init__(self, path: str, migration: str, lost: Callable[[], None]) -> None:
         """Connect; raises AgentError PROXY_UNREACHABLE."""
-        self._kernel = kernel
         self._migration = migration
         self._lost = lost
         self._watching = False
+        self._unanswered = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.connect(path)  # a unix connect waits for nobody: the listener's queue is there or it is not
@@ -141,50 +141,54 @@ class Adoption:
             ) from error
         self._socket.setblocking(False)
 
-    async def adopt(self, tree: Tree, given: Sequence[Given]) -> list[msgspec.Raw]:
-        """Give all sockets, chunk by chunk, and return the legs; then watch for the proxy's end.
+    async def adopt(self, given: Iterator[Given], flows: int) -> list[msgspec.Raw]:
+        """Give all sockets, chunk by chunk, and return the legs of the `flows` among them; then watch the proxy.
 
-        Raises AgentError PROXY_REFUSED, PROXY_UNREACHABLE or INTERNAL.
+        What `given` does to make the next chunk is done while the proxy is at the last one. Raises AgentError
+        PROXY_REFUSED or PROXY_UNREACHABLE.
         """
         legs: list[msgspec.Raw] = []
-        pidfds = {member.pid: member.pidfd for member in tree.members}
-        for at in range(0, len(given), CHUNK):
-            chunk = given[at : at + CHUNK]
-            fds = self._duplicates(pidfds, chunk)
-            try:
-                answer = await self._ask(_Adopt(self._migration, [one.say for one in chunk]), fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            legs += answer.legs
+        while chunk := list(islice(given, CHUNK)):
+            request = _Adopt(self._migration, [one.say for one in chunk], flows)
+            self._say(request, [one.sock.fileno() for one in chunk])
+            if self._unanswered == AHEAD:
+                legs += (await self._answer()).legs
+        while self._unanswered:
+            legs += (await self._answer()).legs
         self._watch()
         return legs
 
     async def release(self) -> None:
         """Tell the proxy to let go; a proxy that is dead already has."""
         self._unwatch()
-        await self._ask(_Release(self._migration), [])
+        while self._unanswered:
+            await self._late_answer()
+        self._say(_Release(self._migration), [])
+        await self._answer()
 
     def close(self) -> None:
         self._unwatch()
         self._socket.close()
 
-    def _duplicates(self, pidfds: dict[int, int], chunk: Sequence[Given]) -> list[int]:
-        fds: list[int] = []
+    async def _late_answer(self) -> None:
+        """To what was on its way when something else failed: whether it was refused does not matter any more."""
         try:
-            for one in chunk:
-                fds.append(self._kernel.pidfd_getfd(pidfds[one.at.pid], one.at.fd))
-                if self._kernel.inode(fds[-1]) & 0xFFFFFFFF != one.ino:
-                    raise AgentError(Code.INTERNAL, f"descriptor {one.at.fd} of process {one.at.pid} is another socket")
-        except BaseException:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds
+            await self._answer()
+        except AgentError as error:
+            if error.code is not Code.PROXY_REFUSED:
+                raise
 
-    async def _ask(self, request: _Adopt | _Release, fds: list[int]) -> _Answer:
+    def _say(self, request: _Adopt | _Release, fds: list[int]) -> None:
         try:
             socket.send_fds(self._socket, [msgspec.json.encode(request)], fds)
+        except OSError as error:
+            raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not listen: {error}") from error
+        self._unanswered += 1
+
+    async def _answer(self) -> _Answer:
+        """The answer to the oldest request that has none yet."""
+        self._unanswered -= 1
+        try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await readable(self._socket.fileno())
             raw = self._socket.recv(_MAX_ANSWER_BYTES)

@@ -16,6 +16,7 @@ from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import Images
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Messages
+from checkpoint.sockets import is_tcp, sockets_of
 from checkpoint.swrk import Swrk
 from checkpoint.tree import Tree
 
@@ -141,7 +142,7 @@ class CriuEngine:
 
     def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:
         with socket.socket(fileno=self._kernel.pidfd_getfd(pidfd, fd)) as sock:
-            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.proto != socket.IPPROTO_TCP:
+            if not is_tcp(sock):
                 return
             if backlog is not None:
                 sock.listen(backlog)  # the proxy raised it
@@ -177,16 +178,6 @@ def _dumpers_wrapper(root: int) -> list[str]:
         if (uid, gid) != (0, 0):
             wrapper += ["/usr/bin/setpriv", "--ruid", str(uid), "--rgid", str(gid), "--keep-groups", "--"]
     return wrapper
-
-
-def sockets_of(pid: int) -> list[tuple[int, int]]:
-    """(descriptor, socket inode) for each socket a process has open; empty when it is gone."""
-    found = []
-    for name in procfs.names(f"/proc/{pid}/fd"):
-        target = procfs.link(f"/proc/{pid}/fd/{name}")
-        if target.startswith("socket:["):
-            found.append((int(name), int(target[8:-1])))
-    return found
 
 
 def _tail(path: Path) -> str:

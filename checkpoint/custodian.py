@@ -212,7 +212,7 @@ class Custodian:
     async def _tell_proxy(self, record: MigrationRecord) -> None:
         """The proxy holds on when an agent dies, and lets go when the next one asks, if it holds anything at all."""
         with suppress(AgentError):
-            adoption = Adoption(self._kernel, self._around.adopt_path, record.migration, lambda: None)
+            adoption = Adoption(self._around.adopt_path, record.migration, lambda: None)
             try:
                 await adoption.release()
             finally:

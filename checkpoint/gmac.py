@@ -70,6 +70,20 @@ def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:
     return [_tag_span(f"{folder}/{one.name}", cipher, one) for one in work]
 
 
+def prove(key: bytes, places: Mapping[str, int], contents: Mapping[str, bytes]) -> dict[str, manifest.Proof]:
+    """The proofs of files whose contents are at hand; `places` has each one's place in the sorted list."""
+    cipher = AESGCM(key)
+    return {name: manifest.Proof(_tags_of(cipher, places[name], raw), len(raw)) for name, raw in contents.items()}
+
+
+def _tags_of(cipher: AESGCM, place: int, raw: bytes) -> tuple[bytes, ...]:
+    if len(raw) <= manifest.CHUNK_BYTES:
+        return (cipher.encrypt(manifest.nonce(place, 0), b"", raw),)
+    step = manifest.CHUNK_BYTES
+    pieces = (memoryview(raw)[start : start + step] for start in range(0, len(raw), step))
+    return tuple(cipher.encrypt(manifest.nonce(place, at), b"", piece) for at, piece in enumerate(pieces))
+
+
 def _tag_span(path: str, cipher: AESGCM, span: Span) -> list[bytes]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

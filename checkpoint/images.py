@@ -70,25 +70,35 @@ class Stream:
     def __init__(self, path: str, message: Message) -> None:
         raw = files.read(path)
         self._path = path
-        self._magic = raw[:_HEADER_BYTES]
-        self.entry, at = _entry(path, raw, _HEADER_BYTES, message)
-        self.unread = raw[at : at + self.entry.inq_len]
-        if len(self.unread) != self.entry.inq_len:
+        self.raw = raw
+        """The whole file, as it is now."""
+        self.entry, self._queue_at = _entry(path, raw, _HEADER_BYTES, message)
+        one = self.entry
+        self.numbers = readdress.Numbers(one.inq_seq, one.inq_len, one.outq_seq, one.outq_len, one.rcv_wnd, one.rcv_wup)
+        if len(raw) < self._queue_at + one.inq_len:
             raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} is cut short")
 
     @property
-    def numbers(self) -> readdress.Numbers:
-        one = self.entry
-        return readdress.Numbers(one.inq_seq, one.inq_len, one.outq_seq, one.outq_len, one.rcv_wnd, one.rcv_wup)
+    def name(self) -> str:
+        return self._path.rpartition("/")[2]
+
+    @property
+    def unread(self) -> bytes:
+        return self.raw[self._queue_at : self._queue_at + self.numbers.inq_len]
 
     def write(self, numbers: readdress.Numbers) -> None:
-        """Write the image back with these numbers, and without a send queue."""
-        one = self.entry
+        """Write the image back with these numbers, and without a send queue, unless it is like that already."""
+        if numbers == self.numbers and not numbers.outq_len:
+            return
+        one, unread = self.entry, self.unread
         one.inq_seq, one.outq_seq = numbers.inq_seq, numbers.outq_seq
         one.outq_len, one.unsq_len = numbers.outq_len, 0
         if one.HasField("rcv_wup"):
             one.rcv_wnd, one.rcv_wup = numbers.rcv_wnd, numbers.rcv_wup
-        files.write(self._path, self._magic + _framed(one) + self.unread)
+        entry = _framed(one)
+        self.raw = b"".join((self.raw[:_HEADER_BYTES], entry, unread))
+        self.numbers, self._queue_at = numbers, _HEADER_BYTES + len(entry)
+        files.write(self._path, self.raw)
 
 
 class Images:
@@ -103,22 +113,6 @@ class Images:
         """The dumped tree; the root is the first."""
         found = entries(f"{self._folder}/pstree.img", self._messages.pstree)
         return [Process(one.pid, one.ppid, list(one.threads)) for one in found]
-
-    def places(self) -> dict[int, flows.Descriptor]:
-        """For each open file of the tree (by its id) one process and descriptor that has it."""
-        found: dict[int, flows.Descriptor] = {}
-        seen: set[int] = set()
-        for process in self.processes():
-            path = f"{self._folder}/ids-{process.pid}.img"
-            if not Path(path).exists():  # a zombie: it has nothing open any more (criu: cr-dump.c, dump_zombies)
-                continue
-            (ids,) = entries(path, self._messages.ids)
-            if ids.files_id in seen:
-                continue
-            seen.add(ids.files_id)
-            for one in entries(f"{self._folder}/fdinfo-{ids.files_id}.img", self._messages.fdinfo):
-                found.setdefault(one.id, flows.Descriptor(process.pid, one.fd))
-        return found
 
     def sockets(self) -> list[flows.InetSocket]:
         return [_socket(one.isk) for one in self._load() if one.type == self._messages.INETSK]

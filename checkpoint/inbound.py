@@ -27,9 +27,6 @@ from checkpoint.workloads import Workloads
 
 _GONE_SECONDS = 10.0
 
-VERIFY_FIRST_BYTES = 32 << 20
-"""So much is verified, in about 10 ms on two cores, before CRIU makes a process of it; more beside CRIU."""
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -134,27 +131,25 @@ class Inbound:
             raise
 
     async def _restore_verified(self, folder: Path, sealed: Manifest) -> Restored:
-        if sealed.image_bytes <= VERIFY_FIRST_BYTES:
-            manifest.compare(sealed, await self._survey(folder))
+        """The shape of the folder is checked before CRIU reads it, and every byte beside it: before the commit."""
+        manifest.compare_sizes(sealed, store.listing(folder))
+        looking = self._around.spawn(self._survey(folder), "look at the images")
+        try:
             report = await self._run_criu(folder)
-        else:
-            looking = self._around.spawn(self._survey(folder), "look at the images")
-            try:
-                report = await self._run_criu(folder)
-            except AgentError:
-                manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
-                raise
-            try:
-                manifest.compare(sealed, await looking)
-            except BaseException:
-                await self._destroy(report.tree)
-                raise
+        except AgentError:
+            manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
+            raise
+        try:
+            manifest.compare(sealed, await looking)
+        except BaseException:
+            await self._destroy(report.tree)
+            raise
         self._set_options(report.tree, folder)
         self._keep(report, folder)
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
 
     async def _survey(self, folder: Path) -> Manifest:
-        """What the images are before, or while, CRIU reads them; what that proves and what not: `checkpoint.store`."""
+        """What the images are while CRIU reads them; what that proves and what not: `checkpoint.store`."""
         with self._timed("verify"):
             return await self._around.store.survey(folder, bytes.fromhex(self._image_key))
 

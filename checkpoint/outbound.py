@@ -15,15 +15,18 @@ from typing import Any
 import msgspec
 
 from checkpoint import adopt, sockopts, store, unkept
+from checkpoint.adopt import Given
 from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.core.manifest import Proof
+from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.images import Images, Stream
 from checkpoint.memory.ways import Giving
+from checkpoint.sockets import OpenSockets
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
@@ -63,6 +66,8 @@ class Outbound:
         self._lease: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
         self._sorted = flows.Sorted([], [], [])
+        self._sockets: OpenSockets | None = None
+        self._images = Images(self._folders().images, around.messages)
         self._streams: dict[int, Stream] = {}
         self._restored_at: dict[int, str] = {}
         """Each adopted connection's own address at the destination, by the socket's inode."""
@@ -132,12 +137,11 @@ class Outbound:
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
             self._given_up = await asyncio.to_thread(unkept.given_up, self._around.kernel, self._required_tree())
-        looking = asyncio.to_thread(sockopts.read, self._around.kernel, self._required_tree())
-        reading = self._around.spawn(looking, "read the sockets")
+        looking = self._around.spawn(asyncio.to_thread(self._look, self._required_tree()), "look at the sockets")
         try:
             report = await self._dump_patiently(folders)
         finally:
-            options = await reading
+            options = await looking
         if self._giving is not None:
             await self._giving.open(self._required_tree().pids)
         (folders.images / sockopts.FILE).write_bytes(msgspec.json.encode(options))
@@ -148,6 +152,11 @@ class Outbound:
         proving = self._around.store.prove(folders.images, self._key, self._dumped, pages)
         self._pages = self._around.spawn(proving, "tag the pages")
         return Dumped(sum(self._dumped.values()), report.processes, report.criu_seconds)
+
+    def _look(self, tree: Tree) -> list[SocketOptions]:
+        self._close_sockets()
+        self._sockets = OpenSockets(self._around.kernel, tree)
+        return sockopts.read(self._sockets.by_ino.values())
 
     async def _dump_patiently(self, folders: Folders) -> DumpReport:
         """Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue."""
@@ -178,22 +187,31 @@ class Outbound:
         return answer
 
     async def _adopt(self) -> Adopted:
-        images = Images(self._folders().images, self._around.messages)
-        self._sorted = flows.sort(images.sockets(), images.places())
-        self._streams = {one.socket.ino: images.stream(one.socket.ino) for one in self._sorted.flows}
-        given = [adopt.describe(one, self._streams[one.socket.ino]) for one in self._sorted.flows]
-        given += [adopt.describe(one, None) for one in self._sorted.listeners]
-        for each in given:
-            each.say.given_up = self._given_up.get(each.ino, "")
+        self._images = Images(self._folders().images, self._around.messages)
+        assert self._sockets is not None
+        self._sorted = flows.sort(self._images.sockets(), self._sockets.by_ino)
         legs: list[msgspec.Raw] = []
-        if given:
-            path, migration = self._around.adopt_path, self.record.migration
-            self._adoption = adopt.Adoption(self._around.kernel, path, migration, self._proxy_lost)
-            legs = await self._adoption.adopt(self._required_tree(), given)
+        if self._sorted.flows or self._sorted.listeners:
+            self._adoption = adopt.Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
+            legs = await self._adoption.adopt(self._given(), len(self._sorted.flows))
             restored = zip(self._sorted.flows, adopt.ends_of(legs), strict=True)
             self._restored_at = {one.socket.ino: leg.app[0] for one, leg in restored if leg.app}
+        self._close_sockets()
         raw = msgspec.Raw(b"[" + b",".join(bytes(leg) for leg in legs) + b"]")
         return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
+
+    def _given(self) -> Iterator[Given]:
+        """Each socket for the proxy; its image is read when its turn comes."""
+        assert self._sockets is not None
+        opened = self._sockets.by_ino
+        for held in self._sorted.flows:
+            ino = held.socket.ino
+            self._streams[ino] = self._images.stream(ino)
+            say = adopt.describe(held, self._streams[ino])
+            say.given_up = self._given_up.get(ino, "")
+            yield Given(say, opened[ino].sock)
+        for held in self._sorted.listeners:
+            yield Given(adopt.describe(held, None), opened[held.socket.ino].sock)
 
     async def seal(self) -> Sealed:
         answer: Sealed = await self._once(Event.SEAL, "seal", self._seal)
@@ -207,10 +225,10 @@ class Outbound:
         for held in self._sorted.flows:
             stream = self._streams[held.socket.ino]
             stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
-        images = Images(folders.images, self._around.messages)
-        images.edit_sockets(self.record.readdress, self._sorted.inside, self._restored_at)
+        self._images.edit_sockets(self.record.readdress, self._sorted.inside, self._restored_at)
         assert self._pages is not None
-        found, digest = await self._around.store.seal(folders.images, self._key, self._dumped, await self._pages)
+        known = {stream.name: stream.raw for stream in self._streams.values()}
+        found, digest = await self._around.store.seal(folders.images, self._key, self._dumped, await self._pages, known)
         return Sealed(str(folders.images), digest, found.image_bytes)
 
     async def commit(self) -> Custody:
@@ -280,6 +298,7 @@ class Outbound:
             with suppress(AgentError):
                 await self._adoption.release()
         self._close_adoption()
+        self._close_sockets()
         if self._tree is not None:
             everything = [*self._sorted.flows, *self._sorted.listeners]
             reuse = {one.socket.ino: one.socket.reuse_address for one in everything}
@@ -356,6 +375,11 @@ class Outbound:
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
+
+    def _close_sockets(self) -> None:
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
 
     @property
     def _lazily(self) -> bool:

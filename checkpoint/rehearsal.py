@@ -78,16 +78,16 @@ def _write(folder: Path, name: str, messages: list[Message], tail: bytes = b"") 
 
 async def _seal(folder: Path, messages: Messages, store: Store) -> None:
     images = Images(folder, messages)
-    found = flows.sort(images.sockets(), images.places())
+    found = flows.sort(images.sockets(), {1, 2})
     streams = {one.socket.ino: images.stream(one.socket.ino) for one in found.flows}
-    given = [adopt.describe(one, streams.get(one.socket.ino)) for one in (*found.flows, *found.listeners)]
-    msgspec.json.encode([one.say for one in given])
+    msgspec.json.encode([adopt.describe(one, streams.get(one.socket.ino)) for one in (*found.flows, *found.listeners)])
     for stream in streams.values():
         stream.write(readdress.without_unsent(readdress.without_fins(readdress.ESTABLISHED, stream.numbers)))
     images.edit_sockets({"127.0.0.1": "127.0.0.3"}, [])
     key = secrets.token_bytes(manifest.KEY_BYTES)
     dumped = listing(folder)
     pages = await store.prove(folder, key, dumped, filter(manifest.is_pages, dumped))
-    sealed, digest = await store.seal(folder, key, dumped, pages)
+    known = {stream.name: stream.raw for stream in streams.values()}
+    sealed, digest = await store.seal(folder, key, dumped, pages, known)
     manifest.compare(read(folder, digest), await store.survey(folder, key))
     assert sealed.image_bytes

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Container, Iterable, Set
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from checkpoint.core import readdress as tcp
 from checkpoint.core.errors import AgentError, Code
@@ -33,8 +35,7 @@ End = tuple[str, int]
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
-@dataclass(frozen=True)
-class InetSocket:
+class InetSocket(msgspec.Struct, frozen=True):
     """An inet_sk_entry of files.img, without what nobody here asks for."""
 
     file_id: int
@@ -73,20 +74,10 @@ class InetSocket:
         return f"{_text(self.local)} to {_text(self.peer)} ({STATE_NAMES.get(self.state, self.state)})"
 
 
-@dataclass(frozen=True)
-class Descriptor:
-    """One place where a file is open: a process and its descriptor number."""
-
-    pid: int
-    fd: int
-
-
-@dataclass(frozen=True)
-class Held:
-    """A socket that the proxy shall adopt, and where a duplicate of it can be had."""
+class Held(msgspec.Struct, frozen=True):
+    """A socket that the proxy shall adopt."""
 
     socket: InetSocket
-    at: Descriptor
     direction: Direction
 
 
@@ -98,29 +89,32 @@ class Sorted:
     """Connections with both ends in the tree: they move as they are."""
 
 
-def sort(sockets: Iterable[InetSocket], places: Mapping[int, Descriptor]) -> Sorted:
-    """Tell flows, listeners and connections inside the tree apart; `places` maps a file id to one descriptor of it.
+def sort(sockets: Iterable[InetSocket], in_hand: Container[int]) -> Sorted:
+    """Tell flows, listeners and connections inside the tree apart; of those `in_hand`, by inode, there are duplicates.
 
     Raises AgentError CONNECTION_STATE or UNSUPPORTED_SOCKET, naming the connection, for one that cannot be moved.
     """
     stream = [one for one in sockets if one.is_tcp]
-    ends = {(one.local, one.peer) for one in stream if one.connected}
-    listening = {one.local for one in stream if one.listens}
-    found = Sorted([], [], [])
-    for one in stream:
-        if one.listens:
-            found.listeners.append(Held(one, _place(one, places), "inbound"))
-        elif one.connected and (one.peer, one.local) in ends:
+    connected = [(one, one.local, one.peer) for one in stream if one.connected]
+    ends = {(local, peer) for _, local, peer in connected}
+    listeners = [one for one in stream if one.listens]
+    listening = {one.local for one in listeners}
+    found = Sorted([], [Held(one, "inbound") for one in listeners], [])
+    for one, local, peer in connected:
+        if (peer, local) in ends:
             found.inside.append(one)
-        elif one.connected:
+        else:
             _check(one)
-            found.flows.append(Held(one, _place(one, places), direction_of(one, listening)))
+            found.flows.append(Held(one, direction_of(local, listening)))
+    for held in (*found.listeners, *found.flows):
+        if held.socket.ino not in in_hand:
+            raise AgentError(Code.UNSUPPORTED_SOCKET, _adrift(held.socket))
     return found
 
 
-def direction_of(one: InetSocket, listening: Set[End]) -> Direction:
+def direction_of(local: End, listening: Set[End]) -> Direction:
     """A connection from a port the tree listens on was opened by the peer; any other by the workload."""
-    host, port = one.local
+    host, port = local
     inbound = (host, port) in listening or any((every, port) in listening for every in _EVERY_ADDRESS)
     return "inbound" if inbound else "outbound"
 
@@ -130,12 +124,8 @@ def _check(one: InetSocket) -> None:
         raise AgentError(Code.CONNECTION_STATE, f"the connection {one} is still being opened")
 
 
-def _place(one: InetSocket, places: Mapping[int, Descriptor]) -> Descriptor:
-    if one.file_id not in places:
-        raise AgentError(
-            Code.UNSUPPORTED_SOCKET, f"the connection {one} is in no process: it is on its way in a message"
-        )
-    return places[one.file_id]
+def _adrift(one: InetSocket) -> str:
+    return f"the connection {one} is in no process: it is on its way in a message"
 
 
 def _text(end: End) -> str:

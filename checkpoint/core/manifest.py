@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from checkpoint.core.errors import AgentError, Code
 
@@ -34,8 +36,7 @@ TAG_BYTES = 16
 _NONCE = struct.Struct(">IQ")  # 12 bytes: the size that GCM takes as it is (SP 800-38D, 8.2.1)
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     tags: tuple[bytes, ...]
     size: int
 
@@ -106,6 +107,14 @@ def compare(expected: Manifest, found: Manifest) -> None:
     for name, one in sorted(expected.files.items()):
         if found.files[name] != one:
             raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was sealed")
+
+
+def compare_sizes(expected: Manifest, sizes: Mapping[str, int]) -> None:
+    """Raise AgentError IMAGE_DAMAGED, naming the file, where one is missing, was added, or is longer or shorter."""
+    compare_names(expected.files, sizes)
+    for name, one in sorted(expected.files.items()):
+        if sizes[name] != one.size:
+            raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} has another size than when it was sealed")
 
 
 def compare_names(expected: Iterable[str], found: Iterable[str]) -> None:

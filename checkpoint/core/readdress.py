@@ -9,7 +9,9 @@ import functools
 import ipaddress
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = range(
     1, 12
@@ -52,8 +54,7 @@ def readdress(words: Sequence[int], mapping: Mapping[str, str]) -> list[int]:
     return words_of(mapping[host], words) if host in mapping else list(words)
 
 
-@dataclass(frozen=True)
-class Numbers:
+class Numbers(msgspec.Struct, frozen=True):
     """The sequence numbers and windows of tcp_stream_entry that an edit touches; all modulo 2**32."""
 
     inq_seq: int
@@ -84,4 +85,4 @@ def without_fins(state: int, numbers: Numbers) -> Numbers:
 
 def without_unsent(numbers: Numbers) -> Numbers:
     """Empty the send queue: the adopted socket still holds those bytes and delivers them itself."""
-    return replace(numbers, outq_len=0)
+    return replace(numbers, outq_len=0) if numbers.outq_len else numbers

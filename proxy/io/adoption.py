@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from typing import Annotated
 
 import msgspec
 
@@ -31,6 +32,8 @@ _PEER_CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 class Adopt(msgspec.Struct, frozen=True, tag_field="op", tag="adopt", forbid_unknown_fields=True):
     migration: str
     sockets: list[AdoptedSocket]
+    flows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """How many flows all messages of this hold have together."""
 
 
 class Release(msgspec.Struct, frozen=True, tag_field="op", tag="release", forbid_unknown_fields=True):
@@ -130,7 +133,7 @@ class AdoptionServer:
         start = time.perf_counter()
         socks = self._sockets(descriptors)
         try:
-            legs = migration.adopt(request.sockets, socks)
+            legs = migration.adopt(request.sockets, socks, request.flows)
         except Exception:
             for sock in socks:
                 sock.close()

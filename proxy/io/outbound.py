@@ -80,8 +80,10 @@ class OutboundMigration:
         await self.links.prepare(max(1, self.plan.links))
         return self.links.idle
 
-    def adopt(self, wanted: list[AdoptedSocket], socks: list[socket.socket]) -> list[Leg]:
+    def adopt(self, wanted: list[AdoptedSocket], socks: list[socket.socket], expected: int = 0) -> list[Leg]:
         """Take the sockets of one message over: all of them, or none. Gives the legs of the flows among them.
+
+        The hold is bounded once the `expected` flows of all messages are here: each has its share of it.
 
         Raises WRONG_STATE, LEDGER_VIOLATED or SOCKET_UNUSABLE; the sockets are the caller's still, then.
         """
@@ -92,7 +94,7 @@ class OutboundMigration:
         legs = [self._keep_flow(*flow) for flow in flows]
         self.state = state
         self.context.totals.flows_adopted += len(legs)
-        if self._limiting is None:
+        if self._limiting is None and len(self.flows) >= expected:
             self._limiting = self.context.loop.call_soon(self._limit)
         return legs
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from checkpoint.inbound import VERIFY_FIRST_BYTES
 from tests.harness import leaks
 from tests.harness.adopter import Adopter
 from tests.harness.solo_agent import SoloAgent
@@ -494,7 +493,6 @@ def test_pages_damaged_in_a_large_image_are_found_beside_criu(rig: Rig) -> None:
     until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text(), 30)
     rig.prepare("m", "w")
     sealed = rig.out("m", "stop", "dump", "adopt", "seal")
-    assert sealed["image_bytes"] > VERIFY_FIRST_BYTES
     with open(Path(sealed["images"]) / "pages-1.img", "r+b") as file:
         file.seek(40 << 20)
         file.write(b"y")

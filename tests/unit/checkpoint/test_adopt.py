@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
 import pytest
 
 from checkpoint import adopt
-from checkpoint import tree as trees
 from checkpoint.adopt import Adoption, Given
-from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.kernel import Kernel
 from tests.harness.adopter import Adopter
-
-KERNEL = Kernel()
-
-
-@pytest.fixture
-def me():
-    tree = trees.hold_all(KERNEL, [os.getpid()])
-    yield tree
-    tree.close()
 
 
 @pytest.fixture
@@ -31,17 +18,16 @@ def listener():
         yield sock
 
 
-def given(sock: socket.socket, number: int = 1, ino: int | None = None) -> Given:
+def given(sock: socket.socket, number: int = 1) -> Given:
     said = adopt.AdoptedSocket(number, "listener", ("127.0.0.1", sock.getsockname()[1]), ("0.0.0.0", 0), "inbound")
-    inode = os.fstat(sock.fileno()).st_ino if ino is None else ino
-    return Given(said, flows.Descriptor(os.getpid(), sock.fileno()), inode)
+    return Given(said, sock)
 
 
-async def test_every_socket_arrives_in_chunks(tmp_path, me, listener):
+async def test_every_socket_arrives_in_chunks(tmp_path, listener):
     everything = [given(listener, number) for number in range(adopt.CHUNK + 3)]
     with Adopter(tmp_path / "adopt.sock") as adopter:
-        adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: None)
-        assert await adoption.adopt(me, everything) == []
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
+        assert await adoption.adopt(iter(everything), 0) == []
         assert [len(request["sockets"]) for request in adopter.requests] == [adopt.CHUNK, 3]
         assert {sock.getsockname() for sock in adopter.held} == {listener.getsockname()}
         await adoption.release()
@@ -49,21 +35,32 @@ async def test_every_socket_arrives_in_chunks(tmp_path, me, listener):
         adoption.close()
 
 
-async def test_another_socket_than_the_image_names_is_not_given(tmp_path, me, listener):
+async def test_the_next_chunk_is_made_while_the_proxy_is_at_the_last(tmp_path, listener):
+    """And what fails in between leaves no answer behind that the release could take for its own."""
+    made = []
+
+    def everything():
+        for number in range(2 * adopt.CHUNK):
+            made.append(number)
+            yield given(listener, number)
+        raise AgentError(Code.IMAGE_DAMAGED, "the second chunk was made, and no third")
+
     with Adopter(tmp_path / "adopt.sock") as adopter:
-        adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: None)
-        with pytest.raises(AgentError) as caught:
-            await adoption.adopt(me, [given(listener), given(listener, ino=1)])
-        assert caught.value.code is Code.INTERNAL
-        assert adopter.requests == []
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
+        with pytest.raises(AgentError, match="no third"):
+            await adoption.adopt(everything(), 0)
+        assert len(made) == 2 * adopt.CHUNK
+        await adoption.release()
+        assert adopter.held == []
+        assert [len(request.get("sockets", ())) for request in adopter.requests] == [adopt.CHUNK, adopt.CHUNK, 0]
         adoption.close()
 
 
-async def test_the_proxys_death_is_noticed_once(tmp_path, me, listener, wait_until):
+async def test_the_proxys_death_is_noticed_once(tmp_path, listener, wait_until):
     lost = []
     adopter = Adopter(tmp_path / "adopt.sock")
-    adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: lost.append(1))
-    await adoption.adopt(me, [given(listener)])
+    adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: lost.append(1))
+    await adoption.adopt(iter([given(listener)]), 0)
     adopter.die()
     await wait_until(lambda: lost)
     with pytest.raises(AgentError) as caught:
@@ -73,43 +70,43 @@ async def test_the_proxys_death_is_noticed_once(tmp_path, me, listener, wait_unt
     assert lost == [1]
 
 
-async def test_a_refusal_is_quoted(tmp_path, me, listener):
+async def test_a_refusal_is_quoted(tmp_path, listener):
     with Adopter(tmp_path / "adopt.sock", refuse="no"):
-        adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: None)
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
         with pytest.raises(AgentError, match="the proxy refused: no") as caught:
-            await adoption.adopt(me, [given(listener)])
+            await adoption.adopt(iter([given(listener)]), 0)
         assert caught.value.code is Code.PROXY_REFUSED
         adoption.close()
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"{", Code.PROXY_REFUSED), (b"", Code.PROXY_UNREACHABLE)])
-async def test_an_answer_that_makes_no_sense_is_no_answer(tmp_path, me, listener, monkeypatch, answer, code):
+async def test_an_answer_that_makes_no_sense_is_no_answer(tmp_path, listener, monkeypatch, answer, code):
     monkeypatch.setattr(
         Adopter, "_answer", lambda _, connection: connection.recv(9) and connection.send(answer) and False
     )
     with Adopter(tmp_path / "adopt.sock") as adopter:
-        adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: None)
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
         if not answer:
             monkeypatch.setattr(Adopter, "_answer", lambda _, connection: connection.shutdown(socket.SHUT_RDWR))
         with pytest.raises(AgentError) as caught:
-            await adoption.adopt(me, [given(listener)])
+            await adoption.adopt(iter([given(listener)]), 0)
         assert caught.value.code is code
         adoption.close()
         assert adopter.held == []
 
 
-async def test_a_proxy_that_does_not_answer_is_not_waited_for(tmp_path, me, listener, monkeypatch):
+async def test_a_proxy_that_does_not_answer_is_not_waited_for(tmp_path, listener, monkeypatch):
     monkeypatch.setattr(adopt, "_ANSWER_SECONDS", 0.05)
     monkeypatch.setattr(Adopter, "_answer", lambda _, connection: bool(connection.recv(1)))
     with Adopter(tmp_path / "adopt.sock"):
-        adoption = Adoption(KERNEL, str(tmp_path / "adopt.sock"), "m", lambda: None)
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
         with pytest.raises(AgentError) as caught:
-            await adoption.adopt(me, [given(listener)])
+            await adoption.adopt(iter([given(listener)]), 0)
         assert caught.value.code is Code.PROXY_UNREACHABLE
         adoption.close()
 
 
 def test_nobody_there_is_said(tmp_path):
     with pytest.raises(AgentError) as caught:
-        Adoption(KERNEL, str(tmp_path / "nobody.sock"), "m", lambda: None)
+        Adoption(str(tmp_path / "nobody.sock"), "m", lambda: None)
     assert caught.value.code is Code.PROXY_UNREACHABLE

@@ -60,4 +60,4 @@ def test_release_mends_every_socket(engine, known):
 
 
 def test_a_process_that_is_gone_has_no_sockets():
-    assert sockets_of(0x3FFFFFFF) == []
+    assert list(sockets_of(0x3FFFFFFF)) == []

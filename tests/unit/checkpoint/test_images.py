@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoint.core import flows
 from checkpoint.core import readdress as tcp
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import Images
@@ -25,20 +24,6 @@ def edited(images, folder, entry, inside=()):
     images.edit_sockets(MAP, [one for one in images.sockets() if one.ino in inside])
     (again,) = Images(folder, made.MESSAGES)._load()
     return again.isk
-
-
-def test_places_name_each_open_file_once(images, tmp_path):
-    tree = [(7, 0, 1), (8, 7, 1), (9, 7, 2)]  # 8 shares its table of files with 7
-    messages = made.MESSAGES
-    made.write(tmp_path, "pstree", [messages.pstree(pid=p, ppid=q, pgid=7, sid=7, threads=[p]) for p, q, _ in tree])
-    for pid, _, files in tree:
-        made.write(tmp_path, f"ids-{pid}", [messages.ids(vm_id=1, files_id=files, fs_id=1, sighand_id=1)])
-    for files, fds in ((1, {3: 1, 4: 2}), (2, {5: 1, 6: 3})):
-        listing = [messages.fdinfo(id=file, flags=0, type=messages.INETSK, fd=fd) for fd, file in fds.items()]
-        made.write(tmp_path, f"fdinfo-{files}", listing)
-    at = flows.Descriptor
-    assert images.places() == {1: at(7, 3), 2: at(7, 4), 3: at(9, 6)}
-    assert [one.pid for one in images.processes()] == [7, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +115,3 @@ def test_a_periodic_timer_whose_expiry_is_unread_stays_armed(images, tmp_path, t
     images.edit_sockets(MAP, [])
     (again,) = Images(tmp_path, made.MESSAGES)._load()
     assert (again.tfd.vsec, again.tfd.vnsec) == after
-
-
-def test_a_zombie_has_no_files(images, tmp_path):
-    messages = made.MESSAGES
-    made.write(tmp_path, "pstree", [messages.pstree(pid=7, ppid=0, pgid=7, sid=7, threads=[7])])
-    assert images.places() == {}

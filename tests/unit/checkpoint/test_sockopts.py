@@ -10,6 +10,7 @@ import pytest
 from checkpoint import sockopts
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.kernel import Kernel
+from checkpoint.sockets import OpenSockets
 from checkpoint.tree import hold_all
 
 
@@ -26,9 +27,14 @@ def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4321)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         one.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x28)
-        (found,) = [each for each in sockopts.read(Kernel(), this_process) if each.fd == one.fileno()]
+        opened = OpenSockets(Kernel(), this_process)
+        try:
+            everything = sockopts.read(opened.by_ino.values())
+        finally:
+            opened.close()
+        (found,) = [each for each in everything if each.fd == one.fileno()]
         assert found.pid == os.getpid()
-        assert not [each for each in sockopts.read(Kernel(), this_process) if each.fd == other.fileno()]
+        assert not [each for each in everything if each.fd == other.fileno()]
         moved = SocketOptions(found.pid, other.fileno(), found.options)
         assert sockopts.write(Kernel(), this_process, [moved]) == []
         assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321

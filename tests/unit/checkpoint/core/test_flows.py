@@ -7,7 +7,7 @@ import pytest
 from checkpoint.core import flows
 from checkpoint.core import readdress as tcp
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.flows import Descriptor, InetSocket
+from checkpoint.core.flows import InetSocket
 
 POD, PEER, OTHER = "10.0.0.1", "10.0.0.9", "10.0.0.2"
 ANY4, ANY6 = (0,), (0, 0, 0, 0)
@@ -30,14 +30,14 @@ def sock(number, source, source_port, destination=ANY4, destination_port=0, stat
 
 
 def sort(*sockets):
-    return flows.sort(sockets, {one.file_id: Descriptor(7, one.file_id) for one in sockets})
+    return flows.sort(sockets, {one.ino for one in sockets})
 
 
 @pytest.mark.parametrize("listening", [four(POD), ANY4, ANY6])
 def test_a_connection_to_a_port_we_listen_on_is_inbound(listening):
     found = sort(sock(1, listening, 80, state=tcp.LISTEN), sock(2, four(POD), 80, four(PEER), 5000))
     assert [one.direction for one in found.flows] == ["inbound"]
-    assert [one.at for one in found.listeners] == [Descriptor(7, 1)]
+    assert [one.socket.ino for one in found.listeners] == [1]
 
 
 def test_any_other_connection_is_outbound():

@@ -79,6 +79,20 @@ def test_a_difference_is_named(found, words):
         m.compare(FULL, Manifest(found))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"pages-1.img": PAGES.size}, "the file files.img is missing"),
+        ({"pages-1.img": PAGES.size, "files.img": 9}, "the file files.img has another size"),
+        ({"pages-1.img": PAGES.size, "files.img": 10, "x": 0}, "the file x was added"),
+    ],
+)
+def test_a_folder_of_another_shape_is_named(sizes, words):
+    with pytest.raises(AgentError, match=words):
+        m.compare_sizes(FULL, sizes)
+    m.compare_sizes(FULL, {name: one.size for name, one in FULL.files.items()})
+
+
 def test_no_difference_is_no_error():
     m.compare(FULL, Manifest(dict(reversed(FULL.files.items()))))
 
