@@ -92,7 +92,8 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
     Phase.RESTORING: ((Action.RESTORE,),),
     Phase.COMMITTING: ((Action.COMMIT,),),
-    Phase.REPOINTING: ((Action.RESUME, Action.RESUME_LEGS, Action.REPOINT),),
+    # The workload first, alone: the proxies' work would take the processor from it, and it has enough to read.
+    Phase.REPOINTING: ((Action.RESUME,), (Action.RESUME_LEGS, Action.REPOINT)),
     Phase.DRAINING: ((Action.SETTLE,), (Action.SHORTEN,), (Action.AWAIT_MEMORY,), (Action.FORGET,)),
     Phase.ROLLING_BACK: ((Action.RELEASE, Action.DISCARD, Action.CLOSE_INBOUND),),
     Phase.SUCCEEDED: (),
