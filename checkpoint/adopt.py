@@ -86,6 +86,8 @@ class LegEnds(msgspec.Struct, array_like=True):
     peer: End | None = None
     app: End | None = None
     """The restored socket's address and port: the proxy decides them, for it knows which ends are taken."""
+    snd_seq: int | None = None
+    """The next byte that the restored socket is to expect: the proxy has seen the live one."""
 
 
 class Given(NamedTuple):

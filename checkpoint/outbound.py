@@ -69,6 +69,8 @@ class Outbound:
         self._sockets: OpenSockets | None = None
         self._images = Images(self._folders().images, around.messages)
         self._streams: dict[int, Stream] = {}
+        self._expects: dict[int, int] = {}
+        """The next byte that each restored connection expects, as the proxy has seen at the live one."""
         self._restored_at: dict[int, str] = {}
         """Each adopted connection's own address at the destination, by the socket's inode."""
         self._answers: dict[Event, Any] = {}
@@ -194,8 +196,9 @@ class Outbound:
         if self._sorted.flows or self._sorted.listeners:
             self._adoption = adopt.Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
             legs = await self._adoption.adopt(self._given(), len(self._sorted.flows))
-            restored = zip(self._sorted.flows, adopt.ends_of(legs), strict=True)
+            restored = [*zip(self._sorted.flows, adopt.ends_of(legs), strict=True)]
             self._restored_at = {one.socket.ino: leg.app[0] for one, leg in restored if leg.app}
+            self._expects = {one.socket.ino: leg.snd_seq for one, leg in restored if leg.snd_seq is not None}
         self._close_sockets()
         raw = msgspec.Raw(b"[" + b",".join(bytes(leg) for leg in legs) + b"]")
         return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
@@ -224,7 +227,9 @@ class Outbound:
         folders = self._folders()
         for held in self._sorted.flows:
             stream = self._streams[held.socket.ino]
-            stream.write(readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers)))
+            numbers = readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers))
+            expects = self._expects.get(held.socket.ino, numbers.inq_seq)
+            stream.write(readdress.reading_from(numbers, expects))
         self._images.edit_sockets(self.record.readdress, self._sorted.inside, self._restored_at)
         assert self._pages is not None
         known = {stream.name: stream.raw for stream in self._streams.values()}

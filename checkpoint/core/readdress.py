@@ -86,3 +86,15 @@ def without_fins(state: int, numbers: Numbers) -> Numbers:
 def without_unsent(numbers: Numbers) -> Numbers:
     """Empty the send queue: the adopted socket still holds those bytes and delivers them itself."""
     return replace(numbers, outq_len=0) if numbers.outq_len else numbers
+
+
+def reading_from(numbers: Numbers, inq_seq: int) -> Numbers:
+    """The next byte that the restored socket expects is this one: the proxy knows better (`proxy.core.ledger.whole`).
+
+    What lies between was announced to the peer as a window; its right edge stays where it is.
+    """
+    late = (numbers.inq_seq - inq_seq) % _U32
+    if not late:
+        return numbers
+    wup, wnd = (numbers.rcv_wup - late) % _U32, (numbers.rcv_wnd + late) % _U32
+    return replace(numbers, inq_seq=inq_seq, rcv_wup=wup, rcv_wnd=wnd)

@@ -123,6 +123,21 @@ def held_since(snapshot: Snapshot, live: Live) -> int:
     return held
 
 
+def whole(snapshot: Snapshot, live: Live) -> Snapshot:
+    """The snapshot as it would be, had CRIU looked at everything in the same moment.
+
+    It asks how many bytes are unread, and a little later where the receive queue ends (criu: soccr/soccr.c, refresh_sk,
+    get_queue). What comes in between is in `inq_seq` and not in `inq_len`. Where bytes were unread before, CRIU reads
+    them, and notices; where none were, it does not. The live socket says where the workload stopped reading, for good:
+    it is stopped. Bytes from there on are the peer leg's to deliver.
+    """
+    fin = live.state in FIN_RECEIVED
+    torn = live.unread + fin - signed(live.rcv_nxt - snapshot.inq_seq)
+    if snapshot.inq_len or not 0 < torn <= live.unread + fin:
+        return snapshot
+    return msgspec.structs.replace(snapshot, inq_seq=modular(snapshot.inq_seq - torn))
+
+
 def _fins(state: int) -> tuple[int, ...]:
     """How many sequence numbers a received FIN took; a socket that is closed no longer tells whether it got one."""
     if state == TcpState.CLOSE:

@@ -15,7 +15,7 @@ from proxy.core import hold
 from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
-from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular
+from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular, whole
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io.context import Context
@@ -168,7 +168,8 @@ class OutboundMigration:
         try:
             live = repair.read(self.context.kernel, sock)
             if not item.given_up:
-                held_since(snapshot, live)
+                snapshot = whole(snapshot, live)
+            held_since(snapshot, live)
             repair.leave(self.context.kernel, sock)
         except OSError as error:
             raise ProxyError(Code.SOCKET_UNUSABLE, f"flow from {item.peer}: {error.strerror}") from error

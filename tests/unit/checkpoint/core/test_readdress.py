@@ -72,3 +72,10 @@ def test_sequence_numbers_wrap():
 def test_an_established_connection_keeps_its_numbers_and_loses_its_send_queue():
     assert r.without_fins(r.ESTABLISHED, NUMBERS) is NUMBERS
     assert r.without_unsent(NUMBERS).outq_len == 0
+
+
+def test_a_socket_that_is_to_expect_earlier_bytes_keeps_the_edge_of_its_window():
+    assert r.reading_from(NUMBERS, 100) is NUMBERS
+    found = r.reading_from(NUMBERS, 60)
+    assert (found.inq_seq, found.rcv_wup, found.rcv_wnd) == (60, 60, 90)
+    assert r.reading_from(NUMBERS, 2**32 - 1).inq_seq == 2**32 - 1

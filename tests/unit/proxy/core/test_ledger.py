@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from proxy.core.errors import Code, ProxyError
-from proxy.core.ledger import CIRCLE, Live, Snapshot, TcpState, held_since, mirror, modular, signed
+from proxy.core.ledger import CIRCLE, Live, Snapshot, TcpState, held_since, mirror, modular, signed, whole
 
 SNAPSHOT = Snapshot(inq_seq=1000, inq_len=100, outq_seq=5000, outq_len=70)
 LIVE = Live(
@@ -116,3 +116,40 @@ def test_the_circle() -> None:
     assert modular(CIRCLE + 5) == 5
     assert mirror(Snapshot(0, 0, 0, 0), LIVE).snd_wl1 == CIRCLE - 1
     assert (signed(1), signed(CIRCLE - 1), signed(-1), signed(CIRCLE // 2)) == (1, -1, -1, -CIRCLE // 2)
+
+
+EMPTY = Snapshot(inq_seq=1448, inq_len=0, outq_seq=5000, outq_len=70)
+
+
+@pytest.mark.parametrize("later", [0, 52])
+def test_bytes_that_came_while_criu_looked_are_held(later: int) -> None:
+    """CRIU saw an empty queue, then 448 bytes came, then it saw where the queue ends."""
+    now = live(rcv_nxt=1448 + later, unread=448 + later)
+    assert refused(EMPTY, now).code is Code.LEDGER_VIOLATED
+    assert whole(EMPTY, now).inq_seq == 1000
+    assert held_since(whole(EMPTY, now), now) == 448 + later
+
+
+@pytest.mark.parametrize("unread", [0, 448])
+def test_a_fin_that_came_while_criu_looked_is_seen_again(unread: int) -> None:
+    torn = msgspec.structs.replace(EMPTY, inq_seq=1001 + unread)
+    now = live(state=TcpState.CLOSE_WAIT, rcv_nxt=1001 + unread, unread=unread)
+    assert whole(torn, now).inq_seq == 1000
+    assert held_since(whole(torn, now), now) == unread
+
+
+def test_they_may_lie_across_the_end_of_the_circle() -> None:
+    torn = msgspec.structs.replace(EMPTY, inq_seq=100)
+    assert whole(torn, live(rcv_nxt=100, unread=448)).inq_seq == CIRCLE - 348
+
+
+@pytest.mark.parametrize(
+    "now",
+    [live(rcv_nxt=1448, unread=0), live(rcv_nxt=1500, unread=52), live(rcv_nxt=1500, unread=10), live(rcv_nxt=1000)],
+)
+def test_a_whole_snapshot_stays_and_so_does_one_that_nothing_explains(now: Live) -> None:
+    assert whole(EMPTY, now) is EMPTY
+
+
+def test_where_criu_read_the_queue_it_has_noticed() -> None:
+    assert whole(SNAPSHOT, live(rcv_nxt=1000, unread=300)) is SNAPSHOT

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from proxy.api import Endpoint, Leg, PrepareOutbound
@@ -51,6 +52,20 @@ async def test_an_adopted_socket_is_untouched_and_out_of_repair(plane: Plane) ->
         assert plane.release_outbound("m").flows == 1
         assert app.recv(100) == b"unread and held"
         assert app.getblocking()
+
+
+async def test_bytes_that_came_while_criu_looked_at_the_socket_are_held(plane: Plane) -> None:
+    """The image says where the queue ends after them, and that it is empty."""
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        expected = Image(app).live.rcv_nxt
+        peer.sendall(b"in between")
+        await parts.eventually(lambda: Image(app).live.unread == 10)
+        image = Image(app)
+        image.live = msgspec.structs.replace(image.live, unread=0)
+        assert adopt(plane.outbound["m"], image).snd_seq == expected
+        (line,) = plane.outbound_ledger("m")
+        assert (line.unread_bytes, line.held_bytes) == (0, 10)
 
 
 async def test_all_or_none(plane: Plane) -> None:
