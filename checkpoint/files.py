@@ -10,12 +10,30 @@ _READ_BYTES = 256 << 10
 """More than almost every image: one call reads it."""
 
 
-def read(path: str) -> bytes:
-    """The content of an image; raises AgentError IMAGE_DAMAGED. A quarter of the time of Path.read_bytes."""
+_HEAD_BYTES = 4 << 10
+"""More than the entry of any tcp-stream image, and than the whole of most."""
+
+
+def head(path: str) -> tuple[bytes, int]:
+    """The first bytes of an image, and its size; raises AgentError IMAGE_DAMAGED."""
+    fd = _open(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raw = os.read(fd, _HEAD_BYTES)
+        return raw, len(raw) if len(raw) < _HEAD_BYTES else os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be read: {error.strerror}") from error
+
+
+def read(path: str) -> bytes:
+    """The content of an image; raises AgentError IMAGE_DAMAGED. A quarter of the time of Path.read_bytes."""
+    fd = _open(path)
     try:
         raw = os.read(fd, _READ_BYTES)
         if len(raw) < _READ_BYTES:

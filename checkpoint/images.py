@@ -65,18 +65,27 @@ def _framed(entry: Message) -> bytes:
 
 
 class Stream:
-    """A tcp-stream image in memory: its entry, and the bytes the application has not read."""
+    """A tcp-stream image: its entry, and the bytes the application has not read.
+
+    Adoption waits for the entry alone; the queues, megabytes maybe, are read when they are asked for.
+    """
 
     def __init__(self, path: str, message: Message) -> None:
-        raw = files.read(path)
+        head, size = files.head(path)
         self._path = path
-        self.raw = raw
-        """The whole file, as it is now."""
-        self.entry, self._queue_at = _entry(path, raw, _HEADER_BYTES, message)
+        self._raw = head if len(head) == size else None
+        self.entry, self._queue_at = _entry(path, head, _HEADER_BYTES, message)
         one = self.entry
         self.numbers = readdress.Numbers(one.inq_seq, one.inq_len, one.outq_seq, one.outq_len, one.rcv_wnd, one.rcv_wup)
-        if len(raw) < self._queue_at + one.inq_len:
+        if size < self._queue_at + one.inq_len:
             raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} is cut short")
+
+    @property
+    def raw(self) -> bytes:
+        """The whole file, as it is now."""
+        if self._raw is None:
+            self._raw = files.read(self._path)
+        return self._raw
 
     @property
     def name(self) -> str:
@@ -96,9 +105,9 @@ class Stream:
         if one.HasField("rcv_wup"):
             one.rcv_wnd, one.rcv_wup = numbers.rcv_wnd, numbers.rcv_wup
         entry = _framed(one)
-        self.raw = b"".join((self.raw[:_HEADER_BYTES], entry, unread))
+        self._raw = b"".join((self.raw[:_HEADER_BYTES], entry, unread))
         self.numbers, self._queue_at = numbers, _HEADER_BYTES + len(entry)
-        files.write(self._path, self.raw)
+        files.write(self._path, self._raw)
 
 
 class Images:
