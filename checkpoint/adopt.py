@@ -36,13 +36,14 @@ _ANSWER_SECONDS = 10.0
 """A chunk takes the proxy milliseconds; a proxy that takes longer is stuck, and the workload stands still meanwhile."""
 
 End = tuple[str, int]
+Kind = Literal["flow", "listener", "datagrams"]
 
 
 class AdoptedSocket(msgspec.Struct):
     """One socket as the protocol names it; sequence numbers are those of the image before the edit, without FINs."""
 
     flow: int
-    kind: Literal["flow", "listener"]
+    kind: Kind
     local: End
     peer: End
     direction: Literal["inbound", "outbound"]
@@ -105,12 +106,12 @@ def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
         raise AgentError(Code.PROXY_REFUSED, f"the proxy's legs make no sense: {error}") from error
 
 
-def describe(held: flows.Held, stream: Stream | None) -> AdoptedSocket:
-    """What the proxy must know of one socket; `stream` is None for a listener."""
+def describe(held: flows.Held, stream: Stream | None, kind: Kind = "listener") -> AdoptedSocket:
+    """What the proxy must know of one socket; `stream` is None for one that is no flow, which is of `kind`."""
     one = held.socket
     say = AdoptedSocket(
         flow=secrets.randbits(_FLOW_BITS),
-        kind="listener" if stream is None else "flow",
+        kind=kind if stream is None else "flow",
         local=one.local,
         peer=one.peer,
         direction=held.direction,

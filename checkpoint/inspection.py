@@ -45,8 +45,15 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *_connection_problems(lines),
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
-        losses=[one.problem for one in unkept_sockets if one.movable],
+        losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )
+
+
+def _group_losses(pid: int) -> Iterator[Problem]:
+    """Which socket has joined a group cannot be asked; the pod is the workload's."""
+    for group in procfs.joined_groups(pid):
+        message = f"a socket of the pod has joined the multicast group {group}: it would not be a member any more"
+        yield problem(Code.UNSUPPORTED_SOCKET, message, hint=f"Let the workload leave it, or {unkept.ALLOW}")
 
 
 def _process_problems(processes: list[int]) -> Iterator[Problem]:

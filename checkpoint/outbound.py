@@ -65,7 +65,7 @@ class Outbound:
         self._pages: asyncio.Task[dict[str, Proof]] | None = None
         self._lease: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
-        self._sorted = flows.Sorted([], [], [])
+        self._sorted = flows.Sorted([], [], [], [])
         self._sockets: OpenSockets | None = None
         self._images = Images(self._folders().images, around.messages)
         self._streams: dict[int, Stream] = {}
@@ -191,12 +191,12 @@ class Outbound:
     async def _adopt(self) -> Adopted:
         self._images = Images(self._folders().images, self._around.messages)
         assert self._sockets is not None
-        self._sorted = flows.sort(self._images.sockets(), self._sockets.by_ino)
+        self._sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
         legs: list[msgspec.Raw] = []
-        if self._sorted.flows or self._sorted.listeners:
+        if self._sorted.flows or self._sorted.listeners or self._sorted.datagrams:
             self._adoption = adopt.Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
             legs = await self._adoption.adopt(self._given(), len(self._sorted.flows))
-            restored = [*zip(self._sorted.flows, adopt.ends_of(legs), strict=True)]
+            restored = [*zip(self._sorted.flows, adopt.ends_of(legs[: len(self._sorted.flows)]), strict=True)]
             self._restored_at = {one.socket.ino: leg.app[0] for one, leg in restored if leg.app}
             self._expects = {one.socket.ino: leg.snd_seq for one, leg in restored if leg.snd_seq is not None}
         self._close_sockets()
@@ -215,6 +215,8 @@ class Outbound:
             yield Given(say, opened[ino].sock)
         for held in self._sorted.listeners:
             yield Given(adopt.describe(held, None), opened[held.socket.ino].sock)
+        for held in self._sorted.datagrams:
+            yield Given(adopt.describe(held, None, kind="datagrams"), self._sockets.datagrams[held.socket.ino].sock)
 
     async def seal(self) -> Sealed:
         answer: Sealed = await self._once(Event.SEAL, "seal", self._seal)

@@ -1,4 +1,4 @@
-"""The TCP sockets of a stopped tree: a duplicate of each, by pidfd_getfd(2).
+"""The TCP and UDP sockets of a stopped tree: a duplicate of each, by pidfd_getfd(2).
 
 Taken while CRIU dumps, in another thread: the tree stands still, so both see the same sockets.
 """
@@ -33,10 +33,12 @@ class OpenSockets:
     def __init__(self, kernel: Kernel, tree: Tree) -> None:
         """About 8 us a socket; blocks."""
         self.by_ino: dict[int, OpenSocket] = {}
+        self.datagrams: dict[int, OpenSocket] = {}
+        """The UDP sockets, likewise."""
         try:
             for member in tree.members:
                 for fd, ino in sockets_of(member.pid):
-                    if ino & _INO_MASK not in self.by_ino:
+                    if ino & _INO_MASK not in self.by_ino and ino & _INO_MASK not in self.datagrams:
                         self._take(kernel, member, fd, ino)
         except BaseException:
             self.close()
@@ -45,20 +47,27 @@ class OpenSockets:
     def _take(self, kernel: Kernel, member: Member, fd: int, ino: int) -> None:
         with suppress(OSError):  # CRIU's own in the process that it is dumping: gone again
             sock = socket.socket(fileno=kernel.pidfd_getfd(member.pidfd, fd))
-            if is_tcp(sock) and kernel.inode(sock.fileno()) == ino:
-                self.by_ino[ino & _INO_MASK] = OpenSocket(member.pid, fd, sock)
+            mine = self.by_ino if is_tcp(sock) else self.datagrams if is_udp(sock) else None
+            if mine is not None and kernel.inode(sock.fileno()) == ino:
+                mine[ino & _INO_MASK] = OpenSocket(member.pid, fd, sock)
             else:
                 sock.close()
 
     def close(self) -> None:
-        for one in self.by_ino.values():
-            one.sock.close()
-        self.by_ino.clear()
+        for mine in (self.by_ino, self.datagrams):
+            for one in mine.values():
+                one.sock.close()
+            mine.clear()
 
 
 def is_tcp(sock: socket.socket) -> bool:
     inet = sock.family in (socket.AF_INET, socket.AF_INET6)
     return inet and sock.type == socket.SOCK_STREAM and sock.proto == socket.IPPROTO_TCP
+
+
+def is_udp(sock: socket.socket) -> bool:
+    inet = sock.family in (socket.AF_INET, socket.AF_INET6)
+    return inet and sock.type == socket.SOCK_DGRAM and sock.proto == socket.IPPROTO_UDP
 
 
 def sockets_of(pid: int) -> Iterator[tuple[int, int]]:

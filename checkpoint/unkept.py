@@ -76,10 +76,6 @@ def _of(sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
         message = f"{_name(sock)} is Multipath TCP, which cannot be saved: its subflows would end"
         hint = "Let the workload use plain TCP (GODEBUG=multipathtcp=0)."
         yield problem(Code.UNSUPPORTED_SOCKET, message, hint=hint), False
-    elif sock.type == socket.SOCK_DGRAM:
-        if sock.getsockname()[1]:
-            message = f"{_name(sock)} is UDP: what peers send to the old address would be lost"
-            yield problem(Code.UNSUPPORTED_SOCKET, message, hint=f"Let the workload close it, or {ALLOW}"), True
     elif sock.proto == socket.IPPROTO_TCP:
         for code, message, hint in _of_tcp(sock, signs):
             yield problem(code, message, hint=f"{hint}, or {ALLOW}"), True

@@ -85,5 +85,6 @@ def _row(account: Account) -> LedgerRow:
         delivered_to_app_bytes=there.to_app_bytes if there else 0,
         delivered_to_peer_bytes=line.to_peer_bytes,
         offsets_equal=not (account.lost or line.given_up),
+        dropped_datagrams=line.dropped_datagrams + (there.dropped_datagrams if there else 0),
         given_up=line.given_up,
     )

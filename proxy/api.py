@@ -129,6 +129,8 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     rcv_wup: U32
     given_up: bool = False
     """The connection cannot be kept: the leg resets it when the workload is resumed."""
+    datagrams: bool = False
+    """A UDP socket: the numbers mean nothing, `peer` has the port 0 unless it is connected."""
 
 
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,7 +193,7 @@ class LedgerLine(msgspec.Struct, frozen=True):
     flow: int
     peer: Endpoint
     local: Endpoint
-    direction: Literal["inbound", "outbound", "accepted"]
+    direction: Literal["inbound", "outbound", "accepted", "datagrams"]
     """Who opened it: the peer, the workload, or the peer during or after the hold."""
     state: str
     unread_bytes: int
@@ -209,6 +211,8 @@ class LedgerLine(msgspec.Struct, frozen=True):
     """Given to the link and not yet acknowledged by the other proxy's kernel (SIOCOUTQ, tcp(7))."""
     given_up: str = ""
     """Why the connection could not be kept, as it was allowed to be lost."""
+    dropped_datagrams: int = 0
+    """Lost since the adoption, for want of room or of an address: UDP may."""
     link_waiting_bytes: int = 0
     """Arrived over the link and not yet given on: in the socket (SIOCINQ) or kept by the proxy."""
 
@@ -221,7 +225,7 @@ class FlowView(msgspec.Struct, frozen=True):
     local: Endpoint
     via: str
     """The other proxy, or "" while none."""
-    direction: Literal["inbound", "outbound", "accepted"]
+    direction: Literal["inbound", "outbound", "accepted", "datagrams"]
     state: str
     held_bytes: int
     to_app_bytes: int

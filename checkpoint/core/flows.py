@@ -12,6 +12,7 @@ from checkpoint.core import readdress as tcp
 from checkpoint.core.errors import AgentError, Code
 
 IPPROTO_TCP, SOCK_STREAM = 6, 1
+IPPROTO_UDP, SOCK_DGRAM = 17, 2
 
 MOVABLE = frozenset(
     {tcp.ESTABLISHED, tcp.CLOSE_WAIT, tcp.FIN_WAIT1, tcp.FIN_WAIT2, tcp.LAST_ACK, tcp.CLOSING, tcp.CLOSE},
@@ -70,6 +71,12 @@ class InetSocket(msgspec.Struct, frozen=True):
     def connected(self) -> bool:
         return self.is_tcp and self.destination_port != 0
 
+    @property
+    def takes_datagrams(self) -> bool:
+        """(One on the loopback hears from its own pod alone, and in its new one from that.)"""
+        udp = self.proto == IPPROTO_UDP and self.type == SOCK_DGRAM and self.source_port != 0
+        return udp and self.local[0] != "::1" and not self.local[0].startswith("127.")
+
     def __str__(self) -> str:
         return f"{_text(self.local)} to {_text(self.peer)} ({STATE_NAMES.get(self.state, self.state)})"
 
@@ -87,19 +94,25 @@ class Sorted:
     listeners: list[Held]
     inside: list[InetSocket]
     """Connections with both ends in the tree: they move as they are."""
+    datagrams: list[Held]
+    """UDP sockets that have an address others can send to."""
 
 
-def sort(sockets: Iterable[InetSocket], in_hand: Container[int]) -> Sorted:
+def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Container[int] = ()) -> Sorted:
     """Tell flows, listeners and connections inside the tree apart; of those `in_hand`, by inode, there are duplicates.
+
+    Likewise of the UDP sockets in `datagrams`.
 
     Raises AgentError CONNECTION_STATE or UNSUPPORTED_SOCKET, naming the connection, for one that cannot be moved.
     """
+    sockets = list(sockets)
     stream = [one for one in sockets if one.is_tcp]
     connected = [(one, one.local, one.peer) for one in stream if one.connected]
     ends = {(local, peer) for _, local, peer in connected}
     listeners = [one for one in stream if one.listens]
     listening = {one.local for one in listeners}
-    found = Sorted([], [Held(one, "inbound") for one in listeners], [])
+    found = Sorted([], [Held(one, "inbound") for one in listeners], [], [])
+    found.datagrams.extend(Held(one, "inbound") for one in sockets if one.takes_datagrams and one.ino in datagrams)
     for one, local, peer in connected:
         if (peer, local) in ends:
             found.inside.append(one)

@@ -54,14 +54,15 @@ class LedgerRow(msgspec.Struct, frozen=True):
 
     peer: Annotated[str, Meta(description="The other party, address:port.")]
     direction: Annotated[
-        Literal["inbound", "outbound", "accepted"],
-        Meta(description="Who opened it: the peer, the workload, or the peer during the hold."),
+        Literal["inbound", "outbound", "accepted", "datagrams"],
+        Meta(description="Who opened it: the peer, the workload, or the peer during the hold. Or it is a UDP socket."),
     ]
     unread_bytes: Annotated[Count, Meta(description="Received and not read at the snapshot: carried in the image.")]
     held_bytes: Annotated[Count, Meta(description="Received from the peer between the snapshot and the repointing.")]
     delivered_to_app_bytes: Annotated[Count, Meta(description="From the peer, given to the restored workload.")]
     delivered_to_peer_bytes: Annotated[Count, Meta(description="From the restored workload, given to the peer.")]
     offsets_equal: Annotated[bool, Meta(description="True when every hand-over gave out exactly what it was given.")]
+    dropped_datagrams: Annotated[Count, Meta(description="Of a UDP socket: lost since the snapshot, as UDP may.")] = 0
     given_up: Annotated[str, Meta(description="Why it could not be kept and was reset (--allow-loss); else empty.")] = (
         ""
     )

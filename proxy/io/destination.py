@@ -10,6 +10,7 @@ from collections.abc import Callable
 from proxy.api import Endpoint
 from proxy.core.flow import Event, State
 from proxy.io.context import Context
+from proxy.io.datagrams import Speakers
 from proxy.io.flow import Direction, Flow
 from proxy.sys import nftables, options, repair
 
@@ -41,6 +42,9 @@ class DestinationFlow(Flow):
 
         Mirrored windows are as old as the adoption: closed, often, by what was held.
         """
+        if isinstance(self.datagrams, Speakers):
+            self.datagrams.begin()
+            return
         repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
 
     def join(self, link: socket.socket, preface: bytes, via: str) -> None:
@@ -68,6 +72,9 @@ class DestinationFlow(Flow):
             self.path.take()
 
     def retire_route(self) -> None:
+        if isinstance(self.datagrams, Speakers):
+            self.datagrams.close()
+            return
         self._retire(nftables.flow_key(self.local, self.peer))
 
     def reset_leg(self) -> None:

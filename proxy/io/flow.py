@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from proxy.api import Endpoint, FlowView, LedgerLine
 from proxy.core.flow import ALIVE, ENDED, Command, Event, State, step
@@ -13,7 +13,17 @@ from proxy.io.context import Context, count
 from proxy.io.path import Path
 from proxy.io.relay import finish
 
-Direction = Literal["inbound", "outbound", "accepted"]
+Direction = Literal["inbound", "outbound", "accepted", "datagrams"]
+
+
+class Datagrams(Protocol):
+    """What cuts a flow's stream into datagrams (`proxy.io.datagrams`)."""
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    @property
+    def dropped(self) -> int: ...
 
 
 class Flow:
@@ -44,11 +54,17 @@ class Flow:
         self.error = ""
         self.given_up = ""
         """Why it cannot be kept."""
+        self.datagrams: Datagrams | None = None
         self._ended = ended
 
     @property
     def is_over(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_idle(self) -> bool:
+        """A UDP socket's, and nobody has used it for long: nothing would be cut without it."""
+        return self.datagrams is not None and self.datagrams.is_idle
 
     def tell(self, event: Event, error: str = "") -> None:
         """One event: the table decides, the commands are executed. Raises IllegalEvent, and nothing has changed."""
@@ -162,6 +178,7 @@ class Flow:
             to_peer_bytes=to_peer,
             error=self.error,
             given_up=self.given_up,
+            dropped_datagrams=self.datagrams.dropped if self.datagrams else 0,
             link_unacked_bytes=unacked,
             link_waiting_bytes=waiting,
         )

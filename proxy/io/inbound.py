@@ -12,6 +12,7 @@ from proxy.core.flow import Event, State
 from proxy.core.migration import Call, Inbound, inbound
 from proxy.core.wire import Open
 from proxy.io.context import Context
+from proxy.io.datagrams import Speakers
 from proxy.io.destination import DestinationFlow
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.retirement import Retirement
@@ -38,7 +39,7 @@ class InboundMigration:
 
     @property
     def live_flows(self) -> int:
-        return sum(not flow.is_over for flow in self.flows.values())
+        return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
 
     def welcomes(self, token: bytes) -> bool:
         return hmac.compare_digest(token, self.token)
@@ -49,7 +50,8 @@ class InboundMigration:
         Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
         state = inbound(self.state, Call.BUILD)
-        new = [leg for leg in legs if leg.flow not in self.flows]
+        fresh = [leg for leg in legs if leg.flow not in self.flows]
+        new = [leg for leg in fresh if not leg.datagrams]
         keys = [_key(leg.app, leg.peer) for leg in new]
         self._retirement.use(keys)
         socks: list[socket.socket] = []
@@ -68,9 +70,21 @@ class InboundMigration:
         for flow, leg in zip(built, new, strict=True):
             flow.given_up = "the source says so" if leg.given_up else ""
         self.flows.update((flow.number, flow) for flow in built)
+        for leg in fresh:
+            if leg.datagrams:
+                self._take_datagrams(leg)
         self.state = state
         self.context.totals.legs_built += len(built)
         return len(self.flows)
+
+    def _take_datagrams(self, leg: Leg) -> None:
+        speakers = Speakers(self.context, self._retirement, leg.app, leg.peer)
+        flow = DestinationFlow(
+            self.context, leg.flow, leg.peer, leg.app, "datagrams", State.BUILT, speakers.leg, self._on_ended,
+            self._retirement.retire,
+        )  # fmt: skip
+        flow.datagrams = speakers
+        self.flows[leg.flow] = flow
 
     def resume(self) -> int:
         """Let the app legs speak. The workload is restored, with its sockets, and is about to run."""

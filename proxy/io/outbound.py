@@ -19,6 +19,7 @@ from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular, whole
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io.context import Context
+from proxy.io.datagrams import HeldDatagrams
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.link import LinkPool
 from proxy.io.listener import HeldListener
@@ -36,7 +37,7 @@ class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One descriptor of the adoption protocol; the sequence numbers mean nothing for a listener."""
 
     flow: FlowNumber
-    kind: Literal["flow", "listener"]
+    kind: Literal["flow", "listener", "datagrams"]
     local: Endpoint
     peer: Endpoint
     direction: Literal["inbound", "outbound"] = "inbound"
@@ -66,6 +67,7 @@ class OutboundMigration:
         self.flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
         self.listeners: dict[int, HeldListener] = {}
+        self.datagrams: dict[int, HeldDatagrams] = {}
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token))
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
@@ -73,7 +75,7 @@ class OutboundMigration:
 
     @property
     def live_flows(self) -> int:
-        return sum(not flow.is_over for flow in self.flows.values())
+        return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
 
     async def prepare(self) -> int:
         """Dial at least one link, so that a destination that cannot be reached is known before the freeze."""
@@ -92,6 +94,7 @@ class OutboundMigration:
         flows = [(item, sock, *self._examine(item, sock)) for item, sock in pairs if item.kind == "flow"]
         self._keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
         legs = [self._keep_flow(*flow) for flow in flows]
+        legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
         self.state = state
         self.context.totals.flows_adopted += len(legs)
         if self._limiting is None and len(self.flows) >= expected:
@@ -107,6 +110,8 @@ class OutboundMigration:
         held = list(self.flows.values())
         for flow in held:
             flow.tell(Event.GIVE_UP if flow.given_up else Event.REPOINT, flow.given_up)
+        for each in self.datagrams.values():
+            self._relay_datagrams(each)
         accepted = sum(listener.repoint() for listener in self.listeners.values())
         self.links.close()
         self._repointed = Repointed(len(held), sum(flow.held_bytes for flow in held), accepted)
@@ -125,6 +130,8 @@ class OutboundMigration:
                 listener.close()
             else:
                 listener.release()
+        for each in self.datagrams.values():
+            each.close()
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
         self.links.close()
@@ -146,7 +153,10 @@ class OutboundMigration:
                 listener.take_waiting()
                 listener.close()
             self.listeners.clear()
-        ours = [flow for flow in self.flows.values() if not flow.is_over and not flow.inherited]
+            for each in self.datagrams.values():
+                each.close()
+            self.datagrams.clear()
+        ours = [f for f in self.flows.values() if not (f.is_over or f.inherited or f.datagrams)]
         via = str(wanted.destination)
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -159,6 +169,8 @@ class OutboundMigration:
     def share_listeners(self, shared: bool) -> None:
         for listener in self.listeners.values():
             listener.share(shared)
+        for each in self.datagrams.values():
+            each.share(shared)
 
     def ledger(self) -> list[LedgerLine]:
         return [flow.ledger_line() for flow in self.flows.values()]
@@ -213,6 +225,23 @@ class OutboundMigration:
         for item, sock in pairs:
             if item.flow not in kept:  # said twice
                 sock.close()
+
+    def _keep_datagrams(self, item: AdoptedSocket, sock: socket.socket) -> Leg:
+        """Nothing is read before the repoint: the kernel keeps what comes, in the socket's receive buffer."""
+        app = address.readdressed(item.local, self.plan.readdress)
+        if item.flow in self.datagrams:  # said twice
+            sock.close()
+        else:
+            local, peer = (Endpoint(address.plain(end.host), end.port) for end in (item.local, item.peer))
+            self.datagrams[item.flow] = HeldDatagrams(self.context, sock, local, peer, item.flow)
+        return Leg(item.flow, item.peer, app, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, datagrams=True)
+
+    def _relay_datagrams(self, held: HeldDatagrams) -> None:
+        leg = held.repoint(self.readdress)
+        flow = self._flow(held.number, held.peer, held.local, "datagrams", State.LINKING, leg)
+        flow.datagrams = held
+        self.flows[held.number] = flow
+        flow.seek_link()
 
     def _limit(self) -> None:
         self._limiting = None

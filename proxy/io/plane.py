@@ -186,7 +186,7 @@ class Plane:
                     yield migration.name, flow
 
     def views(self) -> list[FlowView]:
-        return [flow.view(name) for name, flow in self.flows() if not flow.is_over]
+        return [flow.view(name) for name, flow in self.flows() if not flow.is_over and not flow.is_idle]
 
     def health(self) -> Health:
         status = privileges.status()
@@ -195,7 +195,7 @@ class Plane:
             version=VERSION,
             uid=int(status["Uid"].split()[1]),
             capabilities=privileges.names(privileges.effective()),
-            flows=sum(not flow.is_over for _, flow in self.flows()),
+            flows=sum(not flow.is_over and not flow.is_idle for _, flow in self.flows()),
             held_flows=len(held),
             held_bytes=sum(flow.held_bytes for flow in held),
             spare_descriptors=limits.spare_descriptors(self.context.kernel),
@@ -210,7 +210,7 @@ class Plane:
 
     async def relayed_no_more(self) -> None:
         """Wait for the end of every flow."""
-        while any(not flow.is_over for _, flow in self.flows()):
+        while any(not flow.is_over and flow.datagrams is None for _, flow in self.flows()):
             self.context.ended.clear()
             await self.context.ended.wait()
 

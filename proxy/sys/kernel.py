@@ -37,6 +37,10 @@ class Kernel:
         """A non-blocking one."""
         return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
 
+    def udp_socket(self, family: int) -> socket.socket:
+        """A non-blocking one."""
+        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, socket.IPPROTO_UDP)
+
     def adopted(self, descriptor: int) -> socket.socket:
         """A socket of a descriptor that came from elsewhere; its flags stay (they are shared with the workload)."""
         return socket.socket(fileno=descriptor)

@@ -5,10 +5,13 @@ What `nft list table inet midstream` shows:
     table inet midstream {
         set flows4 { type ipv4_addr . inet_service . ipv4_addr . inet_service }
         set flows6 { type ipv6_addr . inet_service . ipv6_addr . inet_service }
+        set datagrams4, set datagrams6: the same
         chain output {
             type route hook output priority mangle; policy accept;
             ip saddr . tcp sport . ip daddr . tcp dport @flows4 meta mark set 0x6d73
             ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
+            ip saddr . udp sport . ip daddr . udp dport @datagrams4 meta mark set 0x6d73
+            ip6 saddr . udp sport . ip6 daddr . udp dport @datagrams6 meta mark set 0x6d73
         }
     }
 
@@ -48,6 +51,7 @@ class Family(NamedTuple):
     address_bytes: int
     source_offset: int
     destination_offset: int
+    transport: int = socket.IPPROTO_TCP
 
     @property
     def key_bytes(self) -> int:
@@ -64,6 +68,27 @@ FAMILIES = {
     socket.AF_INET: Family("flows4", 1, _IPV4, _IPV4_TYPE, 4, 12, 16),
     socket.AF_INET6: Family("flows6", 2, _IPV6, _IPV6_TYPE, 16, 8, 24),
 }
+_DATAGRAMS = {
+    family: found._replace(set_name=name, set_id=number, transport=socket.IPPROTO_UDP)
+    for (family, found), name, number in zip(FAMILIES.items(), ("datagrams4", "datagrams6"), (3, 4), strict=True)
+}
+_SETS = (*FAMILIES.values(), *_DATAGRAMS.values())
+_UDP = b"\x11\0\0\0"
+"""At the end of a key: it is one of datagrams. (The kernel is not told: it has another set for them.)"""
+
+
+def datagram_key(app: Endpoint, peer: Endpoint) -> bytes:
+    """The same for datagrams."""
+    return flow_key(app, peer) + _UDP
+
+
+def _set_of(key: bytes) -> Family:
+    """Keys differ in length by family, and by the end of those of datagrams."""
+    return next(each for each in _SETS if len(key) == each.key_bytes + _tail(each))
+
+
+def _tail(family: Family) -> int:
+    return len(_UDP) if family.transport == socket.IPPROTO_UDP else 0
 
 
 def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
@@ -74,7 +99,7 @@ def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
 
 def app_host(key: bytes) -> bytes:
     """The workload's own address in a key, as packets have it."""
-    return key[: len(key) // 2 - 4]
+    return key[: _set_of(key).address_bytes]
 
 
 def create(mark: int) -> list[Message]:
@@ -86,9 +111,9 @@ def create(mark: int) -> list[Message]:
         _message(_NEWTABLE, table),
         _message(_DELTABLE, table),
         _message(_NEWTABLE, table),
-        *(_message(_NEWSET, _set(family)) for family in FAMILIES.values()),
+        *(_message(_NEWSET, _set(family)) for family in _SETS),
         _message(_NEWCHAIN, chain),
-        *(_message(_NEWRULE, _rule(family, mark)) for family in FAMILIES.values()),
+        *(_message(_NEWRULE, _rule(family, mark)) for family in _SETS),
     )
 
 
@@ -100,8 +125,8 @@ def change(added: Sequence[bytes], removed: Sequence[bytes]) -> list[Message]:
     """Keys in and out of the sets, in one transaction; their length says which set."""
     messages = []
     for kind, keys in ((_DELSETELEM, removed), (_NEWSETELEM, added)):
-        for family in FAMILIES.values():
-            own = [key for key in keys if len(key) == family.key_bytes]
+        for family in _SETS:
+            own = [key[: family.key_bytes] for key in keys if _set_of(key) is family]
             messages += [
                 _elements(kind, family, own[start : start + MAX_ELEMENTS_A_MESSAGE])
                 for start in range(0, len(own), MAX_ELEMENTS_A_MESSAGE)
@@ -144,7 +169,7 @@ def _rule(family: Family, mark: int) -> bytes:
     destination = _FIRST_REGISTER + family.address_bytes // 4 + 1
     expressions = (
         *_require(_META_NFPROTO, bytes([family.protocol])),
-        *_require(_META_L4PROTO, bytes([socket.IPPROTO_TCP])),
+        *_require(_META_L4PROTO, bytes([family.transport])),
         _payload(_FIRST_REGISTER, _NETWORK, family.source_offset, family.address_bytes),
         _payload(destination - 1, _TRANSPORT, 0, 2),
         _payload(destination, _NETWORK, family.destination_offset, family.address_bytes),

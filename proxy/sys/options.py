@@ -52,6 +52,7 @@ SO_MEMINFO = 55
 SO_BUF_LOCK = 72
 MEMINFO_RMEM_ALLOC = 0  # include/uapi/linux/sock_diag.h, SK_MEMINFO_*
 MEMINFO_RCVBUF = 1
+MEMINFO_DROPS = 8
 MEMINFO_WORDS = 9
 
 # include/uapi/linux/in.h, in6.h

@@ -12,6 +12,7 @@ import pytest
 
 from controller.lab.namespaces import in_network
 from tests.harness.clients import Echo, Stream, pattern_at
+from tests.harness.journeys import PROGRAMS, PYTHON, Lines, Puppet
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
 
@@ -309,3 +310,28 @@ async def test_a_move_waits_while_earlier_ones_have_left_too_much_before_a_reade
         assert all("ways of earlier moves" in why for why in waits)
     finally:
         await asyncio.to_thread(reader.finish)
+
+
+async def test_datagrams_follow_from_pod_to_pod_and_home(stage):
+    """To every address that the workload has had, and with the answer from there."""
+    await stage.run("puppet", *PYTHON, str(PROGRAMS / "puppet.py"), str(Puppet.PORT))
+    await stage.answers(Puppet.PORT)
+    told = Puppet(Lines(stage.connect(stage.client, stage.a.address, Puppet.PORT)))
+    told.do("udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(('', 7350)); udp.settimeout(10)")
+    way = [stage.a, stage.b, stage.c, stage.a]
+    for at, step in enumerate(pairwise(way), 2):
+        await move_all(stage, "puppet", *step)
+        for pod in set_of(way[:at]):
+            asker = in_network(stage.client, lambda: socket.socket(type=socket.SOCK_DGRAM))
+            with asker:
+                asker.settimeout(10)
+                asker.sendto(b"where?", (pod.address, 7350))
+                said = await asyncio.to_thread(
+                    told.do, "(lambda said, at: udp.sendto(said, at) and at[0])(*udp.recvfrom(99))"
+                )
+                assert said == stage.client.address
+                assert await asyncio.to_thread(asker.recvfrom, 99) == (b"where?", (pod.address, 7350))
+
+
+def set_of(pods):
+    return list({pod.name: pod for pod in pods}.values())

@@ -443,8 +443,9 @@ async def test_socket_options_are_the_same_before_and_after(stage, told):
 CANNOT = {
     "multipath": ("it = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); it.bind(('', 7399)); it.listen()",
                   "unsupported-socket", "the socket 0.0.0.0:7399 is Multipath TCP"),
-    "udp": ("it = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); it.bind(('', 7398))",
-            "unsupported-socket", "the socket 0.0.0.0:7398 is UDP"),
+    "multicast": ("it = socket.socket(type=socket.SOCK_DGRAM); it.setsockopt(0, 35, socket.inet_aton('239.1.2.3') "
+                  "+ socket.inet_aton('127.0.0.1'))",
+                  "unsupported-socket", "has joined the multicast group 239.1.2.3"),
     "kernel-tls": ("sock.setsockopt(6, 31, b'tls')", "unsupported-socket", "has kernel TLS"),
     "urgent": ("", "connection-state", "has urgent data that nobody has read"),
     "locked": ("it = open('/tmp/midstream-lock', 'w'); fcntl.flock(it, fcntl.LOCK_EX); os.unlink(it.name)",
@@ -528,3 +529,72 @@ def sign(sock, host, port):
 
 def cancelled_while_restoring(driver: Driver) -> None:
     at_phase(Phase.RESTORING, driver.cancel)(driver)
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_datagrams_to_the_old_address_and_the_answers_to_them(stage, told, six):
+    """Unread at the stop, sent during the hold, and sent afterwards: each comes once, in order, from its sender's
+    address, and the answer comes from the address that was asked. What goes to the new address is native."""
+    own, new, theirs = [pod.address6 if six else pod.address for pod in (stage.a, stage.b, stage.client)]
+    family = socket.AF_INET6 if six else socket.AF_INET
+    told.do("every = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); every.bind(('::', 7350)); every.settimeout(10)")
+    told.do(
+        f"bound = socket.socket({int(family)}, socket.SOCK_DGRAM); bound.bind(({own!r}, 7351)); bound.settimeout(10)"
+    )
+    askers = [datagram_socket(stage, family, theirs) for _ in range(3)]
+    server = datagram_socket(stage, family, theirs)
+    told.do(f"out = socket.socket({int(family)}, socket.SOCK_DGRAM); out.connect({server.getsockname()[:2]!r})")
+    told.do("out.settimeout(10); out.send(b'before')")
+    assert server.recv(100) == b"before"
+
+    def ask(text: str) -> None:
+        for asker in askers:
+            asker.sendto(text.encode(), (own, 7350))
+            asker.sendto(text.encode(), (own, 7351))
+
+    ask("unread")
+    cancelled = await stage.move("puppet", prepare=cancelled_while_restoring)  # it gives back what was unread
+    assert cancelled.outcome == "rolled-back"
+    result = await moved(stage, "puppet", at_phase(Phase.RESTORING, lambda: ask("held")))
+    ask("late")
+    for name, port in (("every", 7350), ("bound", 7351)):
+        heard = [await asyncio.to_thread(told.do, f"[each.decode() if n == 0 else each[:2] for n, each in enumerate("
+                                                  f"({name}.recvfrom(100)))]") for _ in range(9)]  # fmt: skip
+        for asker in askers:
+            host, asked_from = asker.getsockname()[:2]
+            words = [text for text, (peer, at) in heard if (peer.removeprefix("::ffff:"), at) == (host, asked_from)]
+            assert words == ["unread", "held", "late"]
+            mapped = host if six or name == "bound" else f"::ffff:{host}"
+            told.do(f"{name}.sendto(b'answer', ({mapped!r}, {asked_from}))")
+            assert asker.recvfrom(100)[0:2][0] == b"answer"
+            asker.sendto(b"again", (own, port))
+            assert told.do(f"{name}.recv(100).decode()") == "again"
+            told.do(f"{name}.sendto(b'from where?', ({mapped!r}, {asked_from}))")
+            assert asker.recvfrom(100)[1][:2] == (own, port)
+    assert sorted(told.do("[bound.getsockname()[0], out.getsockname()[0]]")) == [new, new]
+    told.do("out.send(b'after')")
+    said, at = server.recvfrom(100)
+    assert (said, at[0]) == (b"after", own)
+    server.sendto(b"reply", at[:2])
+    assert told.do("out.recv(100).decode()") == "reply"
+    fresh = datagram_socket(stage, family, theirs)
+    fresh.sendto(b"native", (new, 7351))
+    told.do("said, at = bound.recvfrom(100); bound.sendto(said, at)")
+    assert fresh.recvfrom(100)[1][:2] == (new, 7351)
+    rows = [row for row in result.ledger if row.direction == "datagrams"]
+    assert [row.dropped_datagrams for row in rows] == [0, 0, 0]
+    assert {view.direction for view in await stage.flows(stage.a)} == {"inbound", "datagrams"}
+    for sock in (*askers, server, fresh):
+        sock.close()
+
+
+def datagram_socket(stage: Scene, family: int, host: str) -> socket.socket:
+    """One of the client's."""
+
+    def make() -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.bind((host, 0))
+        sock.settimeout(10)
+        return sock
+
+    return in_network(stage.client, make)

@@ -38,11 +38,13 @@ def test_each_tcp_socket_is_had_once_by_its_inode(this_process):
         assert opened.by_ino == {}
 
 
-def test_what_is_no_tcp_socket_is_left_alone(this_process):
+def test_what_is_no_tcp_socket_is_no_connection(this_process):
     datagram, unix = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX)
     with datagram, unix:
         opened = OpenSockets(Kernel(), this_process)
         assert not {ino(datagram), ino(unix)} & set(opened.by_ino)
+        assert ino(datagram) in opened.datagrams
+        assert ino(unix) not in opened.datagrams
         opened.close()
 
 

@@ -39,14 +39,6 @@ def test_multipath_tcp():
         assert words(sock) == ["the socket 0.0.0.0:0 is Multipath TCP, which cannot be saved: its subflows would end"]
 
 
-def test_udp_that_has_an_address():
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        assert words(sock) == [
-            f"the socket 127.0.0.1:{sock.getsockname()[1]} is UDP: what peers send to the old address would be lost"
-        ]
-
-
 def test_signed_connections():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
         sign(server)

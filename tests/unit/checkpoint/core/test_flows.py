@@ -30,7 +30,8 @@ def sock(number, source, source_port, destination=ANY4, destination_port=0, stat
 
 
 def sort(*sockets):
-    return flows.sort(sockets, {one.ino for one in sockets})
+    inodes = {one.ino for one in sockets}
+    return flows.sort(sockets, inodes, inodes)
 
 
 @pytest.mark.parametrize("listening", [four(POD), ANY4, ANY6])
@@ -56,11 +57,19 @@ def test_both_ends_in_the_tree_are_left_alone():
 
 def test_what_is_no_connection_is_passed_over():
     found = sort(
-        sock(1, four(POD), 53, proto=17, type=2),
+        sock(1, four(POD), 0, proto=17, type=2),
+        sock(4, four("127.0.0.1"), 53, proto=17, type=2),
         sock(2, four(POD), 90, state=tcp.CLOSE),
         sock(3, four(POD), 0, four(PEER), 9, proto=6, type=3),
     )
-    assert found == flows.Sorted([], [], [])
+    assert found == flows.Sorted([], [], [], [])
+
+
+def test_a_udp_socket_that_others_can_send_to_is_relayed():
+    connected = sock(2, four("0.0.0.0"), 54, four(PEER), 9, proto=17, type=2)
+    found = sort(sock(1, four(POD), 53, proto=17, type=2), connected)
+    assert [held.socket.ino for held in found.datagrams] == [1, 2]
+    assert (found.flows, found.listeners, found.inside) == ([], [], [])
 
 
 @pytest.mark.parametrize("state", sorted(flows.MOVABLE))

@@ -37,6 +37,15 @@ def test_a_change_is_one_transaction_in_pieces_that_fit() -> None:
     assert sum(message.body.count(b"\x1b\x58") for message in messages) >= 2000
 
 
+def test_keys_of_datagrams_are_another_sets() -> None:
+    key = nftables.datagram_key(APP, PEER)
+    assert nftables.app_host(key) == bytes([10, 0, 0, 2])
+    (_, message, _) = nftables.change([key], [])
+    assert b"datagrams4" in message.body
+    assert nftables.flow_key(APP, PEER) in message.body
+    assert nftables.app_host(nftables.datagram_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", 2)))[:2] == b"\xfd\0"
+
+
 def test_a_full_message_of_ipv6_fits_an_attribute() -> None:
     keys = [nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", port)) for port in range(800)]
     (_, message, _) = nftables.change(keys, [])
@@ -45,5 +54,5 @@ def test_a_full_message_of_ipv6_fits_an_attribute() -> None:
 
 def test_the_table_is_made_afresh() -> None:
     kinds = [message.kind & 0xFF for message in nftables.create(1)]
-    assert kinds == [0x10, 0, 2, 0, 9, 9, 3, 6, 6, 0x11]
+    assert kinds == [0x10, 0, 2, 0, 9, 9, 9, 9, 3, 6, 6, 6, 6, 0x11]
     assert [message.kind & 0xFF for message in nftables.delete()] == [0x10, 2, 0x11]

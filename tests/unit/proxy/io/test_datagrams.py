@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from proxy.api import Endpoint
+from proxy.io import datagrams
+from proxy.io.context import Context
+from proxy.io.datagrams import HeldDatagrams, Speakers
+from proxy.io.retirement import Retirement
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+NOBODY = Endpoint("0.0.0.0", 0)
+
+
+@pytest.fixture
+async def context() -> AsyncIterator[Context]:
+    async with parts.context() as made:
+        yield made
+
+
+@contextmanager
+def udp(peer: tuple[str, int] | None = None, host: str = "127.0.0.1") -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # here a peer and its stand-in are on one machine
+        sock.bind((host, 0))
+        if peer:
+            sock.connect(peer)
+        sock.setblocking(False)
+        yield sock
+
+
+def end(sock: socket.socket) -> Endpoint:
+    return Endpoint(*sock.getsockname()[:2])
+
+
+class Joined:
+    """Both ends, joined leg to leg as two proxies join them; the workload's socket is `app`."""
+
+    def __init__(self, context: Context, old: socket.socket, app: socket.socket, peer: Endpoint = NOBODY) -> None:
+        self.retirement = Retirement(context.loop, parts.quiet_routing())
+        self.retirement.begin()
+        self.held = HeldDatagrams(context, old.dup(), end(old), peer, 7)
+        self.speakers = Speakers(context, self.retirement, end(app), peer)
+        self.legs = self.held.repoint({"127.0.0.1": "127.0.0.1"}), self.speakers.leg
+        for source, target in (self.legs, self.legs[::-1]):
+            context.poller.read(source, lambda source=source, target=target: target.send(source.recv(1 << 20)))
+        self._context = context
+
+    def close(self) -> None:
+        for leg in self.legs:
+            self._context.poller.forget(leg)
+            leg.close()
+        self.speakers.close()
+        self.held.close()
+        self.retirement.close()
+
+
+async def test_there_with_the_senders_address_and_back(context: Context) -> None:
+    with udp() as old, udp() as peer:
+        peer.sendto(b"waiting", old.getsockname())
+        # The port differs in the test alone: one machine cannot have the same one twice.
+        with udp() as app:
+            joined = Joined(context, old, app)
+            assert not joined.held.is_idle
+            spoken = await receive(app)
+            assert spoken[0] == b"waiting"
+            joined.close()
+            assert (joined.held.is_idle, joined.held.dropped) == (False, 0)
+
+
+async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
+    found: list[tuple[bytes, tuple[str, int]]] = []
+
+    def try_it() -> bool:
+        try:
+            found.append(sock.recvfrom(99))
+        except BlockingIOError:
+            return False
+        return True
+
+    await parts.eventually(try_it)
+    return found[0]
+
+
+async def test_a_stream_that_is_full_leaves_the_rest_to_the_kernel(context: Context) -> None:
+    sent = got = 0
+
+    def send() -> None:
+        nonlocal sent
+        sent += peer.sendto(bytes(8000), old.getsockname()) == 8000
+
+    def drain() -> bool:
+        nonlocal got
+        with suppress(BlockingIOError):
+            got += len(leg.recv(1 << 20))
+        return got == (sent - held.dropped) * 8013
+
+    with udp() as old, udp() as peer:
+        held = HeldDatagrams(context, old.dup(), end(old), NOBODY, 7)
+        leg = held.repoint({"127.0.0.1": "127.0.0.1"})
+        await parts.eventually(lambda: (send(), held._cutter and held._cutter.full)[1])
+        await parts.eventually(lambda: (send(), held.dropped)[1])
+        await parts.eventually(drain)
+        held.close()
+        assert leg.recv(10) == b""
+        leg.close()
+
+
+async def test_garbage_in_the_stream_ends_it(context: Context) -> None:
+    with udp() as old:
+        held = HeldDatagrams(context, old.dup(), end(old), NOBODY, 7)
+        leg = held.repoint({})
+        leg.send(b"GET /")
+        await parts.eventually(lambda: held._sock.fileno() < 0)
+        leg.close()
+
+
+async def test_a_peer_that_is_silent_is_forgotten_and_one_that_is_connected_is_not(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with udp() as one, udp() as other, udp() as app:
+        peer, lasting = (Endpoint("127.0.0.9", end(each).port) for each in (one, other))
+        retirement = Retirement(context.loop, parts.quiet_routing())
+        retirement.begin()
+        speakers = Speakers(context, retirement, end(app), lasting)
+        speakers.begin()
+        speakers._speaker(peer, "127.0.0.1", lasting=False)
+        assert len(speakers._by_peer) == 2
+        monkeypatch.setattr(datagrams, "IDLE_SECONDS", -1.0)
+        speakers._look()
+        assert [at[0] for at in speakers._by_peer] == [lasting]
+        assert speakers.is_idle
+        monkeypatch.setattr(datagrams, "MAX_PEERS", 1)
+        speakers._speaker(peer, "127.0.0.1", lasting=False)
+        assert [at[0] for at in speakers._by_peer] == [peer]
+        speakers.leg.close()
+        speakers.close()
+        retirement.close()
+
+
+async def test_what_cannot_be_said_is_counted(context: Context) -> None:
+    with udp() as app:
+        retirement = Retirement(context.loop, parts.quiet_routing())
+        retirement.begin()
+        speakers = Speakers(context, retirement, end(app), NOBODY)
+        one = datagrams.Datagram(Endpoint("127.0.0.9", 4711), "255.255.255.255", b"x")
+        speakers.leg.send(datagrams.encode(one))
+        await parts.eventually(lambda: speakers.dropped == 1)
+        speakers.leg.close()
+        speakers.close()
+        retirement.close()

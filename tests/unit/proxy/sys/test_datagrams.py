@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from proxy.api import Endpoint
+from proxy.sys import datagrams
+from proxy.sys.kernel import Kernel
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+KERNEL = Kernel()
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_speaker_has_the_peers_address_and_another_may_have_it_too(family: int, host: str) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family, socket.SOCK_DGRAM) as other:
+        peer = None
+        for app in (one, other):
+            app.bind((host, 0))
+            app.settimeout(5)
+            peer = peer or Endpoint(host, app.getsockname()[1] ^ 1)
+            speaker = datagrams.speaker(KERNEL, peer, Endpoint(*app.getsockname()[:2]))
+            with speaker:
+                speaker.send(b"hello")
+                assert app.recvfrom(10)[1][:2] == (peer.host, peer.port)
+
+
+def test_what_cannot_be_had_leaves_nothing_open() -> None:
+    with pytest.raises(OSError, match="Permission denied"):
+        datagrams.speaker(KERNEL, Endpoint("127.0.0.1", 4711), Endpoint("255.255.255.255", 9))
+
+
+def test_what_found_no_room_is_counted() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as full, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        full.bind(("127.0.0.1", 0))
+        assert datagrams.dropped(KERNEL, full) == 0
+        for _ in range(20):
+            sender.sendto(bytes(1000), full.getsockname())
+        assert 0 < datagrams.dropped(KERNEL, full) < 20
+
+
+def test_a_shared_address_can_be_had_twice() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as held, socket.socket(type=socket.SOCK_DGRAM) as restored:
+        held.bind(("127.0.0.1", 0))
+        datagrams.share(KERNEL, held, True)
+        datagrams.share(KERNEL, restored, True)
+        restored.bind(held.getsockname())
+        datagrams.share(KERNEL, held, False)
+        assert held.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
