@@ -63,11 +63,21 @@ class ErrorBody(msgspec.Struct, frozen=True):
     error: Problem
 
 
+class MemoryFeatures(msgspec.Struct, frozen=True):
+    """Which ways of carrying memory work here, beside stop-and-copy, which always does."""
+
+    post_copy_bytes: int = 0
+    """How much memory post-copy can carry; 0: none."""
+    pre_copy: bool = False
+    """The kernel tracks what a process writes."""
+
+
 class Health(msgspec.Struct, frozen=True):
     version: str
     criu_version: str
     kernel: str
     architecture: str
+    memory: MemoryFeatures = MemoryFeatures()
 
 
 class Room(msgspec.Struct, frozen=True):

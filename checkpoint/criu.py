@@ -10,6 +10,7 @@ from pathlib import Path
 
 from checkpoint import kerndat, pipes, procfs
 from checkpoint import tree as trees
+from checkpoint.api import MemoryFeatures
 from checkpoint.core import causes, options
 from checkpoint.core.errors import AgentError, Code, from_problem
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
@@ -43,6 +44,15 @@ class CriuEngine:
         output, _ = await process.communicate()
         words = output.decode().split()
         return words[1] if len(words) > 1 else ""
+
+    async def features(self) -> MemoryFeatures:
+        """CRIU's own feature check (criu: cr-service.c, handle_feature_check)."""
+        helper = Swrk(self._kernel, self._criu, self._messages)
+        try:
+            found = await helper.features()
+        finally:
+            await helper.close()
+        return MemoryFeatures(pipes.most_bytes() if found.lazy_pages else 0, bool(found.mem_track))
 
     async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         if lazily:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from checkpoint.api import MemoryFeatures
 from checkpoint.tree import Tree
 
 
@@ -50,6 +51,9 @@ class Engine(Protocol):
     no process of it is left."""
 
     async def version(self) -> str: ...
+
+    async def features(self) -> MemoryFeatures:
+        """Which ways of carrying memory work here."""
 
     async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         """Start what a later dump of the tree under `root`, or a restore, needs."""

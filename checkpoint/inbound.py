@@ -75,9 +75,9 @@ class Inbound:
         return self.custody()
 
     def memory(self) -> Memory:
-        """Raises AgentError WRONG_STATE for a migration whose memory was all among the images."""
+        """How it stands with the memory; complete from the beginning where it came with the images."""
         if self._taking is None:
-            raise AgentError(Code.WRONG_STATE, "no memory is on its way: it came with the images")
+            return Memory("complete")
         found = self._taking.memory()
         if self._machine.state is State.LOST:
             return msgspec.structs.replace(found, state="lost", reason=self._machine.reason)

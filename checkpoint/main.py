@@ -18,7 +18,7 @@ from aiohttp import web
 
 from checkpoint import kerndat
 from checkpoint.agent import Agent, listen
-from checkpoint.api import Health
+from checkpoint.api import Health, MemoryFeatures
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError
 from checkpoint.criu import CriuEngine
@@ -61,12 +61,13 @@ async def serve(flags: argparse.Namespace) -> None:
     engine = CriuEngine(kernel, str(flags.criu), messages, flags.images)
     version = await engine.version()
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
+    features = await engine.features()
     custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
     await custodian.recover()
     checkpoints = Checkpoints(custodian, messages, machine(version), flags.directory)
     checkpoints.tidy()
     await rehearse(messages, store)
-    runner = web.AppRunner(Agent(custodian, checkpoints, _health(version)).application(), access_log=None)
+    runner = web.AppRunner(Agent(custodian, checkpoints, _health(version, features)).application(), access_log=None)
     await runner.setup()
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it.
     gc.collect()
@@ -87,13 +88,14 @@ async def serve(flags: argparse.Namespace) -> None:
             path.unlink()
 
 
-def _health(criu_version: str) -> Health:
+def _health(criu_version: str, features: MemoryFeatures) -> Health:
     machine = os.uname()
     return Health(
         version=importlib.metadata.version("midstream"),
         criu_version=criu_version,
         kernel=machine.release,
         architecture=machine.machine,
+        memory=features,
     )
 
 

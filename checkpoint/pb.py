@@ -34,7 +34,9 @@ class Messages:
         self.request: Message = rpc.criu_req
         self.response: Message = rpc.criu_resp
         self.options: Message = rpc.criu_opts
+        self.features: Message = rpc.criu_features
         self.DUMP: int = rpc.DUMP
+        self.FEATURE_CHECK: int = rpc.FEATURE_CHECK
         self.RESTORE: int = rpc.RESTORE
         self.file: Message = images["fdinfo"].file_entry
         self.fdinfo: Message = images["fdinfo"].fdinfo_entry

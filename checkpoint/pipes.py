@@ -8,6 +8,7 @@ first move that needs it, and stay. What it costs: any user may then fill more o
 from __future__ import annotations
 
 import logging
+import resource
 from pathlib import Path
 
 from checkpoint import procfs
@@ -16,8 +17,16 @@ from checkpoint.core.errors import AgentError, Code
 _LOG = logging.getLogger(__name__)
 
 PIPE_BYTES = 4 << 20
+_OTHER_FILES = 1000
+"""What CRIU has open besides: images, and the workload's own descriptors."""
 _SOFT = Path("/proc/sys/fs/pipe-user-pages-soft")
 _LARGEST = Path("/proc/sys/fs/pipe-max-size")
+
+
+def most_bytes() -> int:
+    """How much memory fits into as many pipes as this process's children may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, soft - _OTHER_FILES) // 2 * PIPE_BYTES
 
 
 def make_room(soft: Path = _SOFT, largest: Path = _LARGEST, *, privileged: bool | None = None) -> None:

@@ -62,7 +62,15 @@ class Swrk:
 
     async def request(self, kind: int, wanted: dict[str, Any]) -> Message:
         """Do one request and give CRIU's response; raises AgentError CRIU_FAILED when it dies without one."""
-        request = self._messages.request(type=kind, opts=self._messages.options(**wanted))
+        return await self._ask(self._messages.request(type=kind, opts=self._messages.options(**wanted)))
+
+    async def features(self) -> Message:
+        """What of CRIU's features work here; raises AgentError CRIU_FAILED."""
+        asked = self._messages.features(mem_track=True, lazy_pages=True)
+        kind = self._messages.FEATURE_CHECK
+        return (await self._ask(self._messages.request(type=kind, features=asked))).features
+
+    async def _ask(self, request: Message) -> Message:
         try:
             self._socket.send(request.SerializeToString())
             await readable(self._socket.fileno())

@@ -25,6 +25,7 @@ from controller.core.errors import Answered, MemoryLost
 from controller.core.machines import unlike
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move, too_few_descriptors
+from controller.core.predict import Rates, choose, least
 from controller.core.ways import Pile, pile
 from controller.journal import Intent
 from controller.lab.pod import Pod, neighbours
@@ -32,14 +33,17 @@ from controller.lab.pod import Pod, neighbours
 T = TypeVar("T")
 
 LINK_TOKEN_BYTES = 32
+_NOT_MEASURED = Rates(copy_bytes_per_second=0.5e9)
 IMAGE_KEY_BYTES = 32
 
 
 class Move:
     """The parties of one migration, and what is known of it so far. An async context manager: it owns the clients."""
 
-    def __init__(self, intent: Intent, source: Pod, destination: Pod) -> None:
+    def __init__(self, intent: Intent, source: Pod, destination: Pod, rates: Rates = _NOT_MEASURED) -> None:
+        """`rates`: what moves have taken here, for the plan's predictions."""
         self.intent, self.source, self.destination = intent, source, destination
+        self._rates = rates
         self.source_agent = AgentClient(f"agent of pod {source.name}", source.agent_socket)
         self.source_proxy = ProxyClient(f"proxy of pod {source.name}", source.proxy_socket)
         self.destination_agent = AgentClient(f"agent of pod {destination.name}", destination.agent_socket)
@@ -104,7 +108,10 @@ class Move:
         apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
         proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
         full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
-        return msgspec.structs.replace(plan, problems=[*apart, *plan.problems, *chain.from_iterable(full)])
+        features = least(facts["ours"].memory, facts["theirs"].memory)
+        memory, unavailable = choose(self.intent.memory, plan.memory_bytes, self._rates, features)
+        problems = [*apart, *unavailable, *plan.problems, *chain.from_iterable(full)]
+        return msgspec.structs.replace(plan, memory=memory, problems=problems)
 
     @property
     def _id(self) -> str:
@@ -118,6 +125,13 @@ class Move:
     async def _check_plan(self) -> None:
         self.plan = await self.preflight()
         refuse_what_cannot_move(self.plan)
+        self.intent = msgspec.structs.replace(self.intent, memory=self._way)
+
+    @property
+    def _way(self) -> agent_api.MemoryWay:
+        assert self.plan is not None
+        assert self.plan.memory is not None
+        return self.plan.memory.way
 
     async def _await_ways(self) -> None:
         """Looks once; `controller.migrate` looks again until there are few."""
@@ -138,13 +152,13 @@ class Move:
             self.intent.max_hold_seconds,
             self._image_key,
             self.intent.allow_loss,
-            self.intent.memory,
+            self._way,
         )
         self._memory_port = (await self.source_agent.prepare_outbound(self._id, body)).memory_port
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
-        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key, self.intent.memory)
+        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key, self._way)
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
@@ -232,7 +246,7 @@ class Move:
 
     async def _await_memory(self) -> None:
         """Looks once; `controller.migrate` asks again until everything is there."""
-        if self.intent.memory != "post-copy" or (self.memory is not None and self.memory.state == "complete"):
+        if self.intent.memory == "stop-and-copy" or (self.memory is not None and self.memory.state == "complete"):
             return
         # Unknown: an agent forgets a migration only when everything is there.
         await self._unless_unknown(self._look_at_memory())

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 import click
 
-import checkpoint.api as agent_api
 from controller import commands, image_cli
 from controller import drain as draining
 from controller.core.errors import EXIT_REFUSED, MidstreamError
+from controller.core.predict import Wanted
 from controller.quantity import DURATION, SIZE
 
 EXAMPLES = """\b
@@ -31,7 +31,7 @@ Examples:
 """
 
 
-MEMORY_WAYS: tuple[str, ...] = get_args(agent_api.MemoryWay)
+MEMORY_WAYS: tuple[str, ...] = get_args(Wanted)
 
 
 class OneLineErrors(click.Group):
@@ -146,7 +146,7 @@ def run(
 @click.option(
     "--memory",
     type=click.Choice(MEMORY_WAYS),
-    default="stop-and-copy",
+    default="auto",
     show_default=True,
     help="How its memory travels: inside the freeze, or afterwards, while it runs (post-copy).",
 )
@@ -161,7 +161,7 @@ def migrate(
     max_hold: float,
     max_held_bytes: float,
     allow_loss: bool,
-    memory: agent_api.MemoryWay,
+    memory: Wanted,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -223,29 +223,38 @@ def resume(home: Path, migration: str, output: str) -> None:
 
 
 @main.command()
+@click.argument("workload", required=False)
+@click.option("--pod", "pod_name", default=None, metavar="POD", help="The pod it is in, if its name is in several.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
-def check(home: Path, output: str) -> None:
-    """Says whether this machine can move workloads, and what to do where it can't."""
-    sys.exit(commands.check(output == "json"))
+def check(home: Path, workload: str | None, pod_name: str | None, output: str) -> None:
+    """Says whether this machine can move workloads, and what to do where it can't; of a WORKLOAD, what its move would
+    take."""
+    if workload is None:
+        sys.exit(commands.check(output == "json"))
+    sys.exit(asyncio.run(commands.check_workload(home, workload, pod_name, as_json=output == "json")))
 
 
 @main.command()
 @click.option("--connections", default=64, show_default=True, type=click.IntRange(1, 20000))
+@click.option("--memory-size", type=SIZE, default=0, help="Memory that Redis is filled with, e.g. 1GiB.")
+@click.option("--memory", type=click.Choice(MEMORY_WAYS), default="auto", show_default=True, help="How it travels.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there too."
 )
 @click.pass_obj
-def demo(home: Path, connections: int, json_file: Path | None) -> None:
+def demo(home: Path, connections: int, memory_size: float, memory: Wanted, json_file: Path | None) -> None:
     """Moves a live Redis between two pods under load and says what its clients noticed.
 
     \b
     Exit status: 0 only if no connection, byte or reply was lost.
-    Example: midstream demo --connections 200 --json out.json
+    Examples:
+      midstream demo --connections 200 --json out.json
+      midstream demo --memory-size 1GiB --memory post-copy
     """
-    from controller.demo.run import run_demo
+    from controller.demo.run import Big, run_demo
 
-    sys.exit(asyncio.run(run_demo(connections, json_file)))
+    sys.exit(asyncio.run(run_demo(connections, json_file, big=Big(int(memory_size), memory))))
 
 
 main.add_command(image_cli.checkpoint)

@@ -17,20 +17,29 @@ import msgspec
 
 import checkpoint.api as agent_api
 from controller import check as preflight_check
-from controller import journal
+from controller import journal, rates
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
 from controller.core.check import can_move
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
 from controller.core.plan import refuse_what_cannot_move
+from controller.core.predict import Sample, Wanted, choose
 from controller.core.result import MigrationResult, given_up
 from controller.display import Display
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.migrate import Driver, Observer
-from controller.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
+from controller.tables import (
+    WorkloadCheck,
+    show_checks,
+    show_flows_table,
+    show_plan,
+    show_pods,
+    show_records,
+    show_workload_check,
+)
 
 
 class MigrateRequest(msgspec.Struct, frozen=True):
@@ -40,7 +49,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     max_hold_seconds: float
     max_held_bytes: int
     allow_loss: bool = False
-    memory: agent_api.MemoryWay = "stop-and-copy"
+    memory: Wanted = "stop-and-copy"
 
 
 def migrations_folder(home: Path) -> Path:
@@ -80,7 +89,8 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
         message = f"workload {request.workload!r} is in pod {source.name} already"
         raise Refused("same-pod", message, "request", "name another pod with --to")
     intent = new_intent(request, source.name)
-    async with Move(intent, source, destination) as move:
+    known = await asyncio.to_thread(rates.load, home)
+    async with Move(intent, source, destination, known) as move:
         plan = await move.preflight()
         if dry_run:
             _print(plan, as_json, show_plan)
@@ -88,7 +98,16 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
         refuse_what_cannot_move(plan)
         with Display(quiet=as_json) as display:
             result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
+            if result.outcome == "succeeded" and (sample := sample_of(result)) is not None:
+                await asyncio.to_thread(rates.learn, home, known, sample)
             return conclude(result, display, as_json)
+
+
+def sample_of(result: MigrationResult) -> Sample | None:
+    """What a move teaches; None where it did not get so far."""
+    if (seen := result.memory) is None:
+        return None
+    return Sample(seen.way, seen.memory_bytes, result.freeze_seconds, seen.total_seconds)
 
 
 def new_intent(request: MigrateRequest, source: str) -> Intent:
@@ -213,6 +232,21 @@ async def run_workload(
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         started = await agent.run(agent_api.RunWorkload(name, argv, {**base_environment(), **pairs}, directory))
     click.echo(f"{name}: process {started.pid} in pod {pod.name}, {pod.address}; log: {pod.log(name)}")
+
+
+async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json: bool) -> int:
+    """Says what a move of a workload would be, wherever it went to; the exit status."""
+    known = await asyncio.to_thread(rates.load, home)
+    pod = await find_workload(Lab(home), name, pod_name)
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        found = await agent.inspect(name)
+        features = (await agent.health()).memory
+    choice, _ = choose("auto", found.memory_bytes, known, features)
+    view = WorkloadCheck(
+        name, pod.name, len(found.pids), found.memory_bytes, found.connections, choice, [*found.problems, *found.losses]
+    )
+    _print(view, as_json, show_workload_check)
+    return EXIT_REFUSED if view.problems else 0
 
 
 def check(as_json: bool) -> int:

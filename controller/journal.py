@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-import checkpoint.api as agent_api
 from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
+from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
 
 
@@ -33,7 +33,7 @@ class Intent(msgspec.Struct, frozen=True):
     max_hold_seconds: float
     max_held_bytes: int
     allow_loss: bool = False
-    memory: agent_api.MemoryWay = "stop-and-copy"
+    memory: Wanted = "stop-and-copy"
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
+from checkpoint.api import Memory
 from controller.actions import Move
 from controller.core.accounts import Account, Standing
 from controller.core.errors import MidstreamError
@@ -13,6 +14,7 @@ from controller.core.result import (
     Fault,
     FlowCounts,
     LedgerRow,
+    MemoryAccount,
     MigrationResult,
     Outcome,
     PhaseTime,
@@ -41,8 +43,22 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         flows=_flow_counts(move, phase),
         bytes=_byte_counts(move),
         ledger=[_row(account) for account in move.accounts],
+        memory=_memory(move, times),
         error=None if problem is None else _told(problem),
     )
+
+
+def _memory(move: Move, times: list[PhaseTime]) -> MemoryAccount | None:
+    plan = move.plan
+    if plan is None or plan.memory is None:
+        return None
+    total = sum(one.seconds for one in times if one.name not in (Phase.PENDING, Phase.PREFLIGHT))
+    came = move.memory or Memory("complete")
+    chosen = plan.memory
+    return MemoryAccount(
+        chosen.way, plan.memory_bytes, chosen.freeze_seconds, chosen.total_seconds, total,
+        came.arrived_bytes, came.seconds, came.faults,
+    )  # fmt: skip
 
 
 def _told(error: MidstreamError) -> Problem:

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from controller.core.predict import MUCH_BYTES
 from controller.core.result import MigrationResult, Problem, given_up
 from controller.demo.result import DemoResult, Spread
 from controller.demo.verdict import Verdict
@@ -99,6 +100,7 @@ def _migration_facts(result: MigrationResult) -> list[tuple[str, str]]:
         ("connections", f"{adopted - lost:,} of {adopted:,} kept, {lost:,} lost" if adopted else ""),
         ("bytes", f"{result.bytes.lost:,} lost" if adopted else ""),
         ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+        ("memory", _memory_text(result)),
     ]
 
 
@@ -111,12 +113,30 @@ def _demo_facts(result: DemoResult) -> list[tuple[str, str]]:
             f"{result.replies_wrong:,} wrong, {result.replies_missing:,} missing of {result.replies_checked:,}",
         ),
         ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+        ("memory", _memory_text(result)),
         ("stall", _spread_text(result.stall_seconds)),
         ("stall otherwise", _spread_text(result.steady_stall_seconds)),
+        ("requests while it came", _spread_text(result.latency_while_memory_comes_seconds)),
+        ("requests otherwise", _spread_text(result.latency_otherwise_seconds)),
         ("newcomers", _newcomers(result)),
         ("to connect", _spread_text(result.connect_during_freeze_seconds)),
         ("to be served", _spread_text(result.served_during_freeze_seconds)),
     ]
+
+
+def _memory_text(result: MigrationResult) -> str:
+    """The way it went, and how the prediction held; nothing where there was so little that nobody asks."""
+    seen = result.memory
+    if (
+        seen is None
+        or result.outcome != "succeeded"
+        or (seen.way == "stop-and-copy" and seen.memory_bytes < MUCH_BYTES)
+    ):
+        return ""
+    fetched = f", {byte_text(int(seen.fetched_bytes / seen.fetch_seconds))}/s" if seen.fetch_seconds else ""
+    took = f"in all {duration_text(seen.total_seconds)}"
+    expected = f"predicted: frozen {duration_text(seen.predicted_freeze_seconds)}"
+    return f"{byte_text(seen.memory_bytes)} by {seen.way}{fetched}, {took} ({expected})"
 
 
 def _newcomers(result: DemoResult) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from checkpoint.api import Problem
 from controller.core.check import CheckResult
 from controller.core.phases import Phase
 from controller.core.plan import Plan
+from controller.core.predict import Choice
 from controller.journal import Record
 from controller.panels import byte_text, duration_text, final_panel
 
@@ -90,12 +93,63 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
     for name, value in _plan_facts(plan):
         table.add_row(name, Text(value))
     console.print(_framed(table))
+    _show_choice(plan.memory, console)
     if not plan.problems:
         console.print(_line("ok", "Nothing is known to stand in the way. Nothing was touched.", ""))
     for loss in plan.losses:
         console.print(_line("warning", loss.message, ""))
     for problem in plan.problems:
         console.print(_line("failed", problem.message, problem.hint))
+
+
+class WorkloadCheck(msgspec.Struct, frozen=True):
+    """`midstream check WORKLOAD`: what a move would be, wherever it goes to."""
+
+    workload: str
+    pod: str
+    threads: int
+    memory_bytes: int
+    connections: int
+    memory: Choice
+    problems: list[Problem]
+
+
+def show_workload_check(found: WorkloadCheck, console: Console | None = None) -> None:
+    console = console or Console(highlight=False)
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="bright_black")
+    table.add_column()
+    facts = [
+        ("workload", f"{found.workload}, in {found.pod}, {found.threads:,} threads"),
+        ("memory", byte_text(found.memory_bytes)),
+        ("connections", f"{found.connections:,}"),
+        *_memory_facts(found.memory),
+    ]
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    console.print(_framed(table))
+    _show_choice(found.memory, console)
+    if not found.problems:
+        console.print(_line("ok", "Nothing of the workload's own is known to stand in the way of a move.", ""))
+    for problem in found.problems:
+        console.print(_line("failed", problem.message, problem.hint))
+
+
+def _memory_facts(choice: Choice) -> list[tuple[str, str]]:
+    others = [
+        f"{one.way} would freeze it for {duration_text(one.freeze_seconds)}, in all {duration_text(one.total_seconds)}"
+        for one in choice.others
+    ]
+    return [
+        ("its memory goes", f"by {choice.way}: {choice.reason}"),
+        ("predicted", f"frozen {duration_text(choice.freeze_seconds)}, in all {duration_text(choice.total_seconds)}"),
+        ("otherwise", "; ".join(others)),
+    ]
+
+
+def _show_choice(choice: Choice | None, console: Console) -> None:
+    if choice is not None and choice.risk:
+        console.print(_line("warning", f"{choice.risk[:1].upper()}{choice.risk[1:]}.", ""))
 
 
 def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
@@ -105,6 +159,7 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("command", " ".join(plan.argv)),
         ("processes", f"{plan.processes:,} threads, the first process is {plan.pid}"),
         ("memory", byte_text(plan.memory_bytes)),
+        *(_memory_facts(plan.memory) if plan.memory else ()),
         ("connections", f"{plan.connections:,}, all of them stay open"),
         ("listens on", ", ".join(map(str, plan.listening_ports)) or "nothing"),
         ("addresses", ", ".join(addresses)),

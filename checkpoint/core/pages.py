@@ -18,7 +18,7 @@ FAULT_BYTES = 8 * PAGE_BYTES
 """With the page that somebody waits for come its neighbours in the same 32 KiB: they cost as much as one alone."""
 
 CHUNK_BYTES = 256 << 10
-"""What is asked for in the background at once: with the window below, a fault waits behind a megabyte at most."""
+"""What is asked for at once at most (`checkpoint.core.pacing`)."""
 
 
 class Ask(NamedTuple):
@@ -78,13 +78,13 @@ class Space:
         block = address - address % FAULT_BYTES
         return self._ask(found.part(block, block + FAULT_BYTES))
 
-    def next(self) -> Ask | None:
+    def next(self, size: int = CHUNK_BYTES) -> Ask | None:
         """What to ask for in the background; None when everything is there or asked for."""
         found = self._wanted.after(self._cursor)
         if found is None:
             return None
         start = self._cursor if found.start < self._cursor < found.end else found.start
-        return self._ask(found.part(start, start + CHUNK_BYTES))
+        return self._ask(found.part(start, start + size))
 
     def _ask(self, part: Range) -> Ask:
         self._wanted.cut(part.start, part.end)

@@ -36,23 +36,35 @@ class Memory:
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
-        self._buffer = bytearray(CHUNK_BYTES)
+        self._buffer = bytearray(pagewire.ANSWER_BYTES + CHUNK_BYTES)
 
     def open(self, pids: list[int]) -> None:
         """Raises OSError."""
         for pid in pids:
             self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
-    def read(self, pid: int, start: int, size: int) -> memoryview:
-        """Raises OSError or KeyError for memory that is not there."""
-        view = memoryview(self._buffer)[:size]
+    def answer(self, one: pagewire.Request) -> memoryview:
+        """The answer to a request, header and pages in one piece: they go out in one packet where they fit into one.
+
+        Raises OSError or KeyError for memory that is not there.
+        """
+        whole = memoryview(self._buffer)[: pagewire.ANSWER_BYTES + one.size]
+        pages = whole[pagewire.ANSWER_BYTES :]
+        self._read(pages, one.process, one.image)
+        # As bytes: a memoryview is compared number by number, a hundred times as slowly.
+        is_zeros = pages[0] == 0 and pages.tobytes() == _ZEROS[: one.size]
+        head = pagewire.Answer(one.space, one.number, one.size, pagewire.ZEROS if is_zeros else 0)
+        whole[: pagewire.ANSWER_BYTES] = pagewire.encode_answer(head)
+        return whole[: pagewire.ANSWER_BYTES + head.body_bytes]
+
+    def _read(self, view: memoryview, pid: int, start: int) -> None:
+        size = len(view)
         done = 0
         while done < size:
             got = os.preadv(self._fds[pid], [view[done:]], start + done)
             if not got:
                 raise OSError(f"process {pid} has ended")
             done += got
-        return view
 
 
 class Giver:
@@ -112,12 +124,7 @@ class Giver:
             if one.kind == pagewire.DONE:
                 taker.sendall(pagewire.encode_answer(pagewire.Answer(0, 0, 0)))
                 return True
-            pages = self._memory.read(one.process, one.image, one.size)
-            # As bytes: a memoryview is compared number by number, a hundred times as slowly.
-            flags = pagewire.ZEROS if pages.tobytes() == _ZEROS[: one.size] else 0
-            taker.sendall(pagewire.encode_answer(pagewire.Answer(one.space, one.number, one.size, flags)))
-            if not flags:
-                taker.sendall(pages)
+            taker.sendall(self._memory.answer(one))
         return False
 
 

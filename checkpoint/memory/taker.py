@@ -29,6 +29,7 @@ from typing import Any
 
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
+from checkpoint.core.pacing import LULL_SECONDS, Pace
 from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space
 from checkpoint.core.pagewire import Request
 from checkpoint.memory import channel, uffd
@@ -39,9 +40,6 @@ LAZY_SOCKET = "lazy-pages.socket"
 WANTED = "wanted.json"
 STATUS = "memory.json"
 _RESTORE_FINISHED = 0x52535446  # criu: uffd.c, LAZY_PAGES_RESTORE_FINISHED
-
-WINDOW = 4
-"""Requests of the background on their way at once: enough to fill a link; a fault waits behind a megabyte."""
 
 RECONNECT_SECONDS = 20.0
 """How long the source is looked for when the connection broke. Who needs a page waits."""
@@ -60,10 +58,16 @@ class Process:
     def __init__(self, number: int, pid: int, fd: int, space: Space) -> None:
         self.number, self.pid, self.fd, self.space = number, pid, fd, space
 
-    def put(self, number: int, source: int) -> None:
-        """Put an answer that lies at our address `source` where it belongs now. Raises Gone and Changing."""
+    def put(self, number: int, source: int | None) -> None:
+        """Put an answer that lies at our address `source`, or is all zeros, where it belongs now.
+
+        Raises Gone and Changing.
+        """
         for one in self.space.arrived(number):
-            uffd.copy(self.fd, one.address, source + one.offset, one.size)
+            if source is None:
+                uffd.zero(self.fd, one.address, one.size)
+            else:
+                uffd.copy(self.fd, one.address, source + one.offset, one.size)
 
 
 class Taker:
@@ -78,7 +82,8 @@ class Taker:
         """A pidfd of each restored process."""
         self._wanted: dict[str, Any] = {}
         self._connection: Connection | None = None
-        self._restored = self._begun = False
+        self._restored = False
+        self._pace = Pace()
         self._turn = 0
         self._total_bytes = self._faults = 0
         self._began = self._told = time.monotonic()
@@ -89,8 +94,9 @@ class Taker:
 
     def begin(self) -> None:
         """From now on everything is fetched, not only what somebody waits for."""
-        if not self._begun:
-            self._begun, self._began = True, time.monotonic()
+        if not self._pace.begun:
+            self._began = time.monotonic()
+            self._pace.begin(self._began)
 
     def run(self) -> None:
         """Until everything has come. Raises Lost."""
@@ -98,16 +104,20 @@ class Taker:
         while not self._complete():
             self._ask_more()
             busy = self._connection is not None and self._connection.pending
-            for key, _ in self._selector.select(0 if busy else STATUS_SECONDS):
+            for key, _ in self._selector.select(0 if busy else self._patience()):
                 key.data()
             if busy:
                 self._hear()
             if time.monotonic() > self._told + STATUS_SECONDS:
-                self._tell("fetching" if self._begun else "waiting")
+                self._tell("fetching" if self._pace.begun else "waiting")
         self._finish()
 
+    def _patience(self) -> float:
+        """How long to wait for something to happen: where the background stands back, until it might go on."""
+        return LULL_SECONDS if self._pace.begun else STATUS_SECONDS
+
     def _complete(self) -> bool:
-        return self._restored and self._begun and all(one.space.complete for one in self._processes.values())
+        return self._restored and self._pace.begun and all(one.space.complete for one in self._processes.values())
 
     def _finish(self) -> None:
         """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need."""
@@ -167,6 +177,7 @@ class Taker:
 
     def _fault(self, one: Process, address: int) -> None:
         self._faults += 1
+        self._pace.fault(time.monotonic())
         found = one.space.fault(address)
         if found is Due.ZERO:
             self._insist(one, lambda: uffd.zero(one.fd, address))
@@ -196,14 +207,15 @@ class Taker:
 
     def _ask_more(self) -> None:
         """Keep the window of the background full, one process after the other."""
-        room = WINDOW - sum(one.space.asked_count for one in self._processes.values())
+        size, window = self._pace.ahead(time.monotonic())
+        room = window - sum(one.space.asked_count for one in self._processes.values())
         for _ in range(len(self._processes)):
             one = self._processes[1 + self._turn % len(self._processes)]
-            while self._begun and room > 0 and (found := one.space.next()) is not None:
+            while room > 0 and (found := one.space.next(size)) is not None:
                 self._ask(one, found)
                 room -= 1
             if room <= 0:
-                return
+                break
             self._turn += 1
 
     def _hear(self) -> None:
@@ -216,10 +228,9 @@ class Taker:
         if answer is None:
             return
         one = self._processes[answer.space]
-        if answer.flags & pagewire.ZEROS:
-            self._buffer.view[: answer.size] = bytes(answer.size)
         if one.space.is_asked(answer.number):
-            self._insist(one, lambda: one.put(answer.number, self._buffer.address))
+            source = None if answer.flags & pagewire.ZEROS else self._buffer.address
+            self._insist(one, lambda: one.put(answer.number, source))
             one.space.done(answer.number)
 
     def _dare(self, act: Callable[[], None]) -> None:

@@ -91,13 +91,17 @@ def copy(fd: int, to: int, source: int, size: int) -> int:
     return size
 
 
-def zero(fd: int, address: int) -> None:
-    """Put a page of zeros there. Raises Gone and Changing."""
-    args = bytearray(_ZERO_ARGS.pack(address, PAGE_BYTES, 0, 0))
-    try:
-        fcntl.ioctl(fd, _ZEROPAGE, args)
-    except OSError as error:
-        _skip(fd, error, address, 0)
+def zero(fd: int, address: int, size: int = PAGE_BYTES) -> None:
+    """Put pages of zeros there, which take no memory until they are written. Raises Gone and Changing."""
+    done = 0
+    while done < size:
+        args = bytearray(_ZERO_ARGS.pack(address + done, size - done, 0, 0))
+        try:
+            fcntl.ioctl(fd, _ZEROPAGE, args)
+            return
+        except OSError as error:
+            done += max(0, _ZERO_ARGS.unpack(args)[3])
+            done += _skip(fd, error, address + done, done)
 
 
 def _skip(fd: int, error: OSError, address: int, done: int) -> int:

@@ -12,6 +12,7 @@ import msgspec
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.core.errors import Refused
+from controller.core.predict import Choice
 
 IMAGE_OVERHEAD_BYTES = 4 << 20
 """What CRIU writes beside the memory: descriptors, mappings, socket queues. Measured: 1 MB for a Redis, rounded up."""
@@ -46,6 +47,8 @@ class Plan(msgspec.Struct, frozen=True):
     problems: list[agent_api.Problem]
     losses: list[agent_api.Problem] = []
     """What is given up, as it is allowed to be; else these are among the problems."""
+    memory: Choice | None = None
+    """Which way its memory will go, and what that will take."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 

@@ -68,6 +68,19 @@ class LedgerRow(msgspec.Struct, frozen=True):
     )
 
 
+class MemoryAccount(msgspec.Struct, frozen=True):
+    """How the workload's memory travelled, and what had been expected of it."""
+
+    way: Annotated[Literal["stop-and-copy", "post-copy"], Meta(description="Inside the freeze, or after it.")]
+    memory_bytes: Annotated[Count, Meta(description="The workload's memory, as the plan saw it.")]
+    predicted_freeze_seconds: Annotated[Seconds, Meta(description="What the plan expected of the freeze.")]
+    predicted_total_seconds: Annotated[Seconds, Meta(description="What it expected of the whole move.")]
+    total_seconds: Annotated[Seconds, Meta(description="From Preparing to the end.")]
+    fetched_bytes: Annotated[Count, Meta(description="Post-copy: what came after the freeze.")] = 0
+    fetch_seconds: Annotated[Seconds, Meta(description="Post-copy: how long that took.")] = 0.0
+    faults: Annotated[Count, Meta(description="Post-copy: pages the workload had to wait for.")] = 0
+
+
 class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One migration, when it is over."""
 
@@ -84,6 +97,7 @@ class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     flows: FlowCounts = FlowCounts()
     bytes: ByteCounts = ByteCounts()
     ledger: Annotated[list[LedgerRow], Meta(description="One row for each flow.")] = []
+    memory: Annotated[MemoryAccount | None, Meta(description="Of its memory; null when it never began.")] = None
     error: Annotated[Problem | None, Meta(description="Why it did not succeed; null when it did.")] = None
 
 

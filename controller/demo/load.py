@@ -27,6 +27,7 @@ import uvloop
 
 from controller.demo import options as command_line
 from controller.demo.exchange import Asker, Peer
+from controller.demo.filler import Filling, Toucher, fill
 from controller.demo.options import Options
 from controller.demo.pacer import Pacer
 from controller.demo.peers import Bulk, Counter, Pattern, Publisher, Subscriber
@@ -97,7 +98,13 @@ class Load:
             self._subscribers
         )
         self._bulk = [Bulk(f"bulk{n}", prefix, pattern) for n in range(options.bulk)]
-        self._askers: list[Asker] = [*self._counters, *self._publishers, *self._bulk]
+        self._filling = Filling(prefix, options.fill_bytes) if options.fill_bytes else None
+        self._touchers = (
+            [Toucher(f"toucher{n}", self._filling, n, options.touchers) for n in range(options.touchers)]
+            if self._filling
+            else []
+        )
+        self._askers: list[Asker] = [*self._counters, *self._publishers, *self._bulk, *self._touchers]
         self._peers: list[Peer] = [*self._subscribers, *self._askers]
         self._wires: dict[Peer, Wire] = {}
         self._pacers: list[Pacer] = []
@@ -118,6 +125,8 @@ class Load:
             self._close()
 
     async def _begin(self) -> bool:
+        if self._filling is not None:
+            await asyncio.to_thread(fill, self._options.host, self._options.port, self._filling)
         await self._connect()
         self._pacers = self._make_pacers()
         if self._introduced():
@@ -161,6 +170,7 @@ class Load:
             (self._counters, options.turn_seconds, 1),
             (self._publishers, options.pace_seconds, 1),
             (self._bulk, options.bulk_seconds, options.bulk_window),
+            (self._touchers, options.touch_seconds, 1),
         ]
         return [
             Pacer([(self._wires[asker], asker) for asker in askers], period, window) for askers, period, window in paced
@@ -240,6 +250,7 @@ class Load:
             connections=[peer.report() for peer in self._peers],
             probes=sorted(self._prober.probes, key=lambda probe: probe.began),
             mistakes=mistakes[:MISTAKES_KEPT],
+            touches=sorted(one for toucher in self._touchers for one in toucher.latencies),
         )
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> None:

@@ -23,6 +23,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     bulk_value_bytes: int = 256 << 10
     bulk_window: int = 4
     """Values that a bulk connection has under way at most."""
+    fill_bytes: int = 0
+    """Memory that Redis is filled with before anything else; 0: none."""
+    touchers: int = 4
+    """Connections that write on the filling and read it, where there is one."""
+    touch_seconds: float = 0.004
+    """From one exchange of a toucher to its next."""
     pace_seconds: float = 0.01
     """From one pipeline of a connection to its next; longer where `pipelines_per_second` does not allow it."""
     pipelines_per_second: float = 6400.0

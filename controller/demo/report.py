@@ -15,7 +15,7 @@ import msgspec
 
 from controller.demo.result import Spread
 
-Role = Literal["counter", "publisher", "subscriber", "bulk"]
+Role = Literal["counter", "publisher", "subscriber", "bulk", "toucher"]
 Loss = Literal["reset", "closed", "refused", "timeout", "unreachable", "corrupt", "silent"]
 """How a connection ended that should not have: "corrupt" is not RESP any more, "silent" is open but did not answer."""
 
@@ -121,6 +121,8 @@ class Report(msgspec.Struct, frozen=True, tag_field="event", tag="report"):
     probes: list[Probe]
     mistakes: list[Mistake]
     """The first few."""
+    touches: list[tuple[float, float]] = []
+    """Of each exchange that touched the filling: when it was asked, and how long it took."""
 
 
 Event = Ready | Tick | Failed | Report

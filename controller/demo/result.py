@@ -60,6 +60,13 @@ class DemoResult(MigrationResult, frozen=True, kw_only=True):
     served_during_freeze_seconds: Annotated[
         Spread | None, Meta(description="Until the first reply on such a connection; null when none was begun.")
     ]
+    latency_while_memory_comes_seconds: Annotated[
+        Spread | None,
+        Meta(description="Of requests for filled memory between the freeze and the last page; null: none came."),
+    ] = None
+    latency_otherwise_seconds: Annotated[
+        Spread | None, Meta(description="Of the same requests away from the move; null without --memory-size.")
+    ] = None
 
 
 def schema() -> dict[str, Any]:

@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 import checkpoint.api as agent_api
+from controller import rates
 from controller.actions import Move
 from controller.clients import AgentClient
 from controller.commands import MigrateRequest, base_environment, drive, migrations_folder, new_intent
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action
+from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
 from controller.demo.options import Options
 from controller.demo.process import LoadError, LoadProcess
@@ -34,6 +36,10 @@ STEADY_SECONDS = 2.0
 MAX_HOLD_SECONDS = 10.0
 MAX_HELD_BYTES = 64 << 20
 
+READY_SECONDS = 20.0
+FILL_BYTES_PER_SECOND = 100e6
+"""What a busy machine manages; a quiet one is five times as fast."""
+
 REDIS = ("redis-server", "--port", str(PORT), "--bind", "*", "-::*", "--protected-mode", "no", "--save", "",
          "--maxclients", "15000", "--client-output-buffer-limit", "pubsub 0 0 0")  # fmt: skip
 
@@ -50,11 +56,23 @@ async def pods(home: Path) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
         await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
 
-async def run_demo(connections: int, json_file: Path | None, load: Options | None = None) -> int:
+class Big(msgspec.Struct, frozen=True):
+    """How much memory Redis gets, and how that travels."""
+
+    fill_bytes: int = 0
+    memory: Wanted = "auto"
+
+
+async def run_demo(
+    connections: int,
+    json_file: Path | None,
+    load: Options | None = None,
+    big: Big = Big(),  # noqa: B008 - frozen
+) -> int:
     """Runs the demo; the exit status, 0 only if nothing was lost."""
     with Display() as display:
         try:
-            verdict = await _rehearse(connections, load, display)
+            verdict = await _rehearse(connections, load, display, big)
         except LoadError as error:
             raise MidstreamError("load-failed", str(error), "machine", "see: midstream check") from error
         display.finish(verdict)
@@ -63,21 +81,29 @@ async def run_demo(connections: int, json_file: Path | None, load: Options | Non
     return verdict.exit_status
 
 
-async def _rehearse(connections: int, load: Options | None, display: Display) -> Verdict:
+async def _rehearse(connections: int, load: Options | None, display: Display, big: Big) -> Verdict:
     """Pods up, Redis and its load running, the move in the middle, everything gone again."""
     home = Path(f"/run/midstream-demo-{os.getpid()}")
     async with pods(home) as (a, b, client):
         display.note(f"pods a ({a.address}), b ({b.address}) and client ({client.address}) are up")
         await start_redis(a)
-        options = load or Options(host=a.address, port=PORT, connections=connections)
+        options = load or load_options(a, connections, big.fill_bytes)
         network = ("nsenter", f"--net=/proc/{client.pid1}/ns/net")
         async with await LoadProcess.start(options, display.load, network) as clients:
             ready = await clients.ready()
             display.note(f"Redis runs in a; {ready.connections} connections from client, every reply checked")
             await asyncio.sleep(STEADY_SECONDS)
-            result, window = await move_redis(home, a, b, display)
+            result, window = await move_redis(home, a, b, display, big.memory)
             await asyncio.sleep(STEADY_SECONDS)
             return judge(await clients.stop(), result, window)
+
+
+def load_options(pod: Pod, connections: int, fill_bytes: int = 0) -> Options:
+    """The demo's load against the Redis in `pod`; much memory takes its time to be written."""
+    ready_seconds = READY_SECONDS + fill_bytes / FILL_BYTES_PER_SECOND
+    return Options(
+        host=pod.address, port=PORT, connections=connections, fill_bytes=fill_bytes, ready_seconds=ready_seconds
+    )
 
 
 def _write_json(path: Path, verdict: Verdict) -> None:
@@ -90,12 +116,12 @@ async def start_redis(pod: Pod) -> None:
 
 
 async def move_redis(
-    home: Path, source: Pod, destination: Pod, display: Display
+    home: Path, source: Pod, destination: Pod, display: Display, memory: Wanted = "auto"
 ) -> tuple[MigrationResult, Window | None]:
     """Moves it; the migration's account and when it was frozen."""
-    request = MigrateRequest("redis", source.name, destination.name, MAX_HOLD_SECONDS, MAX_HELD_BYTES)
+    request = MigrateRequest("redis", source.name, destination.name, MAX_HOLD_SECONDS, MAX_HELD_BYTES, memory=memory)
     intent = new_intent(request, source.name)
-    async with Move(intent, source, destination) as move:
+    async with Move(intent, source, destination, await asyncio.to_thread(rates.load, home)) as move:
         result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
         return result, _window(move)
 

@@ -63,9 +63,19 @@ def demo_result(report: Report, migration: MigrationResult, window: Window | Non
         client_bytes_lost=_total(report.connections, "bytes_lost"),
         stall_seconds=spread(stalls(report, window)) if window else None,
         steady_stall_seconds=spread(steady_stalls(report, window)),
+        latency_while_memory_comes_seconds=spread(_touches(report, migration, window)),
+        latency_otherwise_seconds=spread([took for at, took in report.touches if window and at + took < window.began]),
         connect_during_freeze_seconds=connect,
         served_during_freeze_seconds=served,
     )
+
+
+def _touches(report: Report, migration: MigrationResult, window: Window | None) -> list[float]:
+    """How long requests took that were asked after the freeze and before the last page had come."""
+    seen = migration.memory
+    if window is None or seen is None or not seen.fetch_seconds:
+        return []
+    return [took for at, took in report.touches if window.resumed <= at <= window.resumed + seen.fetch_seconds]
 
 
 def _total(connections: list[ConnectionReport], field: str) -> int:

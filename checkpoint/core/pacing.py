@@ -1,0 +1,58 @@
+"""How much is fetched in the background beside the pages that somebody waits for. Pure: `now` is given, in seconds.
+
+A fault waits behind what was asked for before it. So the less is asked for ahead, the shorter a fault waits, and the
+longer it takes until everything is there, which is how long the source is needed. Right after the freeze a workload
+touches its whole working set, one page after the other, and its peers wait for it: then the background stands back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from checkpoint.core.pages import CHUNK_BYTES
+
+STORM_SECONDS = 0.3
+"""So long after the freeze faults go before everything."""
+
+LULL_SECONDS = 0.01
+"""Without a fault for so long, nobody is in the way of the background."""
+
+
+class Ahead(NamedTuple):
+    """Ask for so many bytes at once, and have so many requests under way."""
+
+    size: int
+    window: int
+
+
+NOTHING = Ahead(0, 0)
+LITTLE = Ahead(CHUNK_BYTES // 2, 2)
+MUCH = Ahead(CHUNK_BYTES, 4)
+
+
+class Pace:
+    """Of one migration."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        self._faulted = float("-inf")
+
+    def begin(self, now: float) -> None:
+        """The workload runs."""
+        if self._began is None:
+            self._began = now
+
+    @property
+    def begun(self) -> bool:
+        return self._began is not None
+
+    def fault(self, now: float) -> None:
+        self._faulted = now
+
+    def ahead(self, now: float) -> Ahead:
+        """What the background may do now."""
+        if self._began is None:
+            return NOTHING
+        if now - self._faulted >= LULL_SECONDS:
+            return MUCH
+        return NOTHING if now - self._began < STORM_SECONDS else LITTLE

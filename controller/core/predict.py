@@ -1,0 +1,148 @@
+"""Which way a workload's memory goes, and how long that will take: from what moves on this machine have taken. Pure.
+
+A move's times are taken as `base + memory / rate`, for each way. The base is learnt from moves of little memory, the
+rate from those of much; where there were none yet, a short probe of the machine and figures of a machine like it
+stand in. What counts as much is in `MUCH_BYTES`: below it the rest of the move takes longer than the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal, get_args
+
+import msgspec
+
+from checkpoint.api import MemoryFeatures, MemoryWay, Problem
+
+Wanted = Literal["auto", "stop-and-copy", "post-copy", "pre-copy"]
+"""What a person may ask for."""
+
+SHORT_FREEZE_SECONDS = 0.25
+"""A freeze that nobody has to shorten: for less than this the memory goes inside it, and the source is needed no more
+after the commit."""
+
+MUCH_BYTES = 128 << 20
+SAMPLES_KEPT = 40
+
+_BASE_SECONDS = {"stop-and-copy": 0.10, "post-copy": 0.14}
+_BASE_TOTAL_SECONDS = {"stop-and-copy": 0.4, "post-copy": 0.7}
+_REFERENCES_BYTES_PER_SECOND = 12e9
+"""Post-copy's part of the freeze: CRIU takes a reference to each page. Measured by hand on 4 GiB."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One move that succeeded."""
+
+    way: MemoryWay
+    memory_bytes: int
+    freeze_seconds: float
+    total_seconds: float
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """What this machine is known to do."""
+
+    copy_bytes_per_second: float
+    """The probe: memory written to a tmpfs and read again."""
+    samples: list[Sample] = []
+
+    def learnt(self, sample: Sample) -> Rates:
+        """With one more move; the oldest is forgotten."""
+        return Rates(self.copy_bytes_per_second, [*self.samples, sample][-SAMPLES_KEPT:])
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    way: MemoryWay
+    freeze_seconds: float
+    total_seconds: float
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The way chosen, what it will take, what the other would have, and what to know before."""
+
+    way: MemoryWay
+    freeze_seconds: float
+    total_seconds: float
+    others: list[Prediction] = []
+    reason: str = ""
+    risk: str = ""
+    """What can go wrong this way that cannot another; "": nothing."""
+
+
+def predict(way: MemoryWay, memory_bytes: int, rates: Rates) -> Prediction:
+    """Freeze and total time of a move with so much memory."""
+    samples = [one for one in rates.samples if one.way == way]
+    # Of a stop-and-copy the freeze is the copy; post-copy fetches at about the rate of the probe.
+    copy = 1.0 / rates.copy_bytes_per_second
+    first = copy if way == "stop-and-copy" else 1.0 / _REFERENCES_BYTES_PER_SECOND
+    freeze = _line([(one.memory_bytes, one.freeze_seconds) for one in samples], _BASE_SECONDS[way], first, memory_bytes)
+    total = _line(
+        [(one.memory_bytes, one.total_seconds) for one in samples], _BASE_TOTAL_SECONDS[way], copy, memory_bytes
+    )
+    return Prediction(way, freeze, max(total, freeze))
+
+
+def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, memory_bytes: int) -> float:
+    small = [seconds for size, seconds in points if size < MUCH_BYTES]
+    if small:
+        base = median(small)
+    large = [max(0.0, seconds - base) / size for size, seconds in points if size >= MUCH_BYTES]
+    if large:
+        per_byte = median(large)
+    return base + per_byte * (memory_bytes if large or memory_bytes >= MUCH_BYTES or not small else 0)
+
+
+def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures) -> tuple[Choice, list[Problem]]:
+    """The way to take, and what stands in the way of the one that was asked for."""
+    problems = _unavailable(wanted, memory_bytes, features)
+    all_of = {way: predict(way, memory_bytes, rates) for way in get_args(MemoryWay)}
+    way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
+    mine = all_of.pop(way)
+    risk = ""
+    if way == "post-copy":
+        later = max(0.0, mine.total_seconds - mine.freeze_seconds)
+        risk = (f"until its memory has come, about {later:.1f} s after the freeze, the workload needs the pod it left: "
+                "if that is lost meanwhile, so is the workload")  # fmt: skip
+    return Choice(way, mine.freeze_seconds, mine.total_seconds, list(all_of.values()), reason, risk), problems
+
+
+def _way(wanted: Wanted, all_of: dict[MemoryWay, Prediction], post_copy: bool) -> tuple[MemoryWay, str]:
+    if wanted == "stop-and-copy" or wanted == "post-copy":
+        return wanted, "asked for"
+    copied = all_of["stop-and-copy"].freeze_seconds
+    if copied <= SHORT_FREEZE_SECONDS:
+        return "stop-and-copy", "it is little memory"
+    if not post_copy:
+        return "stop-and-copy", "post-copy is not possible here"
+    if all_of["post-copy"].freeze_seconds >= copied:
+        return "stop-and-copy", "post-copy would not make the freeze shorter"
+    return "post-copy", f"the freeze would be {copied:.1f} s with stop-and-copy"
+
+
+def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) -> list[Problem]:
+    if wanted == "pre-copy":
+        why = (
+            "this version does not carry it out"
+            if features.pre_copy
+            else "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
+        )
+        return [Problem("pre-copy-unavailable", f"pre-copy is not possible: {why}", "machine", _AUTO)]
+    if wanted == "post-copy" and not features.post_copy_bytes:
+        message = "post-copy is not possible: the kernel has no userfaultfd(2) that tells of forks and remappings"
+        return [Problem("post-copy-unavailable", message, "machine", _AUTO)]
+    if wanted == "post-copy" and features.post_copy_bytes < memory_bytes:
+        limit = features.post_copy_bytes >> 20
+        message = f"post-copy is possible up to {limit} MiB here: CRIU needs two open files for every 4 MiB"
+        return [
+            Problem("post-copy-unavailable", message, "machine", "raise the agent's limit of open files (ulimit -n)")
+        ]
+    return []
+
+
+_AUTO = "choose --memory auto"
+
+
+def least(ours: MemoryFeatures, theirs: MemoryFeatures) -> MemoryFeatures:
+    """What both machines can do."""
+    return MemoryFeatures(min(ours.post_copy_bytes, theirs.post_copy_bytes), ours.pre_copy and theirs.pre_copy)

@@ -1,0 +1,110 @@
+"""The way that memory goes, from what moves have taken before, and from the machine where there were none."""
+
+from __future__ import annotations
+
+import pytest
+
+from checkpoint.api import MemoryFeatures
+from controller.core.predict import (
+    MUCH_BYTES,
+    SAMPLES_KEPT,
+    SHORT_FREEZE_SECONDS,
+    Rates,
+    Sample,
+    choose,
+    least,
+    predict,
+)
+
+GIB = 1 << 30
+FRESH = Rates(copy_bytes_per_second=1e9)
+ALL = MemoryFeatures(40 * GIB, False)
+
+
+def test_without_a_move_the_probe_decides():
+    assert predict("stop-and-copy", 0, FRESH).freeze_seconds == pytest.approx(0.1)
+    assert predict("stop-and-copy", 10**9, FRESH).freeze_seconds == pytest.approx(1.1)
+    lazily = predict("post-copy", 10**9, FRESH)
+    assert lazily.freeze_seconds < 0.3 < lazily.total_seconds
+
+
+def test_moves_of_little_memory_teach_the_base_and_moves_of_much_the_rate():
+    rates = FRESH
+    for sample in (
+        Sample("stop-and-copy", 1 << 20, 0.05, 0.2),
+        Sample("stop-and-copy", 10 * MUCH_BYTES, 2.05, 2.4),
+        Sample("post-copy", 10 * MUCH_BYTES, 0.2, 9.0),
+    ):
+        rates = rates.learnt(sample)
+    found = predict("stop-and-copy", 20 * MUCH_BYTES, rates)
+    assert (found.freeze_seconds, found.total_seconds) == (pytest.approx(4.05), pytest.approx(4.6))
+    assert predict("stop-and-copy", 1 << 20, rates).freeze_seconds == pytest.approx(0.05, abs=0.01)
+
+
+def test_with_little_moves_alone_little_memory_takes_what_they_took():
+    rates = FRESH.learnt(Sample("stop-and-copy", 1 << 20, 0.05, 0.2))
+    assert predict("stop-and-copy", 2 << 20, rates).freeze_seconds == pytest.approx(0.05)
+    assert predict("stop-and-copy", 10**9, rates).freeze_seconds == pytest.approx(1.05)
+
+
+def test_what_is_long_ago_is_forgotten():
+    rates = FRESH
+    for number in range(SAMPLES_KEPT + 5):
+        rates = rates.learnt(Sample("post-copy", number, 1.0, 1.0))
+    assert [one.memory_bytes for one in rates.samples] == list(range(5, SAMPLES_KEPT + 5))
+
+
+def test_little_memory_goes_inside_the_freeze():
+    found, problems = choose("auto", 10 << 20, FRESH, ALL)
+    assert (found.way, found.risk, problems) == ("stop-and-copy", "", [])
+    assert found.freeze_seconds < SHORT_FREEZE_SECONDS
+    assert [one.way for one in found.others] == ["post-copy"]
+
+
+def test_much_memory_comes_afterwards_and_the_risk_is_said():
+    found, problems = choose("auto", 4 * GIB, FRESH, ALL)
+    assert (found.way, problems) == ("post-copy", [])
+    assert "needs the pod it left" in found.risk
+    assert "stop-and-copy" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [(MemoryFeatures(), "not possible here"), (MemoryFeatures(GIB), "not possible here")],
+)
+def test_without_post_copy_auto_falls_back(features, words):
+    found, problems = choose("auto", 4 * GIB, FRESH, features)
+    assert (found.way, problems) == ("stop-and-copy", [])
+    assert words in found.reason
+
+
+def test_post_copy_that_would_not_be_shorter_is_not_worth_its_risk():
+    slow = FRESH.learnt(Sample("post-copy", GIB, 9.0, 9.0))
+    found, _ = choose("auto", GIB, slow, ALL)
+    assert (found.way, found.reason) == ("stop-and-copy", "post-copy would not make the freeze shorter")
+
+
+@pytest.mark.parametrize("way", ["stop-and-copy", "post-copy"])
+def test_what_is_asked_for_is_taken(way):
+    found, problems = choose(way, GIB, FRESH, ALL)
+    assert (found.way, found.reason, problems) == (way, "asked for", [])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "features", "code", "words"),
+    [
+        ("pre-copy", ALL, "pre-copy-unavailable", "CONFIG_MEM_SOFT_DIRTY"),
+        ("pre-copy", MemoryFeatures(40 * GIB, True), "pre-copy-unavailable", "does not carry it out"),
+        ("post-copy", MemoryFeatures(), "post-copy-unavailable", "userfaultfd"),
+        ("post-copy", MemoryFeatures(GIB // 2), "post-copy-unavailable", "up to 512 MiB"),
+    ],
+)
+def test_what_is_not_possible_here_is_refused_in_words(wanted, features, code, words):
+    _, (problem,) = choose(wanted, GIB, FRESH, features)
+    assert problem.code == code
+    assert words in problem.message
+    assert problem.hint
+
+
+def test_two_machines_can_what_both_can():
+    assert least(MemoryFeatures(GIB, True), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, False)
