@@ -71,7 +71,7 @@ class Objects:
                     return
                 raise AgentError(Code.IMAGE_EXISTS, f"there is an object {path} already in {self._url}") from error
 
-    async def put_stream(self, path: str, chunks: AsyncIterator[bytes], expected_bytes: int) -> None:
+    async def put_stream(self, path: str, chunks: AsyncIterator[bytes | bytearray], expected_bytes: int) -> None:
         """Write what `chunks` gives, each asked for when there is room; the object appears whole or not at all."""
         part_bytes = max(PART_BYTES, -(-expected_bytes // MAX_PARTS))
         with self._translated(f"write {path}"):
@@ -99,8 +99,15 @@ class Objects:
                 found = await obstore.get_async(self._store, path)
             except FileNotFoundError as error:
                 raise AgentError(Code.IMAGE_DAMAGED, f"the object {path} is missing in the archive") from error
-            async for piece in found.stream(min_chunk_size=READ_BYTES):
-                yield bytes(piece)
+            if not self.is_local:
+                async for piece in found.stream(min_chunk_size=READ_BYTES):
+                    yield bytes(piece)
+                return
+            # A file's stream comes in pieces of 8 KiB: half as fast.
+            size = found.meta["size"]
+            for start in range(0, size, READ_BYTES):
+                end = min(start + READ_BYTES, size)
+                yield bytes(await obstore.get_range_async(self._store, path, start=start, end=end))
 
     async def below(self, prefix: str) -> list[Found]:
         """Everything below a prefix."""

@@ -56,10 +56,10 @@ async def _read(
         _require_room(folder.parent, manifest.image_bytes)
         _make(folder)
         try:
-            with ThreadPoolExecutor(1, "open") as opening:
+            with ThreadPoolExecutor(1, "open") as opening, ThreadPoolExecutor(1, "hash") as hashing:
                 for one in manifest.objects:
                     files = [file for file in manifest.files if file.object == one.name]
-                    await _fetch(objects, image, one.name, key, _Sink(folder, files), opening)
+                    await _fetch(objects, image, one.name, key, _Sink(folder, files, hashing), opening)
             stored.check_folder(manifest, store.listing(folder))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +125,13 @@ def _take(opener: Opener, sink: _Sink, piece: bytes) -> None:
 
 
 class _Sink:
-    """Distributes an object's bytes to the files that are in it, new ones in a folder that nobody else can enter."""
+    """Distributes an object's bytes to the files that are in it, new ones in a folder that nobody else can enter.
 
-    def __init__(self, folder: Path, files: list[StoredFile]) -> None:
-        self._folder, self._files = folder, files[::-1]
+    SHA-256, the slow part, has a thread of its own.
+    """
+
+    def __init__(self, folder: Path, files: list[StoredFile], hashing: ThreadPoolExecutor) -> None:
+        self._folder, self._files, self._hashing = folder, files[::-1], hashing
         self._fd = -1
         self._left = 0
         self._digest = hashlib.sha256()
@@ -141,8 +144,11 @@ class _Sink:
             if self._fd < 0:
                 raise AgentError(Code.IMAGE_DAMAGED, "an object has more bytes than its files")
             part = rest[: self._left]
-            self._digest.update(part)
-            _write(self._fd, part)
+            hashed = self._hashing.submit(self._digest.update, part)
+            try:
+                _write(self._fd, part)
+            finally:
+                hashed.result()
             self._left -= len(part)
             rest = rest[len(part) :]
             self._end_full_files()

@@ -37,11 +37,13 @@ class Sealer:
         self._zstd = zstandard.ZstdCompressor(level=LEVEL)
         self._index = 0
 
-    def seal(self, chunk: bytes | memoryview, *, last: bool) -> bytes:
+    def seal(self, chunk: bytes | memoryview, *, last: bool) -> bytearray:
         """The frame of one chunk: at most CHUNK_BYTES."""
         body, packed = self._squeezed(chunk)
         head = container.head(len(body) + container.TAG_BYTES, last=last, packed=packed)
-        frame = head + self._cipher.encrypt(container.nonce(self._index, last), body, head)
+        frame = bytearray(len(head) + len(body) + container.TAG_BYTES)
+        frame[: len(head)] = head
+        self._cipher.encrypt_into(container.nonce(self._index, last), body, head, memoryview(frame)[len(head) :])
         self._index += 1
         return frame
 

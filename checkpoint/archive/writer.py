@@ -100,9 +100,10 @@ class _Writer:
         sealer = Sealer(self._key, self._draft.image, name, self._squeeze, time.monotonic)
         sent = 0
 
-        async def frames() -> AsyncIterator[bytes]:
+        async def frames() -> AsyncIterator[bytes | bytearray]:
             nonlocal sent
-            frame, last = sealer.header, False
+            frame: bytes | bytearray = sealer.header
+            last = False
             while True:
                 sent += len(frame)
                 given = time.monotonic()
@@ -130,6 +131,6 @@ class _Writer:
         return msgspec.structs.replace(ready, wrapped_key=keys.wrap(self._kek, self._key, ready.bound()))
 
 
-def _next_frame(source: Source, sealer: Sealer) -> tuple[bytes, bool]:
+def _next_frame(source: Source, sealer: Sealer) -> tuple[bytearray, bool]:
     chunk, last = source.chunk()
     return sealer.seal(chunk, last=last), last

@@ -80,6 +80,8 @@ class Reader:
         self.salt = b""
         self._name = name
         self._kept = bytearray()
+        self._at = 0
+        """Where in `_kept` the next frame begins."""
         self._index = 0
         self._ended = False
 
@@ -90,6 +92,9 @@ class Reader:
             return
         while (frame := self._take_frame()) is not None:
             yield frame
+        # Once for all of them: each time the rest would move to the front.
+        del self._kept[: self._at]
+        self._at = 0
 
     def finish(self) -> None:
         """Say that no more bytes will come."""
@@ -106,20 +111,23 @@ class Reader:
         return True
 
     def _take_frame(self) -> Frame | None:
-        if self._ended and self._kept:
+        there = len(self._kept) - self._at
+        if self._ended and there:
             raise self._damaged("has bytes behind its end")
-        if len(self._kept) < HEAD_BYTES:
+        if there < HEAD_BYTES:
             return None
-        raw = bytes(self._kept[:HEAD_BYTES])
+        start = self._at + HEAD_BYTES
+        raw = bytes(self._kept[self._at : start])
         (word,) = _HEAD.unpack(raw)
         length = word & _LENGTH
         if word & ~(_LAST | _PACKED | _LENGTH) or not TAG_BYTES <= length <= MAX_PAYLOAD_BYTES:
             raise self._damaged("has a frame that cannot be one")
-        end = HEAD_BYTES + length
-        if len(self._kept) < end:
+        if there < HEAD_BYTES + length:
             return None
-        frame = Frame(self._index, raw, bool(word & _LAST), bool(word & _PACKED), bytes(self._kept[HEAD_BYTES:end]))
-        del self._kept[:end]
+        with memoryview(self._kept) as kept:
+            payload = bytes(kept[start : start + length])
+        frame = Frame(self._index, raw, bool(word & _LAST), bool(word & _PACKED), payload)
+        self._at = start + length
         self._index += 1
         self._ended = frame.last
         return frame
