@@ -48,6 +48,10 @@ class ObjectStore:
         }  # fmt: skip
         return Archive(f"s3://{bucket}", known | options)
 
+    @property
+    def port(self) -> int:
+        return self._ports["s3"]
+
     def _start(self) -> None:
         argv = [str(WEED), "server", "-s3", f"-dir={self._folder / 'data'}", f"-s3.config={self._folder / 's3.json'}",
                 f"-ip={self.host}", f"-ip.bind={self.host}", "-master.telemetry=false", "-master.electionTimeout=1s",

@@ -281,6 +281,16 @@ async def test_a_reader_that_comes_between_the_two_looks_keeps_its_image(local, 
     assert (await get(local, tmp_path / "x")).image == "i"
 
 
+async def test_a_lease_that_cannot_be_given_back_spoils_nothing(local, images, tmp_path, monkeypatch):
+    await put(local, images)
+
+    async def down(self, *paths):
+        raise AgentError(Code.ARCHIVE_UNREACHABLE, "down")
+
+    monkeypatch.setattr(Objects, "delete", down)
+    assert (await get(local, tmp_path / "x")).image == "i"
+
+
 async def test_delete_says_what_is_not_there_and_does_as_it_is_forced(local, images):
     await refused(Code.IMAGE_MISSING, lifetime.delete(local, "i"))
     await put(local, images)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from checkpoint.archive import keys
 from checkpoint.archive.orders import Read, Write, WriteDone
 from checkpoint.core import stored
 from checkpoint.core.stored import Machine, Manifest
+from tests.harness.cutter import Cutter, Then, cutter
 from tests.harness.object_store import SECRET, ObjectStore, object_store
 
 TOP = Path(__file__).parents[4]
@@ -37,6 +40,15 @@ def server() -> Iterator[ObjectStore]:
 def key(tmp_path) -> KeySource:
     keys.make(tmp_path / "key")
     return KeySource(file=str(tmp_path / "key"))
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in CONTENT.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def said(order: Any) -> ArchiveAnswer:
@@ -76,16 +88,17 @@ def refused(order: Any) -> str:
     return answer.error.code
 
 
-def write(archive: api.Archive, key: KeySource, folder: Path) -> Write:
-    return Write(archive, key, str(folder), DRAFT, 0.0, 60.0, "auto")
+def write(archive: api.Archive, key: KeySource, folder: Path, image: str = "i", deadline: float = 60.0) -> Write:
+    return Write(archive, key, str(folder), msgspec.structs.replace(DRAFT, image=image), 0.0, deadline, "off")
 
 
-def test_an_image_goes_to_a_real_s3_server_and_comes_back(server, key, tmp_path):
+def through(server: ObjectStore, way: Cutter) -> api.Archive:
+    return server.archive(aws_endpoint_url=f"http://127.0.0.1:{way.port}")
+
+
+def test_an_image_goes_to_a_real_s3_server_and_comes_back(server, key, images, tmp_path):
     archive = server.archive()
-    (tmp_path / "images").mkdir()
-    for name, content in CONTENT.items():
-        (tmp_path / "images" / name).write_bytes(content)
-    order = write(archive, key, tmp_path / "images")
+    order = write(archive, key, images)
     written = done(order, WriteDone)
     assert written.image_bytes == sum(map(len, CONTENT.values()))
     assert refused(order) == "image-exists"
@@ -95,14 +108,50 @@ def test_an_image_goes_to_a_real_s3_server_and_comes_back(server, key, tmp_path)
     again = Read(archive, key, "i", str(tmp_path / "again"), HERE, 0.0, 60.0)
     assert done(again, Manifest).image_bytes == written.image_bytes
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == CONTENT
-    assert done(api.CollectImages(archive), list[str]) == []
     done(api.DeleteImage(archive, "i"), None)
     assert done(api.ListImages(archive), list[StoredImage]) == []
-    assert refused(api.ShowImage(archive, key, "i")) == "image-missing"
+
+
+async def test_a_connection_that_is_cut_anywhere_costs_a_part_and_no_more(server, key, images, tmp_path):
+    total = sum(map(len, CONTENT.values()))
+
+    async def cut(at: int) -> None:
+        image = f"cut-{at}"
+        async with cutter(server.host, server.port, after_bytes=at, then=Then.WELL) as way:
+            await asyncio.to_thread(done, write(through(server, way), key, images, image), WriteDone)
+            assert way.cuts == 1
+        read = Read(server.archive(), key, image, str(tmp_path / image), HERE, 0.0, 60.0)
+        assert (await asyncio.to_thread(done, read, Manifest)).image_bytes == total
+        await asyncio.to_thread(done, api.DeleteImage(server.archive(), image), None)
+
+    await asyncio.gather(*(cut(random.randrange(total)) for _ in range(2)))
+
+
+async def test_an_archive_that_goes_down_or_is_slow_leaves_no_image(server, key, images, tmp_path):
+    """Down at once, in the first part, in the last ones; or so slow that the deadline passes."""
+
+    async def fail(image: str, after_bytes: int, pause_seconds: float) -> None:
+        async with cutter(
+            server.host, server.port, after_bytes=after_bytes, then=Then.DOWN, pause_seconds=pause_seconds
+        ) as way:
+            code = await asyncio.to_thread(refused, write(through(server, way), key, images, image, 2.0))
+        assert code == "deadline"
+        read = Read(server.archive(), key, image, str(tmp_path / image), HERE, 0.0, 60.0)
+        assert await asyncio.to_thread(refused, read) == "image-missing"
+
+    await asyncio.gather(fail("a", 0, 0), fail("b", 3 << 20, 0), fail("c", 20 << 20, 0), fail("d", 1 << 60, 0.1))
+    listed = await asyncio.to_thread(done, api.ListImages(server.archive()), list[StoredImage])
+    assert {one.state for one in listed} <= {"incomplete"}
+    for one in listed:
+        await asyncio.to_thread(done, api.DeleteImage(server.archive(), one.image, force=True), None)
 
 
 def test_wrong_credentials_are_refused(server):
     assert refused(api.ListImages(server.archive(aws_secret_access_key="wrong"))) == "archive-refused"
+
+
+def test_an_empty_archive_has_nothing_to_collect(tmp_path):
+    assert done(api.CollectImages(api.Archive(str(tmp_path / "archive"))), list[str]) == []
 
 
 def test_a_key_is_made(tmp_path):
