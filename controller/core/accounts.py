@@ -35,8 +35,10 @@ class Standing(StrEnum):
     """Bytes are missing, or were made up."""
     GIVEN_UP = "given-up"
     """It could not be kept, and was allowed to be lost."""
+    COMING = "coming"
+    """A connection that has just come: the destination's proxy does not know it yet, and has acknowledged nothing."""
     MISSING = "missing"
-    """The destination's proxy does not know the flow (yet: a connection that has just come is on its way to it)."""
+    """The destination's proxy does not know the flow."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ class Account(msgspec.Struct, frozen=True):
     @property
     def settled(self) -> bool:
         """Whether nothing more will come of asking again: what was held is delivered, or there is nobody to take it."""
-        if self.standing in (Standing.ENDING, Standing.MISSING):
+        if self.standing in (Standing.ENDING, Standing.COMING, Standing.MISSING):
             return False
         if self.standing in (Standing.CUT, Standing.GIVEN_UP) or self.destination is None:
             return True
@@ -79,11 +81,12 @@ def _account(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> A
     if last.given_up:
         return Account(last, there, Standing.GIVEN_UP)
     cut = bool(last.error or (there and there.error))
-    if there is None:
-        lost = 0 if cut else max(last.to_app_bytes, last.held_bytes)
-        return Account(last, None, Standing.CUT if cut else Standing.MISSING, lost)
     if cut:
         return Account(last, there, Standing.CUT)
+    if there is None:
+        coming = first.direction == "accepted" and first.to_app_bytes <= first.link_unacked_bytes
+        lost = 0 if coming else max(last.to_app_bytes, last.held_bytes)
+        return Account(last, None, Standing.COMING if coming else Standing.MISSING, lost)
     lost = _off_towards_app(first, there, last) + _off_towards_peer(first, there, last)
     if lost and (first.state in ENDED) != (there.state in ENDED):
         return Account(last, there, Standing.ENDING)

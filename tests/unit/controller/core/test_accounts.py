@@ -96,6 +96,19 @@ def test_a_flow_that_the_destination_does_not_know_is_lost():
     assert (missing.standing, missing.settled) == (Standing.MISSING, False)
 
 
+@pytest.mark.parametrize(("given", "unacked"), [(0, 0), (14, 14)])
+def test_a_connection_that_has_just_come_is_asked_for_again_and_never_lost(given, unacked):
+    came = line(direction="accepted", held_bytes=0, to_app_bytes=given, link_unacked_bytes=unacked)
+    found = account(came, None, came)
+    assert found.standing is Standing.COMING
+    assert (found.lost, found.lost_bytes, found.settled) == (False, 0, False)
+
+
+def test_a_connection_of_which_something_was_acknowledged_had_come():
+    came = line(direction="accepted", held_bytes=0, to_app_bytes=14, link_unacked_bytes=0)
+    assert account(came, None, came).standing is Standing.MISSING
+
+
 def test_a_flow_whose_end_only_one_proxy_has_seen_is_asked_for_again():
     found = account(line(state="closed"), line(to_app_bytes=499), line(state="closed"))
     assert found.standing is Standing.ENDING
