@@ -250,11 +250,54 @@ async def test_drain_waits_until_a_pod_relays_nothing(stage):
     assert await stage.midstream("drain", "a") == (0, "a: relays nothing\n", "")
     await move_all(stage, "redis", stage.a, stage.b)
     assert await stage.midstream("drain", "a") == (1, "a: relays 1 flow\n", "")
+    status, _, words = await stage.midstream("pod", "delete", "a")
+    assert (status, "pod a relays 1 flow" in words) == (1, True), words
+    assert ask(client, "PING") == "+PONG"
     waiting = await stage.start_midstream("drain", "a", "--wait")
     assert await waiting.stdout.readline() == b"a: relays 1 flow\n"
     client.close()
     out, _ = await asyncio.wait_for(waiting.communicate(), 20)
     assert (waiting.returncode, out) == (0, b"a: relays nothing\n")
+
+
+async def test_a_pod_that_relays_is_deleted_where_that_is_forced(stage):
+    await stage.run_redis()
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    await move_all(stage, "redis", stage.a, stage.b)
+    assert ask(client, "PING") == "+PONG"
+    assert (await stage.midstream("pod", "delete", "a", "--force"))[0] == 0
+    native = stage.connect(stage.client, stage.b.address, REDIS_PORT)
+    assert ask(native, "PING") == "+PONG"
+
+
+async def test_a_client_and_its_server_are_both_moved(stage):
+    """Each is a workload, each streams to the other while either moves: the server, then its client, then back."""
+    told = {}
+    for name, pod, port in (("client", stage.a, 7201), ("server", stage.b, 7202)):
+        await stage.run(name, *PYTHON, str(PROGRAMS / "puppet.py"), str(port), pod=pod)
+        await stage.answers(port, pod)
+        told[name] = Puppet(Lines(stage.connect(stage.client, pod.address, port)))
+    told["server"].do("listener = socket.create_server(('', 7310))")
+    told["client"].do(f"pump = Duplex(socket.create_connection(({stage.b.address!r}, 7310)))")
+    told["server"].do("pump = Duplex(listener.accept()[0])")
+    for name, *way in (("server", stage.b, stage.c), ("client", stage.a, stage.b), ("server", stage.c, stage.a)):
+        before = told["client"].do("pump.got")
+        await move_all(stage, name, *way)
+        await grows(told["client"], before)
+    for each in told.values():
+        await asyncio.to_thread(each.do, "pump.end()")
+    ours, theirs = [await asyncio.to_thread(each.do, "pump.counts()") for each in told.values()]
+    assert ours[2] == theirs[2] == ""
+    assert (ours[0], ours[1]) == (theirs[1], theirs[0])
+
+
+async def grows(told, before):
+    """Until bytes have come."""
+    for _ in range(1000):
+        if told.do("pump.got") > before:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(told.do("pump.trouble"))
 
 
 async def nothing_is_left(stage):

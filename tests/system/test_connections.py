@@ -179,6 +179,23 @@ async def test_half_closed_by_the_workload_before_the_hold(stage, told, peer_rea
     assert await asyncio.to_thread(told.do, "read_all(sock)") == [5000, True]
 
 
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.RESTORING])
+async def test_ended_by_both_at_once(stage, told, phase):
+    """The workload's end waits behind bytes that the peer's window has no room for; the peer's comes in the hold."""
+    sock = accepted(stage, told)
+    count = told.do("fill(sock)")
+    told.do("sock.shutdown(socket.SHUT_WR)")
+
+    def end():
+        write_all(sock, 2000)
+        sock.shutdown(socket.SHUT_WR)
+
+    await moved(stage, "puppet", at_phase(phase, end))
+    assert await asyncio.to_thread(read_all, sock) == [count, True]
+    assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
+    told.do("sock.close()")
+
+
 async def test_closed_by_the_peer_during_the_hold(stage, told):
     sock = accepted(stage, told)
 
@@ -377,7 +394,7 @@ BY_NUMBER = {
     "TCP_USER_TIMEOUT": (TCP, 18, 4321),
     "TCP_NOTSENT_LOWAT": (TCP, 25, 16384), "TCP_THIN_LINEAR_TIMEOUTS": (TCP, 16, 1),
     "SO_KEEPALIVE": (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), "SO_MARK": (socket.SOL_SOCKET, 36, 5),
-    "SO_PRIORITY": (socket.SOL_SOCKET, 12, 4), "SO_RCVLOWAT": (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1),
+    "SO_PRIORITY": (socket.SOL_SOCKET, 12, 4), "SO_RCVLOWAT": (socket.SOL_SOCKET, socket.SO_RCVLOWAT, 3),
     "SO_OOBINLINE": (socket.SOL_SOCKET, socket.SO_OOBINLINE, 1), "SO_TIMESTAMP": (socket.SOL_SOCKET, 29, 1),
     "SO_MAX_PACING_RATE": (socket.SOL_SOCKET, 47, 90_000_000), "SO_BUSY_POLL": (socket.SOL_SOCKET, 46, 20),
     "IP_TOS": (socket.IPPROTO_IP, 1, 0x28), "IP_TTL": (socket.IPPROTO_IP, 2, 55),
