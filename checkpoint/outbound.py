@@ -14,20 +14,15 @@ from typing import Any
 
 import msgspec
 
-from checkpoint import adopt, sockopts, store, unkept
-from checkpoint.adopt import Given
+from checkpoint.adopt import Adoption
 from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
-from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
-from checkpoint.core.manifest import Proof
-from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import DumpReport, Folders, Helper
-from checkpoint.images import Images, Stream
 from checkpoint.memory.ways import Giving
-from checkpoint.sockets import OpenSockets
-from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
+from checkpoint.snapshot import Snapshot
+from checkpoint.surroundings import Surroundings
 from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
@@ -55,24 +50,12 @@ class Outbound:
         self._seconds: dict[str, float] = {}
         self._helper: Helper | None = None
         self._tree: Tree | None = None
-        self._adoption: adopt.Adoption | None = None
+        self._adoption: Adoption | None = None
         self._image_key = image_key
         self._allow_loss = allow_loss
-        self._given_up: dict[int, str] = {}
-        """The connections that cannot be kept, by inode, and why."""
-        self._key_used = False
-        self._dumped: dict[str, int] = {}
-        self._pages: asyncio.Task[dict[str, Proof]] | None = None
+        self._snapshot = Snapshot(around, self._folders(), self._key)
         self._lease: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
-        self._sorted = flows.Sorted([], [], [], [])
-        self._sockets: OpenSockets | None = None
-        self._images = Images(self._folders().images, around.messages)
-        self._streams: dict[int, Stream] = {}
-        self._expects: dict[int, int] = {}
-        """The next byte that each restored connection expects, as the proxy has seen at the live one."""
-        self._restored_at: dict[int, str] = {}
-        """Each adopted connection's own address at the destination, by the socket's inode."""
         self._answers: dict[Event, Any] = {}
         self._giving: Giving | None = None
         """With post-copy: whoever gives the memory."""
@@ -138,27 +121,18 @@ class Outbound:
         folders = self._folders()
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
-            self._given_up = await asyncio.to_thread(unkept.given_up, self._around.kernel, self._required_tree())
-        looking = self._around.spawn(asyncio.to_thread(self._look, self._required_tree()), "look at the sockets")
+            await asyncio.to_thread(self._snapshot.give_up, self._required_tree())
+        looking = self._around.spawn(
+            asyncio.to_thread(self._snapshot.look, self._required_tree()), "look at the sockets"
+        )
         try:
             report = await self._dump_patiently(folders)
         finally:
             options = await looking
         if self._giving is not None:
             await self._giving.open(self._required_tree().pids)
-        (folders.images / sockopts.FILE).write_bytes(msgspec.json.encode(options))
-        (folders.images / STOPPED_BEFORE).write_bytes(msgspec.json.encode(self.record.stopped_before))
-        self._dumped = store.listing(folders.images)
-        # Nobody edits the pages: their tags can be made while the sockets are given to the proxy.
-        pages = list(filter(manifest.is_pages, self._dumped))
-        proving = self._around.store.prove(folders.images, self._key, self._dumped, pages)
-        self._pages = self._around.spawn(proving, "tag the pages")
-        return Dumped(sum(self._dumped.values()), report.processes, report.criu_seconds)
-
-    def _look(self, tree: Tree) -> list[SocketOptions]:
-        self._close_sockets()
-        self._sockets = OpenSockets(self._around.kernel, tree)
-        return sockopts.read(self._sockets.by_ino.values())
+        self._snapshot.keep(options, self.record.stopped_before)
+        return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
     async def _dump_patiently(self, folders: Folders) -> DumpReport:
         """Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue."""
@@ -189,54 +163,21 @@ class Outbound:
         return answer
 
     async def _adopt(self) -> Adopted:
-        self._images = Images(self._folders().images, self._around.messages)
-        assert self._sockets is not None
-        self._sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
         legs: list[msgspec.Raw] = []
-        if self._sorted.flows or self._sorted.listeners or self._sorted.datagrams:
-            self._adoption = adopt.Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
-            legs = await self._adoption.adopt(self._given(), len(self._sorted.flows))
-            restored = [*zip(self._sorted.flows, adopt.ends_of(legs[: len(self._sorted.flows)]), strict=True)]
-            self._restored_at = {one.socket.ino: leg.app[0] for one, leg in restored if leg.app}
-            self._expects = {one.socket.ino: leg.snd_seq for one, leg in restored if leg.snd_seq is not None}
-        self._close_sockets()
-        raw = msgspec.Raw(b"[" + b",".join(bytes(leg) for leg in legs) + b"]")
-        return Adopted(len(self._sorted.flows), len(self._sorted.listeners), raw)
-
-    def _given(self) -> Iterator[Given]:
-        """Each socket for the proxy; its image is read when its turn comes."""
-        assert self._sockets is not None
-        opened = self._sockets.by_ino
-        for held in self._sorted.flows:
-            ino = held.socket.ino
-            self._streams[ino] = self._images.stream(ino)
-            say = adopt.describe(held, self._streams[ino])
-            say.given_up = self._given_up.get(ino, "")
-            yield Given(say, opened[ino].sock)
-        for held in self._sorted.listeners:
-            yield Given(adopt.describe(held, None), opened[held.socket.ino].sock)
-        for held in self._sorted.datagrams:
-            yield Given(adopt.describe(held, None, kind="datagrams"), self._sockets.datagrams[held.socket.ino].sock)
+        if self._snapshot.sort():
+            self._adoption = Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
+            legs = await self._snapshot.adopt(self._adoption)
+        self._snapshot.close_sockets()
+        found = self._snapshot.sorted
+        return Adopted(len(found.flows), len(found.listeners), msgspec.Raw(b"[" + b",".join(map(bytes, legs)) + b"]"))
 
     async def seal(self) -> Sealed:
         answer: Sealed = await self._once(Event.SEAL, "seal", self._seal)
         return answer
 
     async def _seal(self) -> Sealed:
-        if self._key_used:
-            raise AgentError(Code.WRONG_STATE, "sealing failed before, and a key is for one seal: release the workload")
-        self._key_used = True
-        folders = self._folders()
-        for held in self._sorted.flows:
-            stream = self._streams[held.socket.ino]
-            numbers = readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers))
-            expects = self._expects.get(held.socket.ino, numbers.inq_seq)
-            stream.write(readdress.reading_from(numbers, expects))
-        self._images.edit_sockets(self.record.readdress, self._sorted.inside, self._restored_at)
-        assert self._pages is not None
-        known = {stream.name: stream.raw for stream in self._streams.values()}
-        found, digest = await self._around.store.seal(folders.images, self._key, self._dumped, await self._pages, known)
-        return Sealed(str(folders.images), digest, found.image_bytes)
+        found, digest = await self._snapshot.seal(self.record.readdress)
+        return Sealed(str(self._folders().images), digest, found.image_bytes)
 
     async def commit(self) -> Custody:
         async with self._lock:
@@ -305,18 +246,13 @@ class Outbound:
             with suppress(AgentError):
                 await self._adoption.release()
         self._close_adoption()
-        self._close_sockets()
+        self._snapshot.close()
         if self._tree is not None:
-            everything = [*self._sorted.flows, *self._sorted.listeners]
-            reuse = {one.socket.ino: one.socket.reuse_address for one in everything}
-            backlogs = {one.socket.ino: one.socket.backlog for one in self._sorted.listeners}
-            self._around.engine.release(self._tree, reuse, backlogs)
+            self._around.engine.release(self._tree, self._snapshot.reuse_address(), self._snapshot.backlogs())
             self._tree.close()
             self._tree = None
         self._apply(Event.RELEASE, reason=reason, expired=expired)
         self._around.save()
-        if self._pages is not None:
-            self._pages.cancel()
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
@@ -382,11 +318,6 @@ class Outbound:
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
-
-    def _close_sockets(self) -> None:
-        if self._sockets is not None:
-            self._sockets.close()
-            self._sockets = None
 
     @property
     def _lazily(self) -> bool:
