@@ -1,0 +1,106 @@
+"""Pre-copy: memory is copied while the workload runs, round after round, each what was written since the last. Pure.
+
+Needs a kernel that tracks writes (CONFIG_MEM_SOFT_DIRTY; CRIU's feature `mem_track`). When to stop is decided here, by
+what the rounds took; asking CRIU for them is not done yet (`controller.core.predict` refuses it in words), for there is
+no kernel at hand to try it on.
+
+A round writes what the workload wrote during the one before it. If the next one, inside the freeze, would be short
+enough, it is time; if the workload writes about as fast as a round copies, no number of rounds will help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from checkpoint.core.options import Option
+
+LOG = "pre-dump.log"
+FIRST_ROUND_RATIO = 0.5
+"""Rounds that did not at least halve the freeze were not worth what they cost."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pre-dump: what it wrote, and how long it took."""
+
+    written_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    rounds: int = 8
+    freeze_seconds: float = 0.25
+    """A freeze that is short enough."""
+    base_seconds: float = 0.1
+    """What a freeze takes without memory."""
+    dirty_ratio: float = 0.8
+    """The workload may write this much of what a round copies in the same time; more does not converge."""
+
+
+class Next(Enum):
+    ANOTHER_ROUND = "another round"
+    FREEZE = "stop the workload and copy the rest"
+    FALL_BACK = "give pre-copy up"
+
+
+@dataclass(frozen=True)
+class Decision:
+    what: Next
+    reason: str
+    freeze_seconds: float
+    """What the freeze would be if it came now."""
+
+
+def decide(rounds: Sequence[Round], limits: Limits) -> Decision:
+    """What to do after these rounds; there must be one at least."""
+    last = rounds[-1]
+    copied_per_second = last.written_bytes / last.seconds if last.seconds and last.written_bytes else float("inf")
+    dirtied_per_second = _dirtied_per_second(rounds)
+    left_bytes = dirtied_per_second * last.seconds
+    freeze = limits.base_seconds + left_bytes / copied_per_second
+    if len(rounds) > 1 and freeze <= limits.freeze_seconds:
+        return Decision(Next.FREEZE, "what is left is short enough", freeze)
+    if len(rounds) > 1 and dirtied_per_second > limits.dirty_ratio * copied_per_second:
+        return Decision(Next.FALL_BACK, "the workload writes about as fast as a round copies", freeze)
+    if len(rounds) < limits.rounds:
+        return Decision(Next.ANOTHER_ROUND, "there is more to copy", freeze)
+    if freeze <= FIRST_ROUND_RATIO * (limits.base_seconds + rounds[0].seconds):
+        return Decision(Next.FREEZE, f"after {limits.rounds} rounds, that is all that can be had", freeze)
+    return Decision(Next.FALL_BACK, f"{limits.rounds} rounds made the freeze hardly shorter", freeze)
+
+
+def _dirtied_per_second(rounds: Sequence[Round]) -> float:
+    """How fast the workload writes; after the first round nothing is known, and the worst is supposed."""
+    if len(rounds) < 2:
+        return rounds[0].written_bytes / rounds[0].seconds if rounds[0].seconds else float("inf")
+    before, last = rounds[-2:]
+    return last.written_bytes / before.seconds if before.seconds else float("inf")
+
+
+def pre_dump(pid: int, images: str, work_fd: int, parent: str = "") -> dict[str, Option]:
+    """Options of one round: criu_opts by name, as in `options`. `parent` is the round before, relative to `images`."""
+    wanted: dict[str, Option] = {
+        "images_dir_fd": -1, "images_dir": images, "work_dir_fd": work_fd, "pid": pid, "track_mem": True,
+        "tcp_established": True, "log_level": 2, "log_file": LOG,
+    }  # fmt: skip
+    return wanted | last(parent) if parent else wanted
+
+
+def last(parent: str) -> dict[str, Option]:
+    """What the dump inside the freeze says besides: only what was written since the round in `parent`."""
+    return {"track_mem": True, "parent_img": parent}
+
+
+def command_line(options: dict[str, Option]) -> list[str]:
+    """The same as a command line of `criu`: for a test that asks CRIU's own parser."""
+    flags = {"pid": "--tree", "images_dir": "--images-dir", "parent_img": "--prev-images-dir", "log_file": "--log-file"}
+    words: list[str] = []
+    for name, value in options.items():
+        if name in flags:
+            words += [flags[name], str(value)]
+        elif value is True:
+            words.append("--" + name.replace("_", "-"))
+    return words
