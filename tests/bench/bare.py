@@ -67,6 +67,18 @@ def _by_hand(scene: Stage, pid: int, section: str, connections: int) -> Bare:
     )
 
 
+def floor_of_memory(scene: Stage, pid: int) -> float:
+    """Dump and restore of an idle process, one after the other, in seconds."""
+    images = Path(scene.a.images) / "bare"
+    images.mkdir(mode=0o700)
+    common = ("-D", str(images), *OPTIONS)
+    with _ended_after(scene.b, pid):
+        began = time.monotonic()
+        _run(scene.a, "dump", "-t", str(pid), "--leave-stopped", "--skip-in-flight", "-o", "dump.log", *common)
+        _run(scene.b, "restore", "--restore-detached", "-o", "restore.log", *common)
+        return time.monotonic() - began
+
+
 def start_seconds(pod: Pod) -> float:
     """How long a CRIU takes that is started in the same way and has nothing to do."""
     began = time.monotonic()
