@@ -55,7 +55,8 @@ class ObjectStore:
     def _start(self) -> None:
         argv = [str(WEED), "server", "-s3", f"-dir={self._folder / 'data'}", f"-s3.config={self._folder / 's3.json'}",
                 f"-ip={self.host}", f"-ip.bind={self.host}", "-master.telemetry=false", "-master.electionTimeout=1s",
-                "-master.volumeSizeLimitMB=512", "-volume.max=16", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]  # fmt: skip
+                "-master.volumeSizeLimitMB=512", "-volume.max=16", "-s3.port.iceberg=0", "-s3.port.lance=0",
+                "-s3.iam=false"]  # fmt: skip
         argv += [f"-{name}.port={port}" for name, port in self._ports.items()]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(argv, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
