@@ -34,6 +34,10 @@ MAX_BODY_BYTES = 32 << 20  # 10,000 legs are about 4 MB of JSON
 
 MAX_LINKS = 20_000  # of one migration, dialled beforehand; the descriptors a process may have end there
 
+RELINK_SECONDS = 10.0
+"""So long a link whose connection breaks is made again, before its flow is reset."""
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 FlowNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -89,6 +93,7 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pod's address -> the destination pod's, one entry for each family."""
     links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
     policy: HoldPolicy = HoldPolicy()
+    relink_seconds: Seconds = RELINK_SECONDS
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +105,8 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Listeners that this pod holds for that workload make room for the restored ones.
     """
+
+    relink_seconds: Seconds = RELINK_SECONDS
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -158,6 +165,7 @@ class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     destination: Endpoint
     readdress: dict[str, str]
     """This pod's address -> the destination pod's, one entry for each family."""
+    relink_seconds: Seconds = RELINK_SECONDS
 
 
 class Switched(msgspec.Struct, frozen=True):

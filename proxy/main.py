@@ -128,6 +128,7 @@ async def serve(sockets: Sockets, start_uid: int, drain_seconds: float) -> None:
     sockets.withdraw()
     plane.stop_taking()
     await _drained(plane, drain_seconds)
+    await plane.reset_all()
     adoption.close()
     for runner in runners:
         await runner.cleanup()

@@ -48,6 +48,7 @@ class PlaneCollector(Collector):
         yield _counter("midstream_proxy_legs_built", "App legs built with TCP_REPAIR.", totals.legs_built)
         yield _labelled("midstream_proxy_flows_ended", "Flows that have ended, by how.", "how", totals.flows_ended)
         yield _labelled("midstream_proxy_links_refused", "Links refused, by reason.", "reason", totals.links_refused)
+        yield _labelled("midstream_proxy_link_breaks", "Breaks of links, and their ends.", "what", totals.links_broken)
         seconds = {
             "adopt": totals.adopt_seconds,
             "build": totals.build_seconds,

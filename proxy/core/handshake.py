@@ -1,32 +1,36 @@
-"""The order of frames on a link, for either end: who may say what when."""
+"""The order of frames at the head of a link's connection, for either end: who may say what when."""
 
 from __future__ import annotations
 
+import hmac
 from enum import Enum
 
-from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, Switch, WireError
+from proxy.core.wire import Accepted, Challenge, Fault, Frame, Hello, Join, Open, Refused, Resume, Switch, WireError
 
 
 class Accepting(Enum):
     """The acceptor's side."""
 
     NEW = "new"
+    """CHALLENGE said, not answered."""
     GREETED = "greeted"
-    """Its token was right; it may name a flow now, or later."""
+    """It has proved that it has the token; it may name a link now, or later."""
     ROUTED = "routed"
-    """It named its flow: what follows is payload."""
+    """It named its link: what follows is the link's stream."""
 
 
 class Dialling(Enum):
     """The initiator's side."""
 
+    CONNECTING = "connecting"
+    """The CHALLENGE is awaited."""
     GREETING = "greeting"
     """HELLO said, not answered."""
     IDLE = "idle"
     ASKING_EARLY = "asking_early"
-    """JOIN or OPEN said before the HELLO was answered: two answers are due."""
+    """The link was named before the HELLO was answered: two answers are due."""
     ASKING = "asking"
-    """JOIN or OPEN said, one answer due."""
+    """The link was named, one answer due."""
     OPEN = "open"
     REFUSED = "refused"
 
@@ -36,12 +40,15 @@ ACCEPTING: dict[tuple[Accepting, type[Frame]], Accepting] = {
     (Accepting.GREETED, Join): Accepting.ROUTED,
     (Accepting.GREETED, Open): Accepting.ROUTED,
     (Accepting.GREETED, Switch): Accepting.ROUTED,
+    (Accepting.GREETED, Resume): Accepting.ROUTED,
 }
 
 ANSWERED: dict[tuple[Dialling, type[Frame]], Dialling] = {
+    (Dialling.CONNECTING, Challenge): Dialling.GREETING,
     (Dialling.GREETING, Accepted): Dialling.IDLE,
     (Dialling.ASKING_EARLY, Accepted): Dialling.ASKING,
     (Dialling.ASKING, Accepted): Dialling.OPEN,
+    (Dialling.CONNECTING, Refused): Dialling.REFUSED,
     (Dialling.GREETING, Refused): Dialling.REFUSED,
     (Dialling.ASKING_EARLY, Refused): Dialling.REFUSED,
     (Dialling.ASKING, Refused): Dialling.REFUSED,
@@ -62,7 +69,7 @@ def accepting(state: Accepting, frame: Frame) -> Accepting:
 
 
 def answered(state: Dialling, frame: Frame) -> Dialling:
-    """The initiator's next state after an answer. Raises WireError(ORDER)."""
+    """The initiator's next state after a frame from the acceptor. Raises WireError(ORDER)."""
     try:
         return ANSWERED[state, type(frame)]
     except KeyError:
@@ -70,8 +77,17 @@ def answered(state: Dialling, frame: Frame) -> Dialling:
 
 
 def asked(state: Dialling) -> Dialling:
-    """The initiator's next state after it has named its flow. Raises WireError(ORDER)."""
+    """The initiator's next state after it has named its link. Raises WireError(ORDER)."""
     try:
         return ASKED[state]
     except KeyError:
         raise WireError(Fault.ORDER) from None
+
+
+def proof(token: bytes, nonce: bytes, migration: str) -> bytes:
+    """What a HELLO shows: it needs the token, and is good for this connection only, so to hear it is of no use."""
+    return hmac.digest(token, b"midstream link 2" + nonce + migration.encode(), "sha256")
+
+
+def proves(token: bytes, nonce: bytes, hello: Hello) -> bool:
+    return hmac.compare_digest(proof(token, nonce, hello.migration), hello.proof)

@@ -1,17 +1,20 @@
-"""The frames at the head of a link.
+"""The frames at the head of a link's connection; what follows them is `proxy.core.stream`'s.
 
     header    4s magic "MIDS"   u8 version   u8 kind   u16 length of the payload          (big-endian throughout)
-    HELLO     32s token, then the migration's id                 initiator, at once
-    JOIN      u64 flow                                           initiator, when the flow is repointed
-    OPEN      u64 flow, endpoint peer, endpoint app              initiator, for a connection the destination must open
-    SWITCH    u64 flow                                           initiator, for a flow that has a link: this one follows
-    ACCEPTED                                                     acceptor, for the HELLO and again for the second frame
+    CHALLENGE 32s nonce                                          acceptor, at once
+    HELLO     32s proof, then the migration's id                 initiator, in answer
+    JOIN      u64 flow, u64 link                                 initiator, when the flow is repointed
+    OPEN      u64 flow, u64 link, endpoint peer, endpoint app    initiator, for a connection the destination must open
+    SWITCH    u64 flow, u64 link                                 initiator, for a flow that has a link: this one follows
+    RESUME    u64 flow, u64 link, u64 offset                     initiator, for a link whose connection broke
+    ACCEPTED  u64 offset                                         acceptor, for the HELLO and again for the second frame
     REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
     endpoint  u16 port, u8 length, the address as text
 
-After JOIN or OPEN the initiator's bytes are the flow's and need not wait for the answer; after SWITCH they must. After
-the second ACCEPTED the acceptor's are. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of
-the flow is lost.
+`link` is a random number of the initiator's: it names one link of the flow, whatever connections carry it. An offset
+says how much of the other's stream has been received: from there on it is sent again. After JOIN or OPEN the
+initiator's stream need not wait for the answer; after SWITCH and RESUME it must. After the second ACCEPTED comes the
+acceptor's. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import msgspec
 from proxy.api import Endpoint
 
 MAGIC = b"MIDS"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("!4sBBH")
-TOKEN_BYTES = 32
+TOKEN_BYTES = NONCE_BYTES = PROOF_BYTES = 32
 MAX_PAYLOAD_BYTES = 512
 """The longest frame is a REFUSED with its text; longer is garbage, so refuse before storing it."""
 MAX_MIGRATION_BYTES = 128
 MAX_CODE_BYTES, MAX_TEXT_BYTES = 64, 400
+_NAMED, _RESUMED = struct.Struct("!QQ"), struct.Struct("!QQQ")
 
 
 class Kind(IntEnum):
@@ -41,6 +45,8 @@ class Kind(IntEnum):
     ACCEPTED = 4
     REFUSED = 5
     SWITCH = 6
+    CHALLENGE = 7
+    RESUME = 8
 
 
 class Fault(Enum):
@@ -50,37 +56,53 @@ class Fault(Enum):
     LENGTH = "a frame longer than any may be"
     PAYLOAD = "a frame whose contents make no sense"
     ORDER = "a frame out of turn"
+    FLOOD = "more bytes than the window allows"
+    OFFSET = "an offset that nothing was sent at"
 
 
 class WireError(Exception):
-    """The closed set of what a link's first bytes can do wrong."""
+    """The closed set of what the other end of a link can do wrong."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.value)
         self.fault = fault
 
 
+class Challenge(msgspec.Struct, frozen=True):
+    nonce: bytes
+
+
 class Hello(msgspec.Struct, frozen=True):
     migration: str
-    token: bytes
+    proof: bytes
+    """That the initiator has the migration's token (`proxy.core.handshake.proof`); the token itself is never sent."""
 
 
 class Join(msgspec.Struct, frozen=True):
     flow: int
+    link: int
 
 
 class Switch(msgspec.Struct, frozen=True):
     flow: int
+    link: int
+
+
+class Resume(msgspec.Struct, frozen=True):
+    flow: int
+    link: int
+    received: int
 
 
 class Open(msgspec.Struct, frozen=True):
     flow: int
+    link: int
     peer: Endpoint
     app: Endpoint
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    pass
+    received: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -88,22 +110,28 @@ class Refused(msgspec.Struct, frozen=True):
     text: str
 
 
-Frame = Hello | Join | Open | Accepted | Refused | Switch
+Naming = Join | Open | Switch | Resume
+"""The second frame: which link it is that this connection carries."""
+Frame = Challenge | Hello | Naming | Accepted | Refused
 
 
 def encode(frame: Frame) -> bytes:
     """One frame as bytes. Raises WireError(PAYLOAD) when a field is too long to be sent."""
     match frame:
-        case Hello(migration, token):
-            kind, payload = Kind.HELLO, token + migration.encode()
-        case Join(flow):
-            kind, payload = Kind.JOIN, struct.pack("!Q", flow)
-        case Switch(flow):
-            kind, payload = Kind.SWITCH, struct.pack("!Q", flow)
-        case Open(flow, peer, app):
-            kind, payload = Kind.OPEN, struct.pack("!Q", flow) + _endpoint(peer) + _endpoint(app)
-        case Accepted():
-            kind, payload = Kind.ACCEPTED, b""
+        case Challenge(nonce):
+            kind, payload = Kind.CHALLENGE, nonce
+        case Hello(migration, proof):
+            kind, payload = Kind.HELLO, proof + migration.encode()
+        case Join(flow, link):
+            kind, payload = Kind.JOIN, _NAMED.pack(flow, link)
+        case Switch(flow, link):
+            kind, payload = Kind.SWITCH, _NAMED.pack(flow, link)
+        case Resume(flow, link, received):
+            kind, payload = Kind.RESUME, _RESUMED.pack(flow, link, received)
+        case Open(flow, link, peer, app):
+            kind, payload = Kind.OPEN, _NAMED.pack(flow, link) + _endpoint(peer) + _endpoint(app)
+        case Accepted(received):
+            kind, payload = Kind.ACCEPTED, struct.pack("!Q", received)
         case _:
             tag, said = frame.code.encode()[:MAX_CODE_BYTES], frame.text.encode()[:MAX_TEXT_BYTES]
             kind, payload = Kind.REFUSED, bytes([len(tag)]) + tag + said
@@ -140,7 +168,7 @@ class Decoder:
         return frame
 
     def rest(self) -> bytes:
-        """What came behind the last frame: the flow's own bytes. They are the caller's now."""
+        """What came behind the last frame: the link's stream. It is the caller's now."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         return rest
@@ -161,30 +189,39 @@ def _parse(kind: int, payload: bytes) -> Frame:
         raise WireError(Fault.PAYLOAD) from error
 
 
+def _parse_challenge(payload: bytes) -> Frame:
+    _require(len(payload) == NONCE_BYTES)
+    return Challenge(payload)
+
+
 def _parse_hello(payload: bytes) -> Frame:
-    migration = payload[TOKEN_BYTES:]
-    _require(len(payload) > TOKEN_BYTES and len(migration) <= MAX_MIGRATION_BYTES)
-    return Hello(migration.decode(), payload[:TOKEN_BYTES])
+    migration = payload[PROOF_BYTES:]
+    _require(len(payload) > PROOF_BYTES and len(migration) <= MAX_MIGRATION_BYTES)
+    return Hello(migration.decode(), payload[:PROOF_BYTES])
 
 
 def _parse_join(payload: bytes) -> Frame:
-    return Join(struct.unpack("!Q", payload)[0])
+    return Join(*_NAMED.unpack(payload))
 
 
 def _parse_switch(payload: bytes) -> Frame:
-    return Switch(struct.unpack("!Q", payload)[0])
+    return Switch(*_NAMED.unpack(payload))
+
+
+def _parse_resume(payload: bytes) -> Frame:
+    return Resume(*_RESUMED.unpack(payload))
 
 
 def _parse_open(payload: bytes) -> Frame:
-    peer, offset = _parse_endpoint(payload, 8)
+    peer, offset = _parse_endpoint(payload, _NAMED.size)
     app, offset = _parse_endpoint(payload, offset)
     _require(offset == len(payload))
-    return Open(struct.unpack_from("!Q", payload)[0], peer, app)
+    flow, link = _NAMED.unpack_from(payload)
+    return Open(flow, link, peer, app)
 
 
 def _parse_accepted(payload: bytes) -> Frame:
-    _require(not payload)
-    return Accepted()
+    return Accepted(*struct.unpack("!Q", payload))
 
 
 def _parse_refused(payload: bytes) -> Frame:
@@ -207,10 +244,12 @@ def _require(true: bool) -> None:
 
 
 _PARSERS = {
+    Kind.CHALLENGE: _parse_challenge,
     Kind.HELLO: _parse_hello,
     Kind.JOIN: _parse_join,
     Kind.OPEN: _parse_open,
     Kind.ACCEPTED: _parse_accepted,
     Kind.REFUSED: _parse_refused,
     Kind.SWITCH: _parse_switch,
+    Kind.RESUME: _parse_resume,
 }

@@ -1,18 +1,35 @@
-"""The acceptor's end of links: greet strangers with suspicion, then hand each link to the flow it names."""
+"""The acceptor's end of links: greet strangers with suspicion, then hand each connection to the link it names."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 from collections.abc import Mapping
 
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Accepting
-from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Open, Refused, Switch, WireError, encode
+from proxy.core.wire import (
+    NONCE_BYTES,
+    Accepted,
+    Challenge,
+    Decoder,
+    Frame,
+    Hello,
+    Join,
+    Naming,
+    Open,
+    Refused,
+    Resume,
+    Switch,
+    WireError,
+    encode,
+)
+from proxy.io.connection import Connection, TlsConnection, tune_accepted, why
 from proxy.io.context import Context, count
 from proxy.io.inbound import InboundMigration
-from proxy.io.link import tune_link
+from proxy.io.link import AcceptedLink, Link
 from proxy.sys import address
 
 log = logging.getLogger(__name__)
@@ -20,31 +37,51 @@ log = logging.getLogger(__name__)
 GREETING_SECONDS = 5.0
 MAX_STRANGERS = 1024  # links that have not shown a token; more wait in the kernel's backlog
 ACCEPTS_A_CALLBACK = 64
-FIRST_READ_BYTES = 16 * 1024  # frames and, behind them, the flow's first bytes
+FIRST_READ_BYTES = 16 * 1024  # frames and, behind them, the link's stream
 ACCEPTED = encode(Accepted())
 
 
-class IncomingLink:
-    """One link until a flow takes its socket."""
+class IncomingConnection:
+    """One connection until a link takes it."""
 
     def __init__(self, acceptor: Acceptor, sock: socket.socket, via: str) -> None:
         self.state = Accepting.NEW
         self.migration: InboundMigration | None = None
-        self.sock = sock
         self.via = via
         self._acceptor = acceptor
+        self._connection: Connection = sock
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
         self._decoder = Decoder()
         self._watched = True
-        acceptor.context.poller.read(sock, self._readable)
         self._deadline = acceptor.context.loop.call_later(GREETING_SECONDS, self._late)
+        if acceptor.context.tls is None:
+            self._challenge()
+        else:
+            tls = self._connection = acceptor.context.tls.accepted(sock)
+            acceptor.context.poller.read(tls, lambda: self._shake_hands(tls))
 
     def close(self) -> None:
         self._let_go()
-        self.sock.close()
+        self._connection.close()
+
+    def _shake_hands(self, tls: TlsConnection) -> None:
+        try:
+            writes = tls.handshake()
+        except OSError as error:
+            self._acceptor.refused(self, "tls", why(error))
+            self._acceptor.drop(self)
+            return
+        self._acceptor.context.poller.write(tls, (lambda: self._shake_hands(tls)) if writes else None)
+        if writes is None:
+            self._challenge()
+
+    def _challenge(self) -> None:
+        self._acceptor.context.poller.read(self._connection, self._readable)
+        self._send(encode(Challenge(self._nonce)))
 
     def _readable(self) -> None:
         try:
-            data = self.sock.recv(FIRST_READ_BYTES)
+            data = self._connection.recv(FIRST_READ_BYTES)
             if not data:
                 self._acceptor.drop(self)
                 return
@@ -64,55 +101,68 @@ class IncomingLink:
     def _take(self, frame: Frame) -> None:
         self.state = handshake.accepting(self.state, frame)
         match frame:
-            case Hello(name, token):
-                self.migration = self._acceptor.authenticate(name, token)
+            case Hello():
+                self.migration = self._acceptor.authenticate(self._nonce, frame)
                 self._deadline.cancel()
                 self._acceptor.greeted(self)
                 self._send(ACCEPTED)
+            case Join() | Open() | Switch() | Resume():
+                self._name(frame)
+
+    def _name(self, frame: Naming) -> None:
+        assert self.migration
+        migration = self.migration
+        known = migration.links.get(frame.link)
+        if known:
+            self._go_on(known, frame)
+            return
+        match frame:
             case Join(flow):
-                self._give_to(flow)
+                migration.awaiting(flow).join(self._link(frame, ACCEPTED))
             case Switch(flow):
-                self._follow(flow)
+                flow_here = migration.switching(flow)
+                flow_here.succeed(self._link(frame, ACCEPTED), self.via)
             case Open():
-                self._open(frame)
+                migration.open(frame, lambda: self._link(frame, b""))
+            case _:
+                raise ProxyError(Code.CONFLICT, f"no link {frame.link:x} of flow {frame.flow} is here")
 
-    def _give_to(self, flow: int) -> None:
+    def _link(self, frame: Naming, answer: bytes) -> AcceptedLink:
+        """The link that this connection is the first of. Without an answer it stays mute until it has one."""
         assert self.migration
-        waiting = self.migration.awaiting(flow)
-        if not self._send(ACCEPTED):
-            waiting.path.broke(self.sock)
+        migration, context = self.migration, self._acceptor.context
+        link = AcceptedLink(context, frame.link, self.via, migration.plan.relink_seconds, migration.forget_link)
+        migration.links[frame.link] = link
+        if answer:
+            self._send(answer)
+        link.mute = not answer
         self._hand_over()
-        waiting.join(self.sock, self._decoder.rest(), self.via)
+        link.carry(self._connection, 0, self._decoder.rest())
+        return link
 
-    def _follow(self, flow: int) -> None:
-        assert self.migration
-        switching = self.migration.switching(flow)
-        if not self._send(ACCEPTED):
-            switching.path.broke(self.sock)
+    def _go_on(self, link: Link, frame: Naming) -> None:
+        """The link's connection broke, or the initiator says so; it has received as much as it says, or nothing yet."""
+        received = frame.received if isinstance(frame, Resume) else 0
+        link.outgoing.since(received)  # raises, before anything is given up, if that cannot be
+        if not link.mute:
+            self._send(encode(Accepted(link.incoming.received)))
         self._hand_over()
-        switching.succeed(self.sock, self._decoder.rest(), self.via)
-
-    def _open(self, frame: Open) -> None:
-        assert self.migration
-        self._hand_over()
-        self.migration.open(frame, self.sock, self._decoder.rest(), self.via, self._answer_open)
-
-    def _answer_open(self, why: str) -> bool:
-        return self._send(encode(Refused(Code.LEG_NOT_BUILT.name.lower(), why)) if why else ACCEPTED)
+        link.via = self.via
+        count(self._acceptor.context.totals.links_broken, "resumed")
+        link.carry(self._connection, received, self._decoder.rest())
 
     def _send(self, frame: bytes) -> bool:
         """Into an empty send buffer: taken whole, or the link was reset. The kernel says so once: whoever reads what
         came before it will only see an end."""
         try:
-            self.sock.send(frame)
+            self._connection.send(frame)
         except OSError as error:
-            log.debug("link from %s: %s", self.via, error)
-            return False
-        return True
+            log.debug("link from %s: %s", self.via, why(error))
 
     def _refuse(self, code: str, text: str, reason: str) -> None:
         self._acceptor.refused(self, reason, text)
-        self._send(encode(Refused(code, text)))
+        if self.state is not Accepting.NEW or self._acceptor.context.tls is None:
+            self._send(encode(Refused(code, text)))
         self._acceptor.drop(self)
 
     def _late(self) -> None:
@@ -126,7 +176,7 @@ class IncomingLink:
         self._deadline.cancel()
         if self._watched:
             self._watched = False
-            self._acceptor.context.poller.forget(self.sock)
+            self._acceptor.context.poller.forget(self._connection)
 
 
 class Acceptor:
@@ -136,8 +186,8 @@ class Acceptor:
         self.context = context
         self._listener = listener
         self._migrations = migrations
-        self._strangers: set[IncomingLink] = set()
-        self._known: set[IncomingLink] = set()
+        self._strangers: set[IncomingConnection] = set()
+        self._known: set[IncomingConnection] = set()
         self._listening = False
         self._logged: set[str] = set()
 
@@ -147,45 +197,45 @@ class Acceptor:
 
     def close(self) -> None:
         self.context.poller.forget(self._listener)
-        for link in (*self._strangers, *self._known):
-            link.close()
+        for connection in (*self._strangers, *self._known):
+            connection.close()
         self._strangers.clear()
         self._known.clear()
         self._listener.close()
 
     def close_links_of(self, migration: InboundMigration) -> None:
-        """Its links that have no flow are of no more use."""
-        for link in [link for link in self._known if link.migration is migration]:
-            self.drop(link)
+        """Its connections that carry no link are of no more use."""
+        for connection in [connection for connection in self._known if connection.migration is migration]:
+            self.drop(connection)
 
-    def authenticate(self, name: str, token: bytes) -> InboundMigration:
+    def authenticate(self, nonce: bytes, hello: Hello) -> InboundMigration:
         """Raises FORBIDDEN; says no more to a stranger than that."""
-        migration = self._migrations.get(name)
-        if migration is None or not migration.welcomes(token):
+        migration = self._migrations.get(hello.migration)
+        if migration is None or not handshake.proves(migration.token, nonce, hello):
             raise ProxyError(Code.FORBIDDEN, "no migration here has that id and token")
         return migration
 
-    def greeted(self, link: IncomingLink) -> None:
-        self._strangers.discard(link)
-        self._known.add(link)
+    def greeted(self, connection: IncomingConnection) -> None:
+        self._strangers.discard(connection)
+        self._known.add(connection)
         self._listen(True)
 
-    def forget(self, link: IncomingLink) -> None:
-        """A flow has its socket."""
-        self._strangers.discard(link)
-        self._known.discard(link)
+    def forget(self, connection: IncomingConnection) -> None:
+        """A link has it."""
+        self._strangers.discard(connection)
+        self._known.discard(connection)
         self._listen(len(self._strangers) < MAX_STRANGERS)
 
-    def drop(self, link: IncomingLink) -> None:
-        self.forget(link)
-        link.close()
+    def drop(self, connection: IncomingConnection) -> None:
+        self.forget(connection)
+        connection.close()
 
-    def refused(self, link: IncomingLink, reason: str, text: str) -> None:
+    def refused(self, connection: IncomingConnection, reason: str, text: str) -> None:
         """Counted always, logged the first time: a scanner must not fill the log."""
         count(self.context.totals.links_refused, reason)
         if reason not in self._logged:
             self._logged.add(reason)
-            log.warning("link from %s refused: %s (later ones are only counted)", link.via, text)
+            log.warning("link from %s refused: %s (later ones are only counted)", connection.via, text)
 
     def _listen(self, wanted: bool) -> None:
         if wanted == self._listening:
@@ -205,5 +255,12 @@ class Acceptor:
             except OSError as error:
                 log.warning("cannot accept a link: %s", error.strerror)
                 return
-            tune_link(sock)
-            self._strangers.add(IncomingLink(self, sock, str(address.endpoint(peer))))
+            self._begin(sock, str(address.endpoint(peer)))
+
+    def _begin(self, sock: socket.socket, via: str) -> None:
+        try:
+            tune_accepted(sock)
+            self._strangers.add(IncomingConnection(self, sock, via))
+        except OSError as error:
+            log.debug("link from %s: %s", via, why(error))
+            sock.close()

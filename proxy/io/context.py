@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.api import Endpoint
 from proxy.core.ledger import TcpState
@@ -14,6 +14,10 @@ from proxy.io.poller import Poller
 from proxy.io.relay import Scratch, reset
 from proxy.sys import options
 from proxy.sys.kernel import Kernel
+
+if TYPE_CHECKING:
+    from proxy.io.connection import Tls
+    from proxy.io.link import Link
 
 
 @dataclass
@@ -27,6 +31,8 @@ class Totals:
     to_app_bytes: int = 0
     to_peer_bytes: int = 0
     links_refused: dict[str, int] = field(default_factory=dict)
+    links_broken: dict[str, int] = field(default_factory=dict)
+    """How often a link broke, was made again ("resumed", at either end), and was lost."""
     adopt_seconds: float = 0.0
     build_seconds: float = 0.0
     resume_seconds: float = 0.0
@@ -57,12 +63,55 @@ class Context:
     """The workload's and the peer's end of each flow with its app leg here; what is adopted may be the other end."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a flow has ended."""
+    tls: Tls | None = None
+    """None: links are in cleartext."""
+    links: set[Link] = field(default_factory=set)
+    """All that are not over: some outlive their flow for a moment."""
+    unsaid: Unsaid = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unsaid = Unsaid(self.loop)
 
     @classmethod
-    def here(cls, kernel: Kernel) -> Context:
+    def here(cls, kernel: Kernel, tls: Tls | None = None) -> Context:
         """For the running loop."""
         loop = asyncio.get_running_loop()
-        return cls(loop, kernel, Drainer(loop, kernel), Poller(loop))
+        return cls(loop, kernel, Drainer(loop, kernel), Poller(loop), tls=tls)
+
+    def close_links(self) -> None:
+        for link in list(self.links):
+            link.close()
+        self.unsaid.close()
+
+
+class Unsaid:
+    """Links that may have an acknowledgement to say, which nothing has carried yet. One timer for all of them."""
+
+    SECONDS = 0.5
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._links: set[Link] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, link: Link) -> None:
+        self._links.add(link)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.SECONDS, self._say)
+
+    def discard(self, link: Link) -> None:
+        self._links.discard(link)
+
+    def close(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+        self._links.clear()
+
+    def _say(self) -> None:
+        links, self._links, self._timer = self._links, set(), None
+        for link in links:
+            link.acknowledge()
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from proxy.core.flow import Event, State
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
 from proxy.io.flow import Direction, Flow
+from proxy.io.link import Link
 from proxy.sys import nftables, options, repair
 
 
@@ -47,17 +48,16 @@ class DestinationFlow(Flow):
             return
         repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
 
-    def join(self, link: socket.socket, preface: bytes, via: str) -> None:
+    def join(self, link: Link) -> None:
         """A link has come that names this flow (see InboundMigration.awaiting)."""
-        self.path.first(link, preface)
-        self.via = via
+        self.path.first(link)
+        self.via = link.via
         self.tell(Event.LINK_READY)
 
-    def connect(self, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], bool]) -> None:
-        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed, and
-        gives False if the link was reset meanwhile."""
-        self.path.first(link, preface)
-        self.via = via
+    def connect(self, link: Link, answer: Callable[[str], None]) -> None:
+        """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
+        self.path.first(link)
+        self.via = link.via
         self._answer = answer
         code = self.leg.connect_ex((self.local.host, self.local.port))
         if code in (0, errno.EINPROGRESS):
@@ -65,11 +65,6 @@ class DestinationFlow(Flow):
             self.context.poller.write(self.leg, self._on_connected)
         else:
             self._refuse(code)
-
-    def relay(self) -> None:
-        self.path.give()
-        if not self.is_over:
-            self.path.take()
 
     def retire_route(self) -> None:
         if isinstance(self.datagrams, Speakers):

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from proxy.api import Endpoint, FlowView, LedgerLine
 from proxy.core.flow import ALIVE, ENDED, Command, Event, State, step
 from proxy.io.context import Context, count
+from proxy.io.link import Link
 from proxy.io.path import Path
 from proxy.io.relay import finish
 
@@ -93,7 +94,7 @@ class Flow:
         raise NotImplementedError
 
     def relay(self) -> None:
-        raise NotImplementedError
+        self.path.relay()
 
     def retire_route(self) -> None:
         """Only the destination has a route."""
@@ -130,10 +131,10 @@ class Flow:
 
     # Another link
 
-    def succeed(self, link: socket.socket, preface: bytes, via: str) -> None:
+    def succeed(self, link: Link, via: str) -> None:
         """A newer link, straight to where the workload is now. The flow must be alive (`can_switch`)."""
         self.via = via
-        self.path.succeed(link, preface)
+        self.path.succeed(link)
 
     @property
     def can_switch(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import socket
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
 from proxy.io.destination import DestinationFlow
 from proxy.io.flow import Direction, Ended, Flow
+from proxy.io.link import AcceptedLink, Link
 from proxy.io.retirement import Retirement
 from proxy.sys import nftables, repair
 
@@ -32,6 +32,8 @@ class InboundMigration:
         self.token = bytes.fromhex(plan.token)
         self.state = Inbound.PREPARED
         self.flows: dict[int, DestinationFlow] = {}
+        self.links: dict[int, Link] = {}
+        """By their own numbers: those that a broken connection's successor may name."""
         self.superseded_at = 0.0
         """When the workload was moved on from here, by the loop's clock; 0: it is here."""
         self._retirement = retirement
@@ -41,8 +43,8 @@ class InboundMigration:
     def live_flows(self) -> int:
         return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
 
-    def welcomes(self, token: bytes) -> bool:
-        return hmac.compare_digest(token, self.token)
+    def forget_link(self, link: Link) -> None:
+        self.links.pop(link.number, None)
 
     def build(self, legs: list[Leg]) -> int:
         """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives how many there are.
@@ -123,7 +125,7 @@ class InboundMigration:
             raise ProxyError(Code.WRONG_STATE, f"flow {number} has no link to follow yet")
         return flow
 
-    def open(self, frame: Open, link: socket.socket, preface: bytes, via: str, answer: Callable[[str], bool]) -> None:
+    def open(self, frame: Open, make_link: Callable[[], AcceptedLink]) -> None:
         """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT or ROUTING_FAILED."""
         if frame.flow in self.flows:
             raise ProxyError(Code.CONFLICT, f"flow {frame.flow} exists")
@@ -137,7 +139,15 @@ class InboundMigration:
         flow = self._flow(frame.flow, frame.peer, frame.app, "accepted", State.CONNECTING, leg)
         self.flows[frame.flow] = flow
         self.context.totals.flows_accepted += 1
-        flow.connect(link, preface, via, answer)
+        link = make_link()
+
+        def answer(why: str) -> None:
+            if why:
+                link.refuse(Code.LEG_NOT_BUILT.name.lower(), why)
+            else:
+                link.unmute()
+
+        flow.connect(link, answer)
 
     def _flow(
         self, number: int, peer: Endpoint, app: Endpoint, direction: Direction, state: State, leg: socket.socket

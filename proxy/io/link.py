@@ -1,230 +1,409 @@
-"""The initiator's end of links: dial, greet, and later name the flow that the link is for."""
+"""A link: carries one flow between two proxies, over one connection after the other (`proxy.core.stream`).
+
+`InitiatedLink` dials, and dials again when a connection breaks; `AcceptedLink` waits for that. A link outlives its flow
+until all that was given to it, END or RESET included, is acknowledged.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.api import Endpoint
-from proxy.core import handshake
-from proxy.core.errors import Code, ProxyError
-from proxy.core.handshake import Dialling
-from proxy.core.wire import Decoder, Hello, Join, Open, Refused, Switch, WireError, encode
-from proxy.io.context import Context
-from proxy.sys import address
+from proxy.core.link import Event, State, step
+from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, Incoming, Mark, Outgoing, header
+from proxy.core.wire import Accepted, Refused, WireError, encode
+from proxy.io.connection import Connection, why
+from proxy.io.context import Context, count
+from proxy.io.relay import Giver, Taker
 
-ANSWER_BYTES = 4096  # one read while answers are due; what is behind them is the flow's and is handed on
+log = logging.getLogger(__name__)
+
+_DATA = int(Mark.DATA) << 24
+RESET_SECONDS = 1.0
+"""How long a reset waits for a leg to take the bytes that came before it, as its sender had sent them."""
 
 
 class LinkUser(Protocol):
-    """Who a link works for: a flow at the source."""
+    """Who a link works for: a flow's path."""
 
-    def link_sendable(self, link: DialledLink) -> None:
-        """Connected, and the flow is named: bytes sent now are the flow's."""
+    def link_ended(self, link: Link) -> None:
+        """The other end's stream has ended, and everything before that was handed on."""
 
-    def link_accepted(self, rest: bytes) -> None:
-        """The destination has accepted: bytes read now are the flow's; `rest` are the first of them."""
-
-    def link_lost(self, why: str, sent: bool) -> None:
-        """It broke before that, or was refused. If nothing was `sent`, another link may be tried."""
+    def link_failed(self, link: Link, why: str) -> None:
+        """The flow was reset at the other end (`why` is empty then), or the link is lost."""
 
 
-class DialledLink:
-    """One link until its flow takes the socket over. Never blocks; every failure reaches its user or its pool once."""
+class Link:
+    """Never blocks. Its connection, if it has one, is read always."""
 
-    def __init__(
-        self, context: Context, destination: Endpoint, hello: bytes, idled: Callable[[DialledLink], None]
-    ) -> None:
-        self.state = Dialling.GREETING
-        self.why_lost = ""
-        self.refusal = ""
-        """The code with which the destination said no."""
-        self._poller = context.poller
-        self._idled = idled
-        self._outbox = hello
+    def __init__(self, context: Context, number: int, via: str) -> None:
+        self.context = context
+        self.number = number
+        self.via = via
+        self.state = State.WAITING
+        self.outgoing = Outgoing()
+        self.incoming = Incoming()
+        self.taker = Taker(context.poller, self._handed)
+        self.mute = False
+        """Nothing may be sent yet: the answer to the frame that named the link comes first."""
+        self._connection: Connection | None = None
+        self._pending: deque[memoryview] = deque()
+        """Frames and rests of frames that the connection has not taken."""
         self._user: LinkUser | None = None
-        self._decoder = Decoder()
-        self._connected = False
-        self._taken = False
-        self._watching = True
-        self.sock = link_socket(address.family(destination.host))
-        code = self.sock.connect_ex((destination.host, destination.port))
-        if code in (0, errno.EINPROGRESS):
-            self._poller.write(self.sock, self._on_connected)
-        else:
-            context.loop.call_soon(self._lose, os.strerror(code))
+        self._giver: Giver | None = None
+        self._told = False
+        self._failure: str | None = None
+        self._said = 0
+        """The last acknowledgement that was sent."""
+        context.links.add(self)
 
-    def ask(self, frame: Join | Open | Switch, user: LinkUser) -> None:
-        """Name the flow. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
-        self.state = handshake.asked(self.state)
+    # Its flow
+
+    def attach(self, user: LinkUser) -> None:
+        """From now on `user` hears what happens; what has happened already, soon."""
         self._user = user
-        if self._connected:
-            self._say(encode(frame))
+        if self._failure is not None:
+            self.context.loop.call_soon(self._tell_failure)
+
+    def detach(self) -> None:
+        """The flow needs it no more; it sees its own end through."""
+        self._user = None
+        self._giver = None
+        self.taker.stop()
+        self._check()
+
+    def give_from(self, giver: Giver) -> None:
+        self._giver = giver
+        giver.start()
+
+    def take_to(self, leg: socket.socket, failed: Callable[[], None]) -> None:
+        self.taker.start(leg, failed)
+        if self.incoming.mark:
+            self._check_end()
+
+    @property
+    def room(self) -> int:
+        return 0 if self._pending else self.outgoing.room
+
+    def give(self, size: int) -> bool:
+        """The first `size` bytes of the scratch buffer's body. Whether there is room for more."""
+        scratch, outgoing = self.context.scratch, self.outgoing
+        self._said = acknowledged = self.incoming.delivered
+        HEADER.pack_into(scratch.view, 0, _DATA | size, acknowledged)
+        length = HEADER_BYTES + size
+        connection = self._connection
+        if connection is None or self.mute or self._pending:
+            sent = 0
         else:
-            self._outbox += encode(frame)
+            try:
+                sent = connection.send(scratch.view[:length])
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._broken(why(error))
+                connection = None
+        frame = scratch.keep(length)
+        outgoing.keep(frame, size)
+        if sent < length and self._connection is not None:
+            self._queue(memoryview(frame)[sent:length])
+        return not self._pending and outgoing.room > 0
 
-    def close(self) -> None:
-        self.let_go()
-        self._poller.forget(self.sock)
-        self.sock.close()
+    def end(self) -> None:
+        """The flow's stream has ended here."""
+        if not self.outgoing.mark:
+            self._close(Mark.END)
 
-    def abandon(self) -> None:
-        """Of no more use. A socket that its flow has taken is the flow's to close."""
-        self.let_go()
-        if not self._taken and self.sock.fileno() >= 0:
-            self._poller.forget(self.sock)
-            self.sock.close()
+    def reset(self) -> None:
+        """The flow was reset here; the other end hears of it behind the last byte that was given."""
+        self._close(Mark.RESET)
+        self.detach()
 
-    def let_go(self) -> None:
-        """Watch the socket no more; it is somebody else's."""
-        if self._watching:
-            self._watching = False
-            self._poller.read(self.sock, None)  # the writer is the flow's by now
+    def conclude(self) -> None:
+        """The flow is over: in order if both streams have ended, else it is reset."""
+        if self.outgoing.mark is Mark.END and self.incoming.mark is Mark.END and self.incoming.handed_on:
+            self.detach()
+        else:
+            self.reset()
 
-    def _on_connected(self) -> None:
-        self._poller.write(self.sock, None)
-        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._lose(os.strerror(code))
+    def _close(self, mark: Mark) -> None:
+        before = self.outgoing.given
+        self.outgoing.close(mark)
+        if self.outgoing.given > before and self.state is not State.OVER:
+            self._say(mark)
+
+    # Its connections
+
+    def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
+        """Go on over this connection: the other end has received so much of ours. `rest` has come already.
+
+        Raises WireError(OFFSET) when that cannot be; nothing has changed then.
+        """
+        missing = list(self.outgoing.since(received))
+        self._drop_connection()
+        self.state = step(self.state, Event.CONNECTED)
+        self._connection = connection
+        self.incoming.restart()
+        self._said = self.incoming.delivered
+        if missing or self._said:
+            self._queue(memoryview(header(Mark.ACK, 0, self._said)))
+        for piece in missing:
+            if isinstance(piece, Mark):
+                self._say(piece)
+            else:
+                self._queue(memoryview(header(Mark.DATA, len(piece), self._said)))
+                self._queue(piece)
+        if self._pending:
+            self._flush()
+        if reads:
+            self.read(rest)
+
+    def read(self, rest: bytes) -> None:
+        """What comes from now on is the link's stream; `rest` are its first bytes."""
+        if self._connection is None:
             return
-        self._connected = True
-        self._poller.read(self.sock, self._on_answer)
-        self._say(self._outbox)
+        if rest:
+            self._take(memoryview(rest))
+        if self._connection is not None:
+            self.context.poller.read(self._connection, self._readable)
+        if self._giver:
+            self._giver.go_on()
 
-    def _say(self, frames: bytes) -> None:
-        """A few hundred bytes at most into an empty send buffer: taken whole, or the link is broken."""
-        try:
-            sent = self.sock.send(frames)
-        except OSError as error:
-            self._lose(error.strerror or str(error))
-            return
-        if sent != len(frames):
-            self._lose("the link took a part of a frame")
-        elif self._user:
-            self._taken = True
-            self._user.link_sendable(self)
+    def unmute(self) -> None:
+        """The answer goes first, then what was queued behind it."""
+        self._answer(Accepted(self.incoming.received))
 
-    def _on_answer(self) -> None:
+    def refuse(self, code: str, text: str) -> None:
+        """The flow cannot be had here."""
+        self._answer(Refused(code, text))
+        self.close()
+
+    def _answer(self, frame: Accepted | Refused) -> None:
+        self.mute = False
+        if self._connection is not None:
+            self._queue(memoryview(b""))  # so that there is somebody to flush
+            self._pending.appendleft(memoryview(encode(frame)))
+            self._flush()
+
+    def _readable(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        view = self.context.scratch.view
         try:
-            data = self.sock.recv(ANSWER_BYTES)
-            self._decoder.feed(data)
-            self._take_answers()
+            size = connection.recv_into(view)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lose(error.strerror or str(error))
-        except WireError as error:
-            self._lose(f"the destination's proxy answered with {error}")
-        else:
-            if not data and self.state is not Dialling.REFUSED:
-                self._lose("the destination's proxy hung up")
-
-    def _take_answers(self) -> None:
-        while self.state not in (Dialling.OPEN, Dialling.REFUSED) and (frame := self._decoder.next()):
-            self.state = handshake.answered(self.state, frame)
-            if isinstance(frame, Refused):
-                self.refusal = frame.code
-                self._lose(f"refused: {frame.code}: {frame.text}")
-        if self.state is Dialling.IDLE:
-            self._idled(self)
-        elif self.state is Dialling.OPEN:
-            self.let_go()
-            if self._user:
-                self._user.link_accepted(self._decoder.rest())
-
-    def _lose(self, why: str) -> None:
-        if self.sock.fileno() < 0:
+            self._broken(why(error))
             return
-        self.why_lost = why
-        self.state = Dialling.REFUSED
-        self.abandon()
-        self._idled(self)
-        if self._user:
-            self._user.link_lost(why, self._taken)
+        if size:
+            self._take(view[:size])
+        elif self.state is State.CLOSING:
+            self._over(Event.CLOSED)
+        else:
+            self._broken("the other proxy closed the connection")
 
+    def _take(self, view: memoryview) -> None:
+        incoming = self.incoming
+        try:
+            pieces = incoming.take(view)
+            if incoming.acknowledged > self.outgoing.acknowledged:
+                self.context.scratch.give_back(self.outgoing.acknowledge(incoming.acknowledged))
+                if self._giver:
+                    self._giver.go_on()
+        except WireError as error:
+            self._distrust(error)
+            return
+        if pieces:
+            self.taker.take(pieces)
+        if incoming.mark:
+            self._check_end()
+        if self.outgoing.mark:
+            self._check()
 
-class LinkPool:
-    """A migration's links that have not got a flow yet, and the dialling of more."""
+    def _handed(self, size: int) -> None:
+        """So much more was handed on to the leg, or dropped with it."""
+        incoming = self.incoming
+        incoming.delivered += size
+        if incoming.delivered - self._said >= ACK_BYTES:
+            self._acknowledge()
+        else:
+            self.context.unsaid.add(self)
+        if incoming.mark:
+            self._check_end()
 
-    PREPARE_SECONDS = 5.0
+    def acknowledge(self) -> None:
+        """Say what has been handed on, if that is news: for links that have nothing else to say."""
+        if self._connection is not None and self.incoming.delivered > self._said:
+            self._acknowledge()
 
-    def __init__(self, context: Context, destination: Endpoint, migration: str, token: bytes) -> None:
-        self._context = context
-        self._destination = destination
-        self._hello = encode(Hello(migration, token))
-        self._idle: deque[DialledLink] = deque()
-        self._greeting: set[DialledLink] = set()
-        self._changed = asyncio.Event()
-        self._why_lost = ""
+    def _acknowledge(self) -> None:
+        self._say(Mark.ACK)
+
+    # What goes out
+
+    def _say(self, mark: Mark) -> None:
+        if self._connection is None:
+            return
+        self._said = self.incoming.delivered
+        self._queue(memoryview(header(mark, 0, self._said)))
+        if len(self._pending) == 1:
+            self._flush()
+
+    def _queue(self, view: memoryview) -> None:
+        if not self._pending and self._connection is not None:
+            self.context.poller.write(self._connection, self._flush)
+        self._pending.append(view)
+
+    def _flush(self) -> None:
+        pending, connection = self._pending, self._connection
+        if connection is None or self.mute:
+            return
+        try:
+            while pending:
+                view = pending[0]
+                sent = connection.send(view)
+                if sent < len(view):
+                    pending[0] = view[sent:]
+                    return
+                pending.popleft()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._broken(why(error))
+            return
+        self.context.poller.write(connection, None)
+        if self._giver:
+            self._giver.go_on()
+        self._check()
+
+    # Its end
+
+    def _check_end(self) -> None:
+        """END or RESET has come: tell, once everything before it was handed on."""
+        if not self.incoming.handed_on:
+            if self.incoming.mark is Mark.RESET and self._failure is None:
+                self._failure = ""
+                self.context.loop.call_later(RESET_SECONDS, self._tell_failure)
+            return
+        self.incoming.delivered = self.incoming.received
+        if self.incoming.mark is Mark.RESET:
+            self._failure = ""
+            self._tell_failure()
+        elif not self._told and self._user:
+            self._told = True
+            self._acknowledge()
+            self._user.link_ended(self)
+        self._check()
+
+    def _tell_failure(self) -> None:
+        user, self._user = self._user, None
+        if user and self._failure is not None:
+            self.taker.stop()
+            user.link_failed(self, self._failure)
 
     @property
-    def idle(self) -> int:
-        return len(self._idle)
+    def finished(self) -> bool:
+        """Nothing has to be sent or received any more, except the last acknowledgement."""
+        if self.incoming.mark is Mark.RESET:
+            return True
+        ended = self.outgoing.mark is Mark.RESET or (self.incoming.mark is Mark.END and self.incoming.handed_on)
+        return ended and self.outgoing.over
 
-    async def prepare(self, links: int) -> None:
-        """Have that many links greeted and idle. Raises LINK_FAILED with the reason."""
-        self._why_lost = ""
+    def _check(self) -> None:
+        if self.state is not State.CARRYING or self._connection is None or not self.finished or self._user:
+            return
+        if self.incoming.delivered > self._said:
+            self._acknowledge()
+            return  # and look again when it is on its way
+        if self._connection is None or self._pending:
+            return
+        self.state = step(self.state, Event.FINISHED)
         try:
-            await self._greet(links)
-        except TimeoutError:
-            self._why_lost = "no answer in time"
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        if self._why_lost:
-            self.close()
-            raise ProxyError(Code.LINK_FAILED, f"link to {self._destination}: {self._why_lost}")
+            self._connection.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._broken(why(error))
 
-    async def _greet(self, links: int) -> None:
-        for _ in range(links):
-            self._greeting.add(self._dial())
-        async with asyncio.timeout(self.PREPARE_SECONDS):
-            while self._greeting and not self._why_lost:
-                self._changed.clear()
-                await self._changed.wait()
+    def _distrust(self, error: WireError) -> None:
+        """The other end does not keep to the protocol: neither its bytes nor its offsets can be trusted."""
+        count(self.context.totals.links_refused, f"wire_{error.fault.name.lower()}")
+        self.lose(f"the other proxy sent {error}")
 
-    def ask(self, frame: Join | Open | Switch, user: LinkUser) -> DialledLink:
-        """Name a flow on an idle link, or on one dialled now."""
-        link = self._idle.popleft() if self._idle else self._dial()
-        link.ask(frame, user)
-        return link
+    def _broken(self, reason: str) -> None:
+        self._drop_connection()
+        self.state = step(self.state, Event.BROKE)
+        if not self.finished:
+            count(self.context.totals.links_broken, "broken")
+        self._renew(reason)
+
+    def _renew(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def lose(self, reason: str) -> None:
+        """It will have no further connection. What was not acknowledged is lost, and the flow with it."""
+        if self.state is State.OVER:
+            return
+        quiet = self.finished
+        self._over(Event.LOST)
+        if quiet:
+            return
+        count(self.context.totals.links_broken, "lost")
+        log.warning("link to %s lost: %s", self.via, reason)
+        self._failure = reason
+        self._tell_failure()
+
+    def _over(self, event: Event) -> None:
+        self.state = step(self.state, event)
+        self._drop_connection()
+        self.context.scratch.give_back(self.outgoing.drop())
+        self.context.links.discard(self)
+        self.context.unsaid.discard(self)
 
     def close(self) -> None:
-        for link in (*self._idle, *self._greeting):
-            link.close()
-        self._idle.clear()
-        self._greeting.clear()
+        """The process ends: what the connection takes at once still goes, and nothing is waited for."""
+        if self.state is not State.OVER:
+            self._over(Event.LOST)
 
-    def _dial(self) -> DialledLink:
-        return DialledLink(self._context, self._destination, self._hello, self._on_change)
-
-    def _on_change(self, link: DialledLink) -> None:
-        self._greeting.discard(link)
-        if link.state is Dialling.IDLE:
-            self._idle.append(link)
-        else:
-            if link in self._idle:
-                self._idle.remove(link)
-            self._why_lost = link.why_lost
-        self._changed.set()
+    def _drop_connection(self) -> None:
+        self._pending.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.context.poller.forget(connection)
+            connection.close()
 
 
-def link_socket(family: int) -> socket.socket:
-    """Non-blocking, unbuffered, and dead within a minute of the other pod's silent death."""
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
-    tune_link(sock)
-    return sock
+class AcceptedLink(Link):
+    """The acceptor's end. `forget` is called when it is over."""
 
+    GRACE_SECONDS = 5.0
+    """It may notice the break earlier than the initiator (proxy.io.connection), and must not give up before it."""
 
-def tune_link(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    def __init__(
+        self, context: Context, number: int, via: str, patience: float, forget: Callable[[Link], None]
+    ) -> None:
+        super().__init__(context, number, via)
+        self._patience = patience
+        self._forget = forget
+        self._timer: asyncio.TimerHandle | None = None
+
+    def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
+        super().carry(connection, received, rest, reads=reads)
+        self._stop_waiting()
+
+    def _renew(self, reason: str) -> None:
+        self._stop_waiting()
+        patience = self._patience + self.GRACE_SECONDS
+        self._timer = self.context.loop.call_later(patience, self.lose, f"{reason}, and it was not made again")
+
+    def _stop_waiting(self) -> None:
+        if self._timer and self.state is not State.BROKEN:
+            self._timer.cancel()
+            self._timer = None
+
+    def _over(self, event: Event) -> None:
+        super()._over(event)
+        self._stop_waiting()
+        self._forget(self)

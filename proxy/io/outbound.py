@@ -18,10 +18,11 @@ from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular, whole
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
+from proxy.io import initiated
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
+from proxy.io.dialling import LinkPool
 from proxy.io.flow import Direction, Ended, Flow
-from proxy.io.link import LinkPool
 from proxy.io.listener import HeldListener
 from proxy.io.relay import make_ready
 from proxy.io.source import SourceFlow
@@ -68,7 +69,7 @@ class OutboundMigration:
         self.legs: dict[int, Leg] = {}
         self.listeners: dict[int, HeldListener] = {}
         self.datagrams: dict[int, HeldDatagrams] = {}
-        self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token))
+        self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
         self._ended = Ended(context)
@@ -146,7 +147,8 @@ class OutboundMigration:
         self.settle()
         self.target, self.readdress = wanted.migration, wanted.readdress
         self.links.close()
-        self.links = LinkPool(self.context, wanted.destination, wanted.migration, bytes.fromhex(wanted.token))
+        token = bytes.fromhex(wanted.token)
+        self.links = LinkPool(self.context, wanted.destination, wanted.migration, token, wanted.relink_seconds)
         self.destination = wanted.destination
         if home:
             for listener in self.listeners.values():
@@ -266,7 +268,7 @@ class OutboundMigration:
         app = address.readdressed(local, self.readdress)
         if app == local or (inherited and address.host_of(inherited.via) == self.plan.destination.host):
             app = Endpoint(alias(self.target, local.host), local.port)  # where the peer leg is: its ends are taken
-        flow.opening, flow.inherited = Open(number, peer, app), inherited is not None
+        flow.opening, flow.inherited = Open(number, initiated.number(), peer, app), inherited is not None
         self.flows[number] = flow
         self.context.totals.flows_accepted += 1
         flow.seek_link()

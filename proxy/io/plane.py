@@ -38,6 +38,8 @@ from proxy.sys import address, limits, privileges
 from proxy.sys.routing import Routing
 
 VERSION = "0.1.0"
+PARTING_SECONDS = 1.0
+"""What links may take to say their last words when the proxy ends."""
 
 
 class Plane:
@@ -214,13 +216,24 @@ class Plane:
             self.context.ended.clear()
             await self.context.ended.wait()
 
-    def close(self) -> None:
-        """The last step: whatever is still relayed is reset, so that both ends learn of it."""
+    async def reset_all(self) -> None:
+        """Whatever is still relayed is reset, and the other proxies hear of it, if they listen."""
+        self._release_all()
+        deadline = self.context.loop.time() + PARTING_SECONDS
+        while self.context.links and self.context.loop.time() < deadline:  # noqa: ASYNC110  they end one by one
+            await asyncio.sleep(0.01)
+
+    def _release_all(self) -> None:
         for name in list(self.outbound):
             self.release_outbound(name, force=True)
         for name in list(self.inbound):
             self.release_inbound(name, force=True)
+
+    def close(self) -> None:
+        """The last step: nothing is relayed any more."""
+        self._release_all()
         self.acceptor.close()
+        self.context.close_links()
         self.context.drainer.close()
         self.context.poller.close()
         self._retirement.close()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-import socket
 from collections.abc import Callable
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,12 @@ _GONE = select.EPOLLERR | select.EPOLLHUP
 _READ, _WRITE = _IN | _GONE, _OUT | _GONE
 
 Callback = Callable[[], object]
+
+
+class Pollable(Protocol):
+    """A socket, or what stands for one."""
+
+    def fileno(self) -> int: ...
 
 
 class _Watched:
@@ -53,30 +59,30 @@ class Poller:
         self._epoll.close()
         self._watched.clear()
 
-    def read(self, sock: socket.socket, callback: Callback | None) -> None:
+    def read(self, sock: Pollable, callback: Callback | None) -> None:
         """Call back whenever there is something to read, an end or an error; None: no more."""
         watched = self._get(sock)
         watched.reader = callback
         self._update(watched)
 
-    def write(self, sock: socket.socket, callback: Callback | None) -> None:
+    def write(self, sock: Pollable, callback: Callback | None) -> None:
         """Call back whenever there is room to write, or an error; None: no more."""
         watched = self._get(sock)
         watched.writer = callback
         self._update(watched)
 
-    def hangup(self, sock: socket.socket, callback: Callback) -> None:
+    def hangup(self, sock: Pollable, callback: Callback) -> None:
         """Call back once if the connection is gone while the socket is neither read nor written."""
         watched = self._get(sock)
         watched.hangup = callback
         self._update(watched)
 
-    def forget(self, sock: socket.socket) -> None:
+    def forget(self, sock: Pollable) -> None:
         watched = self._watched.pop(sock.fileno(), None)
         if watched and watched.mask >= 0:
             self._epoll.unregister(watched.descriptor)
 
-    def _get(self, sock: socket.socket) -> _Watched:
+    def _get(self, sock: Pollable) -> _Watched:
         descriptor = sock.fileno()
         watched = self._watched.get(descriptor)
         if watched is None:

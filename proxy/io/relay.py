@@ -1,182 +1,226 @@
-"""The data path: bytes from one socket to another, both ways, on plain non-blocking sockets.
+"""The data path: bytes from a leg to a link and from a link to a leg, on plain non-blocking sockets.
 
-One `Pump` is one direction. It reads into a buffer shared by all pumps and sends from it at once; what the target does
-not take is kept (at most one read), and the source is not read again until that is gone. So memory is bounded, TCP
-carries the push-back through to the sender, and one callback moves at most one buffer: no flow starves the others.
+`Giver` is one direction: it reads the leg into a buffer shared by all, behind room for a frame's header, and gives that
+to the link, which sends it at once. When the link has no more room the leg is not read, and TCP carries the push-back
+through to the sender. `Taker` is the other one. One callback moves at most one buffer: no flow starves the others.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
+from proxy.core.stream import HEADER_BYTES, MAX_DATA_BYTES
 from proxy.io.poller import Poller
 
-SCRATCH_BYTES = 256 * 1024
-"""One read: with 64 KiB bulk throughput is a third lower, with more the caches are left. It is also what one direction
-of a stuck flow may keep in memory."""
+SCRATCH_BYTES = MAX_DATA_BYTES
+"""One read: with 64 KiB bulk throughput is a third lower, with more the caches are left."""
+COPY_BYTES = 32 * 1024
+"""What is given and has to be kept is copied if it is so short; a longer one keeps the buffer it was read into."""
+MAX_SPARE = 32
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
 
 
 class Scratch:
-    """The buffer all pumps of a loop read into; only ever in use within one callback."""
+    """The buffer that all sockets of a loop are read into; only ever in use within one callback.
+
+    A link keeps it until its bytes are acknowledged; then it comes back, and is the next one: still in the cache.
+    """
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(SCRATCH_BYTES))
+        self._spare: list[bytearray] = []
+        self._renew()
+
+    def _renew(self) -> None:
+        self._block = self._spare.pop() if self._spare else bytearray(SCRATCH_BYTES)
+        self.view = memoryview(self._block)
+        self.body = self.view[HEADER_BYTES:]
+        """Behind room for a frame's header."""
+
+    def keep(self, size: int) -> bytes | bytearray:
+        """The first `size` bytes, for longer than this callback."""
+        if size <= COPY_BYTES:
+            return bytes(self.view[:size])
+        block = self._block
+        self._renew()
+        return block
+
+    def give_back(self, frames: Iterable[bytes | bytearray]) -> None:
+        for frame in frames:
+            if isinstance(frame, bytearray) and len(self._spare) < MAX_SPARE:
+                self._spare.append(frame)
 
 
-class Pump:
-    """One direction. `ended` is called once, after the last byte before the FIN has been handed to the target;
-    `failed` once, with True if it was the source that failed. After either the pump does nothing more by itself."""
+class Room(Protocol):
+    """What a giver gives to: a link."""
 
-    __slots__ = (
-        "_ended",
-        "_failed",
-        "_flushed",
-        "_kept",
-        "_poller",
-        "_reading",
-        "_running",
-        "_scratch",
-        "_source",
-        "_target",
-        "moved",
-    )
+    @property
+    def room(self) -> int: ...
+    def give(self, size: int) -> bool: ...
+
+
+class Giver:
+    """From a leg to a link. `ended` is called once, after the last byte before the FIN was given; `failed` once. After
+    either it does nothing more by itself."""
+
+    __slots__ = ("_ended", "_failed", "_leg", "_link", "_poller", "_reading", "_scratch", "running")
 
     def __init__(
         self,
         poller: Poller,
         scratch: Scratch,
-        source: socket.socket,
-        target: socket.socket,
+        leg: socket.socket,
+        link: Room,
         ended: Callable[[], None],
-        failed: Callable[[bool], None],
+        failed: Callable[[], None],
     ) -> None:
         self._poller = poller
-        self._scratch = scratch.view
-        self._source = source
-        self._target = target
+        self._scratch = scratch
+        self._leg = leg
+        self._link = link
         self._ended = ended
         self._failed = failed
-        self._flushed: Callable[[], None] | None = None
-        self._kept = b""
         self._reading = False
-        self._running = False
-        self.moved = 0
-        """Bytes handed to the target."""
+        self.running = False
 
-    @property
-    def kept_bytes(self) -> int:
-        return len(self._kept)
+    def start(self) -> None:
+        self.running = True
+        self.go_on()
 
-    @property
-    def running(self) -> bool:
-        return self._running
-
-    def start(self, preface: bytes = b"") -> None:
-        """Begin; `preface` is what the source has sent already, together with its last frame."""
-        self._running = True
-        if preface:
-            self._send(memoryview(preface))
-        if self._running and not self._kept:
+    def go_on(self) -> None:
+        """The link may have room again."""
+        if self.running and not self._reading and self._link.room:
             self._read(True)
 
-    def retire(self, flushed: Callable[[], None]) -> None:
-        """Read no more; let go and call `flushed` when the target has taken what was read."""
-        if self._running and self._kept:
-            self._flushed = flushed
-        else:
-            self.stop()
-            flushed()
-
     def stop(self) -> None:
-        """Let go of both sockets; they are the caller's to close."""
-        self._running = False
+        """Let go of the leg; it is the caller's to close."""
+        self.running = False
         self._read(False)
-        if self._kept:
-            self._kept = b""
-            self._poller.write(self._target, None)
 
     def _read(self, wanted: bool) -> None:
         if wanted == self._reading:
             return
         self._reading = wanted
-        self._poller.read(self._source, self._readable if wanted else None)
+        self._poller.read(self._leg, self._readable if wanted else None)
 
     def _readable(self) -> None:
+        room, body = self._link.room, self._scratch.body
         try:
-            size = self._source.recv_into(self._scratch)
+            size = self._leg.recv_into(body if room >= len(body) else body[:room])
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._fail(True)
+            self.stop()
+            self._failed()
             return
-        if size:
-            self._send(self._scratch[:size])
-        else:
+        if not size:
             self.stop()
             self._ended()
+        elif not self._link.give(size):
+            self._read(False)
 
-    def _send(self, view: memoryview) -> None:
-        try:
-            sent = self._target.send(view)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self._fail(False)
-            return
-        self.moved += sent
-        if sent == len(view):
-            return
-        self._read(False)
-        if not self._kept:
-            self._poller.write(self._target, self._writable)
-        self._kept = bytes(view[sent:])
 
-    def _writable(self) -> None:
-        kept = self._kept
+class Taker:
+    """From a link to a leg: what the leg does not take, or there is no leg for yet, is kept, at most a window."""
+
+    __slots__ = ("_backlog", "_failed", "_handed", "_leg", "_poller", "_writing", "discarding", "moved")
+
+    def __init__(self, poller: Poller, handed: Callable[[int], None]) -> None:
+        self._poller = poller
+        self._handed = handed
+        self._failed: Callable[[], None] | None = None
+        self._leg: socket.socket | None = None
+        self._backlog: deque[memoryview] = deque()
+        self._writing = False
+        self.discarding = False
+        """The leg takes no more: what comes is dropped."""
+        self.moved = 0
+        """Bytes handed to the leg."""
+
+    def start(self, leg: socket.socket, failed: Callable[[], None]) -> None:
+        """Hand on to this leg from now on, and first what has come already."""
+        self._leg, self._failed = leg, failed
+        if self._backlog:
+            self._write()
+
+    def stop(self) -> None:
+        """Let go of the leg; what is left, and what still comes, is for nobody."""
+        if self._writing and self._leg:
+            self._writing = False
+            self._poller.write(self._leg, None)
+        self._leg = None
+        self.discarding = True
+        if left := sum(map(len, self._backlog)):
+            self._backlog.clear()
+            self._handed(left)
+
+    def take(self, pieces: list[memoryview]) -> None:
+        """The pieces are good for the time of the call only."""
+        if self.discarding:
+            self._handed(sum(map(len, pieces)))
+            return
+        leg = self._leg
+        if leg is None or self._backlog:
+            self._backlog += [memoryview(bytes(piece)) for piece in pieces]
+            return
+        for number, piece in enumerate(pieces):
+            sent = self._send(leg, piece)
+            if sent < 0:
+                self._handed(sum(map(len, pieces[number:])))
+                return
+            if sent < len(piece):
+                rest = [piece[sent:], *pieces[number + 1 :]]
+                self._backlog += [memoryview(bytes(each)) for each in rest]
+                self._write_later(leg)
+                return
+
+    def _send(self, leg: socket.socket, piece: memoryview) -> int:
+        """How many bytes the leg took; -1: it has failed."""
         try:
-            sent = self._target.send(kept)
+            sent = leg.send(piece)
         except (BlockingIOError, InterruptedError):
-            return
+            return 0
         except OSError:
-            self._fail(False)
-            return
-        self.moved += sent
-        self._kept = kept[sent:]
-        if self._kept:
-            return
-        self._poller.write(self._target, None)
-        if self._flushed:
             self.stop()
-            self._flushed()
-        else:
-            self._read(True)
+            if self._failed:
+                self._failed()
+            return -1
+        self.moved += sent
+        self._handed(sent)
+        return sent
 
-    def _fail(self, source: bool) -> None:
-        self.stop()
-        self._failed(source)
+    def _write_later(self, leg: socket.socket) -> None:
+        if not self._writing:
+            self._writing = True
+            self._poller.write(leg, self._write)
+
+    def _write(self) -> None:
+        leg, backlog = self._leg, self._backlog
+        while leg and backlog:
+            piece = backlog[0]
+            sent = self._send(leg, piece)
+            if sent < 0:
+                return
+            if sent < len(piece):
+                if sent:
+                    backlog[0] = piece[sent:]
+                self._write_later(leg)
+                return
+            backlog.popleft()
+        if self._writing and leg:
+            self._writing = False
+            self._poller.write(leg, None)
 
 
 def reset(sock: socket.socket) -> None:
     """Close with RST: linger on, for no time (man 7 socket, SO_LINGER)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     sock.close()
-
-
-def close_on_death(sock: socket.socket) -> None:
-    """Should this process be killed, the other end gets a reset: the FIN of a half-delivered stream would be a lie."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-
-
-def end(sock: socket.socket) -> None:
-    """Close in order: what is on its way is the kernel's to deliver. Said twice, done once."""
-    if sock.fileno() >= 0:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
-        sock.close()
 
 
 def finish(sock: socket.socket) -> None:

@@ -12,8 +12,9 @@ from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot
 from proxy.core.wire import Join, Open
 from proxy.io.context import Context
+from proxy.io.dialling import LinkPool, Lost
 from proxy.io.flow import Direction, Flow
-from proxy.io.link import DialledLink, LinkPool
+from proxy.io.initiated import InitiatedLink, number
 from proxy.io.relay import discard, make_ready
 from proxy.sys import limits, options
 
@@ -22,8 +23,8 @@ class SourceFlow(Flow):
     """A held or relayed flow at the source: its leg faces the peer."""
 
     side = "source"
-    RETRY_SECONDS, GIVE_UP_SECONDS = 0.1, 10.0
-    """A link that cannot be dialled is tried again while nothing has been sent: the peer waits, nothing is lost."""
+    GIVE_UP_SECONDS = 10.0
+    """So long a link that cannot be had is asked for again: the peer waits, nothing is lost."""
 
     def __init__(
         self,
@@ -49,9 +50,7 @@ class SourceFlow(Flow):
         """Its leg is the other end of an app leg of ours: the peer leg is elsewhere, and will find its own way."""
         self.buffer = limits.Buffer()
         self._held = 0
-        self._dialled: DialledLink | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._give_up_at = 0.0
+        self._asked: InitiatedLink | None = None
 
     # The hold
 
@@ -79,44 +78,33 @@ class SourceFlow(Flow):
     # The link
 
     def seek_link(self) -> None:
-        self._give_up_at = self.context.loop.time() + self.GIVE_UP_SECONDS
-        self._ask()
+        self._asked = InitiatedLink(self.context, self.links, self.opening or Join(self.number, number()), self)
+        self._asked.dial(self.GIVE_UP_SECONDS)
 
-    def _ask(self) -> None:
-        self._retry = None
-        self._dialled = self.links.ask(self.opening or Join(self.number), self)
-
-    def link_sendable(self, link: DialledLink) -> None:
-        self.path.first(link.sock)
+    def link_ready(self, link: InitiatedLink) -> None:
+        self.path.first(link)
         self.tell(Event.LINK_READY)
 
-    def relay(self) -> None:
-        self.path.give()
+    def link_accepted(self, link: InitiatedLink) -> None:
+        """The destination knows the flow."""
 
-    def link_accepted(self, rest: bytes) -> None:
-        self.path.take(rest)
+    def link_denied(self, link: InitiatedLink, lost: Lost) -> None:
+        if not self.is_over:
+            self.tell(Event.LINK_REFUSED, lost.why)
 
-    def link_lost(self, why: str, sent: bool) -> None:
-        if self.is_over:
-            return
-        if sent or self.context.loop.time() >= self._give_up_at:
-            self.tell(Event.LINK_REFUSED, why)
-        else:
-            self._retry = self.context.loop.call_later(self.RETRY_SECONDS, self._ask)
+    @property
+    def can_switch(self) -> bool:
+        return super().can_switch and self._asked is not None and self._asked.accepted
 
     def reset_link(self) -> None:
-        self._abandon_link()
         super().reset_link()
+        if self._asked and not self.path.link:
+            self._asked.reset()
 
     def close_link(self) -> None:
-        self._abandon_link()
         super().close_link()
-
-    def _abandon_link(self) -> None:
-        if self._retry:
-            self._retry.cancel()
-        if self._dialled:
-            self._dialled.abandon()
+        if self._asked and not self.path.link:
+            self._asked.reset()
 
     # Numbers
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
-from proxy.core.errors import Code
-from proxy.core.flow import ENDED, Event, State
 from proxy.core.wire import Switch
-from proxy.io.link import DialledLink, LinkPool
-from proxy.io.relay import end, reset
+from proxy.io.dialling import LinkPool, Lost
+from proxy.io.initiated import UNKNOWN, InitiatedLink, number
 from proxy.io.source import SourceFlow
-
-UNKNOWN = Code.CONFLICT.name.lower()
 
 
 class Switching:
@@ -29,7 +24,7 @@ class Switching:
         self._via = via
         self._loop = flow.context.loop
         self._answer: asyncio.Future[bool] | None = None
-        self._link: DialledLink | None = None
+        self._refusal = ""
 
     async def run(self) -> bool:
         """Whether the flow has its new link."""
@@ -50,7 +45,7 @@ class Switching:
     def _is_unknown_for_good(self) -> bool:
         """The workload has closed its end before it moved, unless the flow is so young that it is on its way there."""
         young = self._loop.time() - self._flow.began < self.GIVE_UP_SECONDS
-        return self._link is not None and self._link.refusal == UNKNOWN and not young
+        return self._refusal == UNKNOWN and not young
 
     async def _ask(self) -> bool:
         while (former := self._flow.switching) and not former.done():
@@ -59,40 +54,25 @@ class Switching:
             return False
         self._answer = self._flow.switching = self._loop.create_future()
         self._flow.path.expect()
-        self._link = self._links.ask(Switch(self._flow.number), self)
+        opening = Switch(self._flow.number, number())
+        InitiatedLink(self._flow.context, self._links, opening, self).dial(self.GIVE_UP_SECONDS)
         return await asyncio.shield(self._answer)
 
-    def link_sendable(self, link: DialledLink) -> None:
+    def link_ready(self, link: InitiatedLink) -> None:
         """Nothing may be sent before the answer: the flow goes on as it was until then."""
 
-    def link_accepted(self, rest: bytes) -> None:
-        assert self._link
-        sock = self._link.sock
+    def link_accepted(self, link: InitiatedLink) -> None:
         if self._flow.can_switch:
-            self._flow.succeed(sock, rest, self._via)
+            self._flow.succeed(link, self._via)
         else:
-            self._too_late(sock)
-        self._reply(self._flow.state not in ENDED)
+            link.reset()  # the flow has ended meanwhile; had it ended in order, the other end would have done so too
+        self._reply(not self._flow.is_over)
 
-    def link_lost(self, why: str, sent: bool) -> None:
-        link = self._link
-        if link and link.sock.fileno() >= 0:
-            self._flow.context.poller.forget(link.sock)
-            end(link.sock)
+    def link_denied(self, link: InitiatedLink, lost: Lost) -> None:
+        self._refusal = lost.refusal
         if self._flow.can_switch:
-            if sent and link and not link.refusal:  # whether it was accepted is not known, so neither what may be lost
-                self._flow.tell(Event.LINK_FAILED, why)
-            else:
-                self._flow.path.deny()
+            self._flow.path.deny()
         self._reply(False)
-
-    def _too_late(self, sock: socket.socket) -> None:
-        """The flow has ended meanwhile: the other end learns how."""
-        self._flow.context.poller.forget(sock)
-        if self._flow.state is State.RESET:
-            reset(sock)
-        else:
-            end(sock)
 
     def _reply(self, done: bool) -> None:
         if self._answer and not self._answer.done():

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Open, Refused, encode
+from proxy.core.handshake import proof
+from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Open, Refused, encode
 from proxy.io import acceptor
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts

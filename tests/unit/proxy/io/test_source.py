@@ -42,7 +42,6 @@ async def unreachable(plane: Plane) -> None:
 
 
 async def test_a_link_is_tried_again_until_it_is_given_up(moved: parts.Moved, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SourceFlow, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(SourceFlow, "GIVE_UP_SECONDS", 0.05)
     await unreachable(moved.plane)
     moved.plane.repoint("m")

@@ -1,0 +1,63 @@
+"""One link's life, as one table: it outlives its connections, and for a moment its flow.
+
+WAITING --connected--> CARRYING --broke--> BROKEN --connected--> CARRYING --finished--> CLOSING --closed--> OVER
+any of them --lost--> OVER
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class State(Enum):
+    WAITING = "waiting"
+    """It has had no connection yet."""
+    CARRYING = "carrying"
+    BROKEN = "broken"
+    """The connection is gone; the initiator dials another, the acceptor waits for it."""
+    CLOSING = "closing"
+    """Both streams have ended and that is acknowledged: until the other end closes, it may have missed it."""
+    OVER = "over"
+
+
+class Event(Enum):
+    CONNECTED = auto()
+    """A connection on which both ends know where to go on. At the acceptor, perhaps before it missed the last one."""
+    BROKE = auto()
+    FINISHED = auto()
+    CLOSED = auto()
+    LOST = auto()
+    """It will have no further connection."""
+
+
+_S, _E = State, Event
+
+TABLE: dict[tuple[State, Event], State] = {
+    (_S.WAITING, _E.CONNECTED): _S.CARRYING,
+    (_S.WAITING, _E.LOST): _S.OVER,
+    (_S.CARRYING, _E.CONNECTED): _S.CARRYING,
+    (_S.CARRYING, _E.BROKE): _S.BROKEN,
+    (_S.CARRYING, _E.FINISHED): _S.CLOSING,
+    (_S.CARRYING, _E.LOST): _S.OVER,
+    (_S.BROKEN, _E.CONNECTED): _S.CARRYING,
+    (_S.BROKEN, _E.LOST): _S.OVER,
+    (_S.CLOSING, _E.CONNECTED): _S.CARRYING,
+    (_S.CLOSING, _E.BROKE): _S.BROKEN,
+    (_S.CLOSING, _E.CLOSED): _S.OVER,
+    (_S.CLOSING, _E.LOST): _S.OVER,
+}
+
+
+class IllegalEvent(Exception):
+    """The event has no meaning in that state; nothing was changed."""
+
+    def __init__(self, state: State, event: Event) -> None:
+        super().__init__(f"{event.name} in state {state.name}")
+
+
+def step(state: State, event: Event) -> State:
+    """The next state. Raises IllegalEvent."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise IllegalEvent(state, event) from None

@@ -1,0 +1,168 @@
+"""The initiator's end of a link: it dials, and dials again when a connection breaks, until it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Protocol
+
+from proxy.core.errors import Code
+from proxy.core.link import State
+from proxy.core.stream import Mark
+from proxy.core.wire import Join, Open, Resume, Switch, WireError
+from proxy.io.context import Context, count
+from proxy.io.dialling import DialledConnection, LinkPool, Lost
+from proxy.io.link import Link
+
+log = logging.getLogger(__name__)
+
+LINK_BITS = 64
+
+
+class Owner(Protocol):
+    """Who asked for the link."""
+
+    def link_ready(self, link: InitiatedLink) -> None:
+        """It has a connection, the first: what is given now goes out."""
+
+    def link_accepted(self, link: InitiatedLink) -> None:
+        """The other end knows the flow and has the link."""
+
+    def link_denied(self, link: InitiatedLink, lost: Lost) -> None:
+        """It could not be had, so nothing went over it: refused, or not to be reached for too long."""
+
+
+class InitiatedLink(Link):
+    """Asks for its connections by itself. The frame that named it is said again until the answer to it has come."""
+
+    SOONEST_SECONDS, LATEST_SECONDS = 0.05, 1.0
+    """Before the first attempt to make it again, and between later ones."""
+    GONE_SECONDS = 1.0
+    """So long a port may be closed: then the proxy that had the flows is dead."""
+
+    def __init__(self, context: Context, pool: LinkPool, opening: Join | Open | Switch, owner: Owner) -> None:
+        super().__init__(context, opening.link, str(pool.destination))
+        self.accepted = False
+        """The other end has it."""
+        self._pool = pool
+        self._opening = opening
+        self._owner: Owner | None = owner
+        self._dialled: DialledConnection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._interval = self.SOONEST_SECONDS
+        self._give_up_at = 0.0
+        self._closed_since = 0.0
+        self._sent = False
+
+    def dial(self, patience_seconds: float) -> None:
+        """For the first time. Its owner hears link_ready (perhaps before this returns) or link_denied, link_accepted."""
+        self._give_up_at = self.context.loop.time() + patience_seconds
+        self._ask()
+
+    def _ask(self) -> None:
+        self._timer = None
+        named = Resume(self._opening.flow, self.number, self.incoming.received) if self.accepted else self._opening
+        self._dialled = self._pool.ask(named, self, fresh=self._sent)
+
+    # What its dialled connection says
+
+    def link_sendable(self, dialled: DialledConnection) -> None:
+        """A stream that nothing has been sent of need not wait for the answer."""
+        early = not self._sent and not isinstance(self._opening, Switch)
+        self._sent = True
+        if early and dialled.connection:
+            dialled.hand_over()
+            self.carry(dialled.connection, 0, reads=False)
+            if self._owner:
+                self._owner.link_ready(self)
+
+    def link_accepted(self, received: int, rest: bytes) -> None:
+        dialled, self._dialled = self._dialled, None
+        assert dialled
+        connection = dialled.connection
+        if connection is None or self.state is State.OVER:
+            return
+        again = self.accepted
+        try:
+            if connection is not self._connection:
+                self.carry(connection, received, reads=False)
+        except WireError as error:
+            connection.close()
+            self._distrust(error)
+            return
+        self.accepted = True
+        self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
+        if again:
+            count(self.context.totals.links_broken, "resumed")
+        owner, self._owner = self._owner, None
+        if owner:
+            owner.link_accepted(self)
+        self.read(rest)
+
+    def link_lost(self, lost: Lost) -> None:
+        self._dialled = None
+        if self.state is State.OVER:
+            return
+        if lost.final:
+            self._deny(lost)
+        elif self.state in (State.CARRYING, State.CLOSING):
+            self._broken(lost.why)
+        else:
+            self._try_again(lost)
+
+    # Another connection
+
+    def _renew(self, reason: str) -> None:
+        if self._dialled:  # broke before the answer to its frame had come
+            self._dialled.abandon()
+            self._dialled = None
+        self._give_up_at = self.context.loop.time() + self._pool.relink_seconds
+        self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
+        self._later(reason)
+
+    def _try_again(self, lost: Lost) -> None:
+        now = self.context.loop.time()
+        if not lost.port_closed:
+            self._closed_since = 0.0
+        elif not self._closed_since:
+            self._closed_since = now
+        gone = self._sent and self._closed_since and now - self._closed_since >= self.GONE_SECONDS
+        if gone or now >= self._give_up_at or self._is_pointless:
+            self._deny(lost)
+        else:
+            self._later(lost.why)
+
+    @property
+    def _is_pointless(self) -> bool:
+        """The flow was reset before anything went over the link: nobody has to hear of it."""
+        return not self._sent and self.outgoing.mark is Mark.RESET
+
+    def _later(self, reason: str) -> None:
+        self._timer = self.context.loop.call_later(self._interval, self._ask)
+        self._interval = min(2 * self._interval, self.LATEST_SECONDS)
+
+    def _deny(self, lost: Lost) -> None:
+        owner, self._owner = self._owner, None
+        if owner and not self.accepted:
+            self.close()
+            owner.link_denied(self, lost)
+        else:
+            self.lose(lost.why)
+
+    def _drop_connection(self) -> None:
+        super()._drop_connection()
+        if self.state is State.OVER:
+            if self._timer:
+                self._timer.cancel()
+            if self._dialled:
+                self._dialled.abandon()
+            self._timer = self._dialled = self._owner = None
+
+
+def number() -> int:
+    return secrets.randbits(LINK_BITS)
+
+
+UNKNOWN = Code.CONFLICT.name.lower()
+"""With it the acceptor refuses a flow that it does not know."""
