@@ -56,7 +56,7 @@ class InitiatedLink(Link):
         self._sent = False
 
     def dial(self, patience_seconds: float) -> None:
-        """For the first time. Its owner hears link_ready (perhaps before this returns) or link_denied, link_accepted."""
+        """For the first time. Its owner hears link_ready (perhaps at once) and link_accepted, or link_denied."""
         self._give_up_at = self.context.loop.time() + patience_seconds
         self._ask()
 

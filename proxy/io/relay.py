@@ -202,19 +202,18 @@ class Taker:
     def _write(self) -> None:
         leg, backlog = self._leg, self._backlog
         while leg and backlog:
-            piece = backlog[0]
+            piece = backlog.popleft()
             sent = self._send(leg, piece)
             if sent < 0:
+                self._handed(len(piece))
                 return
             if sent < len(piece):
-                if sent:
-                    backlog[0] = piece[sent:]
+                backlog.appendleft(piece[sent:])
                 self._write_later(leg)
                 return
-            backlog.popleft()
-        if self._writing and leg:
+        if self._writing and self._leg:
             self._writing = False
-            self._poller.write(leg, None)
+            self._poller.write(self._leg, None)
 
 
 def reset(sock: socket.socket) -> None:

@@ -12,13 +12,17 @@ from proxy.api import Endpoint
 from proxy.core.wire import (
     HEADER,
     MAX_PAYLOAD_BYTES,
+    VERSION,
     Accepted,
+    Challenge,
     Decoder,
     Frame,
     Hello,
     Join,
     Open,
     Refused,
+    Resume,
+    Switch,
     WireError,
     encode,
 )
@@ -30,9 +34,12 @@ names = st.text(min_size=1, max_size=32)
 words = st.text(max_size=16)
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Hello, names, st.binary(min_size=32, max_size=32)),
-    st.builds(Join, numbers),
-    st.builds(Open, numbers, endpoints, endpoints),
-    st.builds(Accepted),
+    st.builds(Challenge, st.binary(min_size=32, max_size=32)),
+    st.builds(Join, numbers, numbers),
+    st.builds(Switch, numbers, numbers),
+    st.builds(Resume, numbers, numbers, numbers),
+    st.builds(Open, numbers, numbers, endpoints, endpoints),
+    st.builds(Accepted, numbers),
     st.builds(Refused, words, words),
 )
 
@@ -58,7 +65,7 @@ def test_any_cut_gives_the_same_frames_and_the_same_rest(sent: list[Frame], tail
 @given(st.binary(max_size=2 * MAX_PAYLOAD_BYTES), st.booleans())
 def test_any_bytes_raise_only_the_closed_set(data: bytes, framed: bool) -> None:
     decoder = Decoder()
-    decoder.feed(b"MIDS\x01" + data if framed else data)
+    decoder.feed(b"MIDS\x02" + data if framed else data)
     try:
         while decoder.next():
             pass
@@ -70,7 +77,7 @@ def test_any_bytes_raise_only_the_closed_set(data: bytes, framed: bool) -> None:
 @given(st.integers(0, 255), st.binary(max_size=MAX_PAYLOAD_BYTES))
 def test_any_payload_is_a_frame_or_an_error(kind: int, payload: bytes) -> None:
     decoder = Decoder()
-    decoder.feed(HEADER.pack(b"MIDS", 1, kind, len(payload)) + payload)
+    decoder.feed(HEADER.pack(b"MIDS", VERSION, kind, len(payload)) + payload)
     try:
         frame = decoder.next()
     except WireError:

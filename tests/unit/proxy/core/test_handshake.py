@@ -5,29 +5,45 @@ from itertools import product
 import pytest
 
 from proxy.api import Endpoint
-from proxy.core.handshake import ACCEPTING, ANSWERED, ASKED, Accepting, Dialling, accepting, answered, asked
-from proxy.core.wire import Accepted, Fault, Frame, Hello, Join, Open, Refused, Switch, WireError
+from proxy.core.handshake import (
+    ACCEPTING,
+    ANSWERED,
+    ASKED,
+    Accepting,
+    Dialling,
+    accepting,
+    answered,
+    asked,
+    proof,
+    proves,
+)
+from proxy.core.wire import Accepted, Challenge, Fault, Frame, Hello, Join, Open, Refused, Resume, Switch, WireError
 
 HERE = Endpoint("10.0.0.1", 1)
 FRAMES: list[Frame] = [
     Hello("m", bytes(32)),
-    Join(1),
-    Switch(1),
-    Open(1, HERE, HERE),
+    Join(1, 2),
+    Switch(1, 2),
+    Resume(1, 2, 3),
+    Open(1, 2, HERE, HERE),
+    Challenge(bytes(32)),
     Accepted(),
     Refused("no", "no"),
 ]
+REFUSABLE = [Dialling.CONNECTING, Dialling.GREETING, Dialling.ASKING_EARLY, Dialling.ASKING]
 
 
-def test_a_link_greets_then_names_its_flow() -> None:
+def test_a_connection_greets_then_names_its_link() -> None:
     state = accepting(Accepting.NEW, FRAMES[0])
     assert state is Accepting.GREETED
-    for frame in (Join(1), Switch(1), Open(1, HERE, HERE)):
+    for frame in FRAMES[1:5]:
         assert accepting(state, frame) is Accepting.ROUTED
 
 
-def test_a_flow_may_be_named_before_the_greeting_is_answered() -> None:
-    state = asked(Dialling.GREETING)
+def test_a_link_may_be_named_before_the_greeting_is_answered() -> None:
+    state = answered(Dialling.CONNECTING, Challenge(bytes(32)))
+    assert state is Dialling.GREETING
+    state = asked(state)
     assert state is Dialling.ASKING_EARLY
     state = answered(state, Accepted())
     assert state is Dialling.ASKING
@@ -40,7 +56,7 @@ def test_or_after() -> None:
     assert asked(state) is Dialling.ASKING
 
 
-@pytest.mark.parametrize("state", [Dialling.GREETING, Dialling.ASKING_EARLY, Dialling.ASKING])
+@pytest.mark.parametrize("state", REFUSABLE)
 def test_a_refusal_ends_it(state: Dialling) -> None:
     assert answered(state, Refused("no", "no")) is Dialling.REFUSED
 
@@ -62,6 +78,15 @@ def test_the_initiator_takes_no_frame_out_of_turn(state: Dialling, frame: Frame)
 
 
 @pytest.mark.parametrize("state", sorted(set(Dialling) - set(ASKED), key=str))
-def test_a_link_serves_one_flow(state: Dialling) -> None:
+def test_a_connection_serves_one_link(state: Dialling) -> None:
     with pytest.raises(WireError):
         asked(state)
+
+
+def test_a_proof_is_good_for_one_token_challenge_and_migration() -> None:
+    token, nonce = b"t" * 32, b"n" * 32
+    hello = Hello("m", proof(token, nonce, "m"))
+    assert proves(token, nonce, hello)
+    assert not proves(b"u" * 32, nonce, hello)
+    assert not proves(token, b"o" * 32, hello)
+    assert not proves(token, nonce, Hello("n", hello.proof))

@@ -9,6 +9,7 @@ from proxy.core.wire import (
     HEADER,
     MAX_PAYLOAD_BYTES,
     Accepted,
+    Challenge,
     Decoder,
     Fault,
     Frame,
@@ -17,6 +18,7 @@ from proxy.core.wire import (
     Kind,
     Open,
     Refused,
+    Resume,
     Switch,
     WireError,
     encode,
@@ -25,10 +27,13 @@ from proxy.core.wire import (
 FRAMES: list[Frame] = [
     Hello("migration-1", bytes(range(32))),
     Hello("ü" * 64, bytes(32)),
-    Join(2**48 - 1),
-    Switch(2**48 - 1),
-    Open(7, Endpoint("10.1.2.3", 40000), Endpoint("fd00::1", 7000)),
+    Challenge(bytes(range(32))),
+    Join(2**48 - 1, 2**64 - 1),
+    Switch(2**48 - 1, 0),
+    Resume(7, 8, 2**64 - 1),
+    Open(7, 8, Endpoint("10.1.2.3", 40000), Endpoint("fd00::1", 7000)),
     Accepted(),
+    Accepted(2**64 - 1),
     Refused("conflict", "no flow 7 waits for a link"),
     Refused("", ""),
 ]
@@ -56,9 +61,9 @@ def test_a_frame_comes_back(frame: Frame) -> None:
 
 def test_frames_follow_each_other_and_the_rest_is_payload() -> None:
     decoder = Decoder()
-    decoder.feed(encode(FRAMES[0]) + encode(Join(1)) + b"MIDSummer night")
+    decoder.feed(encode(FRAMES[0]) + encode(Join(1, 2)) + b"MIDSummer night")
     assert decoder.next() == FRAMES[0]
-    assert decoder.next() == Join(1)
+    assert decoder.next() == Join(1, 2)
     assert decoder.rest() == b"MIDSummer night"
     assert decoder.rest() == b""
 
@@ -86,10 +91,10 @@ def test_garbage_is_known_by_its_first_bytes(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("header", "fault"),
     [
-        ((b"MIDS", 2, Kind.HELLO, 0), Fault.VERSION),
-        ((b"MIDS", 1, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
-        ((b"MIDS", 1, 9, 0), Fault.KIND),
-        ((b"MIDS", 1, 0, 0), Fault.KIND),
+        ((b"MIDS", 1, Kind.HELLO, 0), Fault.VERSION),
+        ((b"MIDS", 2, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
+        ((b"MIDS", 2, 9, 0), Fault.KIND),
+        ((b"MIDS", 2, 0, 0), Fault.KIND),
     ],
 )
 def test_bad_headers(header: tuple[bytes, int, int, int], fault: Fault) -> None:
@@ -103,12 +108,14 @@ def test_bad_headers(header: tuple[bytes, int, int, int], fault: Fault) -> None:
         (Kind.HELLO, bytes(31)),
         (Kind.HELLO, bytes(32) + b"\xff"),
         (Kind.HELLO, bytes(32) + b"m" * 129),
-        (Kind.JOIN, bytes(7)),
-        (Kind.JOIN, bytes(9)),
-        (Kind.OPEN, bytes(8)),
-        (Kind.OPEN, bytes(8) + struct.pack("!HB", 1, 200) + b"10.0.0.1"),
-        (Kind.OPEN, bytes(8) + 2 * (struct.pack("!HB", 1, 4) + b"name")),
-        (Kind.OPEN, bytes(8) + 2 * (struct.pack("!HB", 1, 8) + b"10.0.0.1") + b"?"),
+        (Kind.CHALLENGE, bytes(31)),
+        (Kind.JOIN, bytes(15)),
+        (Kind.JOIN, bytes(17)),
+        (Kind.RESUME, bytes(23)),
+        (Kind.OPEN, bytes(16)),
+        (Kind.OPEN, bytes(16) + struct.pack("!HB", 1, 200) + b"10.0.0.1"),
+        (Kind.OPEN, bytes(16) + 2 * (struct.pack("!HB", 1, 4) + b"name")),
+        (Kind.OPEN, bytes(16) + 2 * (struct.pack("!HB", 1, 8) + b"10.0.0.1") + b"?"),
         (Kind.ACCEPTED, b"?"),
         (Kind.REFUSED, b""),
         (Kind.REFUSED, b"\x05code"),
@@ -117,11 +124,12 @@ def test_bad_headers(header: tuple[bytes, int, int, int], fault: Fault) -> None:
     ],
 )
 def test_bad_payloads(kind: Kind, payload: bytes) -> None:
-    assert fault_of(HEADER.pack(b"MIDS", 1, kind, len(payload)) + payload) is Fault.PAYLOAD
+    assert fault_of(HEADER.pack(b"MIDS", 2, kind, len(payload)) + payload) is Fault.PAYLOAD
 
 
 def test_what_the_other_side_would_refuse_is_not_sent() -> None:
-    for frame in (Hello("", bytes(32)), Hello("m" * 200, bytes(32)), Open(1, Endpoint("name", 1), Endpoint("::1", 1))):
+    nameless = Open(1, 1, Endpoint("name", 1), Endpoint("::1", 1))
+    for frame in (Hello("", bytes(32)), Hello("m" * 200, bytes(32)), nameless):
         with pytest.raises(WireError) as raised:
             encode(frame)
         assert raised.value.fault is Fault.PAYLOAD
