@@ -11,14 +11,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.api import MAX_BODY_BYTES, METRICS_PORT
-from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Refused, encode
+from proxy.core.handshake import proof
+from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Refused, Resume, encode
 from tests.harness import proxy_rig as rigs
 from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
 from tests.harness.proxy_rig import Rig, eventually
@@ -227,45 +228,65 @@ def test_a_ledger_that_does_not_balance_aborts(rig: Rig, number: str) -> None:
 # --- links
 
 
-def _answer(sock: socket.socket) -> list[Frame]:
+def _challenge(sock: socket.socket) -> bytes:
     sock.settimeout(rigs.PATIENCE_SECONDS)
+    (challenge,) = _frames(sock.recv(4096))
+    assert isinstance(challenge, Challenge)
+    return challenge.nonce
+
+
+def _frames(data: bytes) -> list[Frame]:
     decoder, frames = Decoder(), []
-    with contextlib.suppress(ConnectionResetError):
-        while data := sock.recv(4096):
-            decoder.feed(data)
+    decoder.feed(data)
     while frame := decoder.next():
         frames.append(frame)
     return frames
 
 
+def _answer(sock: socket.socket) -> list[Frame]:
+    sock.settimeout(rigs.PATIENCE_SECONDS)
+    heard = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := sock.recv(4096):
+            heard += data
+    return _frames(heard)
+
+
 def test_strangers_on_the_link_port_are_turned_away(rig: Rig) -> None:
     rig.prepare()
     token = bytes.fromhex(rig.token)
-    cases: list[tuple[bytes, list[str]]] = [
-        (b"GET / HTTP/1.0\r\n\r\n", ["bad_request"]),
-        (b"\x16\x03\x01" + bytes(200), ["bad_request"]),
-        (b"MIDS\x09" + bytes(20), ["bad_request"]),
-        (b"MIDS\x01\x01\xff\xff", ["bad_request"]),
-        (encode(Join(5)), ["bad_request"]),
-        (encode(Hello(rig.migration, bytes(32))), ["forbidden"]),
-        (encode(Hello("other", token)), ["forbidden"]),
-        (encode(Hello(rig.migration, token)) + encode(Join(5)), ["accepted", "conflict"]),
-        (encode(Hello(rig.migration, token)) + encode(Accepted()), ["accepted", "bad_request"]),
+
+    def hello(nonce: bytes, migration: str = rig.migration) -> bytes:
+        return encode(Hello(migration, proof(token, nonce, migration)))
+
+    cases: list[tuple[Callable[[bytes], bytes], list[str]]] = [
+        (lambda _: b"GET / HTTP/1.0\r\n\r\n", ["bad_request"]),
+        (lambda _: b"\x16\x03\x01" + bytes(200), ["bad_request"]),
+        (lambda _: b"MIDS\x01" + bytes(20), ["bad_request"]),
+        (lambda _: b"MIDS\x02\x01\xff\xff", ["bad_request"]),
+        (lambda _: encode(Join(5, 1)), ["bad_request"]),
+        (lambda _: encode(Hello(rig.migration, token)), ["forbidden"]),
+        (lambda _: hello(bytes(32)), ["forbidden"]),
+        (lambda nonce: hello(nonce, "other"), ["forbidden"]),
+        (lambda nonce: hello(nonce) + encode(Join(5, 1)), ["accepted", "conflict"]),
+        (lambda nonce: hello(nonce) + encode(Resume(5, 1, 0)), ["accepted", "conflict"]),
+        (lambda nonce: hello(nonce) + encode(Accepted()), ["accepted", "bad_request"]),
     ]
-    for said, expected in cases:
+    for number, (say, expected) in enumerate(cases):
         with rig.connect(rigs.ADDRESS["b"], 15008) as sock:
-            sock.sendall(said)
+            sock.sendall(say(_challenge(sock)))
             answers = [frame.code if isinstance(frame, Refused) else "accepted" for frame in _answer(sock)]
-            assert answers == expected, said
+            assert answers == expected, number
     with rig.connect(rigs.ADDRESS["b"], 15008) as sock:  # says nothing
-        assert [type(frame) for frame in _answer(sock)] == [Refused]
+        assert [type(frame) for frame in _answer(sock)] == [Challenge, Refused]
     text = rig.b.call("GET", "/metrics")[1]
     for reason, times in {
         "wire_magic": 2,
         "wire_version": 1,
         "wire_length": 1,
         "wire_order": 2,
-        "forbidden": 2,
+        "forbidden": 3,
+        "conflict": 2,
     }.items():
         assert f'midstream_proxy_links_refused_total{{reason="{reason}"}} {times}.0' in text
     assert rig.b.log.read_text().count("no migration here has that id and token") == 1

@@ -8,6 +8,9 @@ import pytest
 
 from proxy.api import Endpoint, Legs
 from proxy.core.flow import State
+from proxy.core.stream import HEADER_BYTES, Mark, header
+from proxy.core.wire import HEADER, Accepted, Decoder, Frame, Refused
+from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
@@ -26,11 +29,23 @@ class Opened:
 
     def __init__(self, plane: Plane, app: Endpoint) -> None:
         self.here, self.there = parts.nonblocking_pair()
-        self.answers: list[str] = []
-        self.whole = True
-        frame = parts.Open(77, Endpoint("127.0.0.9", 4711), app)
-        plane.inbound["m"].open(frame, self.here, b"first", "the source", self._answer)
-        self.flow = plane.inbound["m"].flows[77]
+        self.migration = plane.inbound["m"]
+        self.decoder = Decoder()
+        self.migration.open(parts.Open(77, 88, Endpoint("127.0.0.9", 4711), app), self.link)
+        self.flow = self.migration.flows[77]
+
+    def link(self) -> AcceptedLink:
+        link = AcceptedLink(self.migration.context, 88, "the source", 10, self.migration.forget_link)
+        link.mute = True
+        link.carry(self.here, 0, data(b"first"))
+        return link
+
+    async def answer(self) -> Frame | None:
+        """And nothing is sent before it."""
+        self.decoder.feed(await parts.read(self.there, HEADER.size))
+        while not (frame := self.decoder.next()):
+            self.decoder.feed(await parts.read(self.there, 1))
+        return frame
 
     def _answer(self, why: str) -> bool:
         self.answers.append(why)
@@ -40,20 +55,24 @@ class Opened:
         self.there.close()
 
 
+def data(payload: bytes) -> bytes:
+    return header(Mark.DATA, len(payload), 0) + payload
+
+
 async def test_a_fresh_leg_comes_from_the_peers_address(plane: Plane) -> None:
     with socket.create_server(("127.0.0.1", 0)) as app:
         opened = Opened(plane, Endpoint(*app.getsockname()))
         assert opened.flow.state is State.CONNECTING
         await parts.eventually(lambda: opened.flow.state is State.RELAYING)
-        assert opened.answers == [""]
+        assert await opened.answer() == Accepted(5)
         sock, peer = app.accept()
         with sock:
             assert peer == ("127.0.0.9", 4711)
             sock.setblocking(False)
-            opened.there.send(b", second")
+            opened.there.send(data(b", second"))
             assert await parts.read(sock, 13) == b"first, second"
             sock.send(b"answer")
-            assert await parts.read(opened.there, 6) == b"answer"
+            assert (await parts.read(opened.there, HEADER_BYTES + 6)).endswith(b"answer")
         opened.close()
 
 
@@ -61,9 +80,9 @@ async def test_what_came_before_the_leg_is_connected_is_accounted_for(plane: Pla
     with socket.create_server(("127.0.0.1", 0)) as app:
         opened = Opened(plane, Endpoint(*app.getsockname()))
         assert opened.flow.state is State.CONNECTING
-        opened.there.send(b", second")
         line = opened.flow.ledger_line()
-        assert (line.to_app_bytes, line.link_waiting_bytes) == (0, 13)
+        assert (line.to_app_bytes, line.link_waiting_bytes) == (0, 5)
+        opened.there.send(data(b", second"))
         await parts.eventually(lambda: opened.flow.state is State.RELAYING)
         await parts.eventually(lambda: opened.flow.ledger_line().to_app_bytes == 13)
         assert opened.flow.ledger_line().link_waiting_bytes == 0
@@ -75,8 +94,8 @@ async def test_an_application_that_does_not_listen(plane: Plane) -> None:
         endpoint = Endpoint(*app.getsockname())
     opened = Opened(plane, endpoint)
     await parts.eventually(lambda: opened.flow.is_over)
-    assert opened.answers == [f"{endpoint}: Connection refused"]
-    assert opened.flow.error == opened.answers[0]
+    assert await opened.answer() == Refused("leg_not_built", opened.flow.error)
+    assert opened.flow.error == f"{endpoint}: Connection refused"
     opened.close()
 
 

@@ -8,15 +8,19 @@ import pytest
 
 from proxy.api import Endpoint
 from proxy.core.errors import Code, ProxyError
-from proxy.core.handshake import Dialling
-from proxy.core.wire import Accepted, Decoder, Frame, Hello, Join, Refused, encode
+from proxy.core.handshake import Dialling, proof
+from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Refused, encode
+from proxy.io import dialling
 from proxy.io.context import Context
-from proxy.io.link import DialledLink, LinkPool
+from proxy.io.dialling import DialledConnection, LinkPool, Lost
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 
 TOKEN = bytes(32)
+NONCE = bytes(range(32))
+CHALLENGE = encode(Challenge(NONCE))
 ACCEPTED = encode(Accepted())
+HELLO = Hello("m", proof(TOKEN, NONCE, "m"))
 
 
 class Destination:
@@ -28,10 +32,11 @@ class Destination:
         self.endpoint = Endpoint(*self.listener.getsockname())
         self.links: list[socket.socket] = []
 
-    async def take(self) -> socket.socket:
+    async def take(self, said: bytes = CHALLENGE) -> socket.socket:
         async with asyncio.timeout(parts.PATIENCE_SECONDS):
             sock, _ = await asyncio.get_running_loop().sock_accept(self.listener)
         self.links.append(sock)
+        sock.send(said)
         return sock
 
     async def hear(self, sock: socket.socket, frames: int) -> list[Frame]:
@@ -52,18 +57,18 @@ class User:
     """A flow that notes what its link tells it."""
 
     def __init__(self) -> None:
-        self.link: DialledLink | None = None
-        self.rest: bytes | None = None
-        self.lost: tuple[str, bool] | None = None
+        self.dialled: DialledConnection | None = None
+        self.accepted: tuple[int, bytes] | None = None
+        self.lost: Lost | None = None
 
-    def link_sendable(self, link: DialledLink) -> None:
-        self.link = link
+    def link_sendable(self, dialled: DialledConnection) -> None:
+        self.dialled = dialled
 
-    def link_accepted(self, rest: bytes) -> None:
-        self.rest = rest
+    def link_accepted(self, received: int, rest: bytes) -> None:
+        self.accepted = received, rest
 
-    def link_lost(self, why: str, sent: bool) -> None:
-        self.lost = why, sent
+    def link_lost(self, lost: Lost) -> None:
+        self.lost = lost
 
 
 @pytest.fixture
@@ -79,49 +84,53 @@ async def destination() -> AsyncIterator[Destination]:
     made.close()
 
 
-def close(user: User) -> None:
-    assert user.link
-    user.link.close()
+def close(context: Context, user: User) -> None:
+    assert user.dialled
+    assert user.dialled.connection
+    context.poller.forget(user.dialled.connection)
+    user.dialled.connection.close()
 
 
-async def test_a_flow_need_not_wait_for_any_answer(context: Context, destination: Destination) -> None:
+async def test_a_link_need_not_wait_for_the_answers(context: Context, destination: Destination) -> None:
     pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
-    pool.ask(Join(7), user)
+    pool.ask(Join(7, 1), user)
     sock = await destination.take()
-    await parts.eventually(lambda: user.link)
-    assert user.link
-    user.link.sock.send(b"MIDS: the flow's own bytes")
+    await parts.eventually(lambda: user.dialled)
+    assert user.dialled
+    assert user.dialled.connection
+    user.dialled.hand_over()
+    user.dialled.connection.send(b"MIDS: the link's own stream")
     heard = await destination.hear(sock, 2)
-    assert heard == [Hello("m", TOKEN), Join(7)]
+    assert heard == [HELLO, Join(7, 1)]
     sock.send(ACCEPTED)
     await asyncio.sleep(0.01)
-    assert user.rest is None
-    sock.send(ACCEPTED + b"answer")
-    await parts.eventually(lambda: user.rest == b"answer")
-    close(user)
+    assert user.accepted is None
+    sock.send(encode(Accepted(9)) + b"answer")
+    await parts.eventually(lambda: user.accepted == (9, b"answer"))
+    close(context, user)
 
 
-async def test_links_are_greeted_beforehand(context: Context, destination: Destination) -> None:
+async def test_connections_are_greeted_beforehand(context: Context, destination: Destination) -> None:
     pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
     preparing = asyncio.create_task(pool.prepare(2), name="preparing")
     for _ in range(2):
         (await destination.take()).send(ACCEPTED)
     await preparing
     assert pool.idle == 2
-    pool.ask(Join(7), user)
-    assert user.link  # at once
+    pool.ask(Join(7, 1), user)
+    assert user.dialled  # at once
     assert pool.idle == 1
     sock = destination.links[0]
-    assert await destination.hear(sock, 2) == [Hello("m", TOKEN), Join(7)]
+    assert await destination.hear(sock, 2) == [HELLO, Join(7, 1)]
     sock.send(ACCEPTED[:5])
     await asyncio.sleep(0.01)
     sock.send(ACCEPTED[5:])
-    await parts.eventually(lambda: user.rest == b"")
+    await parts.eventually(lambda: user.accepted == (0, b""))
     pool.close()
-    close(user)
+    close(context, user)
 
 
-async def test_an_idle_link_that_breaks_is_not_used(context: Context, destination: Destination) -> None:
+async def test_an_idle_connection_that_breaks_is_not_used(context: Context, destination: Destination) -> None:
     pool = LinkPool(context, destination.endpoint, "m", TOKEN)
     preparing = asyncio.create_task(pool.prepare(1), name="preparing")
     sock = await destination.take()
@@ -131,13 +140,21 @@ async def test_an_idle_link_that_breaks_is_not_used(context: Context, destinatio
     await parts.eventually(lambda: pool.idle == 0)
 
 
+async def test_one_made_anew_is_none_of_the_idle_ones(context: Context, destination: Destination) -> None:
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    preparing = asyncio.create_task(pool.prepare(1), name="preparing")
+    (await destination.take()).send(ACCEPTED)
+    await preparing
+    pool.ask(Join(7, 1), user, fresh=True).abandon()
+    assert pool.idle == 1
+    pool.close()
+
+
 async def refused_by(destination: Destination, context: Context, answer: bytes) -> ProxyError:
     pool = LinkPool(context, destination.endpoint, "m", TOKEN)
     preparing = asyncio.create_task(pool.prepare(1), name="preparing")
-    sock = await destination.take()
-    if answer:
-        sock.send(answer)
-    else:
+    sock = await destination.take(answer)
+    if not answer:
         reset(sock)
     with pytest.raises(ProxyError) as raised:
         await preparing
@@ -145,14 +162,22 @@ async def refused_by(destination: Destination, context: Context, answer: bytes) 
     return raised.value
 
 
-async def test_preparing_says_why_it_failed(context: Context, destination: Destination) -> None:
-    assert (
-        "forbidden: go away"
-        in (await refused_by(destination, context, encode(Refused("forbidden", "go away")))).message
-    )
-    assert "not a Midstream link" in (await refused_by(destination, context, b"HTTP/1.0 400")).message
-    assert "out of turn" in (await refused_by(destination, context, encode(Join(1)))).message
-    assert "reset" in (await refused_by(destination, context, b"")).message
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (CHALLENGE + encode(Refused("forbidden", "go away")), "forbidden: go away"),
+        (encode(Refused("forbidden", "go away")), "forbidden: go away"),
+        (b"HTTP/1.0 400", "not a Midstream link"),
+        (ACCEPTED, "out of turn"),
+        (CHALLENGE + encode(Join(1, 1)), "out of turn"),
+        (CHALLENGE + b"MIDS\x01\x04\x00\x00", "another version"),
+        (b"", "reset"),
+    ],
+)
+async def test_preparing_says_why_it_failed(
+    context: Context, destination: Destination, answer: bytes, words: str
+) -> None:
+    assert words in (await refused_by(destination, context, answer)).message
 
 
 async def test_nobody_there(context: Context, destination: Destination) -> None:
@@ -169,18 +194,39 @@ async def test_nobody_answers(context: Context, destination: Destination, monkey
         await LinkPool(context, destination.endpoint, "m", TOKEN).prepare(1)
 
 
-async def test_a_loss_before_anything_was_sent_may_be_tried_again(context: Context, destination: Destination) -> None:
+async def test_an_answer_is_not_waited_for_without_end(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialling, "GREET_SECONDS", 0.05)
+    user = User()
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
+    await parts.eventually(lambda: user.lost)
+    assert user.lost == Lost("no answer in time")
+    assert not user.lost.final
+
+
+async def test_a_port_that_is_closed_is_told(context: Context, destination: Destination) -> None:
     destination.listener.close()
     user = User()
-    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7), user)
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
     await parts.eventually(lambda: user.lost)
-    assert user.lost == ("Connection refused", False)
+    assert user.lost == Lost("Connection refused", port_closed=True)
 
 
-@pytest.mark.parametrize("answer", [encode(Refused("conflict", "no flow 7")), b"garbage", None])
-async def test_a_loss_afterwards_may_not(context: Context, destination: Destination, answer: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("answer", "final"),
+    [
+        (encode(Refused("conflict", "no flow 7")), True),
+        (encode(Refused("shutting_down", "the proxy is ending")), False),
+        (b"garbage", False),
+        (None, False),
+    ],
+)
+async def test_a_loss_after_the_link_was_named(
+    context: Context, destination: Destination, answer: bytes | None, final: bool
+) -> None:
     user = User()
-    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7), user)
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
     sock = await destination.take()
     await destination.hear(sock, 2)
     if answer:
@@ -188,14 +234,13 @@ async def test_a_loss_afterwards_may_not(context: Context, destination: Destinat
     sock.close()
     await parts.eventually(lambda: user.lost)
     assert user.lost
-    assert user.lost[1]
-    assert user.link
-    assert user.link.state is Dialling.REFUSED
-    close(user)
+    assert user.lost.final == final
+    assert user.dialled
+    assert user.dialled.state is Dialling.REFUSED
 
 
-async def test_an_abandoned_link_tells_nobody(context: Context, destination: Destination) -> None:
+async def test_an_abandoned_connection_tells_nobody(context: Context, destination: Destination) -> None:
     user = User()
-    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7), user).abandon()
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user).abandon()
     await asyncio.sleep(0.02)
-    assert (user.link, user.lost) == (None, None)
+    assert (user.dialled, user.lost) == (None, None)

@@ -8,6 +8,8 @@ import pytest
 from proxy.api import Endpoint, Legs
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
+from proxy.core.stream import HEADER_BYTES, Mark, header
+from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
@@ -71,22 +73,17 @@ async def test_legs_that_make_no_sense(plane: Plane, moved: parts.Moved, change:
 async def test_a_flow_has_one_link(plane: Plane, moved: parts.Moved) -> None:
     migration = plane.inbound["m"]
     number = moved.legs[0].flow
+    link = AcceptedLink(plane.context, 1, "somewhere", 10, migration.forget_link)
     here, there = parts.nonblocking_pair()
     with there:
-        migration.awaiting(number).join(here, b"", "somewhere")
+        link.carry(here, 0)
+        migration.awaiting(number).join(link)
         for wrong in (number, number + 1):
             with pytest.raises(ProxyError) as raised:
                 migration.awaiting(wrong)
             assert raised.value.code is Code.CONFLICT
         plane.release_inbound("m")
-        await parts.eventually(lambda: here.fileno() < 0)
-
-
-async def test_tokens_are_compared_whole(plane: Plane) -> None:
-    migration = plane.inbound["m"]
-    assert migration.welcomes(bytes.fromhex(parts.TOKEN))
-    assert not migration.welcomes(bytes.fromhex(parts.TOKEN)[:-1])
-    assert not migration.welcomes(bytes(32))
+        assert await parts.read(there, HEADER_BYTES) == header(Mark.RESET, 0, 0)
 
 
 async def test_flows_are_not_let_go_of_while_relayed(plane: Plane, moved: parts.Moved) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.io.context import Context
-from proxy.io.relay import SCRATCH_BYTES, Pump, Scratch, discard, finish, make_ready, reset
+from proxy.io.relay import COPY_BYTES, Giver, Scratch, Taker, discard, finish, make_ready, reset
 from tests.harness import proxy_parts as parts
 
 
@@ -17,121 +17,188 @@ async def context() -> AsyncIterator[Context]:
         yield made
 
 
-class Line:
-    """writer -> [source, pump, target] -> reader"""
+class Link:
+    """Takes what it is given, as long as it has room."""
+
+    def __init__(self, context: Context) -> None:
+        self.room = 1 << 20
+        self.given = b""
+        self._scratch = context.scratch
+
+    def give(self, size: int) -> bool:
+        self.given += bytes(self._scratch.body[:size])
+        self.room -= size
+        return self.room > 0
+
+
+class Giving:
+    """writer -> [leg, giver, link]"""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.writer, self.source = parts.nonblocking_pair()
-        self.target, self.reader = parts.nonblocking_pair()
+        self.writer, self.leg = parts.nonblocking_pair()
+        self.link = Link(context)
         self.said: list[str] = []
-        self.pump = Pump(
+        self.giver = Giver(
             context.poller,
             context.scratch,
-            self.source,
-            self.target,
+            self.leg,
+            self.link,
             lambda: self.said.append("ended"),
-            lambda source: self.said.append("source failed" if source else "target failed"),
+            lambda: self.said.append("failed"),
         )
 
     def close(self) -> None:
-        self.pump.stop()
-        for sock in (self.source, self.target):
-            if sock.fileno() >= 0:
-                self.context.poller.forget(sock)
-        for sock in (self.writer, self.source, self.target, self.reader):
-            sock.close()
+        self.giver.stop()
+        self.context.poller.forget(self.leg)
+        self.writer.close()
+        self.leg.close()
 
 
 @pytest.fixture
-async def line(context: Context) -> AsyncIterator[Line]:
-    made = Line(context)
+async def giving(context: Context) -> AsyncIterator[Giving]:
+    made = Giving(context)
     yield made
     made.close()
 
 
-async def read(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    async with asyncio.timeout(parts.PATIENCE_SECONDS):
-        while len(data) < size:
-            data += await asyncio.get_running_loop().sock_recv(sock, size - len(data))
-    return data
+async def test_bytes_and_the_end_are_given(giving: Giving) -> None:
+    giving.giver.start()
+    giving.writer.send(b"hello")
+    await parts.eventually(lambda: giving.link.given == b"hello")
+    finish(giving.writer)
+    await parts.eventually(lambda: giving.said == ["ended"])
+    assert not giving.giver.running
 
 
-async def test_bytes_and_the_end_go_through(line: Line) -> None:
-    line.pump.start()
-    line.writer.send(b"hello")
-    assert await read(line.reader, 5) == b"hello"
-    finish(line.writer)
-    await parts.eventually(lambda: line.said == ["ended"])
-    assert not line.pump.running
-    assert line.pump.moved == 5
-
-
-async def test_what_came_with_the_frame_comes_first(line: Line) -> None:
-    line.writer.send(b" world")
-    line.pump.start(b"hello")
-    assert await read(line.reader, 11) == b"hello world"
-
-
-async def test_a_slow_reader_pushes_back_to_the_writer(line: Line) -> None:
-    """The pump keeps one read at most, the kernel's buffers fill, the writer can send no more; then it all arrives."""
-    line.pump.start()
-    sent = 0
-    for _ in range(400):
-        await asyncio.sleep(0.001)
-        try:
-            sent += line.writer.send(bytes([sent % 251]) * 100_000)
-        except BlockingIOError:
-            if line.pump.kept_bytes:
-                break
-    assert 0 < line.pump.kept_bytes <= SCRATCH_BYTES
-    finish(line.writer)
-    assert len(await read(line.reader, sent)) == sent
-    await parts.eventually(lambda: line.said == ["ended"])
-    assert line.pump.moved == sent
-    assert line.pump.kept_bytes == 0
-
-
-async def test_a_long_preface_waits_for_the_target(line: Line) -> None:
-    preface = bytes(16 << 20)
-    line.pump.start(preface)
-    assert line.pump.kept_bytes
-    assert len(await read(line.reader, len(preface))) == len(preface)
-    line.writer.send(b"x")
-    assert await read(line.reader, 1) == b"x"
-
-
-async def test_a_reset_of_the_source(line: Line) -> None:
-    line.pump.start()
-    reset(line.writer)
-    await parts.eventually(lambda: line.said == ["source failed"])
-
-
-async def test_a_reset_of_the_target(line: Line) -> None:
-    line.pump.start()
-    reset(line.reader)
+async def test_no_more_is_read_than_there_is_room_for(giving: Giving) -> None:
+    giving.link.room = 3
+    giving.giver.start()
+    giving.writer.send(b"hello")
+    await parts.eventually(lambda: giving.link.given == b"hel")
+    giving.giver.go_on()
     await asyncio.sleep(0.01)
-    line.writer.send(b"x")
-    await parts.eventually(lambda: line.said == ["target failed"])
+    assert giving.link.given == b"hel"
+    giving.link.room = 10
+    giving.giver.go_on()
+    await parts.eventually(lambda: giving.link.given == b"hello")
 
 
-async def test_a_reset_of_the_target_while_bytes_wait_for_it(line: Line) -> None:
-    line.pump.start(bytes(16 << 20))
-    reset(line.reader)
-    await parts.eventually(lambda: line.said == ["target failed"])
-    assert line.pump.kept_bytes == 0
+async def test_a_reset_of_the_leg_that_is_read(giving: Giving) -> None:
+    giving.giver.start()
+    reset(giving.writer)
+    await parts.eventually(lambda: giving.said == ["failed"])
 
 
-async def test_a_stopped_pump_lets_go(line: Line) -> None:
-    line.pump.start(bytes(16 << 20))
-    line.pump.stop()
-    line.pump.stop()
-    moved = line.pump.moved
-    assert len(await read(line.reader, moved)) == moved
-    await asyncio.sleep(0.02)
-    assert line.pump.moved == moved
-    assert line.said == []
+async def test_a_stopped_giver_reads_nothing(giving: Giving) -> None:
+    giving.giver.start()
+    giving.giver.stop()
+    giving.writer.send(b"hello")
+    giving.giver.go_on()
+    await asyncio.sleep(0.01)
+    assert giving.link.given == b""
+
+
+class Taking:
+    """[link, taker, leg] -> reader"""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.leg, self.reader = parts.nonblocking_pair()
+        self.handed = 0
+        self.failed = False
+        self.taker = Taker(context.poller, self._on_handed)
+
+    def _on_handed(self, size: int) -> None:
+        self.handed += size
+
+    def start(self) -> None:
+        self.taker.start(self.leg, self._on_failed)
+
+    def _on_failed(self) -> None:
+        self.failed = True
+
+    def take(self, *pieces: bytes) -> None:
+        scratch = [bytearray(piece) for piece in pieces]
+        self.taker.take([memoryview(piece) for piece in scratch])
+        for piece in scratch:
+            piece[:] = bytes(len(piece))  # they are good for the call only
+
+    def close(self) -> None:
+        self.taker.stop()
+        self.context.poller.forget(self.leg)
+        self.leg.close()
+        self.reader.close()
+
+
+@pytest.fixture
+async def taking(context: Context) -> AsyncIterator[Taking]:
+    made = Taking(context)
+    yield made
+    made.close()
+
+
+async def test_what_comes_is_handed_on(taking: Taking) -> None:
+    taking.take(b"bef", b"ore ")
+    assert taking.handed == 0
+    taking.start()
+    taking.take(b"and ", b"after")
+    assert await parts.read(taking.reader, 16) == b"before and after"
+    assert taking.handed == taking.taker.moved == 16
+
+
+async def test_what_the_leg_does_not_take_waits_for_it(taking: Taking) -> None:
+    taking.start()
+    sizes = [5 << 20, 3 << 20, 1 << 20]
+    for number, size in enumerate(sizes):
+        taking.take(bytes([number]) * size, b"|")
+    assert taking.handed < sum(sizes)
+    expected = b"".join(bytes([number]) * size + b"|" for number, size in enumerate(sizes))
+    assert await parts.read(taking.reader, len(expected)) == expected
+    assert taking.handed == len(expected)
+    taking.take(b"more")
+    assert await parts.read(taking.reader, 4) == b"more"
+
+
+async def test_a_leg_that_was_reset_takes_no_more(taking: Taking) -> None:
+    taking.start()
+    reset(taking.reader)
+    await asyncio.sleep(0.01)
+    taking.take(b"lost", b"too")
+    assert taking.failed
+    taking.take(b"and this")
+    assert (taking.handed, taking.taker.moved) == (15, 0)
+
+
+async def test_a_leg_that_is_reset_while_bytes_wait_for_it(taking: Taking) -> None:
+    taking.start()
+    taking.take(bytes(16 << 20), b"rest")
+    reset(taking.reader)
+    await parts.eventually(lambda: taking.failed)
+    assert taking.handed == (16 << 20) + 4 > taking.taker.moved
+
+
+async def test_a_stopped_taker_drops_what_is_left(taking: Taking) -> None:
+    taking.take(b"early")
+    taking.start()
+    taking.take(bytes(16 << 20))
+    moved = taking.taker.moved
+    taking.taker.stop()
+    taking.take(b"late")
+    assert taking.handed == (16 << 20) + 9
+    assert len(await parts.read(taking.reader, moved)) == moved
+
+
+def test_long_reads_keep_their_buffer_and_it_comes_back() -> None:
+    scratch = Scratch()
+    first = scratch.view.obj
+    assert isinstance(scratch.keep(COPY_BYTES), bytes)
+    assert scratch.view.obj is first
+    assert scratch.keep(COPY_BYTES + 1) is first
+    assert scratch.view.obj is not first
+    scratch.give_back([b"copy", first])
+    scratch.keep(COPY_BYTES + 1)
+    assert scratch.view.obj is first
 
 
 async def test_bytes_of_the_image_are_discarded_exactly() -> None:
