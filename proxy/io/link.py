@@ -95,17 +95,14 @@ class Link:
         self._said = acknowledged = self.incoming.delivered
         HEADER.pack_into(scratch.view, 0, _DATA | size, acknowledged)
         length = HEADER_BYTES + size
-        connection = self._connection
-        if connection is None or self.mute or self._pending:
-            sent = 0
-        else:
+        connection, sent = self._connection, 0
+        if connection is not None and not self.mute and not self._pending:
             try:
                 sent = connection.send(scratch.view[:length])
             except (BlockingIOError, InterruptedError):
-                sent = 0
+                pass
             except OSError as error:
                 self._broken(why(error))
-                connection = None
         frame = scratch.keep(length)
         outgoing.keep(frame, size)
         if sent < length and self._connection is not None:

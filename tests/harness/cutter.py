@@ -1,89 +1,94 @@
-"""Something in the way of a TCP server: lets so many bytes to it pass, then cuts.
-
-From then on the server is down, or well again; or it takes its time with every byte.
-"""
+"""A network between two proxies that breaks: forwards TCP connections, and cuts each as the test says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from enum import Enum
+import socket
+from collections.abc import AsyncIterator, Callable
 
+from proxy.api import Endpoint
+from proxy.io.relay import reset
 
-class Then(Enum):
-    DOWN = "down"
-    WELL = "well"
+WHOLE = 1 << 60
 
 
 class Cutter:
-    """`port` is what to connect to; `cuts` counts how often it cut."""
+    """`limit(n)` says how many bytes, both ways together, the n-th connection carries before it is cut."""
 
-    def __init__(self, host: str, port: int, after_bytes: int, then: Then, pause_seconds: float) -> None:
-        self.port, self.cuts = 0, 0
-        self._target = (host, port)
-        self._left, self._then, self._pause_seconds = after_bytes, then, pause_seconds
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+    def __init__(self, target: Endpoint, limit: Callable[[int], int]) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.listener.setblocking(False)
+        self.endpoint = Endpoint(*self.listener.getsockname())
+        self.connections = 0
+        self.refusing = False
+        """Connections are reset as soon as they come."""
+        self._target = target
+        self._limit = limit
+        self._open: set[socket.socket] = set()
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                sock, _ = await loop.sock_accept(self.listener)
+                if self.refusing:
+                    reset(sock)
+                    continue
+                number, self.connections = self.connections, self.connections + 1
+                group.create_task(self._carry(sock, self._limit(number)), name=f"connection {number}")
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._abort()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+    def cut(self) -> None:
+        """All there are."""
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        self._writers.add(writer)
-        with contextlib.suppress(OSError):
-            if self._left <= 0 and self._then is Then.DOWN:
-                return self._abort()
-            theirs, upstream = await asyncio.open_connection(*self._target)
-            self._writers.add(upstream)
-            await asyncio.gather(self._pump(reader, upstream, counted=True), self._pump(theirs, writer, counted=False))
-        writer.transport.abort()
-        return None
+    async def _carry(self, near: socket.socket, limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        far = socket.socket()
+        pair = {near, far}
+        self._open |= pair
+        try:
+            for sock in pair:
+                sock.setblocking(False)
+            await loop.sock_connect(far, (self._target.host, self._target.port))
+            left = [limit]
+            both = [
+                asyncio.create_task(self._pump(one, other, left), name="a direction")
+                for one, other in ((near, far), (far, near))
+            ]
+            await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        except OSError:
+            return
+        finally:
+            self._open -= pair
+            for sock in pair:
+                reset(sock)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                if counted:
-                    await asyncio.sleep(self._pause_seconds)
-                    self._count(len(data))
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-
-    def _count(self, size: int) -> None:
-        self._left -= size
-        if self._left <= 0:
-            self.cuts += 1
-            if self._then is Then.WELL:
-                self._left = 1 << 60
-            self._abort()
-
-    def _abort(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
+    async def _pump(self, source: socket.socket, target: socket.socket, left: list[int]) -> None:
+        """To the end of the stream, or of the limit, which is an error."""
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(source, 65536):
+            data = data[: left[0]]
+            left[0] -= len(data)
+            await loop.sock_sendall(target, data)
+            if not left[0]:
+                raise ConnectionResetError
+        target.shutdown(socket.SHUT_WR)
 
 
 @contextlib.asynccontextmanager
-async def cutter(
-    host: str, port: int, *, after_bytes: int, then: Then, pause_seconds: float = 0.0
-) -> AsyncIterator[Cutter]:
-    """One of its own; nothing of it is left afterwards."""
-    made = Cutter(host, port, after_bytes, then, pause_seconds)
-    await made.start()
+async def cutting(target: Endpoint, limit: Callable[[int], int]) -> AsyncIterator[Cutter]:
+    made = Cutter(target, limit)
+    serving = asyncio.create_task(made.serve(), name="the network")
     try:
         yield made
     finally:
-        await made.close()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        made.listener.close()
