@@ -164,7 +164,7 @@ class Move:
     async def _open_inbound(self) -> None:
         self._token = secrets.token_hex(LINK_TOKEN_BYTES)
         assert self.plan is not None
-        body = proxy_api.PrepareInbound(self._token, self.plan.follows)
+        body = proxy_api.PrepareInbound(self._token, self.plan.follows, self.intent.max_hold_seconds)
         await self.destination_proxy.prepare_inbound(self._id, body)
 
     async def _dial_links(self) -> None:
@@ -175,6 +175,7 @@ class Move:
             readdress=self.plan.readdress,
             links=self.plan.links,
             policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
+            relink_seconds=self.intent.max_hold_seconds,
         )
         await self.source_proxy.prepare_outbound(self._id, body)
 
@@ -240,6 +241,7 @@ class Move:
             token=self._token,
             destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
             readdress=readdress(_facts(pod), _facts(self.destination)),
+            relink_seconds=self.intent.max_hold_seconds,
         )
         async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
             await proxy.switch(body)
