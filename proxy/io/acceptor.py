@@ -151,9 +151,8 @@ class IncomingConnection:
         count(self._acceptor.context.totals.links_broken, "resumed")
         link.carry(self._connection, received, self._decoder.rest())
 
-    def _send(self, frame: bytes) -> bool:
-        """Into an empty send buffer: taken whole, or the link was reset. The kernel says so once: whoever reads what
-        came before it will only see an end."""
+    def _send(self, frame: bytes) -> None:
+        """Into an empty send buffer: taken whole, or the link is broken, which its reader or its flow will notice."""
         try:
             self._connection.send(frame)
         except OSError as error:

@@ -36,7 +36,7 @@ class DestinationFlow(Flow):
         super().__init__(context, number, peer, app, direction, state, leg, ended)
         self._retire = retire
         self._connecting = False
-        self._answer: Callable[[str], bool] | None = None
+        self._answer: Callable[[str], None] | None = None
 
     def leave_repair(self) -> None:
         """With a window probe: the application's kernel answers with its true window, so the first bytes do not wait.
@@ -91,8 +91,8 @@ class DestinationFlow(Flow):
         if code:
             self._refuse(code)
             return
-        if self._answer and not self._answer("") and self.path.link:
-            self.path.broke(self.path.link)
+        if self._answer:
+            self._answer("")
         self.tell(Event.LEG_CONNECTED)
 
     def _refuse(self, code: int) -> None:

@@ -129,10 +129,6 @@ class Path:
         if not self._reads_leg:
             self._on_leg_failed()
 
-    def broke(self, sock: socket.socket) -> None:
-        """Somebody has sent on it and been told of a reset: its end of stream is none."""
-        self._broken = sock
-
     def _on_leg_hangup(self) -> None:
         if not self._reads_leg:  # else it is only waiting, and will see for itself
             self._on_leg_failed()

@@ -47,10 +47,6 @@ class Opened:
             self.decoder.feed(await parts.read(self.there, 1))
         return frame
 
-    def _answer(self, why: str) -> bool:
-        self.answers.append(why)
-        return self.whole
-
     def close(self) -> None:
         self.there.close()
 
@@ -97,22 +93,6 @@ async def test_an_application_that_does_not_listen(plane: Plane) -> None:
     assert await opened.answer() == Refused("leg_not_built", opened.flow.error)
     assert opened.flow.error == f"{endpoint}: Connection refused"
     opened.close()
-
-
-async def test_a_link_that_was_reset_before_its_answer_is_read_to_the_reset_and_has_no_end(plane: Plane) -> None:
-    """The send that fails is told of the reset, so the reader sees an end of stream instead: it must not pass it on."""
-    with socket.create_server(("127.0.0.1", 0)) as app:
-        opened = Opened(plane, Endpoint(*app.getsockname()))
-        opened.whole = False
-        opened.there.send(b", second")
-        opened.close()
-        await parts.eventually(lambda: opened.flow.state is State.RESET)
-        sock, _ = app.accept()
-        with sock:
-            sock.setblocking(False)
-            assert await parts.read(sock, 13) == b"first, second"
-            with pytest.raises(ConnectionResetError):
-                await asyncio.get_running_loop().sock_recv(sock, 1)
 
 
 async def test_a_connection_under_way_can_be_released(plane: Plane) -> None:
