@@ -55,6 +55,8 @@ class Link:
         """Frames and rests of frames that the connection has not taken."""
         self._user: LinkUser | None = None
         self._giver: Giver | None = None
+        self._taken = False
+        """Its turn has come: before that an end is no news, if it follows another link."""
         self._told = False
         self._failure: str | None = None
         self._said = 0
@@ -81,6 +83,7 @@ class Link:
         giver.start()
 
     def take_to(self, leg: socket.socket, failed: Callable[[], None]) -> None:
+        self._taken = True
         self.taker.start(leg, failed)
         if self.incoming.mark:
             self._check_end()
@@ -181,8 +184,8 @@ class Link:
     def _answer(self, frame: Accepted | Refused) -> None:
         self.mute = False
         if self._connection is not None:
-            self._queue(memoryview(b""))  # so that there is somebody to flush
             self._pending.appendleft(memoryview(encode(frame)))
+            self.context.poller.write(self._connection, self._flush)
             self._flush()
 
     def _readable(self) -> None:
@@ -251,7 +254,7 @@ class Link:
             self._flush()
 
     def _queue(self, view: memoryview) -> None:
-        if not self._pending and self._connection is not None:
+        if not self._pending and self._connection is not None and not self.mute:
             self.context.poller.write(self._connection, self._flush)
         self._pending.append(view)
 
@@ -286,14 +289,17 @@ class Link:
                 self._failure = ""
                 self.context.loop.call_later(RESET_SECONDS, self._tell_failure)
             return
-        self.incoming.delivered = self.incoming.received
         if self.incoming.mark is Mark.RESET:
+            self.incoming.delivered = self.incoming.received
             self._failure = ""
             self._tell_failure()
-        elif not self._told and self._user:
+        elif self._taken and not self._told and self._user:
             self._told = True
+            self.incoming.delivered = self.incoming.received
             self._acknowledge()
             self._user.link_ended(self)
+        elif self.taker.discarding:
+            self.incoming.delivered = self.incoming.received
         self._check()
 
     def _tell_failure(self) -> None:
