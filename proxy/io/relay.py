@@ -150,9 +150,7 @@ class Taker:
 
     def stop(self) -> None:
         """Let go of the leg; what is left, and what still comes, is for nobody."""
-        if self._writing and self._leg:
-            self._writing = False
-            self._poller.write(self._leg, None)
+        self._write_when_possible(False)
         self._leg = None
         self.discarding = True
         if left := sum(map(len, self._backlog)):
@@ -176,8 +174,10 @@ class Taker:
             if sent < len(piece):
                 rest = [piece[sent:], *pieces[number + 1 :]]
                 self._backlog += [memoryview(bytes(each)) for each in rest]
-                self._write_later(leg)
+                self._write_when_possible(True)
+                self._handed(sent)
                 return
+            self._handed(sent)
 
     def _send(self, leg: socket.socket, piece: memoryview) -> int:
         """How many bytes the leg took; -1: it has failed."""
@@ -191,29 +191,26 @@ class Taker:
                 self._failed()
             return -1
         self.moved += sent
-        self._handed(sent)
         return sent
 
-    def _write_later(self, leg: socket.socket) -> None:
-        if not self._writing:
-            self._writing = True
-            self._poller.write(leg, self._write)
+    def _write_when_possible(self, wanted: bool) -> None:
+        if wanted != self._writing and self._leg:
+            self._writing = wanted
+            self._poller.write(self._leg, self._write if wanted else None)
 
     def _write(self) -> None:
-        leg, backlog = self._leg, self._backlog
-        while leg and backlog:
-            piece = backlog.popleft()
+        while (leg := self._leg) and self._backlog:
+            piece = self._backlog.popleft()
             sent = self._send(leg, piece)
             if sent < 0:
                 self._handed(len(piece))
                 return
             if sent < len(piece):
-                backlog.appendleft(piece[sent:])
-                self._write_later(leg)
+                self._backlog.appendleft(piece[sent:])
+            self._write_when_possible(bool(self._backlog))  # before it is told: then the leg may be another link's
+            self._handed(sent)
+            if sent < len(piece):
                 return
-        if self._writing and self._leg:
-            self._writing = False
-            self._poller.write(self._leg, None)
 
 
 def reset(sock: socket.socket) -> None:
