@@ -75,14 +75,15 @@ def pod() -> None:
 @pod.command("create")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--memory", type=SIZE, default=None, help="Memory limit, e.g. 512MiB (default: none).")
+@click.option("--cleartext-links", is_flag=True, help="Proxies neither encrypt their links nor show certificates.")
 @click.pass_obj
-def pod_create(home: Path, names: tuple[str, ...], memory: float | None) -> None:
+def pod_create(home: Path, names: tuple[str, ...], memory: float | None, cleartext_links: bool) -> None:
     """Creates pods and waits until their sidecars answer.
 
     \b
     Example: midstream pod create a b --memory 1GiB
     """
-    asyncio.run(commands.create_pods(home, names, None if memory is None else int(memory)))
+    asyncio.run(commands.create_pods(home, names, None if memory is None else int(memory), cleartext_links))
 
 
 @pod.command("list")

@@ -56,9 +56,10 @@ def migrations_folder(home: Path) -> Path:
     return home / "migrations"
 
 
-async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None) -> None:
+async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None, cleartext_links: bool) -> None:
     lab = Lab(home)
-    for created in await asyncio.gather(*(lab.create(name, memory_bytes=memory_bytes) for name in names)):
+    making = (lab.create(name, memory_bytes=memory_bytes, cleartext_links=cleartext_links) for name in names)
+    for created in await asyncio.gather(*making):
         click.echo(f"{created.name}: {created.address} {created.address6}")
 
 
@@ -207,6 +208,7 @@ async def show_flows(home: Path, as_json: bool) -> None:
 async def list_pods(home: Path, as_json: bool) -> None:
     rows = [
         {"name": pod.name, "address": pod.address, "address6": pod.address6, "alive": pod.alive,
+         "cleartext_links": pod.cleartext_links,
          "workloads": msgspec.to_builtins(workloads)}
         for pod, workloads in await _workloads(Lab(home).pods())
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """The proxy's process: open the sockets as root, become somebody with one capability, serve, end in order.
 
-    python -m proxy.main --directory DIRECTORY [--uid N] [--drain-seconds S]
+    python -m proxy.main --directory DIRECTORY (--tls FOLDER | --cleartext-links) [--uid N] [--drain-seconds S]
 
 DIRECTORY gets control.sock and adopt.sock, which appear when they are served, and then "ready" is logged.
 """
@@ -26,6 +26,7 @@ from aiohttp import web
 
 from proxy.api import LINK_PORT, METRICS_PORT
 from proxy.io.adoption import AdoptionServer
+from proxy.io.connection import Tls
 from proxy.io.context import Context
 from proxy.io.control import Control
 from proxy.io.plane import Plane
@@ -106,14 +107,14 @@ def _give(path: Path, uid: int) -> None:
         os.chown(path, uid, uid)
 
 
-async def serve(sockets: Sockets, start_uid: int, drain_seconds: float) -> None:
+async def serve(sockets: Sockets, start_uid: int, drain_seconds: float, tls: Tls | None) -> None:
     """Until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     kernel = Kernel()
-    plane = Plane(Context.here(kernel), Routing(kernel), sockets.links)
+    plane = Plane(Context.here(kernel, tls), Routing(kernel), sockets.links)
     adoption = AdoptionServer(plane, sockets.adopt)
     control = Control(plane, start_uid)
     runners = [
@@ -155,15 +156,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, required=True, help="where control.sock and adopt.sock appear")
     parser.add_argument("--uid", type=int, default=DEFAULT_UID, help="user to become when started as root")
     parser.add_argument("--drain-seconds", type=float, default=0.0, help="on SIGTERM, wait so long for relayed flows")
+    links = parser.add_mutually_exclusive_group(required=True)
+    links.add_argument("--tls", type=Path, metavar="FOLDER", help="with ca.pem, pod.pem and key.pem: for the links")
+    links.add_argument("--cleartext-links", action="store_true", help="anybody on the way may read what is relayed")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     start_uid = os.getuid()
     gc.freeze()  # what is imported lives for ever: the collector need not look at it again
     gc.set_threshold(*GC_THRESHOLDS)
     sockets = open_sockets(options.directory, options.uid)
+    tls = Tls(options.tls) if options.tls else None
     privileges.drop(options.uid)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(sockets, start_uid, options.drain_seconds))
+        runner.run(serve(sockets, start_uid, options.drain_seconds, tls))
     return 0
 
 

@@ -19,11 +19,15 @@ IMAGES = Path("/dev/shm")
 
 
 class Home:
-    """MIDSTREAM_HOME: `lab.json` (the lab's number) and `pods/`. There while a pod is, or something else in it."""
+    """MIDSTREAM_HOME: `lab.json` (the lab's number), `pods/` and `ca/` (`controller.lab.certificates`).
+
+    There while a pod is, or something else in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pods = path / "pods"
+        self.ca = path / "ca"
         self._record = path / "lab.json"
 
     @contextlib.contextmanager
@@ -65,6 +69,7 @@ class Home:
         The last thing to do under the lock, which goes with the folder: who waits for it makes a new one.
         """
         self._record.unlink(missing_ok=True)
+        remove_tree(self.ca)
         for folder in ([images_root(lab)] if lab else []) + [self.pods, self.path]:
             with contextlib.suppress(OSError):  # not there, or somebody keeps something else in it
                 folder.rmdir()

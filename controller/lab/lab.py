@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.lab import cgroup, init, network
 from controller.lab.addressing import Addressing, candidates, check_name, check_socket_path, collides, free_index
+from controller.lab.certificates import Authority
 from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists
 from controller.lab.home import Home, images_root, make_private, remove_tree
 from controller.lab.pod import PROXY_UID, Pod, load, save
@@ -22,6 +24,15 @@ END_GRACE_SECONDS = init.GRACE_SECONDS + 3.0
 def default_home() -> Path:
     """MIDSTREAM_HOME, or /run/midstream."""
     return Path(os.environ.get("MIDSTREAM_HOME") or DEFAULT_HOME)
+
+
+class Wanted(NamedTuple):
+    """A pod that is asked for."""
+
+    name: str
+    memory_bytes: int | None
+    sidecars: bool
+    cleartext_links: bool
 
 
 class Lab:
@@ -48,13 +59,16 @@ class Lab:
             raise NoSuchPod(f"there is no pod {name} in {self.home}")
         return pod
 
-    async def create(self, name: str, *, memory_bytes: int | None = None, sidecars: bool = True) -> Pod:
+    async def create(
+        self, name: str, *, memory_bytes: int | None = None, sidecars: bool = True, cleartext_links: bool = False
+    ) -> Pod:
         """Makes a pod and returns when its sidecars serve; several may be created at once, and then start side by side.
 
         What is left of a dead pod of that name is cleared away first. When it fails, or is cancelled, nothing is left.
         Raises a LabError.
         """
-        placing = asyncio.create_task(self._place_in_turn(name, memory_bytes, sidecars), name=f"place pod {name}")
+        wanted = Wanted(name, memory_bytes, sidecars, cleartext_links)
+        placing = asyncio.create_task(self._place_in_turn(wanted), name=f"place pod {name}")
         self._placing.add(placing)
         placing.add_done_callback(self._placing.discard)
         try:
@@ -85,19 +99,19 @@ class Lab:
             await asyncio.wait(set(self._placing))
         await asyncio.gather(*(asyncio.to_thread(self._end, pod) for pod in self.pods()))
 
-    async def _place_in_turn(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
+    async def _place_in_turn(self, wanted: Wanted) -> Pod:
         """The first asked for gets the first address: the lock is fair, where flock(2) between threads is not."""
         async with self._turn:
-            return await asyncio.to_thread(self._place, name, memory_bytes, sidecars)
+            return await asyncio.to_thread(self._place, wanted)
 
-    def _place(self, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
-        check_socket_path(str(self._home.pods / check_name(name) / "proxy" / "control.sock"))
+    def _place(self, wanted: Wanted) -> Pod:
+        check_socket_path(str(self._home.pods / check_name(wanted.name) / "proxy" / "control.sock"))
         _require_root()
         with self._home.locked():
             try:
-                self._clear_dead(name)
+                self._clear_dead(wanted.name)
                 lab = self._addressing()
-                return self._make(lab, self._plan(lab, name, memory_bytes, sidecars))
+                return self._make(lab, self._plan(lab, wanted))
             except BaseException:
                 self._forget_if_empty()
                 raise
@@ -113,7 +127,8 @@ class Lab:
             self._remove(load(Path(pod.directory)) or pod)
             raise
 
-    def _plan(self, lab: Addressing, name: str, memory_bytes: int | None, sidecars: bool) -> Pod:
+    def _plan(self, lab: Addressing, wanted: Wanted) -> Pod:
+        name, memory_bytes = wanted.name, wanted.memory_bytes
         index = free_index({pod.index for pod in self.pods()})
         return Pod(
             name=name,
@@ -125,7 +140,8 @@ class Lab:
             images=str(images_root(lab) / name),
             cgroup="" if memory_bytes is None else str(cgroup.place(f"midstream-{lab.number}-{name}")),
             memory_bytes=memory_bytes,
-            sidecars=sidecars,
+            sidecars=wanted.sidecars,
+            cleartext_links=wanted.cleartext_links,
         )
 
     def _make_folders(self, lab: Addressing, pod: Pod) -> None:
@@ -136,6 +152,8 @@ class Lab:
         for name, uid in (("proxy", PROXY_UID), ("agent", 0)):
             (directory / name).mkdir(mode=0o700)
             os.chown(directory / name, uid, uid)
+        if pod.sidecars:
+            Authority(self._home.ca).equip(pod)
         make_private(images_root(lab))
         make_private(Path(pod.images))
 

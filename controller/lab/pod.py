@@ -34,6 +34,8 @@ class Pod(msgspec.Struct, frozen=True):
     first_pid: int = 0
     """Where the PIDs of its workloads begin."""
     sidecars: bool = True
+    cleartext_links: bool = False
+    """Its proxy's links to other pods are not encrypted, and pods are not asked for certificates."""
     complete: bool = False
     """Whether its creator got to the end. Before that the pod's first process ends when the creator does."""
 
@@ -53,6 +55,11 @@ class Pod(msgspec.Struct, frozen=True):
     @property
     def proxy_socket(self) -> Path:
         return Path(self.directory) / "proxy" / "control.sock"
+
+    @property
+    def tls_folder(self) -> Path | None:
+        """What its proxy shows other pods' proxies, and asks of them."""
+        return None if self.cleartext_links else Path(self.directory) / "proxy" / "tls"
 
     @property
     def adopt_socket(self) -> Path:

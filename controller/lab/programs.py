@@ -41,6 +41,7 @@ def sidecars(pod: Pod) -> list[dict[str, Any]]:
     if not pod.sidecars:
         return []
     proxy = ["proxy.main", "--directory", str(pod.proxy_socket.parent), "--uid", str(PROXY_UID)]
+    proxy += ["--tls", str(pod.tls_folder)] if pod.tls_folder else ["--cleartext-links"]
     agent = ["checkpoint.main", "--directory", pod.directory, "--adopt", str(pod.adopt_socket)]
     agent += ["--criu", str(criu()), "--images", pod.images]
     return [

@@ -15,6 +15,7 @@ import pytest
 from proxy.api import Endpoint, HoldPolicy, Legs, PrepareInbound, PrepareOutbound
 from proxy.core.errors import ProxyError
 from proxy.core.wire import Open
+from proxy.io.connection import Tls
 from proxy.io.context import Context
 from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
@@ -62,9 +63,9 @@ async def context() -> AsyncIterator[Context]:
 
 
 @contextlib.asynccontextmanager
-async def plane() -> AsyncIterator[Plane]:
+async def plane(tls: Tls | None = None) -> AsyncIterator[Plane]:
     """Its links are accepted on a port of lo, `link_port(plane)`: it is source and destination at once."""
-    made = Plane(Context.here(QuietKernel()), quiet_routing(), socket.create_server(("127.0.0.1", 0)))
+    made = Plane(Context.here(QuietKernel(), tls), quiet_routing(), socket.create_server(("127.0.0.1", 0)))
     made.start()
     try:
         yield made

@@ -25,6 +25,8 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from controller.lab.certificates import Authority
+from controller.lab.pod import Pod
 from proxy.sys import options, repair
 from proxy.sys.kernel import Kernel
 
@@ -205,6 +207,15 @@ class Agent:
 
     def close(self) -> None:
         self.sock.close()
+
+
+def certified(home: Path, name: str, address: str, address6: str = "") -> Path:
+    """A folder with a pod's key and certificates, of the authority that this home has."""
+    pod = Pod(name, 1, address, address6, str(home / f"{name}-pod"), "", "")
+    assert pod.tls_folder
+    pod.tls_folder.parent.mkdir(parents=True)
+    Authority(home / "ca").equip(pod)
+    return pod.tls_folder
 
 
 # --- the workload and its peers
@@ -441,8 +452,14 @@ class Rig:
         self._close.append(thing.close)
         return thing
 
-    def start_proxies(self, *more: str, argv: tuple[str, ...] = ("-m", "proxy.main")) -> None:
-        self.a, self.b = (self._proxy(name, *more, argv=argv) for name in "ab")
+    def start_proxies(self, *more: str, argv: tuple[str, ...] = ("-m", "proxy.main"), tls: bool = False) -> None:
+        """Their links in cleartext, unless asked otherwise: then the test can speak their protocol."""
+        for name in "ab":
+            links = ("--tls", str(self._certified(name))) if tls else ("--cleartext-links",)
+            setattr(self, name, self._proxy(name, *links, *more, argv=argv))
+
+    def _certified(self, name: str) -> Path:
+        return certified(self.folder, name, ADDRESS[name], ADDRESS6[name])
 
     def _proxy(self, name: str, *more: str, argv: tuple[str, ...]) -> ProxyProcess:
         proxy = ProxyProcess(self.namespaces[name], self.folder / name, *more, argv=argv)

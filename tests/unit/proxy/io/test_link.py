@@ -6,27 +6,31 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from proxy.api import PrepareInbound, PrepareOutbound
 from proxy.core.flow import State
 from proxy.core.stream import HEADER, WINDOW_BYTES, Mark
+from proxy.io.connection import Tls
 from proxy.io.initiated import InitiatedLink
 from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 from tests.harness.cutter import WHOLE, Cutter, cutting
+from tests.harness.proxy_rig import certified
 
 pytestmark = parts.NEEDS_ROOT
 
 RELINK_SECONDS = 2.0
 
 
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
+@pytest.fixture(params=["cleartext", "TLS"])
+async def plane(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Plane]:
+    tls = Tls(certified(tmp_path, "a", "127.0.0.1")) if request.param == "TLS" else None
+    async with parts.plane(tls) as made:
         yield made
 
 
@@ -72,7 +76,7 @@ def breaks(plane: Plane) -> dict[str, int]:
     return plane.context.totals.links_broken
 
 
-@pytest.mark.parametrize("most", [300, 30_000, 600_000])
+@pytest.mark.parametrize("most", [1500, 30_000, 600_000])
 async def test_streams_survive_any_cuts(plane: Plane, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each connection carries up to so many bytes: some are cut in their first frames, some in mid-stream."""
     monkeypatch.setattr(InitiatedLink, "LATEST_SECONDS", 0.1)
