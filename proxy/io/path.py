@@ -130,7 +130,8 @@ class Path:
             self._on_leg_failed()
 
     def _on_leg_hangup(self) -> None:
-        if not self._reads_leg:  # else it is only waiting, and will see for itself
+        """Reset, or only ended by both sides: the kernel announces that alike. Who reads it will see for itself."""
+        if not self._reads_leg and (self._leg_broken or self._leg.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._on_leg_failed()
 
     @property

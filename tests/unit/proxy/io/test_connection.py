@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -91,22 +92,30 @@ def test_much_more_than_the_buffers_hold(pair: Pair) -> None:
 
 
 def refused(pair: Pair) -> str:
-    with pytest.raises(OSError, match="") as raised:
-        for _ in range(10_000):
-            for each in pair:
+    """Why one of them gives up; with TLS 1.3 an acceptor's refusal is read by the initiator after its handshake."""
+    why, left = "", list(pair)
+    for _ in range(10_000):
+        for each in list(left):
+            try:
                 if each.handshake() is None:
-                    with pytest.raises(BlockingIOError):
-                        each.recv(100)
+                    each.recv(100)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                why = why or connection.why(error)
+                left.remove(each)
+        if why:
+            break
     for each in pair:
         each.close()
-    return connection.why(raised.value)
+    return why
 
 
 def test_another_home_is_not_trusted(folders: tuple[Path, Path], tmp_path: Path) -> None:
     stranger = Tls(certified(tmp_path / "elsewhere", "c", "127.0.0.2"))
     ours = Tls(folders[0])
     assert "certificate is not good" in refused(begin(ours, stranger))
-    assert "alert" in refused(begin(stranger, ours)) or True
+    assert "certificate is not good" in refused(begin(ours, stranger, "127.0.0.3"))
 
 
 def test_the_certificate_must_be_the_address_s(folders: tuple[Path, Path]) -> None:
@@ -116,8 +125,6 @@ def test_the_certificate_must_be_the_address_s(folders: tuple[Path, Path]) -> No
 
 
 def test_a_stranger_without_a_certificate_is_refused(folders: tuple[Path, Path]) -> None:
-    import ssl
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -134,14 +141,10 @@ def test_cleartext_is_refused(folders: tuple[Path, Path]) -> None:
     with one:
         accepted = Tls(folders[0]).accepted(two)
         one.send(b"MIDS\x02\x01\x00\x00" + bytes(100))
-        with pytest.raises(OSError, match="") as raised:
-            patiently(lambda: accepted.handshake() and None or _block())
-        assert connection.why(raised.value).startswith("TLS: ")
+        with pytest.raises(ssl.SSLError) as raised:
+            [accepted.handshake() for _ in range(1_000_000)]
+        assert connection.why(raised.value) == "TLS: wrong version number"
         accepted.close()
-
-
-def _block() -> None:
-    raise BlockingIOError
 
 
 def test_a_missing_key_is_an_oserror(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def breaks(plane: Plane) -> dict[str, int]:
     return plane.context.totals.links_broken
 
 
-@pytest.mark.parametrize("most", [1500, 30_000, 600_000])
+@pytest.mark.parametrize("most", [6_000, 30_000, 600_000])
 async def test_streams_survive_any_cuts(plane: Plane, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each connection carries up to so many bytes: some are cut in their first frames, some in mid-stream."""
     monkeypatch.setattr(InitiatedLink, "LATEST_SECONDS", 0.1)
@@ -92,7 +92,7 @@ async def test_streams_survive_any_cuts(plane: Plane, most: int, monkeypatch: py
                 group.create_task(talk(each.app, back, there), name="app")
         await parts.eventually(lambda: all(line.state == "closed" for line in plane.outbound_ledger("m")))
         await parts.eventually(lambda: not plane.context.links)
-        assert breaks(plane)["broken"] >= 4
+        assert breaks(plane)["broken"] >= 2
         assert "lost" not in breaks(plane)
         for line in (*plane.outbound_ledger("m"), *plane.inbound_ledger("m")):
             assert (line.to_app_bytes, line.to_peer_bytes, line.link_unacked_bytes) == (size, size, 0)
