@@ -38,7 +38,7 @@ class InitiatedLink(Link):
 
     SOONEST_SECONDS, LATEST_SECONDS = 0.05, 1.0
     """Before the first attempt to make it again, and between later ones."""
-    GONE_SECONDS = 1.0
+    GONE_SECONDS = 2.0
     """So long a port may be closed: then the proxy that had the flows is dead."""
 
     def __init__(self, context: Context, pool: LinkPool, opening: Join | Open | Switch, owner: Owner) -> None:

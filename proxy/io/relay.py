@@ -110,6 +110,9 @@ class Giver:
 
     def _readable(self) -> None:
         room, body = self._link.room, self._scratch.body
+        if not room:  # since it was said that there is: the link had something else to send
+            self._read(False)
+            return
         try:
             size = self._leg.recv_into(body if room >= len(body) else body[:room])
         except (BlockingIOError, InterruptedError):

@@ -84,6 +84,17 @@ async def test_no_more_is_read_than_there_is_room_for(giving: Giving) -> None:
     await parts.eventually(lambda: giving.link.given == b"hello")
 
 
+async def test_room_that_has_gone_meanwhile_is_no_end(giving: Giving) -> None:
+    giving.giver.start()
+    giving.link.room = 0
+    giving.writer.send(b"hello")
+    await asyncio.sleep(0.02)
+    assert giving.said == []
+    giving.link.room = 10
+    giving.giver.go_on()
+    await parts.eventually(lambda: giving.link.given == b"hello")
+
+
 async def test_a_reset_of_the_leg_that_is_read(giving: Giving) -> None:
     giving.giver.start()
     reset(giving.writer)

@@ -1,0 +1,157 @@
+"""The network between two pods breaks, in several ways, while flows are relayed: every byte arrives, once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import subprocess
+
+import pytest
+
+from proxy.api import LINK_PORT
+from tests.harness.clients import Echo, Stream
+from tests.harness.moving import PORT, scene, until
+
+RESETTING = f"""
+table inet breaking {{
+  chain input {{ type filter hook input priority 0; tcp dport {LINK_PORT} tcp flags & syn == 0 reject with tcp reset; }}
+}}
+"""
+
+
+@pytest.fixture
+async def stage():
+    async with scene() as made:
+        await made.run_server()
+        yield made
+
+
+def within(pod, *argv: str, text: str = "") -> str:
+    """Runs a program in the pod's network."""
+    argv = ("nsenter", f"--net=/proc/{pod.pid1}/ns/net", *argv)
+    return subprocess.run(argv, input=text, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def sever(pod) -> None:
+    """Ends all of the pod's connections between proxies, with a reset."""
+    within(pod, "ss", "-K", "-tn", f"( dport = :{LINK_PORT} or sport = :{LINK_PORT} )")
+
+
+def cable(pod, state: str) -> None:
+    subprocess.run(["ip", "link", "set", pod.link, state], check=True)
+
+
+async def go_on(clients) -> None:
+    """Each gets something that it had not got yet."""
+    before = [client.got for client in clients]
+    await until(lambda: all(c.got > b for c, b in zip(clients, before, strict=True)), "it does not go on", 20)
+
+
+async def broken(pod) -> int:
+    """How often links of the pod's proxy broke."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(pod.proxy_socket))
+        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = sock.makefile().read()
+    found = [line for line in text.splitlines() if line.startswith('midstream_proxy_link_breaks_total{what="broken"}')]
+    return int(float(found[0].split()[1])) if found else 0
+
+
+async def test_flows_survive_whatever_happens_to_their_links(stage):
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    clients += [Stream(stage.client, stage.a.address, PORT, pause_seconds=each) for each in (0, 0.005)]
+    ended = stage.connect(stage.client, stage.a.address, PORT)
+    ended.sendall(b"Ehello")
+    assert ended.recv(5) == b"hello"
+    assert (await stage.move("server")).outcome == "succeeded"
+    await go_on(clients)
+    for pod in (stage.a, stage.b, stage.a):  # the initiator's, the acceptor's
+        before = await broken(pod)
+        await asyncio.to_thread(sever, pod)
+        await go_on(clients)
+        assert await broken(pod) > before
+
+    # A firewall that loses its mind for a moment: the initiator hears of it, the acceptor does not.
+    await asyncio.to_thread(within, stage.b, "nft", "-f", "-", text=RESETTING)
+    ended.sendall(b" world")
+    ended.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(within, stage.b, "nft", "delete", "table", "inet", "breaking")
+    await go_on(clients)
+    assert await asyncio.to_thread(ended.recv, 100, socket.MSG_WAITALL) == b" world"
+
+    # The cable is out for longer than the initiator believes in its connections.
+    await asyncio.to_thread(cable, stage.b, "down")
+    try:
+        await asyncio.sleep(4)
+    finally:
+        await asyncio.to_thread(cable, stage.b, "up")
+    await go_on(clients)
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+
+
+async def test_links_that_break_while_flows_switch_to_new_ones(stage):
+    clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
+    clients.append(Stream(stage.client, stage.a.address, PORT))
+    third = await stage.lab.create("c")
+    assert (await stage.move("server")).outcome == "succeeded"
+    pods = (stage.a, stage.b, third)
+    stop = asyncio.Event()
+
+    async def sabotage() -> None:
+        while not stop.is_set():
+            for pod in pods:
+                await asyncio.to_thread(sever, pod)
+            await asyncio.sleep(0.1)
+
+    def begin(driver):
+        started = driver.observer.phase_started
+
+        def phase_started(name, at):
+            started(name, at)
+            if name == "Draining":
+                sabotaging.append(asyncio.create_task(sabotage(), name="sabotage"))
+
+        driver.observer.phase_started = phase_started
+
+    sabotaging: list[asyncio.Task[None]] = []
+    moving = asyncio.create_task(stage.move("server", stage.b, third, prepare=begin), name="the second move")
+    await asyncio.wait([moving], timeout=3)
+    stop.set()
+    result = await moving
+    await asyncio.gather(*sabotaging)
+    assert result.outcome == "succeeded", result.error
+    assert result.flows.lost == result.bytes.lost == 0
+    await go_on(clients)
+    for client in clients:
+        await asyncio.to_thread(client.finish)
+
+
+async def test_a_reset_is_a_reset_and_no_broken_link(stage):
+    client = stage.connect(stage.client, stage.a.address, PORT)
+    client.sendall(b"Ehello")
+    assert client.recv(5) == b"hello"
+    assert (await stage.move("server")).outcome == "succeeded"
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    for _ in range(100):
+        if not [*await stage.flows(stage.a), *await stage.flows(stage.b)]:
+            break
+        await asyncio.sleep(0.05)
+    assert not [*await stage.flows(stage.a), *await stage.flows(stage.b)]
+    assert await broken(stage.a) == await broken(stage.b) == 0
+
+
+async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(stage):
+    plain = await stage.lab.create("plain", cleartext_links=True)
+    result = await stage.move("server", stage.a, plain)
+    assert result.outcome == "rolled-back"
+    assert "TLS" in result.error.message
+    status, out, _ = await stage.midstream("pod", "list")
+    assert status == 0
+    assert "cleartext" in out
+    stranger = stage.connect(stage.client, stage.b.address, LINK_PORT)
+    stranger.sendall(b"PING\r\n")
+    assert stranger.recv(100)[:1] in (b"\x15", b"")  # an alert of TLS's
