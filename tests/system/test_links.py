@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import subprocess
@@ -154,4 +155,5 @@ async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(
     assert "cleartext" in out
     stranger = stage.connect(stage.client, stage.b.address, LINK_PORT)
     stranger.sendall(b"PING\r\n")
-    assert stranger.recv(100)[:1] in (b"\x15", b"")  # an alert of TLS's
+    with contextlib.suppress(ConnectionResetError):
+        assert stranger.recv(100)[:1] in (b"\x15", b"")  # an alert of TLS's, and no word of ours

@@ -57,13 +57,20 @@ def test_nothing_to_show_is_said(console: Console, show: Callable[..., None], wo
 def test_pods(console: Console) -> None:
     workload = {"name": "redis", "state": "running"}
     rows = [
-        {"name": "a", "address": "10.0.0.2", "address6": "fd00::2", "alive": True, "workloads": [workload, workload]},
-        {"name": "b", "address": "10.0.0.3", "address6": "", "alive": False, "workloads": []},
+        {
+            "name": "a",
+            "address": "10.0.0.2",
+            "address6": "fd00::2",
+            "alive": True,
+            "cleartext_links": False,
+            "workloads": [workload, workload],
+        },
+        {"name": "b", "address": "10.0.0.3", "address6": "", "alive": False, "cleartext_links": True, "workloads": []},
     ]
     show_pods(rows, console)
     lines = [line.split() for line in said(console).splitlines() if line.strip()]
-    assert lines[1] == ["a", "10.0.0.2", "fd00::2", "up", "redis", "running,", "redis", "running"]
-    assert lines[2] == ["b", "10.0.0.3", "-", "down", "-"]
+    assert lines[1] == ["a", "10.0.0.2", "fd00::2", "up", "TLS", "redis", "running,", "redis", "running"]
+    assert lines[2] == ["b", "10.0.0.3", "-", "down", "cleartext", "-"]
 
 
 def test_flows(console: Console) -> None:
