@@ -11,6 +11,7 @@ from proxy.core.errors import Code
 from proxy.core.link import State
 from proxy.core.stream import Mark
 from proxy.core.wire import Join, Open, Resume, Switch, WireError
+from proxy.io.connection import why
 from proxy.io.context import Context, count
 from proxy.io.dialling import DialledConnection, LinkPool, Lost
 from proxy.io.link import Link
@@ -63,7 +64,10 @@ class InitiatedLink(Link):
     def _ask(self) -> None:
         self._timer = None
         named = Resume(self._opening.flow, self.number, self.incoming.received) if self.accepted else self._opening
-        self._dialled = self._pool.ask(named, self, fresh=self._sent)
+        try:
+            self._dialled = self._pool.ask(named, self, fresh=self._sent)
+        except OSError as error:  # no descriptor left
+            self._try_again(Lost(why(error)))
 
     # What its dialled connection says
 
