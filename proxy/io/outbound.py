@@ -175,7 +175,8 @@ class OutboundMigration:
             each.share(shared)
 
     def ledger(self) -> list[LedgerLine]:
-        return [flow.ledger_line() for flow in self.flows.values()]
+        """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""
+        return [flow.ledger_line() for flow in self.flows.values() if not flow.is_on_its_way]
 
     def _examine(self, item: AdoptedSocket, sock: socket.socket) -> tuple[Snapshot, Live]:
         snapshot = Snapshot(item.inq_seq, item.inq_len, modular(item.outq_seq + item.fin_sent), item.outq_len)

@@ -96,6 +96,12 @@ class SourceFlow(Flow):
     def can_switch(self) -> bool:
         return super().can_switch and self._asked is not None and self._asked.accepted
 
+    @property
+    def is_on_its_way(self) -> bool:
+        """A connection that came during or after the hold, and that the destination does not serve yet."""
+        served = self._asked is not None and self._asked.accepted
+        return self.direction == "accepted" and not served and not self.is_over
+
     def reset_link(self) -> None:
         super().reset_link()
         if self._asked and not self.path.link:
