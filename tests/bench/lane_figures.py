@@ -16,8 +16,10 @@ class RelayPlan(msgspec.Struct, frozen=True):
     """Numbers of idle connections to measure memory with."""
 
 
-DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS = "direct", "Midstream", "HAProxy", "HAProxy, TLS between"
-LANES = (DIRECT, RIVAL, MIDSTREAM, RIVAL_TLS)
+DIRECT, RIVAL, MIDSTREAM = "direct", "HAProxy", "Midstream"
+RIVAL_TLS, MIDSTREAM_TLS = "HAProxy, TLS", "Midstream, TLS"
+LANES = (DIRECT, RIVAL, MIDSTREAM, RIVAL_TLS, MIDSTREAM_TLS)
+"""TLS is between the two proxies; in the other lanes they speak cleartext."""
 
 
 class Lane(msgspec.Struct, frozen=True):

@@ -1,14 +1,14 @@
 """What a connection costs that is relayed after a move, beside a direct one and one through two HAProxies in a row.
 
-One server, one client, one pair of pods, and lanes between them: connections that were opened before the move and are
-relayed since by our two proxies; connections straight to where the server is now; connections through an HAProxy in
-either pod. All lanes are open at once, and every round measures each of them for a second or two, in turn.
+One client, and lanes from it: connections that were opened before a move and are relayed since by our two proxies, in a
+pair of pods with TLS between them and in a pair without; connections straight to where a server is now; connections
+through an HAProxy in either pod. All lanes are open at once, and every round measures each of them for a second or two,
+in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import subprocess
@@ -21,7 +21,18 @@ import msgspec
 
 from controller.lab.pod import Pod
 from controller.lab.programs import CHECKOUT
-from tests.bench.lane_figures import DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS, Idle, Lane, Relay, RelayPlan
+from tests.bench.lane_figures import (
+    DIRECT,
+    LANES,
+    MIDSTREAM,
+    MIDSTREAM_TLS,
+    RIVAL,
+    RIVAL_TLS,
+    Idle,
+    Lane,
+    Relay,
+    RelayPlan,
+)
 from tests.harness.journeys import assert_nothing_lost
 from tests.harness.moving import Scene, scene
 
@@ -89,27 +100,36 @@ def compiled() -> Path:
 
 async def _rounds(binary: Path, plan: RelayPlan, say: Say) -> list[dict[str, Lane]]:
     async with scene() as stage:
+        clear = await asyncio.gather(*(stage.lab.create(name, cleartext_links=True) for name in ("c", "d")))
+        pids: dict[str, list[int]] = {lane: [] for lane in LANES}
         with Traffic(binary, stage.client) as traffic:
-            await _moved(stage, binary, traffic, CONNECTIONS)
-            async with _rivals(stage) as pids:
+            for lane, pods in ((MIDSTREAM_TLS, (stage.a, stage.b)), (MIDSTREAM, clear)):
+                await _moved(stage, binary, traffic, lane, pods, CONNECTIONS)
+                pids[lane] = [_proxy(pod) for pod in pods]
+            async with _rivals(stage) as theirs:
+                pids[RIVAL] = pids[RIVAL_TLS] = theirs
                 await _open_others(stage, traffic, CONNECTIONS)
-                for lane in pids:
+                for lane in LANES:
                     await _lane(traffic, lane, pids[lane], plan)  # the first one warms everything
-                orders = itertools.islice(itertools.cycle(itertools.permutations(pids)), plan.rounds)
                 found = []
-                for number, order in enumerate(orders, 1):
+                for number in range(plan.rounds):
+                    first = number % len(LANES)
+                    order = LANES[first:] + LANES[:first]
                     found.append({lane: await _lane(traffic, lane, pids[lane], plan) for lane in order})
-                    say(f"relay {number}/{plan.rounds}: {_said(found[-1])}")
+                    say(f"relay {number + 1}/{plan.rounds}: {_said(found[-1])}")
                 return found
 
 
-async def _moved(stage: Scene, binary: Path, traffic: Traffic, connections: int) -> None:
-    """A server in a, so many connections to it, and then it is in b."""
-    await stage.run("traffic", str(binary), "serve", str(PORT))
-    await stage.answers(PORT)
-    await traffic.do("open", _word(MIDSTREAM), stage.a.address, PORT, connections)
-    assert_nothing_lost(await stage.move("traffic", max_hold_seconds=60))
-    checked = await traffic.do("check", _word(MIDSTREAM))
+async def _moved(
+    stage: Scene, binary: Path, traffic: Traffic, lane: str, pods: Sequence[Pod], connections: int
+) -> None:
+    """A server in the first pod, so many connections to it, and then it is in the second one."""
+    source, destination = pods
+    await stage.run("traffic", str(binary), "serve", str(PORT), pod=source)
+    await stage.answers(PORT, source)
+    await traffic.do("open", _word(lane), source.address, PORT, connections)
+    assert_nothing_lost(await stage.move("traffic", source, destination, max_hold_seconds=60))
+    checked = await traffic.do("check", _word(lane))
     if checked["good"] != checked["count"]:
         raise TrafficError(f"{checked['count'] - checked['good']} connections were lost in the move")
 
@@ -153,22 +173,21 @@ async def _idle(binary: Path, flows: int, say: Say) -> list[Idle]:
         with Traffic(binary, stage.client) as traffic:
             ours = [_proxy(stage.a), _proxy(stage.b)]
             before = [_resident_bytes(pid) for pid in ours]
-            await _moved(stage, binary, traffic, flows)
+            await _moved(stage, binary, traffic, MIDSTREAM_TLS, (stage.a, stage.b), flows)
             after = [_resident_bytes(pid) for pid in ours]
-            found = [Idle(MIDSTREAM, flows, before, after)]
-            await traffic.do("close", _word(MIDSTREAM))
-            async with _rivals(stage) as pids:
-                theirs = pids[RIVAL]
+            found = [Idle(MIDSTREAM_TLS, flows, before, after)]
+            await traffic.do("close", _word(MIDSTREAM_TLS))
+            async with _rivals(stage) as theirs:
                 before = [_resident_bytes(pid) for pid in theirs]
-                await traffic.do("open", _word(RIVAL), stage.a.address, CLEAR_PORTS[0], flows)
-                found.append(Idle(RIVAL, flows, before, [_resident_bytes(pid) for pid in theirs]))
+                await traffic.do("open", _word(RIVAL_TLS), stage.a.address, TLS_PORTS[0], flows)
+                found.append(Idle(RIVAL_TLS, flows, before, [_resident_bytes(pid) for pid in theirs]))
             say("; ".join(f"relay: {one.lane}, {flows:,} idle: {one.each:,.0f} bytes each" for one in found))
             return found
 
 
 @asynccontextmanager
-async def _rivals(stage: Scene) -> AsyncIterator[dict[str, list[int]]]:
-    """HAProxy in both pods. Gives the lanes and the processes between the ends of each."""
+async def _rivals(stage: Scene) -> AsyncIterator[list[int]]:
+    """HAProxy in both pods. Gives their processes."""
     key = stage.lab.home / "haproxy.pem"
     await asyncio.to_thread(_make_certificate, key)
     first = _config(key, [(CLEAR_PORTS[0], "", stage.b.address, CLEAR_PORTS[1], ""),
@@ -178,8 +197,7 @@ async def _rivals(stage: Scene) -> AsyncIterator[dict[str, list[int]]]:
     with _haproxy(stage, stage.a, first) as there, _haproxy(stage, stage.b, second) as here:
         for pod, port in ((stage.b, CLEAR_PORTS[1]), (stage.a, CLEAR_PORTS[0]), (stage.a, TLS_PORTS[0])):
             await stage.answers(port, pod)
-        ours = [_proxy(stage.a), _proxy(stage.b)]
-        yield {DIRECT: [], RIVAL: [there, here], MIDSTREAM: ours, RIVAL_TLS: [there, here]}
+        yield [there, here]
 
 
 CONFIG = """\

@@ -57,11 +57,12 @@ METHOD = """\
   plus two standard errors.
 - **Taken back**: a refusal is put between the driver and one of the destination's sidecars
   (`tests/harness/interposer.py`); what that adds to the calls is in the figures.
-- **Relayed**: a small C program (`tests/bench/traffic.c`) is both ends; its server is moved from pod a to pod b with
-  the lane's connections open. Direct connections go to pod b; HAProxy's (Debian's, mode tcp, one thread, splicing
-  where it can) through one in pod a and one in pod b, the same way as ours. All lanes are open at once, and each round
-  measures each for a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the
-  processors, for every lane alike. The direct lane shows how little of it is the client's and the server's.
+- **Relayed**: a small C program (`tests/bench/traffic.c`) is both ends; its server is moved from one pod to another
+  with the lane's connections open: between pods with TLS, the default, and between pods with cleartext links. Direct
+  connections go to where the server is now; HAProxy's (Debian's, mode tcp, one thread, splicing where it can) through
+  one in either pod, with and without TLS between the two. All lanes are open at once, and each round measures each for
+  a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the processors, for
+  every lane alike. The direct lane shows how little of it is the client's and the server's.
 - Run it again: `make bench`; in two minutes and without writing this file: `make bench ARGS='--quick'`; a part:
   `make bench ARGS='--only demo,freeze'`. Its exit status says whether anything was lost, wrong or reset; no time
   makes it fail."""

@@ -30,7 +30,7 @@ from tests.bench.figures import (
     median,
     percentile,
 )
-from tests.bench.lane_figures import DIRECT, MIDSTREAM, RIVAL, RIVAL_TLS, Idle, Lane, Relay
+from tests.bench.lane_figures import DIRECT, MIDSTREAM, MIDSTREAM_TLS, RIVAL, RIVAL_TLS, Idle, Lane, Relay
 from tests.bench.machine import Usage
 from tests.bench.report import plain, render
 from tests.bench.sections import REFUSALS, _attempts
@@ -489,18 +489,25 @@ def lane(p99=80e-6, requests=40_000.0, bits=10e9) -> Lane:
 
 def relayed(*ours: Lane) -> Figures:
     straight = Lane(1e-5, 2e-5, 1e5, 4e10, 0.0, 0.0)
-    rounds = [{DIRECT: straight, RIVAL: lane(), MIDSTREAM: one, RIVAL_TLS: lane()} for one in ours]
+    tls = {RIVAL_TLS: lane(bits=4e9), MIDSTREAM_TLS: lane(bits=6e9)}
+    rounds = [{DIRECT: straight, RIVAL: lane(), MIDSTREAM: one, **tls} for one in ours]
     idle = [Idle(MIDSTREAM, 1000, [30_000_000, 30_000_000], [34_000_000, 33_000_000])]
     return figures(relay=Relay(rounds, idle))
 
 
 def test_the_relay_is_judged_by_its_median_share_of_haproxys():
     found = relayed(lane(p99=88e-6, requests=44_000, bits=5e9), lane(), lane(p99=96e-6, requests=48_000, bits=20e9))
-    p99 = row(found, "relayed: round trip of 64 bytes, p99")
+    p99 = row(found, "relayed, cleartext links: round trip of 64 bytes, p99")
     assert (p99.measured, p99.met) == ("1.10 (1.00 to 1.20) of HAProxy's", False)
     assert p99.floor == "20.0 us direct, 80.0 us HAProxy"
-    assert row(found, "relayed: requests/s, 64 connections").met is True
-    assert row(found, "relayed: bulk").met is False
+    assert row(found, "relayed, cleartext links: requests/s, 64 connections").met is True
+    assert row(found, "relayed, cleartext links: bulk").met is False
+
+
+def test_with_tls_it_is_compared_with_a_haproxy_that_has_tls():
+    bulk = row(relayed(lane()), "relayed: bulk")
+    assert (bulk.measured, bulk.met) == ("1.50 (1.50 to 1.50) of HAProxy's", True)
+    assert bulk.floor == "40.0 Gbit/s direct, 4.0 Gbit/s HAProxy, TLS"
 
 
 def test_what_took_no_time_has_no_share():
@@ -509,9 +516,10 @@ def test_what_took_no_time_has_no_share():
 
 def test_the_report_has_every_lane_and_what_an_idle_connection_costs():
     text = render(relayed(lane()))
-    heads = "| medians | direct | HAProxy | Midstream | HAProxy, TLS between | Midstream / HAProxy |"
-    assert heads in text
-    assert "| bulk | 40.0 Gbit/s | 10.0 Gbit/s | 10.0 Gbit/s | 10.0 Gbit/s | 1.00 (1.00 to 1.00) |" in text
+    heads = "| medians | direct | HAProxy | Midstream | HAProxy, TLS | Midstream, TLS |"
+    assert f"{heads} Midstream / HAProxy | Midstream, TLS / HAProxy, TLS |" in text
+    bulk = "| bulk | 40.0 Gbit/s | 10.0 Gbit/s | 10.0 Gbit/s | 4.0 Gbit/s | 6.0 Gbit/s |"
+    assert f"{bulk} 1.00 (1.00 to 1.00) | 1.50 (1.50 to 1.50) |" in text
     assert "| 1,000 | Midstream | 30.0 MB + 30.0 MB | 34.0 MB + 33.0 MB | 7,000 bytes |" in text
 
 
