@@ -46,10 +46,15 @@ class CriuEngine:
         return words[1] if len(words) > 1 else ""
 
     async def features(self) -> MemoryFeatures:
-        """CRIU's own feature check (criu: cr-service.c, handle_feature_check)."""
+        """CRIU's own feature check (criu: cr-service.c, handle_feature_check).
+
+        One that cannot be asked has none: what else is wrong with it is told before each migration.
+        """
         helper = Swrk(self._kernel, self._criu, self._messages)
         try:
             found = await helper.features()
+        except AgentError:
+            return MemoryFeatures()
         finally:
             await helper.close()
         return MemoryFeatures(pipes.most_bytes() if found.lazy_pages else 0, bool(found.mem_track))
