@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -221,6 +222,8 @@ class LinkPool:
     PREPARE_SECONDS = 5.0
     SECONDS_EACH = 0.005
     """And so much for each connection: most of it is TLS's, on both machines."""
+    SPARES, SPARE_SECONDS = 16, 30.0
+    """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
 
     def __init__(
         self, context: Context, destination: Endpoint, migration: str, token: bytes, relink_seconds: float = 10.0
@@ -236,6 +239,8 @@ class LinkPool:
         self._greeting: set[DialledConnection] = set()
         self._changed = asyncio.Event()
         self._why_lost = ""
+        self._retreat: asyncio.TimerHandle | None = None
+        """Set while it stands by."""
 
     @property
     def idle(self) -> int:
@@ -271,9 +276,26 @@ class LinkPool:
         """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""
         connection = self._idle.popleft() if self._idle and not fresh else self._dial()
         connection.ask(frame, user)
+        if self._retreat and not fresh:
+            self.stand_by()
         return connection
 
+    def stand_by(self) -> None:
+        """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then."""
+        if self._retreat:
+            self._retreat.cancel()
+        self._retreat = self._context.loop.call_later(self.SPARE_SECONDS, self.close)
+        while len(self._idle) > self.SPARES:
+            self._idle.pop().abandon()
+        with contextlib.suppress(OSError):  # no descriptor left: they can be done without
+            while len(self._idle) + len(self._greeting) < self.SPARES:
+                self._greeting.add(self._dial())
+
     def close(self) -> None:
+        """Give up what carries nothing. What is asked for afterwards is dialled."""
+        if self._retreat:
+            self._retreat.cancel()
+            self._retreat = None
         for connection in (*self._idle, *self._greeting):
             connection.abandon()
         self._idle.clear()

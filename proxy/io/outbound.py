@@ -114,7 +114,10 @@ class OutboundMigration:
         for each in self.datagrams.values():
             self._relay_datagrams(each)
         accepted = sum(listener.repoint() for listener in self.listeners.values())
-        self.links.close()
+        if self.listeners:
+            self.links.stand_by()
+        else:
+            self.links.close()
         self._repointed = Repointed(len(held), sum(flow.held_bytes for flow in held), accepted)
         return self._repointed
 

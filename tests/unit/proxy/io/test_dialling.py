@@ -140,6 +140,27 @@ async def test_an_idle_connection_that_breaks_is_not_used(context: Context, dest
     await parts.eventually(lambda: pool.idle == 0)
 
 
+async def test_standing_by_replaces_what_is_used_and_ends(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "SPARES", 2)
+    monkeypatch.setattr(LinkPool, "SPARE_SECONDS", 0.2)
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    preparing = asyncio.create_task(pool.prepare(3), name="preparing")
+    for _ in range(3):
+        (await destination.take()).send(ACCEPTED)
+    await preparing
+    pool.stand_by()
+    assert pool.idle == 2
+    pool.ask(Join(7, 1), user)
+    assert user.dialled
+    assert pool.idle == 1
+    (await destination.take()).send(ACCEPTED)
+    await parts.eventually(lambda: pool.idle == 2)
+    await parts.eventually(lambda: pool.idle == 0)
+    user.dialled.abandon()
+
+
 async def test_one_made_anew_is_none_of_the_idle_ones(context: Context, destination: Destination) -> None:
     pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
     preparing = asyncio.create_task(pool.prepare(1), name="preparing")
