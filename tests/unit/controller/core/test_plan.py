@@ -109,4 +109,7 @@ def test_each_proxy_needs_two_descriptors_a_connection(spare, refused):
     found = too_few_descriptors("a", 1000, spare)
     assert [problem.code for problem in found] == ["no-descriptors"] * refused
     if refused:
-        assert f"pod a may open 2000 more descriptors; 1000 connections need {2 * (1000 + SPARE_LINKS) + 64}" in found[0].message
+        assert (
+            f"pod a may open 2000 more descriptors; 1000 connections need {2 * (1000 + SPARE_LINKS) + 64}"
+            in found[0].message
+        )
