@@ -15,7 +15,7 @@ demo: setup ## move a Redis to another pod under the load of many clients
 	@$(BIN)/midstream demo $(ARGS)
 
 test: setup ## every test: unit, property, and with real CRIU in real namespaces
-	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest $(ARGS)
 
 check: setup ## format, lint, types, and who may import whom
 	@$(BIN)/ruff format --check .
