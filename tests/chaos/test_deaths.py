@@ -12,6 +12,7 @@ import pytest
 from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import PORT, scene, until
+from tests.harness.sidecars import AGENT, PROXY, running
 
 
 @pytest.fixture
@@ -21,18 +22,10 @@ async def stage():
         yield made
 
 
-def sidecar(pod, module: str) -> int:
-    """The process id of one of the pod's sidecars: a child of its first process."""
-    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
-        if module in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
-            return int(child)
-    raise AssertionError(f"no {module} in {pod.name}")
-
-
 async def killed_during_the_hold(stage, pod, module):
     """Moves; kills the sidecar when the destination is about to build the app legs; the migration's result."""
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
-    victim = sidecar(pod, module)
+    victim = running(pod, module)
     async with between(stage.b.proxy_socket) as interposer:
         interposer.spoil("POST", "/legs", Spoil.HANG)
         moving = asyncio.create_task(stage.move("server"))
@@ -48,18 +41,18 @@ async def killed_during_the_hold(stage, pod, module):
 
 
 async def test_the_sources_proxy(stage):
-    result = await killed_during_the_hold(stage, stage.a, "proxy.main")
+    result = await killed_during_the_hold(stage, stage.a, PROXY)
     assert result.outcome == "rolled-back", result.error
 
 
 async def test_the_sources_agent(stage):
     """The pod starts another one, which finds the migration in its state file and takes it back."""
-    result = await killed_during_the_hold(stage, stage.a, "checkpoint.main")
+    result = await killed_during_the_hold(stage, stage.a, AGENT)
     assert result.outcome == "rolled-back", result.error
 
 
 async def test_the_destinations_agent(stage):
-    result = await killed_during_the_hold(stage, stage.b, "checkpoint.main")
+    result = await killed_during_the_hold(stage, stage.b, AGENT)
     assert result.outcome == "rolled-back", result.error
     assert "server" not in await stage.workloads(stage.b)
 

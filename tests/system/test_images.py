@@ -17,6 +17,7 @@ from controller.clients import AgentClient
 from controller.core.errors import Answered, MidstreamError, Unreachable
 from tests.harness.clients import Echo
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+from tests.harness.sidecars import AGENT, running, sidecar
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
             ]
             silent.settimeout(20)
             taken = [(await asyncio.to_thread(silent.accept))[0] for _ in calls]
-            agents = [agent_of(pod) for pod in (stage.a, stage.b)]
+            agents = [running(pod, AGENT) for pod in (stage.a, stage.b)]
             for agent in agents:
                 os.kill(agent, signal.SIGKILL)
             for call in calls:
@@ -154,7 +155,9 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
             for sock in taken:
                 sock.close()
     for pod in (stage.a, stage.b):
-        await until(lambda pod=pod: agent_of(pod) not in (0, *agents) and pod.agent_socket.exists(), "no new agent")
+        await until(
+            lambda pod=pod: sidecar(pod, AGENT) not in (None, *agents) and pod.agent_socket.exists(), "no new agent"
+        )
         await until_answers(pod)
         async with AgentClient(pod.name, pod.agent_socket) as agent:
             assert await agent.migrations() == []
@@ -162,13 +165,6 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
     assert (await stage.workloads(stage.a))["redis"].state == "running"
     assert await stage.workloads(stage.b) == {}
     assert left_in(stage.a, stage.b) == []
-
-
-def agent_of(pod) -> int:
-    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
-        if "checkpoint.main" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
-            return int(child)
-    return 0
 
 
 async def until_answers(pod) -> None:

@@ -16,6 +16,7 @@ from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import REDIS_PORT, ask, scene, until
+from tests.harness.sidecars import AGENT, running
 
 VALUES = 24
 VALUE_BYTES = 1 << 20
@@ -115,13 +116,6 @@ async def giving_stands_still(stage):
             moving.cancel()
 
 
-def sidecar(pod) -> int:
-    for child in Path(f"/proc/{pod.pid1}/task/{pod.pid1}/children").read_text().split():
-        if "checkpoint.main" in Path(f"/proc/{child}/cmdline").read_text().split("\0"):
-            return int(child)
-    raise AssertionError(f"no agent in {pod.name}")
-
-
 async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
     data = await asyncio.to_thread(Data, stage)
     result = await stage.move("redis", memory="post-copy")
@@ -156,7 +150,7 @@ async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_
     data = await asyncio.to_thread(Data, stage)
     async with giving_stands_still(stage) as (moving, giver):
         assert copies(stage.a) == ["a:T"]
-        victim = sidecar(stage.a)
+        victim = running(stage.a, AGENT)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
         os.kill(giver, signal.SIGCONT)
@@ -169,7 +163,7 @@ async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_
 async def test_the_destinations_agent_may_die_while_memory_comes(stage):
     data = await asyncio.to_thread(Data, stage)
     async with giving_stands_still(stage) as (moving, giver):
-        victim = sidecar(stage.b)
+        victim = running(stage.b, AGENT)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
         os.kill(giver, signal.SIGCONT)
