@@ -15,7 +15,8 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.actions import Move
 from controller.clients import AgentClient
-from controller.commands import MigrateRequest, base_environment, drive, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, drive, migrations_folder, new_intent
+from controller.commands.workloads import base_environment
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action
 from controller.core.predict import Wanted
@@ -24,10 +25,10 @@ from controller.demo.options import Options
 from controller.demo.process import LoadError, LoadProcess
 from controller.demo.report import Window
 from controller.demo.verdict import Verdict, judge
-from controller.display import Display
 from controller.journal import Journal
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
+from controller.views.progress import Display
 
 PORT = 6379
 STEADY_SECONDS = 2.0

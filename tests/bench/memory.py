@@ -16,8 +16,8 @@ from controller.core.units import parse_bytes
 from controller.demo import run as demo
 from controller.demo.process import LoadProcess
 from controller.demo.verdict import Verdict, judge
-from controller.display import Display
-from controller.panels import byte_text, duration_text
+from controller.views.panels import byte_text, duration_text
+from controller.views.progress import Display
 from tests.bench.bare import floor_of_memory
 from tests.bench.stage import Stage, kill_redis, redis_pid, stage
 

@@ -13,7 +13,7 @@ import msgspec
 
 from controller.actions import Move
 from controller.clients import AgentClient
-from controller.commands import MigrateRequest, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
 from controller.core.phases import Action
 from controller.core.result import MigrationResult
 from controller.demo import run as demo

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.clients import AgentClient, ProxyClient
-from controller.commands import migrations_folder
+from controller.commands.moves import migrations_folder
 from controller.core.errors import Answered
 from controller.core.phases import Phase
 from controller.core.result import MigrationResult

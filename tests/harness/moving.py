@@ -15,7 +15,8 @@ from typing import Any
 import checkpoint.api as agent_api
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
-from controller.commands import MigrateRequest, base_environment, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
+from controller.commands.workloads import base_environment
 from controller.core.result import MigrationResult
 from controller.journal import Journal
 from controller.lab.lab import Lab

@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from checkpoint.api import KeySource
-from controller import images
+from controller.commands import images
 
 
 def request(copies: int) -> images.RestoreRequest:

@@ -1,12 +1,13 @@
-"""Options that are durations or sizes."""
+"""The types of options: durations, sizes, ways."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from controller.core.predict import Wanted
 from controller.core.units import parse_bytes, parse_seconds
 
 
@@ -27,3 +28,4 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stu
 
 DURATION = Quantity("duration", parse_seconds)
 SIZE = Quantity("size", parse_bytes)
+MEMORY_WAY = click.Choice(get_args(Wanted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from controller.quantity import DURATION, SIZE
+from controller.cli.options import DURATION, SIZE
 
 
 def test_they_are_read_as_people_write_them():

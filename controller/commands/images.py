@@ -15,12 +15,13 @@ import msgspec
 import checkpoint.api as agent_api
 from controller.archive import archive_at, carry_out
 from controller.clients import AgentClient
-from controller.commands import find_workload, print_json
+from controller.commands.output import say_json
+from controller.commands.workloads import find_workload
 from controller.core.errors import MidstreamError, Refused
-from controller.image_tables import show_cloned, show_images, show_stored
 from controller.lab.errors import NoSuchPod
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
+from controller.views.images import show_cloned, show_images, show_stored
 
 SPARE_SECONDS = 60.0
 """What a call to an agent may take beyond the times that it was given."""
@@ -64,7 +65,7 @@ async def checkpoint(home: Path, request: CheckpointRequest, *, as_json: bool) -
     timeout = request.max_hold_seconds + request.deadline_seconds + SPARE_SECONDS
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         stored = await agent.checkpoint(image_name(request.workload), body, timeout)
-    print_json(stored) if as_json else show_stored(stored)
+    say_json(stored) if as_json else show_stored(stored)
 
 
 def image_name(workload: str) -> str:
@@ -84,7 +85,7 @@ async def restore(home: Path, request: RestoreRequest, *, as_json: bool) -> None
     found = await asyncio.gather(*(_start(pod, request) for pod in pods), return_exceptions=True)
     rows = [(pod, one) for pod, one in zip(pods, found, strict=True) if isinstance(one, agent_api.Cloned)]
     if as_json:
-        print_json([{"pod": pod.name, "address": pod.address, **msgspec.to_builtins(one)} for pod, one in rows])
+        say_json([{"pod": pod.name, "address": pod.address, **msgspec.to_builtins(one)} for pod, one in rows])
     else:
         show_cloned([(pod.name, pod.address, one) for pod, one in rows])
     for pod, one in zip(pods, found, strict=True):
@@ -129,12 +130,12 @@ async def _start(pod: Pod, request: RestoreRequest) -> agent_api.Cloned:
 
 async def list_images(archive: str, *, as_json: bool) -> None:
     found = await carry_out(agent_api.ListImages(archive_at(archive)), list[agent_api.StoredImage])
-    print_json(found) if as_json else show_images(found)
+    say_json(found) if as_json else show_images(found)
 
 
 async def show_image(archive: str, key: agent_api.KeySource, image: str) -> None:
     order = agent_api.ShowImage(archive_at(archive), key, image)
-    print_json(await carry_out(order, dict[str, Any]))
+    say_json(await carry_out(order, dict[str, Any]))
 
 
 async def delete_images(archive: str, images: Sequence[str], *, force: bool) -> None:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from controller import images as library
 from controller.archive import DEFAULT, key_source
-from controller.quantity import DURATION
+from controller.cli.options import DURATION
+from controller.commands import images as library
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

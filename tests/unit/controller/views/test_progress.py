@@ -9,7 +9,7 @@ from rich.console import Console
 
 from controller.core.result import ByteCounts, FlowCounts, MigrationResult, PhaseTime
 from controller.demo.report import Tick
-from controller.display import PLAIN_LOAD_SECONDS, Display
+from controller.views.progress import PLAIN_LOAD_SECONDS, Display
 
 BEFORE = ("Pending", "Preflight", "Preparing")
 FROZEN = ("Stopping", "Checkpointing", "Adopting", "Transferring", "Restoring", "Committing", "Repointing")

@@ -15,7 +15,7 @@ from controller.core.phases import Phase
 from controller.core.plan import Plan
 from controller.core.result import MigrationResult
 from controller.journal import Entry, Intent, Record
-from controller.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
+from controller.views.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
 from proxy.api import Endpoint, FlowView
 
 PLAN = Plan(

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from checkpoint.api import Cloned, Compression, StoredCheckpoint, StoredImage
-from controller.image_tables import show_cloned, show_images, show_stored
+from controller.views.images import show_cloned, show_images, show_stored
 
 
 def console() -> Console:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from controller import image_cli, images
-from controller.cli import main
+from controller.archive import DEFAULT
+from controller.cli.main import main
+from controller.commands import images
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_restore(asked):
     run("restore", "i", "--to", "b", "--name", "copy", "--copies", "3", "--key-command", "x y", "-o", "json")
     ((_, (_, request), options),) = asked
     assert (request.image, request.pod, request.name, request.copies) == ("i", "b", "copy", 3)
-    assert (request.archive, request.key.command, request.wait_seconds) == (image_cli.DEFAULT, "x y", 0)
+    assert (request.archive, request.key.command, request.wait_seconds) == (DEFAULT, "x y", 0)
     assert options == {"as_json": True}
 
 

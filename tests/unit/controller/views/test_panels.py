@@ -11,7 +11,7 @@ from rich.console import Console
 from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MigrationResult, Problem
 from controller.demo.result import Connections, DemoResult, NewConnections, Spread
 from controller.demo.verdict import Verdict
-from controller.panels import Ending, byte_text, duration_text, final_panel, final_sentence, headline
+from controller.views.panels import Ending, byte_text, duration_text, final_panel, final_sentence, headline
 
 MOVED = MigrationResult(
     migration="redis-1",

@@ -17,7 +17,7 @@ from controller.core.phases import Phase
 from controller.core.plan import Plan
 from controller.core.predict import Choice
 from controller.journal import Record
-from controller.panels import byte_text, duration_text, final_panel
+from controller.views.panels import byte_text, duration_text, final_panel
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}

@@ -1,0 +1,95 @@
+"""`midstream migrate`, `status`, `rollback` and `resume`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from controller.cli.options import DURATION, MEMORY_WAY, SIZE
+from controller.commands import moves
+from controller.core.predict import Wanted
+
+
+@click.command()
+@click.argument("workload")
+@click.option("--to", "destination", required=True, metavar="POD", help="The pod it goes to.")
+@click.option("--from", "source", default=None, metavar="POD", help="The pod it is in, if its name is in several.")
+@click.option("--dry-run", is_flag=True, help="Say what would be moved and what stands in the way; touch nothing.")
+@click.option(
+    "--max-hold",
+    type=DURATION,
+    default="10s",
+    show_default=True,
+    help="The longest time from the stop to the commit; past it the workload goes on where it was.",
+)
+@click.option(
+    "--max-held-bytes",
+    type=SIZE,
+    default="64MiB",
+    show_default=True,
+    help="How much the peers may send during the hold, over all flows; past it TCP pushes back.",
+)
+@click.option("--allow-loss", is_flag=True, help="Reset the connections that cannot be kept, and move the rest.")
+@click.option(
+    "--memory",
+    type=MEMORY_WAY,
+    default="auto",
+    show_default=True,
+    help="How its memory travels: inside the freeze, or afterwards, while it runs (post-copy).",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_obj
+def migrate(
+    home: Path,
+    workload: str,
+    destination: str,
+    source: str | None,
+    dry_run: bool,
+    max_hold: float,
+    max_held_bytes: float,
+    allow_loss: bool,
+    memory: Wanted,
+    output: str,
+) -> None:
+    """Moves a workload to another pod; every TCP connection it has stays open.
+
+    \b
+    Exit status: 0 moved, 1 refused (nothing was touched), 3 rolled back (it runs where it was),
+    4 failed (it is lost, or its state is not known).
+    \b
+    Examples:
+      midstream migrate redis --to b --dry-run
+      midstream migrate redis --to b --max-hold 2s -o json
+    """
+    request = moves.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory)
+    status = asyncio.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
+    sys.exit(status)
+
+
+@click.command()
+@click.argument("migration", required=False)
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def status(home: Path, migration: str | None, output: str) -> None:
+    """Shows where migrations stand, or one of them in detail."""
+    moves.show_status(home, migration, output == "json")
+
+
+@click.command()
+@click.argument("migration")
+@click.pass_obj
+def rollback(home: Path, migration: str) -> None:
+    """Takes a migration back, as long as its commit has not happened."""
+    sys.exit(asyncio.run(moves.rollback(home, migration)))
+
+
+@click.command()
+@click.argument("migration")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_obj
+def resume(home: Path, migration: str, output: str) -> None:
+    """Ends a migration whose controller died: forward if it had committed, back if not."""
+    sys.exit(asyncio.run(moves.resume(home, migration, as_json=output == "json")))

@@ -1,0 +1,87 @@
+"""`midstream pod`, `run`, `flows` and `drain`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from controller.cli.options import SIZE
+from controller.commands import drain as draining
+from controller.commands import pods, workloads
+
+
+@click.group()
+def pod() -> None:
+    """Standalone pods: namespaces on this machine, each with a proxy and an agent."""
+
+
+@pod.command("create")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--memory", type=SIZE, default=None, help="Memory limit, e.g. 512MiB (default: none).")
+@click.option("--cleartext-links", is_flag=True, help="Proxies neither encrypt their links nor show certificates.")
+@click.pass_obj
+def pod_create(home: Path, names: tuple[str, ...], memory: float | None, cleartext_links: bool) -> None:
+    """Creates pods and waits until their sidecars answer.
+
+    \b
+    Example: midstream pod create a b --memory 1GiB
+    """
+    asyncio.run(pods.create_pods(home, names, None if memory is None else int(memory), cleartext_links))
+
+
+@pod.command("list")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def pod_list(home: Path, output: str) -> None:
+    """Lists the pods with their addresses and workloads."""
+    asyncio.run(pods.list_pods(home, output == "json"))
+
+
+@pod.command("delete")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--force", is_flag=True, help="Even where flows that are relayed through the pod would be cut.")
+@click.pass_obj
+def pod_delete(home: Path, names: tuple[str, ...], force: bool) -> None:
+    """Deletes pods with everything in them.
+
+    Refused while a pod runs a workload or relays flows, unless forced.
+    """
+    asyncio.run(pods.delete_pods(home, names, force))
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True})
+@click.option("--pod", "pod_name", required=True, help="The pod to run it in.")
+@click.option("--name", required=True, help="The workload's name.")
+@click.option("--env", "-e", "environment", multiple=True, metavar="KEY=VALUE", help="A variable of its environment.")
+@click.option("--directory", default="/", show_default=True, help="Its working directory.")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
+@click.pass_obj
+def run(
+    home: Path, pod_name: str, name: str, environment: tuple[str, ...], directory: str, argv: tuple[str, ...]
+) -> None:
+    """Starts a workload in a pod; its output goes to <home>/pods/<pod>/<name>.log.
+
+    \b
+    Example: midstream run --pod a --name redis -- redis-server --bind 0.0.0.0 --protected-mode no
+    """
+    asyncio.run(workloads.run_workload(home, pod_name, name, list(argv), environment, directory))
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def flows(home: Path, output: str) -> None:
+    """Shows every flow that a proxy holds or relays, with its path."""
+    asyncio.run(pods.show_flows(home, output == "json"))
+
+
+@click.command()
+@click.argument("pod")
+@click.option("--wait", is_flag=True, help="Return when it relays nothing any more.")
+@click.pass_obj
+def drain(home: Path, pod: str, wait: bool) -> None:
+    """Says what a pod still relays; exit status 0 when that is nothing."""
+    sys.exit(asyncio.run(draining.drain(home, pod, wait=wait)))

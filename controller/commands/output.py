@@ -1,0 +1,23 @@
+"""How a command says what came of it: for a person, or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def say(value: T, as_json: bool, show: Callable[[T], None]) -> None:
+    """Prints a value as JSON, or has it shown."""
+    if as_json:
+        say_json(value)
+    else:
+        show(value)
+
+
+def say_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -1,0 +1,68 @@
+"""Pods: made, listed, deleted, and what their proxies relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from controller.clients import AgentClient, ProxyClient
+from controller.commands.output import say
+from controller.commands.workloads import workloads_of
+from controller.core.errors import Refused
+from controller.lab.lab import Lab
+from controller.lab.pod import Pod
+from controller.views.tables import show_flows_table, show_pods
+
+
+async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None, cleartext_links: bool) -> None:
+    lab = Lab(home)
+    making = (lab.create(name, memory_bytes=memory_bytes, cleartext_links=cleartext_links) for name in names)
+    for created in await asyncio.gather(*making):
+        click.echo(f"{created.name}: {created.address} {created.address6}")
+
+
+async def list_pods(home: Path, as_json: bool) -> None:
+    rows = [
+        {"name": pod.name, "address": pod.address, "address6": pod.address6, "alive": pod.alive,
+         "cleartext_links": pod.cleartext_links,
+         "workloads": msgspec.to_builtins(workloads)}
+        for pod, workloads in await workloads_of(Lab(home).pods())
+    ]  # fmt: skip
+    say(rows, as_json, show_pods)
+
+
+async def delete_pods(home: Path, names: Sequence[str], force: bool) -> None:
+    lab = Lab(home)
+    pods = [lab.pod(name) for name in names]
+    for pod in pods:
+        if pod.alive and not force:
+            await _refuse_while_used(pod)
+    for pod in pods:
+        await lab.delete(pod.name)
+        click.echo(f"{pod.name}: deleted")
+
+
+async def _refuse_while_used(pod: Pod) -> None:
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        running = [each.name for each in await agent.workloads() if each.state != "exited"]
+    async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
+        relayed = await proxy.flows()
+    if running:
+        raise Refused("pod-in-use", f"pod {pod.name} runs {', '.join(running)}", "request", "move it, or say --force")
+    if relayed:
+        message = f"pod {pod.name} relays {len(relayed)} flows, which would be cut"
+        raise Refused("pod-in-use", message, "request", "wait until they have ended, or say --force")
+
+
+async def show_flows(home: Path, as_json: bool) -> None:
+    found = []
+    for pod in Lab(home).pods():
+        if not pod.alive:
+            continue
+        async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
+            found += [{"pod": pod.name, **msgspec.to_builtins(view)} for view in await proxy.flows()]
+    say(found, as_json, show_flows_table)

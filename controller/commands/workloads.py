@@ -1,0 +1,85 @@
+"""Workloads: where they are, starting one, and what a move of one would be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+import checkpoint.api as agent_api
+from controller import rates
+from controller.clients import AgentClient
+from controller.commands.output import say
+from controller.core.errors import EXIT_REFUSED, Refused
+from controller.core.predict import choose
+from controller.lab.lab import Lab
+from controller.lab.pod import Pod
+from controller.views.tables import WorkloadCheck, show_workload_check
+
+
+async def find_workload(lab: Lab, name: str, pod_name: str | None) -> Pod:
+    """The pod that the workload is in.
+
+    Raises:
+        Refused: no pod has it, or several do and none was named.
+    """
+    pods = [lab.pod(pod_name)] if pod_name else [pod for pod in lab.pods() if pod.alive]
+    having = [pod for pod, workloads in await workloads_of(pods) if any(each.name == name for each in workloads)]
+    if not having:
+        where = f"pod {pod_name}" if pod_name else "any pod"
+        hint = "midstream pod list shows the workloads"
+        raise Refused("unknown-workload", f"there is no workload {name!r} in {where}", "request", hint)
+    if len(having) > 1:
+        names = ", ".join(pod.name for pod in having)
+        raise Refused("ambiguous-workload", f"workload {name!r} is in the pods {names}", "request", "say --from POD")
+    return having[0]
+
+
+async def workloads_of(pods: Sequence[Pod]) -> list[tuple[Pod, list[agent_api.Workload]]]:
+    found: list[tuple[Pod, list[agent_api.Workload]]] = []
+    for pod in pods:
+        if not pod.alive or not pod.sidecars:
+            found.append((pod, []))
+            continue
+        async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+            found.append((pod, await agent.workloads()))
+    return found
+
+
+async def run_workload(
+    home: Path, pod_name: str, name: str, argv: list[str], environment: Sequence[str], directory: str
+) -> None:
+    pod = Lab(home).pod(pod_name)
+    pairs = dict(_pair(each) for each in environment)
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        started = await agent.run(agent_api.RunWorkload(name, argv, {**base_environment(), **pairs}, directory))
+    click.echo(f"{name}: process {started.pid} in pod {pod.name}, {pod.address}; log: {pod.log(name)}")
+
+
+async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json: bool) -> int:
+    """Says what a move of a workload would be, wherever it went to; the exit status."""
+    known = await asyncio.to_thread(rates.load, home)
+    pod = await find_workload(Lab(home), name, pod_name)
+    async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        found = await agent.inspect(name)
+        features = (await agent.health()).memory
+    choice, _ = choose("auto", found.memory_bytes, known, features)
+    view = WorkloadCheck(
+        name, pod.name, len(found.pids), found.memory_bytes, found.connections, choice, [*found.problems, *found.losses]
+    )
+    say(view, as_json, show_workload_check)
+    return EXIT_REFUSED if view.problems else 0
+
+
+def base_environment() -> dict[str, str]:
+    return {"PATH": os.defpath, "HOME": "/root", "LANG": "C.UTF-8"}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise Refused("bad-variable", f"{text!r} is not KEY=VALUE", "request")
+    return name, value
