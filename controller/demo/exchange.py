@@ -7,6 +7,7 @@ was wrong.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -52,7 +53,7 @@ def shown(reply: object) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
 
 
-class Peer:
+class Peer(ABC):
     """What all the load's connections have in common: their counts, their silences, how they ended."""
 
     role: Role
@@ -76,9 +77,9 @@ class Peer:
         """Nothing is due: it can be asked again, or be closed."""
         return not self.silence.outstanding
 
+    @abstractmethod
     def hello(self, now: float) -> bytes:
         """What to send first."""
-        raise NotImplementedError
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes came. Raises `hiredis.ProtocolError` when they are no RESP."""
@@ -110,12 +111,12 @@ class Peer:
             self.silence.longest(),
         )
 
-    def _check(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _check(self, data: bytes) -> None: ...
 
+    @abstractmethod
     def _give_up(self) -> None:
         """Account for what will not come any more."""
-        raise NotImplementedError
 
     def _mistake(self, expected: object, got: object) -> None:
         self.wrong += 1
@@ -140,13 +141,13 @@ class Asker(Peer):
     def pending(self) -> int:
         return len(self._pending)
 
+    @abstractmethod
     def turn(self, now: float) -> bytes:
         """The next thing to send."""
-        raise NotImplementedError
 
+    @abstractmethod
     def goodbye(self, now: float) -> bytes:
         """The last checks, and the removal of what it wrote."""
-        raise NotImplementedError
 
     def _ask(self, exchange: Exchange, now: float) -> bytes:
         """Note what must come back; gives what to send."""

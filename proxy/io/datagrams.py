@@ -1,7 +1,7 @@
 """UDP: what comes to the old address goes on to the workload with its sender's address, and the answers back.
 
-To the flow's machinery it is a flow like any other: its leg is one end of a socket pair, and here, at the other end,
-the stream is cut into datagrams (`proxy.core.datagram`). Before the repoint the kernel keeps what comes, as far as the
+To the flow's machinery it is a flow like any other: its leg is one end of a socket pair, and at the other end the
+stream is cut into datagrams (`proxy.io.datagram_stream`). Before the repoint the kernel keeps what comes, as far as the
 socket's receive buffer goes; so it does whenever the stream is full. UDP may lose, but it is counted.
 """
 
@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from proxy.api import Endpoint
-from proxy.core.datagram import BadRecord, Datagram, Decoder, encode
+from proxy.core.datagram import Datagram
 from proxy.core.errors import ProxyError
 from proxy.io.context import Context
+from proxy.io.datagram_stream import DatagramStream
 from proxy.io.retirement import Retirement
 from proxy.sys import address, datagrams, nftables
 
@@ -28,75 +29,6 @@ LOOK_SECONDS = 5.0
 MAX_PEERS = 1024  # of one socket; the one that was silent longest makes room
 MAX_DATAGRAM_BYTES = 65535
 AT_ONCE = 32  # datagrams a callback: let the other flows have their turn
-_READ_BYTES = 65536
-
-
-class Cutter:
-    """One end of a flow's stream, cut into datagrams. `ended` is called once, when the flow has ended."""
-
-    def __init__(self, context: Context, deliver: Callable[[Datagram], None], ended: Callable[[], None]) -> None:
-        self.leg, self._near = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        """`leg` is the flow's."""
-        self._context = context
-        self._deliver = deliver
-        self._ended = ended
-        self._decoder = Decoder()
-        self._kept = b""
-        self._drained: Callable[[], None] | None = None
-        self.used_at = context.loop.time()
-        for sock in (self.leg, self._near):
-            sock.setblocking(False)
-        context.poller.read(self._near, self._readable)
-
-    @property
-    def full(self) -> bool:
-        return bool(self._kept)
-
-    def say(self, one: Datagram, drained: Callable[[], None]) -> None:
-        """Into the stream; `drained` is called when there is room again, if there is none now (`full`)."""
-        self.used_at = self._context.loop.time()
-        self._drained = drained
-        self._kept += encode(one)
-        self._flush()
-
-    def close(self) -> None:
-        """The flow sees its leg end."""
-        if self._near.fileno() >= 0:
-            self._context.poller.forget(self._near)
-            self._near.close()
-
-    def _flush(self) -> None:
-        try:
-            self._kept = self._kept[self._near.send(self._kept) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._end()
-            return
-        self._context.poller.write(self._near, self._writable if self._kept else None)
-
-    def _writable(self) -> None:
-        self._flush()
-        if not self._kept and self._drained and self._near.fileno() >= 0:
-            self._drained()
-
-    def _readable(self) -> None:
-        try:
-            data = self._near.recv(_READ_BYTES)
-            for one in self._decoder.feed(data):
-                self.used_at = self._context.loop.time()
-                self._deliver(one)
-        except BlockingIOError:
-            return
-        except (OSError, BadRecord) as error:
-            log.warning("datagrams are not relayed any more: %s", error)
-            data = b""
-        if not data:
-            self._end()
-
-    def _end(self) -> None:
-        self.close()
-        self._ended()
 
 
 class HeldDatagrams:
@@ -107,14 +39,14 @@ class HeldDatagrams:
         self._context = context
         self._sock = sock
         self._readdress: Mapping[str, str] = {}
-        self._cutter: Cutter | None = None
+        self._stream: DatagramStream | None = None
         self._lost = 0
         self._dropped_before = datagrams.dropped(context.kernel, sock)
         self._reading = False
 
     @property
     def is_idle(self) -> bool:
-        return self._cutter is None or self._context.loop.time() - self._cutter.used_at > IDLE_SECONDS
+        return self._stream is None or self._context.loop.time() - self._stream.used_at > IDLE_SECONDS
 
     @property
     def dropped(self) -> int:
@@ -130,14 +62,14 @@ class HeldDatagrams:
         """Send on what has come and what will come; gives the flow's leg."""
         self._sock.setblocking(False)
         self._readdress = readdress
-        self._cutter = Cutter(self._context, self._answer, self.close)
+        self._stream = DatagramStream(self._context, self._answer, self.close)
         self._read(True)
-        return self._cutter.leg
+        return self._stream.leg
 
     def close(self) -> None:
         """Give the address up."""
-        if self._cutter:
-            self._cutter.close()
+        if self._stream:
+            self._stream.close()
         if self._sock.fileno() >= 0:
             self._lost = self.dropped
             self._context.poller.forget(self._sock)
@@ -152,7 +84,7 @@ class HeldDatagrams:
         self._read(self._sock.fileno() >= 0)
 
     def _readable(self) -> None:
-        assert self._cutter
+        assert self._stream
         for _ in range(AT_ONCE):
             try:
                 payload, sender = self._sock.recvfrom(MAX_DATAGRAM_BYTES)
@@ -161,10 +93,10 @@ class HeldDatagrams:
             except OSError:  # what an ICMP message said of an answer
                 continue
             peer = address.endpoint(sender)
-            self._cutter.say(Datagram(peer, self._app_for(peer), payload), self._room)
+            self._stream.say(Datagram(peer, self._app_for(peer), payload), self._room)
             if self._sock.fileno() < 0:
                 return
-            if self._cutter.full:
+            if self._stream.full:
                 self._read(False)
                 return
 
@@ -204,7 +136,7 @@ class Speakers:
         self._retirement = retirement
         self._app, self._peer = app, peer
         self._by_peer: dict[tuple[Endpoint, str], _Speaker] = {}
-        self._cutter = Cutter(context, self._deliver, self.close)
+        self._stream = DatagramStream(context, self._deliver, self.close)
         self._timer: asyncio.TimerHandle | None = context.loop.call_later(LOOK_SECONDS, self._look)
         self._lost = 0
 
@@ -215,11 +147,11 @@ class Speakers:
 
     @property
     def leg(self) -> socket.socket:
-        return self._cutter.leg
+        return self._stream.leg
 
     @property
     def is_idle(self) -> bool:
-        return self._context.loop.time() - self._cutter.used_at > IDLE_SECONDS
+        return self._context.loop.time() - self._stream.used_at > IDLE_SECONDS
 
     def begin(self) -> None:
         """The workload runs: a connected socket's words go to its peer by the old address from the first one on."""
@@ -231,7 +163,7 @@ class Speakers:
         if self._timer:
             self._timer.cancel()
         self._timer = None
-        self._cutter.close()
+        self._stream.close()
         for at in list(self._by_peer):
             self._forget(at)
 
@@ -265,7 +197,7 @@ class Speakers:
 
     def _hear(self, peer: Endpoint, host: str, speaker: _Speaker) -> None:
         for _ in range(AT_ONCE):
-            if self._cutter.full:  # what has no room in the stream waits in the socket
+            if self._stream.full:  # what has no room in the stream waits in the socket
                 self._listen(False)
                 return
             try:
@@ -276,7 +208,7 @@ class Speakers:
                 self._lost += 1
                 return
             speaker.used_at = self._context.loop.time()
-            self._cutter.say(Datagram(peer, host, payload), self._room)
+            self._stream.say(Datagram(peer, host, payload), self._room)
             if speaker.sock.fileno() < 0:
                 return
 

@@ -18,7 +18,7 @@ Direction = Literal["inbound", "outbound", "accepted", "datagrams"]
 
 
 class Datagrams(Protocol):
-    """What cuts a flow's stream into datagrams (`proxy.io.datagrams`)."""
+    """What cuts a flow's stream into datagrams (`proxy.io.datagram_stream`)."""
 
     @property
     def is_idle(self) -> bool: ...

@@ -26,6 +26,8 @@ class Greeter(Asker):
     def hello(self, now: float) -> bytes:
         return self._ask(Exchange(b"hello\r\n", b"+OK\r\n", 1), now)
 
+    turn = goodbye = hello
+
 
 Server = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -103,7 +103,7 @@ async def test_a_stream_that_is_full_leaves_the_rest_to_the_kernel(context: Cont
     with udp() as old, udp() as peer:
         held = HeldDatagrams(context, old.dup(), end(old), NOBODY, 7)
         leg = held.repoint({"127.0.0.1": "127.0.0.1"})
-        await parts.eventually(lambda: (send(), held._cutter and held._cutter.full)[1])
+        await parts.eventually(lambda: (send(), held._stream and held._stream.full)[1])
         await parts.eventually(lambda: (send(), held.dropped)[1])
         await parts.eventually(drain)
         held.close()
