@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from proxy.api import Endpoint
+from proxy.core.datagram import Datagram, encode
 from proxy.io import datagrams
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams, Speakers
@@ -148,8 +149,8 @@ async def test_what_cannot_be_said_is_counted(context: Context) -> None:
         retirement = Retirement(context.loop, parts.quiet_routing())
         retirement.begin()
         speakers = Speakers(context, retirement, end(app), NOBODY)
-        one = datagrams.Datagram(Endpoint("127.0.0.9", 4711), "255.255.255.255", b"x")
-        speakers.leg.send(datagrams.encode(one))
+        one = Datagram(Endpoint("127.0.0.9", 4711), "255.255.255.255", b"x")
+        speakers.leg.send(encode(one))
         await parts.eventually(lambda: speakers.dropped == 1)
         speakers.leg.close()
         speakers.close()
