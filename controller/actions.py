@@ -62,6 +62,10 @@ class Move:
         """The agents' own account of their steps."""
         # Not on record: a controller that takes over before the commit takes the migration back, after it needs no key.
         self._image_key = secrets.token_hex(IMAGE_KEY_BYTES)
+        # Nor is this: a controller that takes over has one of its own.
+        self._token = secrets.token_hex(LINK_TOKEN_BYTES)
+        self._follows = ""
+        """The migration that brought the workload to the source, as far as it is known here."""
         self._memory_port = 0
         self.memory: agent_api.Memory | None = None
         """With post-copy: how far the memory has come."""
@@ -125,6 +129,7 @@ class Move:
     async def _check_plan(self) -> None:
         self.plan = await self.preflight()
         refuse_what_cannot_move(self.plan)
+        self._follows = self.plan.follows
         self.intent = msgspec.structs.replace(self.intent, memory=self._way)
 
     @property
@@ -162,7 +167,6 @@ class Move:
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
-        self._token = secrets.token_hex(LINK_TOKEN_BYTES)
         assert self.plan is not None
         body = proxy_api.PrepareInbound(self._token, self.plan.follows, self.intent.max_hold_seconds)
         await self.destination_proxy.prepare_inbound(self._id, body)
@@ -223,20 +227,22 @@ class Move:
         self.accounts = reconcile(before, there, after)
 
     async def _shorten(self) -> None:
-        """Have whatever followed the workload to the source relayed straight to the destination, pod by pod.
-
-        A controller that took over does not know the token: then those flows keep the longer way.
-        """
-        if self.plan is None or not self.plan.follows:
+        """Have whatever followed the workload to the source relayed straight to the destination, pod by pod."""
+        if self.plan is None:
+            await self._unless_unknown(self._take_over())  # unknown: another proxy, so the flows are gone
+        if not self._follows:
             return
         async with asyncio.TaskGroup() as group:
             for pod in neighbours(self.source):
                 group.create_task(self._switch(pod), name=f"switch the flows of pod {pod.name}")
 
+    async def _take_over(self) -> None:
+        """The token went with the controller before us: agree on another one with who has to know it."""
+        self._follows = (await self.destination_proxy.take_over(self._id, self._token)).follows
+
     async def _switch(self, pod: Pod) -> None:
-        assert self.plan is not None
         body = proxy_api.Switch(
-            follows=self.plan.follows,
+            follows=self._follows,
             migration=self._id,
             token=self._token,
             destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),

@@ -183,6 +183,10 @@ class ProxyClient(SidecarClient):
     async def resume(self, migration: str) -> proxy_api.Resumed:
         return await self.call("POST", f"/v1/inbound/{migration}/resume", proxy_api.Resumed)
 
+    async def take_over(self, migration: str, token: str) -> proxy_api.TakenOver:
+        path, body = f"/v1/inbound/{migration}/takeover", proxy_api.TakeOver(token)
+        return await self.call("POST", path, proxy_api.TakenOver, body)
+
     async def repoint(self, migration: str) -> proxy_api.Repointed:
         return await self.call("POST", f"/v1/outbound/{migration}/repoint", proxy_api.Repointed)
 

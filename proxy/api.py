@@ -13,6 +13,7 @@
 | POST /v1/inbound/{migration}/legs | `Legs` | `LegsBuilt` |
 | POST /v1/inbound/{migration}/resume | | `Resumed` |
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
+| POST /v1/inbound/{migration}/takeover | `TakeOver` | `TakenOver` |
 | DELETE /v1/inbound/{migration} | | `Released` |
 | GET /v1/listeners | | `list[ListenerView]` |
 | POST /v1/switch | `Switch` | `Switched` |
@@ -111,6 +112,18 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Prepared(msgspec.Struct, frozen=True):
     links: int = 0
+
+
+class TakeOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new controller drives the migration. The token went with the old one, nobody gives it out: here is another."""
+
+    token: str
+    """Welcome from now on, beside those that were: links that are there are made again with theirs."""
+
+
+class TakenOver(msgspec.Struct, frozen=True):
+    follows: str
+    """See `PrepareInbound`."""
 
 
 class Leg(msgspec.Struct, frozen=True, array_like=True):

@@ -210,7 +210,7 @@ class Acceptor:
     def authenticate(self, nonce: bytes, hello: Hello) -> InboundMigration:
         """Raises FORBIDDEN; says no more to a stranger than that."""
         migration = self._migrations.get(hello.migration)
-        if migration is None or not handshake.proves(migration.token, nonce, hello):
+        if migration is None or not migration.welcomes(nonce, hello):
             raise ProxyError(Code.FORBIDDEN, "no migration here has that id and token")
         return migration
 

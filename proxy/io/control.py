@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from proxy import metrics
-from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, PrepareInbound, PrepareOutbound, Switch
+from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, PrepareInbound, PrepareOutbound, Switch, TakeOver
 from proxy.core.errors import Code, ProxyError
 from proxy.io.plane import Plane
 
@@ -51,6 +51,7 @@ class Control:
                 web.post("/v1/inbound/{migration}/legs", self._legs),
                 web.post("/v1/inbound/{migration}/resume", self._resume),
                 web.get("/v1/inbound/{migration}/ledger", self._inbound_ledger),
+                web.post("/v1/inbound/{migration}/takeover", self._take_over),
                 web.delete("/v1/inbound/{migration}", self._release_inbound),
             ]
         )
@@ -111,6 +112,9 @@ class Control:
 
     async def _inbound_ledger(self, request: web.Request) -> web.Response:
         return _answer(self._plane.inbound_ledger(_name(request)))
+
+    async def _take_over(self, request: web.Request) -> web.Response:
+        return _answer(self._plane.take_over(_name(request), await _body(request, TakeOver)))
 
     async def _release_inbound(self, request: web.Request) -> web.Response:
         return _answer(self._plane.release_inbound(_name(request), _force(request)))

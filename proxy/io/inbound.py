@@ -8,8 +8,9 @@ from collections.abc import Callable
 from proxy.api import Endpoint, LedgerLine, Leg, PrepareInbound
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
+from proxy.core.handshake import proves
 from proxy.core.migration import Call, Inbound, inbound
-from proxy.core.wire import Open
+from proxy.core.wire import Hello, Open
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
 from proxy.io.destination import DestinationFlow
@@ -20,6 +21,8 @@ from proxy.sys import nftables, repair
 
 LATE_SECONDS = 30.0
 """A link that was dialled before the workload moved on has shown itself by then (proxy.io.source, GIVE_UP_SECONDS)."""
+MAX_TOKENS = 32
+"""The first controller's and its successors': each is tried for every HELLO."""
 
 
 class InboundMigration:
@@ -29,7 +32,7 @@ class InboundMigration:
         self.context = context
         self.name = name
         self.plan = plan
-        self.token = bytes.fromhex(plan.token)
+        self._tokens = [bytes.fromhex(plan.token)]
         self.state = Inbound.PREPARED
         self.flows: dict[int, DestinationFlow] = {}
         self.links: dict[int, Link] = {}
@@ -42,6 +45,18 @@ class InboundMigration:
     @property
     def live_flows(self) -> int:
         return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
+
+    def welcomes(self, nonce: bytes, hello: Hello) -> bool:
+        """Whether that HELLO proves one of the migration's tokens."""
+        return any(proves(token, nonce, hello) for token in self._tokens)
+
+    def take_over(self, token: str) -> str:
+        """Another controller's token is good as well. Gives what the migration follows. Raises CONFLICT."""
+        new = bytes.fromhex(token)
+        if new not in self._tokens and len(self._tokens) >= MAX_TOKENS:
+            raise ProxyError(Code.CONFLICT, f"{self.name} was taken over {MAX_TOKENS - 1} times already")
+        self._tokens = [*self._tokens, *({new} - set(self._tokens))]
+        return self.plan.follows
 
     def forget_link(self, link: Link) -> None:
         self.links.pop(link.number, None)

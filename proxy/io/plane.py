@@ -23,6 +23,8 @@ from proxy.api import (
     Resumed,
     Switch,
     Switched,
+    TakenOver,
+    TakeOver,
 )
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
@@ -107,7 +109,7 @@ class Plane:
             self._retirement.begin()
             self.inbound[name] = InboundMigration(self.context, name, plan, self._retirement)
             self._share_listeners(plan.follows, True)
-        elif migration.token != bytes.fromhex(plan.token):
+        elif migration.plan.token.lower() != plan.token.lower():
             raise ProxyError(Code.CONFLICT, f"{name} was prepared with another token")
         return Prepared()
 
@@ -124,6 +126,10 @@ class Plane:
     def resume(self, name: str) -> Resumed:
         with self._timed("resume_seconds"):
             return Resumed(self.inbound_named(name).resume())
+
+    def take_over(self, name: str, by: TakeOver) -> TakenOver:
+        _require_token(by.token)
+        return TakenOver(self.inbound_named(name).take_over(by.token))
 
     def inbound_ledger(self, name: str) -> list[LedgerLine]:
         return self.inbound_named(name).ledger()

@@ -10,8 +10,11 @@ from itertools import cycle, pairwise
 
 import pytest
 
+from controller import journal
+from controller.commands import migrations_folder, resume
 from controller.lab.namespaces import in_network
 from tests.harness.clients import Echo, Stream, pattern_at
+from tests.harness.interposer import Spoil, between
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines, Puppet
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
@@ -353,6 +356,26 @@ async def test_a_move_waits_while_earlier_ones_have_left_too_much_before_a_reade
         assert all("ways of earlier moves" in why for why in waits)
     finally:
         await asyncio.to_thread(reader.finish)
+
+
+async def test_a_controller_that_takes_over_shortens_the_ways(stage):
+    """The one before ended in Draining, and its token with it."""
+    await stage.run_server()
+    clients = load(stage)
+    await move_all(stage, "server", stage.a, stage.b)
+    async with between(stage.b.proxy_socket) as interposer:
+        interposer.spoil("GET", "/ledger", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("server", stage.b, stage.c))
+        await asyncio.wait_for(interposer.reached.wait(), 20)
+        moving.cancel()
+        await asyncio.wait([moving])
+    records = journal.read_all(migrations_folder(stage.lab.home))
+    (migration,) = [each.intent.migration for each in records if each.interrupted]
+    assert await resume(stage.lab.home, migration, as_json=True) == 0
+    assert await one_link_each(stage) == len(clients)
+    assert await stage.flows(stage.b) == []
+    late = Echo(stage.client, stage.a.address, PORT)
+    await finish([*clients, late])
 
 
 async def test_datagrams_follow_from_pod_to_pod_and_home(stage):

@@ -51,6 +51,7 @@ async def test_the_whole_api_answers(plane: Plane, client: Client) -> None:
     assert await client.call("POST", "/v1/inbound/m/resume") == (200, {"resumed": 0})
     repointed = {"flows": 0, "held_bytes": 0, "accepted": 0}
     assert await client.call("POST", "/v1/outbound/m/repoint") == (200, repointed)
+    assert await client.call("POST", "/v1/inbound/m/takeover", {"token": "00" * 32}) == (200, {"follows": ""})
     for path in ("/v1/flows", "/v1/outbound/m/ledger", "/v1/inbound/m/ledger"):
         assert await client.call("GET", path) == (200, [])
     for side in ("inbound", "outbound"):
@@ -69,6 +70,7 @@ async def test_the_whole_api_answers(plane: Plane, client: Client) -> None:
         ("PUT", "/v1/inbound/m", b"{", 400, "bad_request"),
         ("PUT", "/v1/inbound/m", {"token": 5}, 400, "bad_request"),
         ("POST", "/v1/inbound/m/resume", None, 404, "unknown_migration"),
+        ("POST", "/v1/inbound/m/takeover", {"token": "00" * 32}, 404, "unknown_migration"),
         ("GET", "/", None, 404, "not_found"),
         ("PATCH", "/v1/flows", None, 405, "method_not_allowed"),
     ],

@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from proxy.api import Endpoint, Legs
+from proxy.api import Endpoint, Legs, TakenOver, TakeOver
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
+from proxy.core.handshake import proof
 from proxy.core.stream import HEADER_BYTES, Mark, header
+from proxy.core.wire import Hello
+from proxy.io.inbound import MAX_TOKENS
 from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
@@ -45,6 +48,21 @@ async def test_legs_are_built_once_and_routed(plane: Plane, moved: parts.Moved) 
     for _ in range(2):
         assert plane.resume("m").resumed == 1
     assert flow.state is State.RESUMED
+
+
+async def test_another_controller_has_a_token_of_its_own(plane: Plane) -> None:
+    """And the first one's is as good as before; whoever has neither is a stranger."""
+    migration = plane.inbound["m"]
+    tokens = [parts.TOKEN, *(f"{number:064x}" for number in range(1, MAX_TOKENS))]
+    for token in tokens:
+        assert plane.take_over("m", TakeOver(token)) == TakenOver("")
+    assert all(migration.welcomes(b"n", Hello("m", proof(bytes.fromhex(token), b"n", "m"))) for token in tokens)
+    assert not migration.welcomes(b"n", Hello("m", proof(bytes(32), b"n", "m")))
+    assert plane.take_over("m", TakeOver(tokens[1])) == TakenOver("")
+    for token, name, code in (("ff" * 32, "m", Code.CONFLICT), ("ff", "m", Code.BAD_REQUEST)):
+        with pytest.raises(ProxyError) as raised:
+            plane.take_over(name, TakeOver(token))
+        assert raised.value.code is code
 
 
 async def test_a_rollback_leaves_no_leg(plane: Plane, moved: parts.Moved) -> None:
