@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from enum import Enum
 
 from checkpoint.core import sockopts
 from checkpoint.core.sockopts import SocketOption, SocketOptions
@@ -20,11 +21,13 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
     """What these TCP sockets have that a fresh socket has not. About 15 us a socket; blocks."""
-    usual = {(family, listens): _Usual(family, listens) for family in _FAMILIES for listens in (False, True)}
+    usual = {(family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind}
     found: list[SocketOptions] = []
     for one in opened:
-        listens = bool(one.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        options = usual[one.sock.family, listens].lost(one.sock)
+        kind = _KINDS.get(one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0], _Kind.CONNECTED)
+        options = usual[one.sock.family, kind].lost(one.sock)
+        if kind is _Kind.CONNECTED:
+            options += _lost_clamp(one.sock)
         if options:
             found.append(SocketOptions(one.pid, one.fd, options))
     return found
@@ -44,12 +47,28 @@ def write(kernel: Kernel, tree: Tree, wanted: Iterable[SocketOptions]) -> list[s
     return failed
 
 
+class _Kind(Enum):
+    CONNECTED = "connected"
+    LISTENING = "listening"
+    NEITHER = "neither"
+
+
+_KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
+"""By TCP_INFO's first byte, the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
+
+
+def _lost_clamp(sock: socket.socket) -> list[tuple[str, int, int, str]]:
+    clamp = sock.getsockopt(sockopts.WINDOW_CLAMP.level, sockopts.WINDOW_CLAMP.number)
+    return sockopts.lost_clamp(clamp, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+
 class _Usual:
     """A fresh socket of a kind: its options, as far as this kernel knows them, and their values."""
 
-    def __init__(self, family: socket.AddressFamily, listens: bool) -> None:
+    def __init__(self, family: socket.AddressFamily, kind: _Kind) -> None:
         wanted = [*sockopts.EVERY, sockopts.PRIORITY]
-        wanted += sockopts.LISTENING if listens else ()
+        wanted += sockopts.LISTENING if kind is _Kind.LISTENING else ()
+        wanted += sockopts.UNCONNECTED if kind is not _Kind.CONNECTED else ()
         wanted += sockopts.IPV6 if family == socket.AF_INET6 else ()
         self._fresh: dict[SocketOption, bytes] = {}
         with socket.socket(family, socket.SOCK_STREAM) as sock:

@@ -417,6 +417,9 @@ def options(sock, numbers):
     if sock.getsockopt(1, 30):
         found["TCP_DEFER_ACCEPT"] = sock.getsockopt(6, 9)
         found["TCP_FASTOPEN"] = sock.getsockopt(6, 23)
+    if sock.getsockopt(6, 11, 1)[0] in (7, 10):  # TCP_INFO's state: a connection's is the path's
+        found["TCP_MAXSEG"] = sock.getsockopt(6, 2)
+    found["TCP_WINDOW_CLAMP"] = sock.getsockopt(6, 10)
     return found
 def set_options(sock, numbers):
     for name, (level, number, value) in numbers.items():
@@ -430,6 +433,8 @@ def set_options(sock, numbers):
     if sock.getsockopt(1, 30):
         sock.setsockopt(6, 9, 5)
         sock.setsockopt(6, 23, 6)
+    sock.setsockopt(6, 10, 20_000)
+    sock.setsockopt(6, 2, 700)
 """
 
 
@@ -444,6 +449,7 @@ async def test_socket_options_are_the_same_before_and_after(stage, told):
     told.do(f"quiet, bound = socket.create_server(('', {PORT + 3})), socket.socket()")
     told.do("every = [four, six, server6, quiet, bound]; [set_options(one, numbers) for one in every]")
     before = told.do("[options(one, numbers) for one in [plain, *every]]")
+    del before[0]["TCP_WINDOW_CLAMP"]  # the kernel's own, with which the copy begins anew
     await moved(stage, "puppet")
     after = told.do("[options(one, numbers) for one in [plain, *every]]")
     differing = [

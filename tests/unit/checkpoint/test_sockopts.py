@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import pytest
 
@@ -52,3 +53,28 @@ def test_what_cannot_be_set_is_named_and_the_rest_is_set(this_process):
         assert len(failed) == 1
         assert failed[0].startswith(f"TCP_CONGESTION of descriptor {sock.fileno()} of process {os.getpid()}: No such")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT) == 3
+
+
+def test_clamps_and_segment_sizes_of_listeners_and_of_connections(this_process):
+    """A listener's go on to what it accepts; a connection's own clamp only if somebody has set it."""
+    with socket.socket() as listener, socket.create_server(("127.0.0.1", 0)) as plain:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, 20_000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 700)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with (
+            socket.create_connection(listener.getsockname()) as client,
+            socket.create_connection(plain.getsockname()) as other,
+            listener.accept()[0] as accepted,
+        ):
+            opened = OpenSockets(Kernel(), this_process)
+            try:
+                found = {one.fd: {name: value for name, _, _, value in one.options}
+                         for one in sockopts.read(opened.by_ino.values())}  # fmt: skip
+            finally:
+                opened.close()
+            number = {one: found.get(one.fileno()) for one in (listener, accepted, plain, client, other)}
+    clamp, segment = (value.to_bytes(4, sys.byteorder).hex() for value in (20_000, 700))
+    assert number[listener] == {"TCP_WINDOW_CLAMP": clamp, "TCP_MAXSEG": segment, "SO_PRIORITY": "00000000"}
+    assert number[accepted] == {"TCP_WINDOW_CLAMP": clamp}
+    assert number[plain] is number[client] is number[other] is None

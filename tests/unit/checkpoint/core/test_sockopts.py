@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from checkpoint.core.sockopts import EVERY, IPV6, LISTENING, PRIORITY, lost
+import sys
+
+import pytest
+
+from checkpoint.core.sockopts import (
+    EVERY,
+    IPV6,
+    LISTENING,
+    MAXSEG,
+    PRIORITY,
+    UNCONNECTED,
+    lost,
+    lost_clamp,
+)
 
 TOS = next(one for one in EVERY if one.name == "IP_TOS")
 TTL = next(one for one in EVERY if one.name == "IP_TTL")
 
 
 def test_each_option_is_there_once():
-    every = [*EVERY, *LISTENING, *IPV6, PRIORITY]
+    every = [*EVERY, *LISTENING, *IPV6, *UNCONNECTED, PRIORITY]
     assert len({(one.level, one.number) for one in every}) == len({one.name for one in every}) == len(every)
 
 
@@ -27,3 +40,26 @@ def test_the_priority_comes_after_what_changes_it():
 
 def test_what_a_fresh_socket_does_not_know_is_carried():
     assert lost({TTL: b"\x37"}, {}) == [("IP_TTL", 0, 2, "37")]
+
+
+@pytest.mark.parametrize(("segment", "carried"), [(536, False), (700, True), (32767, True), (65483, False)])
+def test_a_maximum_segment_size_is_carried_if_somebody_can_have_set_it(segment, carried):
+    found = {MAXSEG: segment.to_bytes(4, sys.byteorder)}
+    assert bool(lost(found, {MAXSEG: (536).to_bytes(4, sys.byteorder)})) is carried
+
+
+# Seen of untouched connections, the first three: idle, after small requests, after a stream; then with somebody's.
+@pytest.mark.parametrize(
+    ("clamp", "receive_buffer", "carried"),
+    [
+        (64_088, 131_072, False),
+        (111_115, 134_813, False),
+        (2_445_965, 2_734_355, False),
+        (56_588, 131_072, False),
+        (20_000, 131_072, True),
+        (64_088, 600_000, True),
+    ],
+)
+def test_a_window_clamp_is_carried_where_the_kernel_would_not_have_it_so_low(clamp, receive_buffer, carried):
+    expected = [("TCP_WINDOW_CLAMP", 6, 10, clamp.to_bytes(4, sys.byteorder).hex())] if carried else []
+    assert lost_clamp(clamp, receive_buffer) == expected
