@@ -11,7 +11,7 @@ from itertools import cycle, pairwise
 import pytest
 
 from controller import journal
-from controller.commands import migrations_folder, resume
+from controller.commands.moves import migrations_folder, resume
 from controller.lab.namespaces import in_network
 from tests.harness.clients import Echo, Stream, pattern_at
 from tests.harness.interposer import Spoil, between
