@@ -22,14 +22,24 @@ def pod() -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--memory", type=SIZE, default=None, help="Memory limit, e.g. 512MiB (default: none).")
 @click.option("--cleartext-links", is_flag=True, help="Proxies neither encrypt their links nor show certificates.")
+@click.option("--own-root", is_flag=True, help="What they write stays their own: a layer over the machine's root.")
+@click.option("--share", "shared", multiple=True, metavar="PATH", help="With --own-root: a folder of the machine's.")
 @click.pass_obj
-def pod_create(home: Path, names: tuple[str, ...], memory: float | None, cleartext_links: bool) -> None:
+def pod_create(
+    home: Path, names: tuple[str, ...], memory: float | None, cleartext_links: bool, own_root: bool,
+    shared: tuple[str, ...],
+) -> None:  # fmt: skip
     """Creates pods and waits until their sidecars answer.
 
     \b
-    Example: midstream pod create a b --memory 1GiB
+    Examples:
+      midstream pod create a b --memory 1GiB
+      midstream pod create a b --own-root --share /srv
     """
-    asyncio.run(pods.create_pods(home, names, None if memory is None else int(memory), cleartext_links))
+    if shared and not own_root:
+        raise click.UsageError("--share goes with --own-root: without it everything is shared")
+    wanted = pods.PodRequest(None if memory is None else int(memory), cleartext_links, own_root, shared)
+    asyncio.run(pods.create_pods(home, names, wanted))
 
 
 @pod.command("list")

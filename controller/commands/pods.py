@@ -18,9 +18,16 @@ from controller.lab.pod import Pod
 from controller.views.tables import show_flows_table, show_pods
 
 
-async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None, cleartext_links: bool) -> None:
+class PodRequest(msgspec.Struct, frozen=True):
+    memory_bytes: int | None
+    cleartext_links: bool
+    own_root: bool
+    shared: tuple[str, ...]
+
+
+async def create_pods(home: Path, names: Sequence[str], wanted: PodRequest) -> None:
     lab = Lab(home)
-    making = (lab.create(name, memory_bytes=memory_bytes, cleartext_links=cleartext_links) for name in names)
+    making = (lab.create(name, **msgspec.structs.asdict(wanted)) for name in names)
     for created in await asyncio.gather(*making):
         click.echo(f"{created.name}: {created.address} {created.address6}")
 
@@ -28,7 +35,7 @@ async def create_pods(home: Path, names: Sequence[str], memory_bytes: int | None
 async def list_pods(home: Path, as_json: bool) -> None:
     rows = [
         {"name": pod.name, "address": pod.address, "address6": pod.address6, "alive": pod.alive,
-         "cleartext_links": pod.cleartext_links,
+         "cleartext_links": pod.cleartext_links, "own_root": pod.own_root, "shared": pod.shared,
          "workloads": msgspec.to_builtins(workloads)}
         for pod, workloads in await workloads_of(Lab(home).pods())
     ]  # fmt: skip

@@ -5,6 +5,7 @@ MidstreamError
     ├── BadName          a pod's name that is not a DNS label of at most 32 characters
     ├── HomePathTooLong  the sockets' paths would not fit into a socket address
     ├── NotRoot          namespaces need root
+    ├── BadShare         a path to share with a pod that is no folder, or no plain path
     ├── UnsafeFolder     somebody else's folder is where the images would go
     ├── PodExists        a pod of that name is alive
     ├── NoSuchPod        no pod of that name
@@ -64,6 +65,11 @@ class PodExists(LabError):
 class NoSuchPod(LabError):
     kind, whose = "no-such-pod", "request"
     advice = "`midstream pods` lists the pods there are; MIDSTREAM_HOME chooses the lab"
+
+
+class BadShare(LabError):
+    kind, whose = "bad-share", "request"
+    advice = "name a folder that is there, by its absolute path, without links on the way"
 
 
 class PodGone(LabError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from controller.lab.addressing import Addressing
-from controller.lab.errors import UnsafeFolder
+from controller.lab.errors import BadShare, UnsafeFolder
 
 IMAGES = Path("/dev/shm")
 """tmpfs: every image file is written while the workload is frozen, and a disk would make that longer."""
@@ -77,6 +77,13 @@ class Home:
 
 def images_root(lab: Addressing) -> Path:
     return IMAGES / f"midstream-{lab.number}"
+
+
+def check_shared(path: str) -> str:
+    """The path as it is, if pods may share it. Raises BadShare."""
+    if os.path.realpath(path) != path or path == "/" or not Path(path).is_dir():
+        raise BadShare(f"{path} cannot be shared with a pod")
+    return path
 
 
 def make_private(folder: Path) -> None:

@@ -9,7 +9,8 @@ FD is a SOCK_SEQPACKET socket to whoever creates the pod; each message is one JS
 
 | who says it | message | meaning |
 |---|---|---|
-| creator | {"hostname", "log", "cgroup"} | make the namespaces; join the cgroup first, if one is named |
+| creator | {"hostname", "log", "cgroup", "root"} | make the namespaces; join the cgroup first, if one is named; |
+| | | `root`, if it is not null, says how to make a root of the pod's own (`ownroot`): {"folder", "shared", "code"} |
 | outer process | {"pid1"} | the pod's PID 1, as the host numbers it |
 | PID 1 | {"pid_max"} | the namespaces are as they should be |
 | creator | {"sidecars", "environment", "last_pid"} | the pod is recorded: start them |
@@ -185,9 +186,14 @@ def libc_call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def set_up(hostname: str, log: str) -> int:
+def set_up(hostname: str, log: str, root: Message | None) -> int:
     """Makes the new namespaces into a pod's; gives its pid_max. Raises OSError."""
     libc_call("mount", None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
+    if root is not None:
+        sys.path.append(root["code"])
+        from controller.lab import ownroot
+
+        ownroot.enter(root["folder"], root["shared"])
     libc_call("mount", b"proc", b"/proc", b"proc", ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC), None)
     # Terminals of its own: the copy of one needs the same number where it arrives (/dev/ptmx goes by what /dev/pts is).
     libc_call("mount", b"devpts", b"/dev/pts", b"devpts", ctypes.c_ulong(MS_NOSUID | MS_NOEXEC), DEVPTS)
@@ -232,10 +238,10 @@ def receive(control: socket.socket) -> Message:
     return message
 
 
-def be_first(control: socket.socket, hostname: str, log: str) -> None:
+def be_first(control: socket.socket, wanted: Message) -> None:
     """What PID 1 does, from its first instruction to its last."""
     signal.pthread_sigmask(signal.SIG_BLOCK, First.SIGNALS)
-    send(control, {"pid_max": set_up(hostname, log)})
+    send(control, {"pid_max": set_up(wanted["hostname"], wanted["log"], wanted.get("root"))})
     order = receive(control)
     sidecars = [Sidecar(**fields) for fields in order["sidecars"]]
     first = First(sidecars, order["environment"])
@@ -258,7 +264,7 @@ def main(fd: int) -> int:
         if child := os.fork():
             send(control, {"pid1": child})
             return 0
-        be_first(control, str(order["hostname"]), str(order["log"]))
+        be_first(control, order)
     except EOFError:
         return 1
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from controller.lab import cgroup, init, network
 from controller.lab.addressing import Addressing, candidates, check_name, check_socket_path, collides, free_index
 from controller.lab.certificates import Authority
 from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists
-from controller.lab.home import Home, images_root, make_private, remove_tree
+from controller.lab.home import Home, check_shared, images_root, make_private, remove_tree
 from controller.lab.pod import PROXY_UID, Pod, load, save
 from controller.lab.readiness import wait_ready
 from controller.lab.start import start
@@ -33,6 +34,8 @@ class Wanted(NamedTuple):
     memory_bytes: int | None
     sidecars: bool
     cleartext_links: bool
+    own_root: bool
+    shared: tuple[str, ...]
 
 
 class Lab:
@@ -60,14 +63,22 @@ class Lab:
         return pod
 
     async def create(
-        self, name: str, *, memory_bytes: int | None = None, sidecars: bool = True, cleartext_links: bool = False
+        self,
+        name: str,
+        *,
+        memory_bytes: int | None = None,
+        sidecars: bool = True,
+        cleartext_links: bool = False,
+        own_root: bool = False,
+        shared: Sequence[str] = (),
     ) -> Pod:
         """Makes a pod and returns when its sidecars serve; several may be created at once, and then start side by side.
 
+        `own_root`: what it writes stays its own, but for what it writes below the `shared` paths of the machine.
         What is left of a dead pod of that name is cleared away first. When it fails, or is cancelled, nothing is left.
         Raises a LabError.
         """
-        wanted = Wanted(name, memory_bytes, sidecars, cleartext_links)
+        wanted = Wanted(name, memory_bytes, sidecars, cleartext_links, own_root, tuple(shared))
         placing = asyncio.create_task(self._place_in_turn(wanted), name=f"place pod {name}")
         self._placing.add(placing)
         placing.add_done_callback(self._placing.discard)
@@ -142,6 +153,8 @@ class Lab:
             memory_bytes=memory_bytes,
             sidecars=wanted.sidecars,
             cleartext_links=wanted.cleartext_links,
+            own_root=wanted.own_root,
+            shared=[*map(check_shared, wanted.shared)],
         )
 
     def _make_folders(self, lab: Addressing, pod: Pod) -> None:
@@ -152,6 +165,10 @@ class Lab:
         for name, uid in (("proxy", PROXY_UID), ("agent", 0)):
             (directory / name).mkdir(mode=0o700)
             os.chown(directory / name, uid, uid)
+        if pod.own_root:
+            pod.root_folder.mkdir(mode=0o700)
+            for name in ("upper", "work", "merged"):
+                (pod.root_folder / name).mkdir()
         if pod.sidecars:
             Authority(self._home.ca).equip(pod)
         make_private(images_root(lab))

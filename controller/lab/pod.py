@@ -36,6 +36,10 @@ class Pod(msgspec.Struct, frozen=True):
     sidecars: bool = True
     cleartext_links: bool = False
     """Its proxy's links to other pods are not encrypted, and pods are not asked for certificates."""
+    own_root: bool = False
+    """Its root file system is an overlay of its own (`controller.lab.ownroot`)."""
+    shared: list[str] = []
+    """Folders of the machine that it shares although its root is its own, as they were named."""
     complete: bool = False
     """Whether its creator got to the end. Before that the pod's first process ends when the creator does."""
 
@@ -64,6 +68,21 @@ class Pod(msgspec.Struct, frozen=True):
     @property
     def adopt_socket(self) -> Path:
         return Path(self.directory) / "proxy" / "adopt.sock"
+
+    @property
+    def home(self) -> str:
+        """The lab's folder, which all its pods share."""
+        return str(Path(self.directory).parent.parent)
+
+    @property
+    def root_folder(self) -> Path:
+        """Where its own root is made."""
+        return Path(self.directory) / "root"
+
+    @property
+    def layer(self) -> Path:
+        """What has been written in it since it was made: the upper layer of its root."""
+        return self.root_folder / "upper"
 
     def log(self, name: str) -> Path:
         return Path(self.directory) / f"{name}.log"

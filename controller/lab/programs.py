@@ -17,6 +17,15 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 """What the sidecars get, and no more: a workload's environment is not whoever created the pod's."""
 
 
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""For sidecars with a root of the pod's own: what they would write there is no workload's."""
+
+
+def environment(pod: Pod) -> dict[str, str]:
+    """What the pod's sidecars get."""
+    return ENVIRONMENT | NO_BYTECODE if pod.own_root else ENVIRONMENT
+
+
 def criu() -> Path:
     """MIDSTREAM_CRIU, or the CRIU that the set-up chose; else the machine's own.
 
@@ -34,6 +43,13 @@ def _criu() -> Path:
     chosen = CHECKOUT / ".criu" / "criu"
     own = shutil.which("criu", path="/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin")
     return Path(own) if own and not chosen.exists() else chosen
+
+
+def root(pod: Pod) -> dict[str, Any] | None:
+    """What `init` is told of the pod's own root; None when it has the machine's."""
+    if not pod.own_root:
+        return None
+    return {"folder": str(pod.root_folder), "shared": [pod.home, *pod.shared], "code": str(CHECKOUT)}
 
 
 def sidecars(pod: Pod) -> list[dict[str, Any]]:

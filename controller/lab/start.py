@@ -29,7 +29,10 @@ def start(lab: Addressing, pod: Pod) -> Pod:
     Until the pod has started PID 1 hangs on our socket and ends with us. Raises PodBroken and NetworkBroken.
     """
     with _outer_process() as control:
-        _say(control, {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup})
+        _say(
+            control,
+            {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup, "root": programs.root(pod)},
+        )
         answer = _hear(control, {"pid1", "pid_max"})
         started = msgspec.structs.replace(
             pod,
@@ -43,7 +46,7 @@ def start(lab: Addressing, pod: Pod) -> Pod:
             control,
             {
                 "sidecars": programs.sidecars(started),
-                "environment": programs.ENVIRONMENT,
+                "environment": programs.environment(started),
                 "last_pid": started.first_pid - 1,
             },
         )

@@ -25,11 +25,13 @@ PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAI
 
 def show_pods(rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """`midstream pod list`."""
-    table = _table("pod", "address", "IPv6", "state", "links", "workloads")
+    table = _table("pod", "address", "IPv6", "state", "root", "links", "workloads")
     for row in rows:
         state = Text("up", "green") if row["alive"] else Text("down", "red")
         links = Text("cleartext", "red") if row["cleartext_links"] else Text("TLS")
-        _add(table, row["name"], row["address"], row["address6"] or "-", state, links, _workloads(row["workloads"]))
+        root = "own" if row["own_root"] else "machine's"
+        ends = (row["name"], row["address"], row["address6"] or "-")
+        _add(table, *ends, state, root, links, _workloads(row["workloads"]))
     _show(console, table, rows, "There are no pods. Make two: midstream pod create a b")
 
 

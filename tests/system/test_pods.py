@@ -64,6 +64,25 @@ async def test_a_pod_sees_the_same_files_and_its_mounts_stay_its_own(lab):
     assert f"{a.directory}/agent" not in Path("/proc/self/mountinfo").read_text()
 
 
+async def test_a_root_of_its_own_keeps_what_is_written_to_itself(lab, tmp_path):
+    seen, shared = tmp_path / "seen", tmp_path / "shared"
+    seen.write_text("the machine's\n")
+    shared.mkdir()
+    options = {"sidecars": False, "own_root": True, "shared": [str(shared)]}
+    a, b = await asyncio.gather(*(lab.create(name, **options) for name in ("a", "b")))
+    assert inside(a, f"cat {seen}") == "the machine's"
+    inside(a, f"echo its own > {seen}; touch {tmp_path}/new {shared}/both; rm /etc/hostname")
+    assert (
+        inside(a, f"cat {seen}; cd {tmp_path}; find . | sort") == "its own\n.\n./new\n./seen\n./shared\n./shared/both"
+    )
+    assert inside(b, f"cat {seen}; cd {tmp_path}; find . | sort") == "the machine's\n.\n./seen\n./shared\n./shared/both"
+    assert Path("/etc/hostname").exists()
+    assert (a.layer / "etc/hostname").is_char_device()
+    mounts = inside(a, "cut -d ' ' -f 5 /proc/1/mountinfo")
+    assert "merged" not in mounts
+    assert {"/proc", "/dev/pts", str(shared), str(lab.home)} <= set(mounts.splitlines())
+
+
 async def test_the_first_process_holds_no_descriptor_of_another_mount_namespace(lab):
     a = await lab.create("a", sidecars=False)
     own = set(re.findall(r"^(\d+) ", inside(a, "cat /proc/1/mountinfo"), re.MULTILINE))

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from controller.lab.addressing import Addressing
-from controller.lab.errors import UnsafeFolder
-from controller.lab.home import Home, make_private, remove_tree
+from controller.lab.errors import BadShare, UnsafeFolder
+from controller.lab.home import Home, check_shared, make_private, remove_tree
 
 
 def test_one_at_a_time_may_change_a_lab_even_when_its_folder_goes_meanwhile(tmp_path):
@@ -76,3 +76,12 @@ def test_a_tree_is_removed_if_it_is_there(tmp_path):
     remove_tree(tmp_path / "a")
     remove_tree(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_only_a_plain_folder_can_be_shared(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert check_shared(str(tmp_path)) == str(tmp_path)
+    for path in ("/", "relative", f"{tmp_path}/", f"{tmp_path}/file", f"{tmp_path}/link", f"{tmp_path}/missing"):
+        with pytest.raises(BadShare):
+            check_shared(path)

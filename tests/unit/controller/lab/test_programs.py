@@ -8,7 +8,7 @@ import msgspec
 
 from controller.lab.init import Sidecar
 from controller.lab.pod import PROXY_UID, Pod
-from controller.lab.programs import CHECKOUT, criu, sidecars
+from controller.lab.programs import CHECKOUT, criu, environment, root, sidecars
 
 POD = Pod("a", 1, "", "", "/run/x/pods/a", "midst-3-1", "/dev/shm/midstream-3/a")
 
@@ -36,3 +36,10 @@ def test_a_pod_without_sidecars_gets_none():
 def test_the_set_ups_criu_is_used():
     assert criu() == CHECKOUT / ".criu" / "criu"
     assert (CHECKOUT / "pyproject.toml").exists()
+
+
+def test_a_root_of_its_own_is_made_in_its_folder_and_shares_the_lab_and_what_was_named():
+    assert root(POD) is None
+    own = msgspec.structs.replace(POD, own_root=True, shared=["/srv"])
+    assert root(own) == {"folder": "/run/x/pods/a/root", "shared": ["/run/x", "/srv"], "code": str(CHECKOUT)}
+    assert environment(own) == environment(POD) | {"PYTHONDONTWRITEBYTECODE": "1"}

@@ -63,14 +63,23 @@ def test_pods(console: Console) -> None:
             "address6": "fd00::2",
             "alive": True,
             "cleartext_links": False,
+            "own_root": False,
             "workloads": [workload, workload],
         },
-        {"name": "b", "address": "10.0.0.3", "address6": "", "alive": False, "cleartext_links": True, "workloads": []},
+        {
+            "name": "b",
+            "address": "10.0.0.3",
+            "address6": "",
+            "alive": False,
+            "cleartext_links": True,
+            "own_root": True,
+            "workloads": [],
+        },
     ]
     show_pods(rows, console)
     lines = [line.split() for line in said(console).splitlines() if line.strip()]
-    assert lines[1] == ["a", "10.0.0.2", "fd00::2", "up", "TLS", "redis", "running,", "redis", "running"]
-    assert lines[2] == ["b", "10.0.0.3", "-", "down", "cleartext", "-"]
+    assert lines[1] == ["a", "10.0.0.2", "fd00::2", "up", "machine's", "TLS", "redis", "running,", "redis", "running"]
+    assert lines[2] == ["b", "10.0.0.3", "-", "down", "own", "cleartext", "-"]
 
 
 def test_flows(console: Console) -> None:
