@@ -69,8 +69,8 @@ async def serve(flags: argparse.Namespace) -> None:
     await rehearse(messages, store)
     runner = web.AppRunner(Agent(custodian, checkpoints, _health(version, features)).application(), access_log=None)
     await runner.setup()
-    # What has been made until now lives for ever: no collection inside a freeze shall walk through it.
-    gc.collect()
+    # What has been made until now lives for ever: no collection inside a freeze shall walk through it. (No
+    # collection first: it takes 40 ms and finds a handful of objects.)
     gc.freeze()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from checkpoint.api import Memory, MemorySource
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
 from checkpoint.kernel import Kernel
-from checkpoint.memory import giver, identity, taker
+from checkpoint.memory import giver, taker
 from checkpoint.memory.helper import MemoryHelper
 
 
@@ -29,7 +29,7 @@ class Giving:
     @classmethod
     async def start(cls, kernel: Kernel, image_key: bytes, host: str) -> Giving:
         """Raises AgentError MEMORY_HELPER."""
-        order = {"identity": identity.make(image_key).decode(), "host": host}
+        order = {"identity": _identity(image_key), "host": host}
         return cls(await MemoryHelper.start(kernel, giver.__name__, [], order))
 
     @classmethod
@@ -69,7 +69,7 @@ class Taking:
     @classmethod
     async def start(cls, kernel: Kernel, image_key: bytes, folder: Path) -> Taking:
         """`folder` is the migration's work folder. Raises AgentError MEMORY_HELPER."""
-        order = {"identity": identity.make(image_key).decode()}
+        order = {"identity": _identity(image_key)}
         return cls(kernel, await MemoryHelper.start(kernel, taker.__name__, [str(folder)], order), folder)
 
     @classmethod
@@ -129,3 +129,10 @@ class Taking:
             await self._helper.close()
             self._helper = None
         self.let_go()
+
+
+def _identity(image_key: bytes) -> str:
+    # Here, not above: X.509 costs every agent's start 20 ms, and most migrations need none.
+    from checkpoint.memory import identity
+
+    return identity.make(image_key).decode()

@@ -39,6 +39,13 @@ async def test_an_order_that_is_called_off_ends_the_program(tmp_path):
     assert not list(tmp_path.rglob("lease-*"))
 
 
+def test_an_object_stores_authorities_are_the_machines_where_the_agent_has_none(monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    assert "SSL_CERT_FILE" not in archivist._environment()
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/own.pem")
+    assert archivist._environment()["SSL_CERT_FILE"] == "/etc/own.pem"
+
+
 @pytest.mark.parametrize("line", [b"", b"[]", b"{"])
 def test_a_program_that_dies_is_an_internal_error(line):
     with pytest.raises(AgentError) as caught:
