@@ -43,6 +43,10 @@ class Helper(Protocol):
     def abort(self) -> None:
         """Break off what it does; whoever waits for it is told that it failed. For a restore only: a dump must end."""
 
+    async def questions(self) -> int | None:
+        """A descriptor over which it asks which pages the stopped processes have (`checkpoint.memory.questions`), the
+        caller's from now on; None: it asks the kernel. The dump waits for the answers."""
+
     async def close(self) -> None: ...
 
 

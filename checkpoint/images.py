@@ -10,11 +10,16 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from checkpoint import files
 from checkpoint.core import flows, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.pb import Message, Messages
+
+T = TypeVar("T")
 
 _HEADER_BYTES = 8
 _LENGTH = struct.Struct("<I")
@@ -162,6 +167,17 @@ class Images:
                     (one.vaddr, one.vaddr + one.nr_pages * _PAGE_BYTES) for one in maps if _is_left(one.flags)
                 ]
         return found
+
+    def ours(self, name: str, kind: type[T], without: T) -> T:
+        """What we have put among CRIU's images under that name; `without` where it is not there.
+
+        Raises AgentError IMAGE_DAMAGED.
+        """
+        path = Path(self._folder) / name
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind) if path.exists() else without
+        except (OSError, msgspec.DecodeError) as error:
+            raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be decoded: {error}") from error
 
     def close_connections(self, inodes: Iterable[int]) -> None:
         """Make these sockets unconnected and unbound ones; `edit_sockets` writes it."""

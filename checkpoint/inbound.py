@@ -123,7 +123,7 @@ class Inbound:
         self._around.save()
         try:
             if self._taking is not None and wanted.memory is not None:
-                self._taking.want(wanted.memory, Images(folder, self._around.messages).lazy_pages())
+                self._taking.want(wanted.memory, Images(folder, self._around.messages))
             return await self._restore_verified(folder, sealed)
         except BaseException as error:
             self._apply(Event.DISCARD, reason=str(error))

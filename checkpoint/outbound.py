@@ -80,16 +80,23 @@ class Outbound:
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither."""
         self._around.store.make(self.record.migration)
-        self._helper = await self._prepare_engine()
         if self._lazily:
             host = next(iter(self.record.readdress))
             self._giving = await Giving.start(self._around.kernel, self._key, host)
             self.record.pager = self._giving.identity
+        self._helper = await self._prepare_engine()
         return self.custody()
 
     async def _prepare_engine(self) -> Helper:
         root = self.record.root
-        return await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
+        helper = await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
+        try:
+            if self._giving is not None and (listener := await helper.questions()) is not None:
+                await self._giving.spare(listener)
+        except BaseException:
+            await helper.close()
+            raise
+        return helper
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -130,7 +137,7 @@ class Outbound:
         finally:
             options = await looking
         if self._giving is not None:
-            await self._giving.open(self._required_tree().pids)
+            await self._giving.write_map(folders.images)
         self._snapshot.keep(options, self.record.stopped_before)
         return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
@@ -149,6 +156,8 @@ class Outbound:
     async def _dump_once(self, folders: Folders) -> DumpReport:
         helper = self._helper or await self._prepare_engine()
         self._helper = None
+        if self._giving is not None:
+            await self._giving.open(self._required_tree().pids)
         seen = stat(helper.pid)
         self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()

@@ -8,11 +8,14 @@ whole.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from checkpoint.core import options
@@ -21,11 +24,16 @@ from checkpoint.kernel import Kernel
 from checkpoint.pb import Message, Messages
 from checkpoint.waiting import readable
 
+_LOG = logging.getLogger(__name__)
+
 _MAX_RESPONSE_BYTES = 64 << 10
 """A response is a few numbers and at most one error message of CRIU's (cr-service.c, set_resp_err)."""
 
 _CHILD_FD = 3
+_SHADE_FD = 5
 _ABOVE = 16
+_SHADE = str(Path(__file__).with_name("memory") / "shade.py")
+_MAX_SHADE_BYTES = 16
 
 _PAGE_SERVER_ORDER = struct.Struct("<IxxxxQQQ")  # criu: page-xfer.c, struct page_server_iov
 _PAGE_SERVER_CLOSE = 0x1023  # PS_IOV_CLOSE
@@ -43,6 +51,7 @@ class Swrk:
         of it: so the dump ends like any other, and the memory stays in the stopped processes.
         """
         self._page_server = _closed_page_server() if lazily else None
+        self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if lazily else None
         self._messages = messages
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -50,10 +59,13 @@ class Swrk:
                 given = {_CHILD_FD: theirs.fileno()}
                 if self._page_server is not None:
                     given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
+                if self._shade is not None:
+                    given[_SHADE_FD] = self._shade[1].fileno()
+                    wrapper = [sys.executable, "-I", "-S", _SHADE, str(_SHADE_FD), *wrapper]
                 self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given)
             except OSError as error:
                 ours.close()
-                self._close_page_server()
+                self._close_pairs()
                 raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
         ours.setblocking(False)
         self._socket = ours
@@ -83,6 +95,19 @@ class Swrk:
         response.ParseFromString(raw)
         return response
 
+    async def questions(self) -> int | None:
+        """See `checkpoint.engine.Helper`. None: it is for no lazy dump, or the kernel has no such filter."""
+        if self._shade is None:
+            return None
+        ours, theirs = self._shade
+        theirs.close()  # its end is CRIU's, then
+        await readable(ours.fileno())
+        said, fds, _, _ = socket.recv_fds(ours, _MAX_SHADE_BYTES, 1)
+        if not fds:
+            _LOG.warning("CRIU takes a reference to each page: seccomp(2) says %s", said.decode() or "nothing")
+            return None
+        return fds[0]
+
     def abort(self) -> None:
         """Kill it: its request fails. A restore may wait for ever, for a file lock that another process holds."""
         if not self._closed:
@@ -94,12 +119,12 @@ class Swrk:
             return
         self._closed = True
         self._socket.close()
-        self._close_page_server()
+        self._close_pairs()
         await readable(self._pidfd)
         self._reap()
 
-    def _close_page_server(self) -> None:
-        for sock in self._page_server or ():
+    def _close_pairs(self) -> None:
+        for sock in (*(self._page_server or ()), *(self._shade or ())):
             sock.close()
 
     def _reap(self) -> None:

@@ -18,7 +18,7 @@ FAULT_BYTES = 8 * PAGE_BYTES
 """With the page that somebody waits for come its neighbours in the same 32 KiB: they cost as much as one alone."""
 
 CHUNK_BYTES = 256 << 10
-"""What is asked for at once at most (`checkpoint.core.pacing`)."""
+"""What is asked for at once at most (`checkpoint.core.pacing`): 64 pages, for an answer has a bit for each."""
 
 
 class Ask(NamedTuple):
@@ -44,11 +44,35 @@ class Put(NamedTuple):
     size: int
 
 
+class Piece(NamedTuple):
+    """Some pages in a row: `size` bytes for `address`, at `offset` of the answer's body; None: they are all zeros."""
+
+    address: int
+    offset: int | None
+    size: int
+
+
+def pieces(put: Put, present: int) -> list[Piece]:
+    """What is to be put where, of an answer that has the pages of `present` one after the other."""
+    found: list[Piece] = []
+    page, end = put.offset // PAGE_BYTES, (put.offset + put.size) // PAGE_BYTES
+    while page < end:
+        is_there = present >> page & 1
+        run = 1
+        while page + run < end and present >> page + run & 1 == is_there:
+            run += 1
+        before = (present & (1 << page) - 1).bit_count()
+        address = put.address + page * PAGE_BYTES - put.offset
+        found.append(Piece(address, before * PAGE_BYTES if is_there else None, run * PAGE_BYTES))
+        page += run
+    return found
+
+
 class Space:
     """The pages of one address space."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """`ranges`: (start, end) of what has to come, as the images' page maps say."""
+        """`ranges`: (start, end) of what has to come; pages in between that were never written come as zeros."""
         self._wanted = Ranges(Range(start, end, start) for start, end in ranges)
         self._asked: dict[int, Ranges] = {}
         self._said: dict[int, Ask] = {}

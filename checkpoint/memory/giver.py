@@ -1,34 +1,48 @@
 """`python -m checkpoint.memory.giver`: gives the memory of a stopped workload, page by page, to whoever proves to have
 the migration's key. One process a migration, started by the source's agent before the freeze.
 
-It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON): gets `{"identity", "host"}`, says `{"port"}`; gets
-`{"open": [pid, …]}` once the workload stands still and is dumped, `{"commit": true}` when it is given up; answers each.
+It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each order:
+
+- `{"identity", "host"}`, the first one: answered with `{"port"}`
+- `{"spare": true}` with the listener of CRIU's questions, where there is one (`checkpoint.memory.sparing`)
+- `{"open": [pid, …]}` once the workload stands still
+- `{"map": path}` after the dump: write there what CRIU was spared
+- `{"commit": true}` when the workload is given up
+
 Until the commit it ends with its agent. From then on it goes on without one: the destination lives by it. It ends when
 the taker says that everything has come (status 0), or when no taker has been there for a while (1).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
-from checkpoint.core.pages import CHUNK_BYTES
+from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.memory import channel
+from checkpoint.memory.sparing import Sparing
 
 CONTROL_FD = 3
 RECONNECT_SECONDS = 30.0
 """How long the memory is kept for a destination that is silent: a broken connection is made again within seconds."""
 
 _LOOK_SECONDS = 0.5
-_ZEROS = bytes(CHUNK_BYTES)
+_MAX_ORDER_BYTES = 1 << 20
+_UNREADABLE = (errno.EIO, errno.EFAULT)
+_PAGEMAP_ENTRY = struct.Struct("<Q")
+_GUARD = 1 << 58  # PM_GUARD_REGION (K: Documentation/admin-guide/mm/pagemap.rst)
 
 
 class Memory:
@@ -40,8 +54,9 @@ class Memory:
 
     def open(self, pids: list[int]) -> None:
         """Raises OSError."""
-        for pid in pids:
-            self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        for pid in set(pids) - self._fds.keys():
+            with contextlib.suppress(ProcessLookupError):  # a zombie: it has none
+                self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
     def answer(self, one: pagewire.Request) -> memoryview:
         """The answer to a request, header and pages in one piece: they go out in one packet where they fit into one.
@@ -51,9 +66,7 @@ class Memory:
         whole = memoryview(self._buffer)[: pagewire.ANSWER_BYTES + one.size]
         pages = whole[pagewire.ANSWER_BYTES :]
         self._read(pages, one.process, one.image)
-        # As bytes: a memoryview is compared number by number, a hundred times as slowly.
-        is_zeros = pages[0] == 0 and pages.tobytes() == _ZEROS[: one.size]
-        head = pagewire.Answer(one.space, one.number, one.size, pagewire.ZEROS if is_zeros else 0)
+        head = pagewire.Answer(one.space, one.number, one.size, pagewire.squeeze(pages))
         whole[: pagewire.ANSWER_BYTES] = pagewire.encode_answer(head)
         return whole[: pagewire.ANSWER_BYTES + head.body_bytes]
 
@@ -61,10 +74,26 @@ class Memory:
         size = len(view)
         done = 0
         while done < size:
-            got = os.preadv(self._fds[pid], [view[done:]], start + done)
+            try:
+                got = os.preadv(self._fds[pid], [view[done:]], start + done)
+            except OSError as error:
+                if error.errno not in _UNREADABLE or not _is_guard(pid, start + done):
+                    raise
+                got = PAGE_BYTES - done % PAGE_BYTES
+                view[done : done + got] = bytes(got)
             if not got:
                 raise OSError(f"process {pid} has ended")
             done += got
+
+
+def _is_guard(pid: int, address: int) -> bool:
+    """Whether it is a guard page (MADV_GUARD_INSTALL), with nothing in it: CRIU makes it one again. Raises OSError."""
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        raw = os.pread(fd, _PAGEMAP_ENTRY.size, address // PAGE_BYTES * _PAGEMAP_ENTRY.size)
+        return len(raw) == _PAGEMAP_ENTRY.size and bool(_PAGEMAP_ENTRY.unpack(raw)[0] & _GUARD)
+    finally:
+        os.close(fd)
 
 
 class Giver:
@@ -77,6 +106,7 @@ class Giver:
         self._listener.settimeout(_LOOK_SECONDS)
         self._memory = Memory()
         self._committed = threading.Event()
+        self._sparing: Sparing | None = None
 
     @property
     def port(self) -> int:
@@ -86,15 +116,21 @@ class Giver:
     def obey(self) -> None:
         """Until the agent has committed; ends the process where the agent ends before."""
         while not self._committed.is_set():
-            raw = self._control.recv(1 << 20)
+            raw, fds, _, _ = socket.recv_fds(self._control, _MAX_ORDER_BYTES, 1)
             if not raw:
                 os._exit(1)
-            self._control.send(json.dumps(self._do(json.loads(raw))).encode())
+            self._control.send(json.dumps(self._do(json.loads(raw), fds)).encode())
 
-    def _do(self, order: dict[str, Any]) -> dict[str, Any]:
+    def _do(self, order: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         try:
+            if "spare" in order:
+                self._sparing = Sparing(fds[0])
             if "open" in order:
                 self._memory.open(order["open"])
+                if self._sparing is not None:
+                    self._sparing.begin(order["open"])
+            if "map" in order and self._sparing is not None:
+                self._sparing.write(Path(order["map"]))
         except OSError as error:
             return {"error": str(error)}
         if order.get("commit"):

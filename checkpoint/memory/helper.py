@@ -69,11 +69,11 @@ class MemoryHelper:
     def identity(self) -> Identity:
         return Identity(self._member.pid, self._member.start_time)
 
-    async def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Give an order; raises AgentError MEMORY_HELPER when it is refused or nobody answers."""
+    async def ask(self, order: dict[str, Any], *fds: int) -> dict[str, Any]:
+        """Give an order, with descriptors; raises AgentError MEMORY_HELPER when it is refused or nobody answers."""
         assert self._control is not None
         try:
-            self._control.send(json.dumps(order).encode())
+            socket.send_fds(self._control, [json.dumps(order).encode()], fds)
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await readable(self._control.fileno())
             raw = self._control.recv(_MAX_ANSWER_BYTES)

@@ -5,7 +5,7 @@ FOLDER is the migration's work folder. CRIU's restore connects to `lazy-pages.so
 for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity"}`; an empty object comes back.
 What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and which
 pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it goes
-is in FOLDER/`memory.json`, replaced now and then.
+is in FOLDER/`memory.json` (`checkpoint.memory.status`).
 
 It depends on its agent for nothing and outlives it. When the source is lost it kills the workload: a page that cannot
 come must not be taken for zeros, which is what the kernel gives once nobody has the userfaultfd any more. For the case
@@ -30,44 +30,26 @@ from typing import Any
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pacing import LULL_SECONDS, Pace
-from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space
+from checkpoint.core.pages import Ask, Space
 from checkpoint.core.pagewire import Request
 from checkpoint.memory import channel, uffd
 from checkpoint.memory.connection import Connection
+from checkpoint.memory.process import Process
+from checkpoint.memory.status import STATUS_SECONDS, State, Status
 
 CONTROL_FD = 3
 LAZY_SOCKET = "lazy-pages.socket"
 WANTED = "wanted.json"
-STATUS = "memory.json"
 _RESTORE_FINISHED = 0x52535446  # criu: uffd.c, LAZY_PAGES_RESTORE_FINISHED
 
 RECONNECT_SECONDS = 20.0
 """How long the source is looked for when the connection broke. Who needs a page waits."""
 
 RETRY_SECONDS = 0.2
-STATUS_SECONDS = 0.05
 
 
 class Lost(Exception):
     """The memory cannot come any more; the words say why."""
-
-
-class Process:
-    """One address space and its userfaultfd; `pid` is the PID, at the source, whose memory it wants."""
-
-    def __init__(self, number: int, pid: int, fd: int, space: Space) -> None:
-        self.number, self.pid, self.fd, self.space = number, pid, fd, space
-
-    def put(self, number: int, source: int | None) -> None:
-        """Put an answer that lies at our address `source`, or is all zeros, where it belongs now.
-
-        Raises Gone and Changing.
-        """
-        for one in self.space.arrived(number):
-            if source is None:
-                uffd.zero(self.fd, one.address, one.size)
-            else:
-                uffd.copy(self.fd, one.address, source + one.offset, one.size)
 
 
 class Taker:
@@ -85,8 +67,8 @@ class Taker:
         self._restored = False
         self._pace = Pace()
         self._turn = 0
-        self._total_bytes = self._faults = 0
-        self._began = self._told = time.monotonic()
+        self._status = Status(folder)
+        self._told = time.monotonic()
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(folder / LAZY_SOCKET))
         listener.listen(1)
@@ -95,8 +77,8 @@ class Taker:
     def begin(self) -> None:
         """From now on everything is fetched, not only what somebody waits for."""
         if not self._pace.begun:
-            self._began = time.monotonic()
-            self._pace.begin(self._began)
+            self._status.began = time.monotonic()
+            self._pace.begin(self._status.began)
 
     def run(self) -> None:
         """Until everything has come. Raises Lost."""
@@ -151,49 +133,19 @@ class Taker:
             self._victims.append(os.pidfd_open(word))
             pages = self._wanted["pages"].get(str(word), [])
             self._add(word, fds[0], Space((start, end) for start, end in pages))
-            self._total_bytes += sum(end - start for start, end in pages)
+            self._status.total_bytes += sum(end - start for start, end in pages)
 
     def _add(self, pid: int, fd: int, space: Space) -> None:
         one = Process(len(self._processes) + 1, pid, fd, space)
+        one.on_fault, one.on_fork = self._fault, self._add
         self._processes[one.number] = one
-        self._selector.register(fd, selectors.EVENT_READ, lambda: self._events(one))
-
-    # -- what the processes do
-
-    def _events(self, one: Process) -> None:
-        for event in uffd.events(one.fd):
-            match event.kind:
-                case uffd.Kind.PAGEFAULT:
-                    self._fault(one, event.b - event.b % PAGE_BYTES)
-                case uffd.Kind.FORK:
-                    self._add(one.pid, event.a & 0xFFFFFFFF, one.space.forked())
-                case uffd.Kind.REMAP:
-                    one.space.remapped(event.a, event.b, event.c)
-                case uffd.Kind.REMOVE:
-                    uffd.unregister(one.fd, event.a, event.b)
-                    one.space.removed(event.a, event.b)
-                case uffd.Kind.UNMAP:
-                    one.space.removed(event.a, event.b)
+        self._selector.register(fd, selectors.EVENT_READ, one.take_events)
 
     def _fault(self, one: Process, address: int) -> None:
-        self._faults += 1
+        self._status.faults += 1
         self._pace.fault(time.monotonic())
-        found = one.space.fault(address)
-        if found is Due.ZERO:
-            self._insist(one, lambda: uffd.zero(one.fd, address))
-        elif isinstance(found, Ask):
+        if (found := one.fault(address)) is not None:
             self._ask(one, found)
-
-    def _insist(self, one: Process, act: Callable[[], None]) -> None:
-        """Do it as soon as the process holds still for it; never, where it has ended."""
-        while True:
-            try:
-                return act()
-            except uffd.Changing:
-                self._events(one)
-            except uffd.Gone:
-                one.space = Space(())
-                return None
 
     # -- the giver
 
@@ -228,10 +180,7 @@ class Taker:
         if answer is None:
             return
         one = self._processes[answer.space]
-        if one.space.is_asked(answer.number):
-            source = None if answer.flags & pagewire.ZEROS else self._buffer.address
-            self._insist(one, lambda: one.put(answer.number, source))
-            one.space.done(answer.number)
+        one.put(answer.number, self._buffer.address, answer.present)
 
     def _dare(self, act: Callable[[], None]) -> None:
         try:
@@ -268,20 +217,10 @@ class Taker:
 
     # -- how it stands
 
-    def _tell(self, state: str, reason: str = "") -> None:
+    def _tell(self, state: State, reason: str = "") -> None:
         self._told = time.monotonic()
         left = sum(one.space.left_bytes for one in self._processes.values())
-        status = {
-            "state": state,
-            "reason": reason,
-            "total_bytes": self._total_bytes,
-            "arrived_bytes": max(0, self._total_bytes - left),
-            "faults": self._faults,
-            "seconds": round(self._told - self._began, 6),
-        }
-        beside = self._folder / f"{STATUS}.new"
-        beside.write_text(json.dumps(status))
-        beside.rename(self._folder / STATUS)
+        self._status.write(state, left, self._told, reason)
 
     def give_up(self, reason: str) -> None:
         """Kill the workload, and say why."""

@@ -14,9 +14,14 @@ import msgspec
 from checkpoint.api import Memory, MemorySource
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
+from checkpoint.images import Images
 from checkpoint.kernel import Kernel
 from checkpoint.memory import giver, taker
 from checkpoint.memory.helper import MemoryHelper
+from checkpoint.memory.status import STATUS
+
+MAP = "spared-memory.json"
+"""A file of ours among the images: for each PID the ranges that have to come and are in no page map of CRIU's."""
 
 
 class Giving:
@@ -41,9 +46,20 @@ class Giving:
     def identity(self) -> Identity:
         return self._helper.identity
 
+    async def spare(self, listener: int) -> None:
+        """Have it answer what CRIU will ask over `listener`, which is closed here."""
+        try:
+            await self._helper.ask({"spare": True}, listener)
+        finally:
+            os.close(listener)  # were it open here too, CRIU would wait for ever for an answer of a giver that is dead
+
     async def open(self, pids: list[int]) -> None:
         """These stand still now: their memory may be read."""
         await self._helper.ask({"open": pids})
+
+    async def write_map(self, images: Path) -> None:
+        """After the dump: write among the images what CRIU was spared of them."""
+        await self._helper.ask({"map": str(images / MAP)})
 
     async def commit(self) -> None:
         """From now on it goes on without us."""
@@ -81,9 +97,9 @@ class Taking:
     def identity(self) -> Identity | None:
         return None if self._helper is None else self._helper.identity
 
-    def want(self, source: MemorySource, pages: dict[int, list[tuple[int, int]]]) -> None:
+    def want(self, source: MemorySource, images: Images) -> None:
         """Say what has to come, and from where, before the restore that asks for it."""
-        wanted = {"host": source.host, "port": source.port, "pages": pages}
+        wanted = {"host": source.host, "port": source.port, "pages": _wanted(images)}
         (self._folder / taker.WANTED).write_bytes(msgspec.json.encode(wanted))
 
     def hold(self) -> None:
@@ -102,7 +118,7 @@ class Taking:
     def memory(self) -> Memory:
         """How it stands."""
         try:
-            return msgspec.json.decode((self._folder / taker.STATUS).read_bytes(), type=Memory)
+            return msgspec.json.decode((self._folder / STATUS).read_bytes(), type=Memory)
         except (OSError, msgspec.DecodeError):
             return Memory("lost", "The process that fetches the workload's memory left no word")
 
@@ -136,3 +152,11 @@ def _identity(image_key: bytes) -> str:
     from checkpoint.memory import identity
 
     return identity.make(image_key).decode()
+
+
+def _wanted(images: Images) -> dict[int, list[tuple[int, int]]]:
+    """What CRIU left where it was, and what it was spared."""
+    pages = images.lazy_pages()
+    for pid, spared in images.ours(MAP, dict[int, list[tuple[int, int]]], {}).items():
+        pages[pid] = pages.get(pid, []) + spared
+    return pages

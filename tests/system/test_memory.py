@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import random
 import signal
@@ -15,7 +16,8 @@ import pytest
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
 from tests.harness.interposer import Spoil, between
-from tests.harness.moving import REDIS_PORT, ask, scene, until
+from tests.harness.journeys import PROGRAMS, PYTHON, Lines
+from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
 from tests.harness.sidecars import AGENT, running
 
 VALUES = 24
@@ -79,8 +81,8 @@ def helpers(pod, module: str) -> list[int]:
     return found
 
 
-def copies(*pods) -> list[str]:
-    """The state of each Redis in these pods, dead ones left out."""
+def copies(*pods, program: str = "redis-server") -> list[str]:
+    """The state of each process of the program in these pods, dead ones left out."""
     found = []
     for pod in pods:
         for path in Path("/proc").glob("[0-9]*"):
@@ -89,24 +91,27 @@ def copies(*pods) -> list[str]:
                 same = (path / "ns/pid").stat().st_ino == Path(f"/proc/{pod.pid1}/ns/pid").stat().st_ino
             except OSError:
                 continue
-            if same and status.startswith("Name:\tredis-server"):
+            if same and status.startswith(f"Name:\t{program}"):
                 state = status.split("State:\t")[1][0]
                 found += [f"{pod.name}:{state}"] if state not in "ZX" else []
     return found
 
 
 @asynccontextmanager
-async def giving_stands_still(stage):
+async def giving_stands_still(stage, name="redis", program="redis-server"):
     """A move that has committed, runs at b, and gets no page: the giver is stopped. Gives the move and the giver."""
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/resume", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("redis", memory="post-copy"))
+        moving = asyncio.create_task(stage.move(name, memory="post-copy"))
         await asyncio.wait_for(interposer.reached.wait(), 20)
         (giver,) = helpers(stage.a, "giver")
         os.kill(giver, signal.SIGSTOP)
         try:
             interposer.release.set()
-            await until(lambda: any(one in ("b:S", "b:R", "b:D") for one in copies(stage.b)), "the copy does not run")
+            running = ("b:S", "b:R", "b:D")
+            await until(
+                lambda: any(one in running for one in copies(stage.b, program=program)), "the copy does not run"
+            )
             yield moving, giver
         finally:
             if helpers(stage.a, "giver"):
@@ -128,6 +133,22 @@ async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
     back = await stage.move("redis", stage.b, stage.a, memory="post-copy")
     assert back.outcome == "succeeded", back.error
     await asyncio.to_thread(data.check)
+
+
+async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has_it_too():
+    async with scene() as stage:
+        await stage.run("memories", *PYTHON, str(PROGRAMS / "memories.py"), str(PORT))
+        await stage.answers(PORT)
+        lines = Lines(stage.connect(stage.client, stage.a.address, PORT, 30))
+        before = json.loads(await asyncio.to_thread(lines.ask, "sum"))
+        assert before[0]["dense"] != before[1]["dense"], "the child has pages of its own"
+        async with giving_stands_still(stage, "memories", "python3") as (moving, giver):
+            lines.say("fork")
+            os.kill(giver, signal.SIGCONT)
+            assert json.loads(await asyncio.to_thread(lines.hear)) == before[:1]
+            result = await asyncio.wait_for(moving, 30)
+        assert result.outcome == "succeeded", result.error
+        assert json.loads(await asyncio.to_thread(lines.ask, "sum")) == before
 
 
 async def test_before_the_commit_a_dead_giver_rolls_back(stage):

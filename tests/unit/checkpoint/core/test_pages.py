@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Put, Space
+from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Put, Space, pieces
 
 BASE = 16 * CHUNK_BYTES
 
@@ -121,3 +121,18 @@ def test_each_page_comes_once_unless_the_process_dropped_it(steps):
     assert one.complete
     assert len(there) == len(set(there))
     assert {page(number) for number in range(64)} - dropped <= set(there)
+
+
+@given(st.integers(0, 63), st.integers(1, 64), st.integers(0, (1 << 64) - 1))
+def test_the_pieces_of_an_answer_are_all_of_it_each_from_where_it_is_in_the_body(first, count, present):
+    count = min(count, 64 - first)
+    put = Put(page(100), first * PAGE_BYTES, count * PAGE_BYTES)
+    present &= (1 << 64) - 1
+    body = [number for number in range(64) if present >> number & 1]
+    seen = []
+    for one in pieces(put, present):
+        for step in range(one.size // PAGE_BYTES):
+            at = None if one.offset is None else body[one.offset // PAGE_BYTES + step]
+            seen.append(((one.address - page(100)) // PAGE_BYTES + first + step, at))
+    assert [number for number, _ in seen] == list(range(first, first + count))
+    assert all(at == (number if present >> number & 1 else None) for number, at in seen)

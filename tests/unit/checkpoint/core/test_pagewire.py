@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
@@ -11,13 +13,13 @@ from checkpoint.core.pagewire import (
     DONE,
     GET,
     REQUEST_BYTES,
-    ZEROS,
     Answer,
     Request,
     decode_answer,
     decode_request,
     encode_answer,
     encode_request,
+    squeeze,
 )
 
 GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
@@ -50,15 +52,30 @@ def test_anything_else_is_no_request(change):
 
 
 def test_an_answer_comes_back_as_it_went_and_says_what_follows():
-    raw = encode_answer(Answer(1, 7, PAGE_BYTES))
+    raw = encode_answer(Answer(1, 7, 3 * PAGE_BYTES, 0b101))
     assert len(raw) == ANSWER_BYTES
-    assert decode_answer(raw) == Answer(1, 7, PAGE_BYTES)
-    assert decode_answer(raw).body_bytes == PAGE_BYTES
-    assert Answer(1, 7, PAGE_BYTES, ZEROS).body_bytes == 0
+    assert decode_answer(raw) == Answer(1, 7, 3 * PAGE_BYTES, 0b101)
+    assert decode_answer(raw).body_bytes == 2 * PAGE_BYTES
+    assert Answer(1, 7, PAGE_BYTES).body_bytes == 0
 
 
-@pytest.mark.parametrize("one", [Answer(1, 1, CHUNK_BYTES + 1), Answer(1, 1, 1, 2)])
+@pytest.mark.parametrize("one", [Answer(1, 1, CHUNK_BYTES + PAGE_BYTES), Answer(1, 1, PAGE_BYTES, 0b10)])
 def test_anything_else_is_no_answer(one):
     with pytest.raises(AgentError) as caught:
         decode_answer(encode_answer(one))
     assert caught.value.code is Code.BAD_REQUEST
+
+
+@given(st.lists(st.sampled_from(["zeros", "first", "last", "full"]), min_size=1, max_size=CHUNK_BYTES // PAGE_BYTES))
+def test_only_pages_with_something_in_them_follow_and_each_is_what_it_was(kinds):
+    made = {
+        "zeros": bytes(PAGE_BYTES),
+        "first": b"\x01" + bytes(PAGE_BYTES - 1),
+        "last": bytes(PAGE_BYTES - 1) + b"\x01",
+        "full": b"\xff" * PAGE_BYTES,
+    }
+    raw = bytearray(b"".join(made[kind] for kind in kinds))
+    present = squeeze(memoryview(raw))
+    assert [present >> place & 1 for place in range(len(kinds))] == [kind != "zeros" for kind in kinds]
+    kept = [made[kind] for kind in kinds if kind != "zeros"]
+    assert raw[: present.bit_count() * PAGE_BYTES] == b"".join(kept)

@@ -1,0 +1,71 @@
+"""One restored process whose memory still comes: its userfaultfd, and what is known of its address space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space, pieces
+from checkpoint.memory import uffd
+
+
+class Process:
+    """`pid` is the PID, at the source, whose memory it wants: a child that was forked since then wants its parent's."""
+
+    def __init__(self, number: int, pid: int, fd: int, space: Space) -> None:
+        self.number, self.pid, self.fd, self.space = number, pid, fd, space
+        self.on_fault: Callable[[Process, int], None] = _nothing
+        self.on_fork: Callable[[int, int, Space], None] = _nothing
+        """A child: the PID whose memory it wants, its userfaultfd, and its address space."""
+
+    def take_events(self) -> None:
+        """What it has done since."""
+        for event in uffd.events(self.fd):
+            match event.kind:
+                case uffd.Kind.PAGEFAULT:
+                    self.on_fault(self, event.b - event.b % PAGE_BYTES)
+                case uffd.Kind.FORK:
+                    self.on_fork(self.pid, event.a & 0xFFFFFFFF, self.space.forked())
+                case uffd.Kind.REMAP:
+                    self.space.remapped(event.a, event.b, event.c)
+                case uffd.Kind.REMOVE:
+                    uffd.unregister(self.fd, event.a, event.b)
+                    self.space.removed(event.a, event.b)
+                case uffd.Kind.UNMAP:
+                    self.space.removed(event.a, event.b)
+
+    def fault(self, address: int) -> Ask | None:
+        """Somebody waits for this page: what to ask for. None: it is on its way, or was zeros and is there now."""
+        found = self.space.fault(address)
+        if found is Due.ZERO:
+            self._insist(lambda: uffd.zero(self.fd, address))
+        return found if isinstance(found, Ask) else None
+
+    def put(self, number: int, body: int, present: int) -> None:
+        """Put an answer where it belongs now. Its body, the pages of `present`, is at our address `body`."""
+        if self.space.is_asked(number):
+            self._insist(lambda: self._put(number, body, present))
+            self.space.done(number)
+
+    def _put(self, number: int, body: int, present: int) -> None:
+        """Raises Gone and Changing; then it may be done again, for what is there stays."""
+        for part in self.space.arrived(number):
+            for one in pieces(part, present):
+                if one.offset is None:
+                    uffd.zero(self.fd, one.address, one.size)
+                else:
+                    uffd.copy(self.fd, one.address, body + one.offset, one.size)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        """Do it as soon as the process holds still for it; never, where it has ended."""
+        while True:
+            try:
+                return act()
+            except uffd.Changing:
+                self.take_events()
+            except uffd.Gone:
+                self.space = Space(())
+                return None
+
+
+def _nothing(*_: object) -> None:
+    pass

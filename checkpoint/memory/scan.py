@@ -1,0 +1,68 @@
+"""PAGEMAP_SCAN (Linux 6.7; K: Documentation/admin-guide/mm/pagemap.rst): which pages a process has, and the argument
+of whoever asks for that."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from checkpoint.core.areas import Area, blocks
+
+REQUEST = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), linux/fs.h
+_ARGUMENT = struct.Struct("<12Q")
+ARGUMENT_BYTES = _ARGUMENT.size
+WALK_END_AT = 32
+"""Where in the argument the kernel says how far it has come."""
+
+_FILE, _PRESENT, _SWAPPED, _ZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_UNTOUCHED = _ZERO | _FILE
+_THERE = _PRESENT | _SWAPPED
+
+
+class Argument(NamedTuple):
+    """struct pm_scan_arg."""
+
+    size: int
+    flags: int
+    start: int
+    end: int
+    walk_end: int
+    vector: int
+    vector_length: int
+    max_pages: int
+    inverted: int
+    mask: int
+    any_of: int
+    wanted: int
+
+    @property
+    def asks_what_is_there(self) -> bool:
+        """That is what CRIU's dump asks; it asks for guard pages too, for one."""
+        return self.flags == 0 and bool(self.any_of & _PRESENT)
+
+
+def decode(raw: bytes) -> Argument:
+    return Argument(*_ARGUMENT.unpack(raw))
+
+
+def written(pagemap: int, area: Area) -> Iterator[tuple[int, int]]:
+    """The blocks of an area in which a page was ever written, in rising order; they may touch. Raises OSError.
+
+    `pagemap` is a descriptor of the process's /proc/<pid>/pagemap. One region is asked for at a time: behind it the
+    next block begins, so that scattered pages take a call for each block and not a region for each page.
+    """
+    region = array.array("Q", (0, 0, 0))
+    address, _ = region.buffer_info()
+    at = area.start
+    while at < area.end:
+        args = bytearray(
+            _ARGUMENT.pack(ARGUMENT_BYTES, 0, at, area.end, 0, address, 1, 0, _UNTOUCHED, _UNTOUCHED, _THERE, _THERE)
+        )
+        if not fcntl.ioctl(pagemap, REQUEST, args):
+            return
+        start, end = blocks(area, region[0], region[1])
+        yield start, end
+        at = end

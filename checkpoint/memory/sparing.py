@@ -1,0 +1,74 @@
+"""What the giver does beside CRIU's dump: it answers CRIU's questions, and finds out what the spared areas have."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+from checkpoint.core.areas import Area, join, large
+from checkpoint.memory import questions, scan
+
+
+class Sparing:
+    """Of one dump: another one gets another."""
+
+    def __init__(self, listener: int) -> None:
+        """`listener` is `checkpoint.memory.shade`'s; ours from now on."""
+        self._listener = listener
+        self._areas: dict[int, list[Area]] = {}
+        self._written: dict[tuple[int, Area], list[tuple[int, int]]] = {}
+        self._spared: set[tuple[int, Area]] = set()
+        self._error: OSError | None = None
+        self._looking = threading.Thread(target=self._look, name="look", daemon=True)
+        threading.Thread(target=self._answer, name="answer", daemon=True).start()
+
+    def begin(self, pids: list[int]) -> None:
+        """These stand still: see which areas they have, and begin to look what is in them. Raises OSError."""
+        for pid in pids:
+            folder = Path(f"/proc/{pid}")
+            self._areas[pid] = large((folder / "maps").read_text(), (folder / "status").read_text())
+        self._looking.start()
+
+    def write(self, path: Path) -> None:
+        """After the dump: for each process the ranges that the dump has not, and that were ever written.
+
+        Raises OSError.
+        """
+        self._looking.join()
+        if self._error is not None:
+            raise self._error
+        found: dict[int, list[tuple[int, int]]] = {}
+        for pid, area in sorted(self._spared):
+            found.setdefault(pid, []).extend(join(self._written[pid, area]))
+        path.write_text(json.dumps(found))
+
+    def _answer(self) -> None:
+        """Should it fail, the kernel refuses what CRIU asks then, and the dump fails."""
+        try:
+            questions.answer(self._listener, self._find)
+        except OSError as error:
+            print(f"CRIU's questions cannot be answered: {error}", file=sys.stderr, flush=True)
+        finally:
+            os.close(self._listener)
+
+    def _find(self, pid: int, start: int, end: int) -> Area | None:
+        for area in self._areas.get(pid, ()):
+            if area.start <= start and end == area.end:
+                self._spared.add((pid, area))
+                return area
+        return None
+
+    def _look(self) -> None:
+        try:
+            for pid, areas in self._areas.items():
+                fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    for area in areas:
+                        self._written[pid, area] = list(scan.written(fd, area))
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            self._error = error

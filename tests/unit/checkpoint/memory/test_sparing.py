@@ -1,0 +1,101 @@
+"""A program behind the shade asks which pages a process has, and is told that the large areas have none.
+
+The twin of `shade`, `questions` and `sparing`: the real filter, the real kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkpoint.core.areas import BLOCK_BYTES
+from checkpoint.memory import shade
+from checkpoint.memory.sparing import Sparing
+from tests.unit.checkpoint.memory.conftest import AREA, SMALL
+
+_ASKER = """
+import array, fcntl, os, struct, sys
+pid, *spans = map(int, sys.argv[1:])
+fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+for start, end, category in zip(spans[::3], spans[1::3], spans[2::3]):
+    vector = array.array("Q", bytes(24 * 64))
+    inverted = 0x24 if category == 0x18 else 0
+    args = bytearray(struct.pack("<12Q", 96, 0, start, end, 0, vector.buffer_info()[0], 64, 0,
+                                 inverted, inverted, category, category))
+    count = fcntl.ioctl(fd, 0xC0606610, args)
+    print(count, struct.unpack("<12Q", args)[4] - start, flush=True)
+"""
+THERE = 0x18
+
+
+def ask(sleeper, *spans: tuple[int, int, int]) -> tuple[Sparing, list[list[int]]]:
+    """What a program behind the shade is told, and who told it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = [str(number) for span in spans for number in span]
+    fd = theirs.fileno()
+    argv = [sys.executable, "-I", "-S", shade.__file__, str(fd), sys.executable, "-c", _ASKER, str(sleeper.pid), *words]
+    with ours, subprocess.Popen(argv, pass_fds=[fd], stdout=subprocess.PIPE, text=True) as asker:
+        theirs.close()
+        _, fds, _, _ = socket.recv_fds(ours, 16, 1)
+        sparing = Sparing(fds[0])
+        sparing.begin([sleeper.pid])
+        said, _ = asker.communicate(timeout=20)
+    assert asker.returncode == 0
+    return sparing, [[int(word) for word in line.split()] for line in said.splitlines()]
+
+
+def test_a_large_area_seems_empty_and_is_on_the_map_instead(sleeper, tmp_path):
+    large, small = sleeper.large, sleeper.small
+    sparing, said = ask(sleeper, (large, large + AREA, THERE), (small, small + SMALL, THERE))
+    assert said[0] == [0, AREA]
+    assert said[1][0] > 0
+    sparing.write(tmp_path / "map")
+    found = json.loads((tmp_path / "map").read_text())
+    assert list(found) == [str(sleeper.pid)]
+    pieces = found[str(sleeper.pid)]
+    assert pieces[0][0] == large
+    assert pieces[-1][1] == large + AREA
+    assert any(start <= large + 4 * BLOCK_BYTES and large + 6 * BLOCK_BYTES <= end for start, end in pieces)
+    assert sum(end - start for start, end in pieces) <= 6 * BLOCK_BYTES
+
+
+def test_what_nobody_asked_for_is_on_no_map(sleeper, tmp_path):
+    sparing, said = ask(sleeper, (sleeper.small, sleeper.small + SMALL, THERE))
+    assert said[0][0] > 0
+    sparing.write(tmp_path / "map")
+    assert json.loads((tmp_path / "map").read_text()) == {}
+
+
+def test_another_question_or_a_part_of_an_area_is_the_kernels_to_answer(sleeper):
+    large = sleeper.large
+    _, said = ask(
+        sleeper, (large, large + AREA - 4096, THERE), (0, large + AREA, 1 << 3), (large, large + AREA, 1 << 1)
+    )
+    assert said[0][0] > 0
+    assert said[1][0] > 0
+    assert said[2] != [0, AREA]
+
+
+def test_a_process_that_has_gone_is_an_error_in_words(sleeper, tmp_path):
+    read, write = os.pipe()
+    os.close(write)
+    sparing = Sparing(read)  # nobody asks: its end is there at once
+    with pytest.raises(OSError, match="No such file"):
+        sparing.begin([1 << 22])
+
+
+def test_where_there_is_no_such_filter_the_program_runs_as_it_would_have(tmp_path):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    text = Path(shade.__file__).read_text().replace("317", "100000")  # a call that no kernel has
+    (tmp_path / "shade.py").write_text(text)
+    argv = [sys.executable, "-I", "-S", str(tmp_path / "shade.py"), str(theirs.fileno()), "/bin/echo", "ran"]
+    with ours, theirs:
+        done = subprocess.run(argv, pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=20)
+        said, fds, _, _ = socket.recv_fds(ours, 16, 1)
+    assert (done.stdout, said, fds) == ("ran\n", b"38", [])  # ENOSYS
