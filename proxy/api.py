@@ -42,6 +42,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 FlowNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+LinkNumber = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -151,6 +152,8 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     """The connection cannot be kept: the leg resets it when the workload is resumed."""
     datagrams: bool = False
     """A UDP socket: the numbers mean nothing, `peer` has the port 0 unless it is connected."""
+    link: LinkNumber = 0
+    """The connection between the two proxies that is the flow's link, if it is there; 0: the link joins it later."""
 
 
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

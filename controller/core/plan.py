@@ -17,7 +17,7 @@ from controller.core.predict import Choice
 IMAGE_OVERHEAD_BYTES = 4 << 20
 """What CRIU writes beside the memory: descriptors, mappings, socket queues. Measured: 1 MB for a Redis, rounded up."""
 
-SPARE_LINKS = 16
+SPARE_LINKS = 32
 """Links dialled beyond the connections seen at the preflight, for those that come before the workload is there."""
 
 FLOW_DESCRIPTORS, SPARE_DESCRIPTORS = 2, 64

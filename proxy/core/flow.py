@@ -10,7 +10,7 @@ the end of a stream (after its last byte has been handed over) or a failure.
                  CONNECTING --connected--> RELAYING               connections opened during or after the hold
     both         RELAYING --end of one stream--> LEG_ENDED | LINK_ENDED --of the other--> DRAINING --> CLOSED
     anything --failure or forced release--> RESET                  before the repoint --release--> RELEASED
-    HELD, BUILT --give up--> RESET                                 what cannot be kept, where that is allowed
+    HELD, BUILT, WAITING --give up--> RESET                                 what cannot be kept, where that is allowed
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Command(Enum):
     CLOSE_LEG = auto()
     """Close quietly: a duplicate, a leg in repair mode, or one that has said all it had to."""
     CLOSE_LINK = auto()
+    ABANDON_LINK = auto()
+    """Let go of it: nothing was relayed yet, so there is nothing to say."""
     DRAIN_LEG = auto()
     """Report LEG_DRAINED when nothing is left to be acknowledged."""
     RETIRE_ROUTE = auto()
@@ -102,9 +104,10 @@ _LINK_GONE = (_C.RESET_LEG, _C.CLOSE_LINK, _C.RETIRE_ROUTE)
 
 TABLE: dict[tuple[State, Event], tuple[State, tuple[Command, ...]]] = {
     (_S.HELD, _E.REPOINT): (_S.LINKING, (_C.UNHOLD, _C.SKIP_UNREAD, _C.SEEK_LINK)),
-    (_S.HELD, _E.RELEASE): (_S.RELEASED, (_C.UNHOLD, _C.CLOSE_LEG)),
-    (_S.HELD, _E.GIVE_UP): (_S.RESET, (_C.UNHOLD, _C.RESET_LEG)),
+    (_S.HELD, _E.RELEASE): (_S.RELEASED, (_C.UNHOLD, _C.CLOSE_LEG, _C.ABANDON_LINK)),
+    (_S.HELD, _E.GIVE_UP): (_S.RESET, (_C.UNHOLD, _C.RESET_LEG, _C.ABANDON_LINK)),
     (_S.BUILT, _E.GIVE_UP): (_S.RESET, (_C.LEAVE_REPAIR, _C.RESET_LEG, _C.RETIRE_ROUTE)),
+    (_S.WAITING, _E.GIVE_UP): (_S.RESET, (_C.LEAVE_REPAIR, _C.RESET_LEG, _C.ABANDON_LINK, _C.RETIRE_ROUTE)),
     (_S.LINKING, _E.LINK_READY): (_S.RELAYING, (_C.RELAY,)),
     (_S.LINKING, _E.LINK_REFUSED): (_S.RESET, _LINK_GONE),
     (_S.LINKING, _E.LEG_FAILED): (_S.RESET, _LEG_GONE),
@@ -113,7 +116,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Command, ...]]] = {
     (_S.BUILT, _E.LINK_READY): (_S.WAITING, ()),
     (_S.BUILT, _E.RELEASE): (_S.RELEASED, (_C.CLOSE_LEG, _C.RETIRE_ROUTE)),
     (_S.WAITING, _E.RESUME): (_S.RELAYING, (_C.LEAVE_REPAIR, _C.RELAY)),
-    (_S.WAITING, _E.RELEASE): (_S.RELEASED, (_C.CLOSE_LEG, _C.RESET_LINK, _C.RETIRE_ROUTE)),
+    (_S.WAITING, _E.RELEASE): (_S.RELEASED, (_C.CLOSE_LEG, _C.ABANDON_LINK, _C.RETIRE_ROUTE)),
     (_S.RESUMED, _E.LINK_READY): (_S.RELAYING, (_C.RELAY,)),
     (_S.RESUMED, _E.RELEASE): (_S.RESET, _RESET_BOTH),
     (_S.CONNECTING, _E.LEG_CONNECTED): (_S.RELAYING, (_C.RELAY,)),

@@ -1,6 +1,7 @@
 """One link's life, as one table: it outlives its connections, and for a moment its flow.
 
-WAITING --connected--> CARRYING --broke--> BROKEN --connected--> CARRYING --finished--> CLOSING --closed--> OVER
+WAITING --connected--> CARRYING --broke--> BROKEN --connected--> CARRYING --finished--> CLOSING --closed, freed--> OVER
+CARRYING --freed--> OVER (the acceptor's, which says so)
 any of them --lost--> OVER
 """
 
@@ -26,6 +27,8 @@ class Event(Enum):
     BROKE = auto()
     FINISHED = auto()
     CLOSED = auto()
+    FREED = auto()
+    """Both ends know that the other one knows: the connection may carry another link."""
     LOST = auto()
     """It will have no further connection."""
 
@@ -38,12 +41,14 @@ TABLE: dict[tuple[State, Event], State] = {
     (_S.CARRYING, _E.CONNECTED): _S.CARRYING,
     (_S.CARRYING, _E.BROKE): _S.BROKEN,
     (_S.CARRYING, _E.FINISHED): _S.CLOSING,
+    (_S.CARRYING, _E.FREED): _S.OVER,
     (_S.CARRYING, _E.LOST): _S.OVER,
     (_S.BROKEN, _E.CONNECTED): _S.CARRYING,
     (_S.BROKEN, _E.LOST): _S.OVER,
     (_S.CLOSING, _E.CONNECTED): _S.CARRYING,
     (_S.CLOSING, _E.BROKE): _S.BROKEN,
     (_S.CLOSING, _E.CLOSED): _S.OVER,
+    (_S.CLOSING, _E.FREED): _S.OVER,
     (_S.CLOSING, _E.LOST): _S.OVER,
 }
 

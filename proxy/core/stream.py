@@ -7,6 +7,7 @@ Behind the frames that named the link (`proxy.core.wire`) each end sends, for as
     ACK       nothing else
     END       the flow's stream has ended (its FIN); takes one offset, as TCP's does
     RESET     the flow was reset, by whoever had it at that end; takes one offset too
+    FREE      acceptor: both streams have ended, and it knows that both ends know: frames may follow, for another link
 
 `acknowledged` is the offset up to which the sender of the frame has handed the other's stream on, to the flow's leg.
 What is given and not acknowledged is kept (`Outgoing`), at most `WINDOW_BYTES`, and the taker takes that much whether
@@ -38,6 +39,7 @@ class Mark(IntEnum):
     ACK = 2
     END = 3
     RESET = 4
+    FREE = 5
 
 
 def header(mark: Mark, length: int, acknowledged: int) -> bytes:
@@ -132,7 +134,7 @@ class Outgoing:
 class Incoming:
     """What comes from a link: cut into headers and bytes, counted."""
 
-    __slots__ = ("_head", "_left", "acknowledged", "delivered", "mark", "payload", "received")
+    __slots__ = ("_head", "_left", "acknowledged", "delivered", "free", "mark", "payload", "received")
 
     def __init__(self) -> None:
         self.received = 0
@@ -145,6 +147,8 @@ class Incoming:
         """What the other end has acknowledged of ours."""
         self.mark: Mark | None = None
         """END or RESET, the last that came."""
+        self.free = False
+        """FREE has come: no more of this stream comes over this connection."""
         self._left = 0
         self._head = bytearray()
 
@@ -175,6 +179,8 @@ class Incoming:
                 self._begin(word, acknowledged)
                 at += HEADER_BYTES
             else:
+                if self.free:
+                    raise WireError(Fault.ORDER)
                 end = min(size, at + HEADER_BYTES - len(self._head))
                 self._head += view[at:end]
                 at = end
@@ -186,17 +192,26 @@ class Incoming:
 
     def _begin(self, word: int, acknowledged: int) -> None:
         kind, length = word >> 24, word & _LENGTH
+        if self.free:
+            raise WireError(Fault.ORDER)
         if acknowledged > self.acknowledged:
             self.acknowledged = acknowledged
         if kind == Mark.DATA:
             self._begin_data(length)
-        elif length or kind > Mark.RESET or not kind:
+        elif length or kind > Mark.FREE or not kind:
             raise WireError(Fault.LENGTH if length else Fault.KIND)
+        elif kind == Mark.FREE:
+            self._be_free()
         elif kind != Mark.ACK:
             if self.mark is Mark.RESET or self.mark is Mark(kind):
                 raise WireError(Fault.ORDER)
             self.mark = Mark(kind)
             self.received += 1
+
+    def _be_free(self) -> None:
+        if self.free or self.mark is not Mark.END:
+            raise WireError(Fault.ORDER)
+        self.free = True
 
     def _begin_data(self, length: int) -> None:
         if self.mark:

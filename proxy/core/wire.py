@@ -14,7 +14,9 @@
 `link` is a random number of the initiator's: it names one link of the flow, whatever connections carry it. An offset
 says how much of the other's stream has been received: from there on it is sent again. After JOIN or OPEN the
 initiator's stream need not wait for the answer; after SWITCH and RESUME it must. After the second ACCEPTED comes the
-acceptor's. The decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
+acceptor's. An adopted flow's link has its connection chosen before the commit, by the CHALLENGE's number
+(`proxy.core.handshake.number`), which its `Leg` names: no frame is said then. JOIN is for flows that found none. The
+decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import msgspec
 from proxy.api import Endpoint
 
 MAGIC = b"MIDS"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("!4sBBH")
 TOKEN_BYTES = NONCE_BYTES = PROOF_BYTES = 32
 MAX_PAYLOAD_BYTES = 512

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 
+from proxy.api import Leg
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Accepting
@@ -51,6 +52,7 @@ class IncomingConnection:
         self._acceptor = acceptor
         self._connection: Connection = sock
         self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self.number = handshake.number(self._nonce)
         self._decoder = Decoder()
         self._watched = True
         self._deadline = acceptor.context.loop.call_later(GREETING_SECONDS, self._late)
@@ -118,24 +120,32 @@ class IncomingConnection:
             return
         match frame:
             case Join(flow):
-                migration.awaiting(flow).join(self._link(frame, ACCEPTED))
+                migration.awaiting(flow).join(self._link(frame.link, ACCEPTED))
             case Switch(flow):
                 flow_here = migration.switching(flow)
-                flow_here.succeed(self._link(frame, ACCEPTED), self.via)
+                flow_here.succeed(self._link(frame.link, ACCEPTED), self.via)
             case Open():
-                migration.open(frame, lambda: self._link(frame, b""))
+                migration.open(frame, lambda: self._link(frame.link, mute=True))
             case _:
                 raise ProxyError(Code.CONFLICT, f"no link {frame.link:x} of flow {frame.flow} is here")
 
-    def _link(self, frame: Naming, answer: bytes) -> AcceptedLink:
-        """The link that this connection is the first of. Without an answer it stays mute until it has one."""
+    def bind(self, flow: int) -> None:
+        """The flow's link is here, as its leg says. Raises CONFLICT if it cannot have one."""
+        assert self.migration
+        awaiting = self.migration.awaiting(flow)
+        self.state = handshake.bound(self.state)
+        awaiting.join(self._link(self.number))
+
+    def _link(self, number: int, answer: bytes = b"", *, mute: bool = False) -> AcceptedLink:
+        """The link that this connection is the first of. A mute one is answered for later."""
         assert self.migration
         migration, context = self.migration, self._acceptor.context
-        link = AcceptedLink(context, frame.link, self.via, migration.plan.relink_seconds, migration.forget_link)
-        migration.links[frame.link] = link
+        patience, forget = migration.plan.relink_seconds, migration.forget_link
+        link = AcceptedLink(context, number, self.via, patience, forget, self._come_back)
+        migration.links[number] = link
         if answer:
             self._send(answer)
-        link.mute = not answer
+        link.mute = mute
         self._hand_over()
         link.carry(self._connection, 0, self._decoder.rest())
         return link
@@ -150,6 +160,15 @@ class IncomingConnection:
         link.via = self.via
         count(self._acceptor.context.totals.links_broken, "resumed")
         link.carry(self._connection, received, self._decoder.rest())
+
+    def _come_back(self) -> None:
+        """The link that it carried is over at both ends: it may name another one."""
+        if not self._acceptor.welcome_back(self):
+            self._connection.close()
+            return
+        self.state = handshake.freed(self.state)
+        self._watched = True
+        self._acceptor.context.poller.read(self._connection, self._readable)
 
     def _send(self, frame: bytes) -> None:
         """Into an empty send buffer: taken whole, or the link is broken, which its reader or its flow will notice."""
@@ -187,6 +206,8 @@ class Acceptor:
         self._migrations = migrations
         self._strangers: set[IncomingConnection] = set()
         self._known: set[IncomingConnection] = set()
+        self._fresh: dict[int, IncomingConnection] = {}
+        """Those of them that no link has had yet, by their number."""
         self._listening = False
         self._logged: set[str] = set()
 
@@ -200,6 +221,7 @@ class Acceptor:
             connection.close()
         self._strangers.clear()
         self._known.clear()
+        self._fresh.clear()
         self._listener.close()
 
     def close_links_of(self, migration: InboundMigration) -> None:
@@ -217,12 +239,29 @@ class Acceptor:
     def greeted(self, connection: IncomingConnection) -> None:
         self._strangers.discard(connection)
         self._known.add(connection)
+        self._fresh[connection.number] = connection
         self._listen(True)
+
+    def bind(self, migration: InboundMigration, legs: list[Leg]) -> None:
+        """Let the flows have the links that their legs name, where these connections are here; others are joined."""
+        for leg in legs:
+            connection = self._fresh.get(leg.link)
+            if connection and connection.migration is migration:
+                connection.bind(leg.flow)
+
+    def welcome_back(self, connection: IncomingConnection) -> bool:
+        """Whether its migration is still here; then it is watched for as long as it is."""
+        migration = connection.migration
+        if migration is None or self._migrations.get(migration.name) is not migration:
+            return False
+        self._known.add(connection)
+        return True
 
     def forget(self, connection: IncomingConnection) -> None:
         """A link has it."""
         self._strangers.discard(connection)
         self._known.discard(connection)
+        self._fresh.pop(connection.number, None)
         self._listen(len(self._strangers) < MAX_STRANGERS)
 
     def drop(self, connection: IncomingConnection) -> None:

@@ -1,25 +1,23 @@
-"""The initiator's connections: dial, greet, and later name the link that one is for."""
+"""The initiator's end of one connection: dial, greet, and later name the link that it is for."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import os
 import socket
-import ssl
-from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from proxy.api import Endpoint
 from proxy.core import handshake
-from proxy.core.errors import Code, ProxyError
+from proxy.core.errors import Code
 from proxy.core.handshake import Dialling
-from proxy.core.wire import Accepted, Challenge, Decoder, Hello, Naming, Refused, WireError, encode
+from proxy.core.wire import Accepted, Challenge, Decoder, Naming, Refused, WireError, encode
 from proxy.io.connection import Connection, TlsConnection, link_socket, why
 from proxy.io.context import Context
 from proxy.sys import address
+
+if TYPE_CHECKING:
+    from proxy.io.pool import LinkPool
 
 ANSWER_BYTES = 16 * 1024  # one read while answers are due; what is behind them is the link's and is handed on
 CONNECT_SECONDS = 1.0
@@ -64,6 +62,8 @@ class DialledConnection:
         self.state = Dialling.CONNECTING
         self.lost: Lost | None = None
         self.connection: Connection | None = None
+        self.number = 0
+        """What both ends may call it (`proxy.core.handshake.number`), once it is greeted."""
         self._context = context
         self._pool = pool
         self._named: Naming | None = None
@@ -136,6 +136,28 @@ class DialledConnection:
         self.connection = connection
         self._context.poller.read(connection, self._on_answer)
 
+    # Without frames
+
+    def bind(self) -> Connection:
+        """It is idle, and both ends know by other means which link it carries: the link's from now on."""
+        assert self.connection
+        self.state = handshake.bound(self.state)
+        self._over = self._handed_over = True
+        self._context.poller.read(self.connection, None)
+        return self.connection
+
+    def come_back(self) -> None:
+        """Its link is over at both ends: it may carry another one."""
+        assert self.connection
+        self.state = handshake.freed(self.state)
+        self._over = self._handed_over = False
+        self._named = None
+        if self._pool.has_room:
+            self._speak(self.connection)
+            self._pool.changed(self)
+        else:
+            self.abandon()
+
     # Frames
 
     def _say(self, frame: bytes) -> None:
@@ -180,6 +202,7 @@ class DialledConnection:
             self.state = handshake.answered(self.state, frame)
             match frame:
                 case Challenge(nonce):
+                    self.number = handshake.number(nonce)
                     self._say(self._pool.hello(nonce))
                     if self._named:
                         self._name()
@@ -214,104 +237,3 @@ class DialledConnection:
         self._pool.changed(self)
         if user:
             user.link_lost(lost)
-
-
-class LinkPool:
-    """A migration's connections that carry no link yet, and the dialling of more."""
-
-    PREPARE_SECONDS = 5.0
-    SECONDS_EACH = 0.005
-    """And so much for each connection: most of it is TLS's, on both machines."""
-    SPARES, SPARE_SECONDS = 16, 30.0
-    """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
-
-    def __init__(
-        self, context: Context, destination: Endpoint, migration: str, token: bytes, relink_seconds: float = 10.0
-    ) -> None:
-        self.destination = destination
-        self.relink_seconds = relink_seconds
-        """So long a link that breaks is dialled again."""
-        self.session: ssl.SSLSession | None = None
-        self._context = context
-        self._migration = migration
-        self._token = token
-        self._idle: deque[DialledConnection] = deque()
-        self._greeting: set[DialledConnection] = set()
-        self._changed = asyncio.Event()
-        self._why_lost = ""
-        self._retreat: asyncio.TimerHandle | None = None
-        """Set while it stands by."""
-
-    @property
-    def idle(self) -> int:
-        return len(self._idle)
-
-    def hello(self, nonce: bytes) -> bytes:
-        return encode(Hello(self._migration, handshake.proof(self._token, nonce, self._migration)))
-
-    async def prepare(self, links: int) -> None:
-        """Have that many connections greeted and idle. Raises LINK_FAILED with the reason."""
-        self._why_lost = ""
-        try:
-            async with asyncio.timeout(self.PREPARE_SECONDS + links * self.SECONDS_EACH):
-                await self._greet(min(links, 1))  # the others' TLS handshakes are short, with its session
-                await self._greet(links - 1)
-        except TimeoutError:
-            self._why_lost = self._why_lost or "no answer in time"
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        if self._why_lost:
-            self.close()
-            raise ProxyError(Code.LINK_FAILED, f"link to {self.destination}: {self._why_lost}")
-
-    async def _greet(self, links: int) -> None:
-        for _ in range(links):
-            self._greeting.add(self._dial())
-        while self._greeting and not self._why_lost:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection:
-        """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""
-        connection = self._idle.popleft() if self._idle and not fresh else self._dial()
-        connection.ask(frame, user)
-        if self._retreat and not fresh:
-            self.stand_by()
-        return connection
-
-    def stand_by(self) -> None:
-        """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then."""
-        if self._retreat:
-            self._retreat.cancel()
-        self._retreat = self._context.loop.call_later(self.SPARE_SECONDS, self.close)
-        while len(self._idle) > self.SPARES:
-            self._idle.pop().abandon()
-        with contextlib.suppress(OSError):  # no descriptor left: they can be done without
-            while len(self._idle) + len(self._greeting) < self.SPARES:
-                self._greeting.add(self._dial())
-
-    def close(self) -> None:
-        """Give up what carries nothing. What is asked for afterwards is dialled."""
-        if self._retreat:
-            self._retreat.cancel()
-            self._retreat = None
-        for connection in (*self._idle, *self._greeting):
-            connection.abandon()
-        self._idle.clear()
-        self._greeting.clear()
-
-    def _dial(self) -> DialledConnection:
-        return DialledConnection(self._context, self)
-
-    def changed(self, connection: DialledConnection) -> None:
-        """Greeted, or lost."""
-        self._greeting.discard(connection)
-        if connection.state is Dialling.IDLE:
-            self._idle.append(connection)
-        else:
-            if connection in self._idle:
-                self._idle.remove(connection)
-            if connection.lost:
-                self._why_lost = connection.lost.why
-        self._changed.set()

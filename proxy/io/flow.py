@@ -114,6 +114,9 @@ class Flow:
         self._stop()
         self.path.reset_links()
 
+    def abandon_link(self) -> None:
+        self.path.abandon_links()
+
     def close_leg(self) -> None:
         self._stop()
         self.leg.close()

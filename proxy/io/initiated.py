@@ -8,17 +8,18 @@ import secrets
 from typing import Protocol
 
 from proxy.core.errors import Code
-from proxy.core.link import State
+from proxy.core.link import Event, State, step
 from proxy.core.stream import Mark
-from proxy.core.wire import Join, Open, Resume, Switch, WireError
+from proxy.core.wire import Fault, Join, Open, Resume, Switch, WireError
 from proxy.io.connection import why
 from proxy.io.context import Context, count
-from proxy.io.dialling import DialledConnection, LinkPool, Lost
+from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.link import Link
+from proxy.io.pool import LinkPool
 
 log = logging.getLogger(__name__)
 
-LINK_BITS = 64
+LINK_BITS = 63
 
 
 class Owner(Protocol):
@@ -54,16 +55,39 @@ class InitiatedLink(Link):
         self._interval = self.SOONEST_SECONDS
         self._give_up_at = 0.0
         self._closed_since = 0.0
-        self._sent = False
+        self._sent = self._resuming = False
+        self._waits = False
+        """For `dial`: its connection was chosen before it was needed."""
+        self._ready = False
+        """Its owner knows that it has a connection."""
+        self._carrier: DialledConnection | None = None
+
+    def bind(self, dialled: DialledConnection) -> None:
+        """Have this connection, which the other end knows to be this link's, or will; nothing is sent before `dial`."""
+        self._waits = True
+        self._carrier = dialled
+        self.carry(dialled.bind(), 0)
 
     def dial(self, patience_seconds: float) -> None:
         """For the first time. Its owner hears link_ready (perhaps at once) and link_accepted, or link_denied."""
         self._give_up_at = self.context.loop.time() + patience_seconds
-        self._ask()
+        waited, self._waits = self._waits, False
+        if waited and self.state is State.CARRYING:
+            self._sent = self.accepted = True
+            self._tell_ready()
+        else:
+            self._ask()
+
+    def _tell_ready(self) -> None:
+        if self._owner and not self._ready:
+            self._ready = True
+            self._owner.link_ready(self)
 
     def _ask(self) -> None:
         self._timer = None
-        named = Resume(self._opening.flow, self.number, self.incoming.received) if self.accepted else self._opening
+        # If nothing has come, the other end may not know it, and need not: the first frame says the same once more.
+        self._resuming = self.incoming.received > 0 or (self.accepted and not isinstance(self._opening, Join))
+        named = Resume(self._opening.flow, self.number, self.incoming.received) if self._resuming else self._opening
         try:
             self._dialled = self._pool.ask(named, self, fresh=self._sent)
         except OSError as error:  # no descriptor left
@@ -73,13 +97,13 @@ class InitiatedLink(Link):
 
     def link_sendable(self, dialled: DialledConnection) -> None:
         """A stream that nothing has been sent of need not wait for the answer."""
-        early = not self._sent and not isinstance(self._opening, Switch)
+        early = not (self._sent or self._resuming or isinstance(self._opening, Switch))
         self._sent = True
         if early and dialled.connection:
             dialled.hand_over()
+            self._carrier = dialled
             self.carry(dialled.connection, 0, reads=False)
-            if self._owner:
-                self._owner.link_ready(self)
+            self._tell_ready()
 
     def link_accepted(self, received: int, rest: bytes) -> None:
         dialled, self._dialled = self._dialled, None
@@ -88,6 +112,7 @@ class InitiatedLink(Link):
         if connection is None or self.state is State.OVER:
             return
         again = self.accepted
+        self._carrier = dialled
         try:
             if connection is not self._connection:
                 self.carry(connection, received, reads=False)
@@ -99,6 +124,7 @@ class InitiatedLink(Link):
         self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
         if again:
             count(self.context.totals.links_broken, "resumed")
+        self._tell_ready()
         owner, self._owner = self._owner, None
         if owner:
             owner.link_accepted(self)
@@ -115,9 +141,25 @@ class InitiatedLink(Link):
         else:
             self._try_again(lost)
 
+    # Its connection, for another link
+
+    def _free(self) -> bool:
+        """FREE comes, or the end does."""
+        self.state = step(self.state, Event.FINISHED)
+        return True
+
+    def _be_freed(self) -> None:
+        carrier = self._carrier
+        if self.state is not State.CLOSING or not carrier:
+            self._distrust(WireError(Fault.ORDER))
+        elif self._leave():
+            carrier.come_back()
+
     # Another connection
 
     def _renew(self, reason: str) -> None:
+        if self._waits:
+            return
         if self._dialled:  # broke before the answer to its frame had come
             self._dialled.abandon()
             self._dialled = None

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from proxy.core.link import Event, State, step
 from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, Incoming, Mark, Outgoing, header
-from proxy.core.wire import Accepted, Refused, WireError, encode
+from proxy.core.wire import Accepted, Fault, Refused, WireError, encode
 from proxy.io.connection import Connection, why
 from proxy.io.context import Context, count
 from proxy.io.relay import Giver, Taker
@@ -48,6 +48,8 @@ class Link:
         self.outgoing = Outgoing()
         self.incoming = Incoming()
         self.taker = Taker(context.poller, self._handed)
+        self._carried = 0
+        """So many connections it has had."""
         self.mute = False
         """Nothing may be sent yet: the answer to the frame that named the link comes first."""
         self._connection: Connection | None = None
@@ -146,6 +148,7 @@ class Link:
         self._drop_connection()
         self.state = step(self.state, Event.CONNECTED)
         self._connection = connection
+        self._carried += 1
         self.incoming.restart()
         self._said = self.incoming.delivered
         if missing or self._said:
@@ -223,6 +226,8 @@ class Link:
             self._check_end()
         if self.outgoing.mark:
             self._check()
+        if incoming.free:
+            self._be_freed()
 
     def _handed(self, size: int) -> None:
         """So much more was handed on to the leg, or dropped with it."""
@@ -309,6 +314,10 @@ class Link:
             user.link_failed(self, self._failure)
 
     @property
+    def is_over(self) -> bool:
+        return self.state is State.OVER
+
+    @property
     def finished(self) -> bool:
         """Nothing has to be sent or received any more, except the last acknowledgement."""
         if self.incoming.mark is Mark.RESET:
@@ -324,11 +333,32 @@ class Link:
             return  # and look again when it is on its way
         if self._connection is None or self._pending:
             return
+        if self._clean and self._free():
+            return
         self.state = step(self.state, Event.FINISHED)
         try:
             self._connection.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._broken(why(error))
+
+    @property
+    def _clean(self) -> bool:
+        """Both streams ended in order over one connection: behind their last bytes nothing of this link can come."""
+        return self._carried == 1 and self.outgoing.mark is Mark.END and self.incoming.mark is Mark.END
+
+    def _free(self) -> bool:
+        """It is clean and has nothing more to say: see to its connection's next use, or give False."""
+        raise NotImplementedError
+
+    def _be_freed(self) -> None:
+        """The other end says FREE."""
+        raise NotImplementedError
+
+    def _leave(self) -> Connection | None:
+        """Over, and the connection is another's."""
+        connection, self._connection = self._connection, None
+        self._over(Event.FREED)
+        return connection
 
     def _distrust(self, error: WireError) -> None:
         """The other end does not keep to the protocol: neither its bytes nor its offsets can be trusted."""
@@ -338,9 +368,14 @@ class Link:
     def _broken(self, reason: str) -> None:
         self._drop_connection()
         self.state = step(self.state, Event.BROKE)
-        if not self.finished:
+        if not self.finished and self._in_use:
             count(self.context.totals.links_broken, "broken")
         self._renew(reason)
+
+    @property
+    def _in_use(self) -> bool:
+        """Before the commit nobody misses it."""
+        return bool(self._user or self.outgoing.given or self.incoming.received)
 
     def _renew(self, reason: str) -> None:
         raise NotImplementedError
@@ -349,7 +384,7 @@ class Link:
         """It will have no further connection. What was not acknowledged is lost, and the flow with it."""
         if self.state is State.OVER:
             return
-        quiet = self.finished
+        quiet = self.finished or not self._in_use
         self._over(Event.LOST)
         if quiet:
             return
@@ -379,15 +414,23 @@ class Link:
 
 
 class AcceptedLink(Link):
-    """The acceptor's end. `forget` is called when it is over."""
+    """The acceptor's end. `forget` is called when it is over, `come_back` if its connection may carry another one."""
 
     GRACE_SECONDS = 5.0
     """It may notice the break earlier than the initiator (proxy.io.connection), and must not give up before it."""
 
     def __init__(
-        self, context: Context, number: int, via: str, patience: float, forget: Callable[[Link], None]
+        self,
+        context: Context,
+        number: int,
+        via: str,
+        patience: float,
+        forget: Callable[[Link], None],
+        come_back: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(context, number, via)
+        self._come_back = come_back
+        self._freeing = False
         self._patience = patience
         self._forget = forget
         self._timer: asyncio.TimerHandle | None = None
@@ -395,6 +438,20 @@ class AcceptedLink(Link):
     def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
         super().carry(connection, received, rest, reads=reads)
         self._stop_waiting()
+
+    def _free(self) -> bool:
+        """Says FREE; once that is on its way the connection is the acceptor's again."""
+        if self._come_back is None:
+            return False
+        if not self._freeing:
+            self._freeing = True
+            self._say(Mark.FREE)  # and is back here when it has gone
+        elif self._leave():
+            self._come_back()
+        return True
+
+    def _be_freed(self) -> None:
+        self._distrust(WireError(Fault.ORDER))
 
     def _renew(self, reason: str) -> None:
         self._stop_waiting()

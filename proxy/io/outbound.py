@@ -21,9 +21,9 @@ from proxy.core.wire import Open
 from proxy.io import initiated
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
-from proxy.io.dialling import LinkPool
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.listener import HeldListener
+from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
 from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
@@ -214,6 +214,9 @@ class OutboundMigration:
         leg = make_leg(number, peer, app, snapshot, live)
         if item.given_up:
             leg = msgspec.structs.replace(leg, given_up=True)
+        elif dialled := self.links.take():
+            flow.bind(dialled)
+            leg = msgspec.structs.replace(leg, link=dialled.number)
         self.legs[item.flow] = leg
         return leg
 

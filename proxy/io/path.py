@@ -157,6 +157,10 @@ class Path:
         for link in self.links:
             link.reset()
 
+    def abandon_links(self) -> None:
+        for link in self.links:
+            link.close()
+
     def close_links(self) -> None:
         for link in self.links:
             link.conclude()

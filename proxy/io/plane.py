@@ -121,7 +121,10 @@ class Plane:
 
     def build(self, name: str, legs: Legs) -> LegsBuilt:
         with self._timed("build_seconds"):
-            return LegsBuilt(self.inbound_named(name).build(legs.legs))
+            migration = self.inbound_named(name)
+            built = LegsBuilt(migration.build(legs.legs))
+            self.acceptor.bind(migration, legs.legs)
+            return built
 
     def resume(self, name: str) -> Resumed:
         with self._timed("resume_seconds"):

@@ -12,9 +12,10 @@ from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot
 from proxy.core.wire import Join, Open
 from proxy.io.context import Context
-from proxy.io.dialling import LinkPool, Lost
+from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.flow import Direction, Flow
 from proxy.io.initiated import InitiatedLink, number
+from proxy.io.pool import LinkPool
 from proxy.io.relay import discard, make_ready
 from proxy.sys import limits, options
 
@@ -77,8 +78,14 @@ class SourceFlow(Flow):
 
     # The link
 
+    def bind(self, dialled: DialledConnection) -> None:
+        """This connection is going to be its link: the destination's proxy hears of it before the commit."""
+        self._asked = InitiatedLink(self.context, self.links, Join(self.number, dialled.number), self)
+        self._asked.bind(dialled)
+
     def seek_link(self) -> None:
-        self._asked = InitiatedLink(self.context, self.links, self.opening or Join(self.number, number()), self)
+        if self._asked is None or self._asked.is_over:
+            self._asked = InitiatedLink(self.context, self.links, self.opening or Join(self.number, number()), self)
         self._asked.dial(self.GIVE_UP_SECONDS)
 
     def link_ready(self, link: InitiatedLink) -> None:
@@ -101,6 +108,10 @@ class SourceFlow(Flow):
         """A connection that came during or after the hold, and that the destination does not serve yet."""
         served = self._asked is not None and self._asked.accepted
         return self.direction == "accepted" and not served and not self.is_over
+
+    def abandon_link(self) -> None:
+        if self._asked:
+            self._asked.close()
 
     def reset_link(self) -> None:
         super().reset_link()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from proxy.core.wire import Switch
-from proxy.io.dialling import LinkPool, Lost
+from proxy.io.dialling import Lost
 from proxy.io.initiated import UNKNOWN, InitiatedLink, number
+from proxy.io.pool import LinkPool
 from proxy.io.source import SourceFlow
 
 

@@ -21,6 +21,8 @@ class Cutter:
         self.listener.setblocking(False)
         self.endpoint = Endpoint(*self.listener.getsockname())
         self.connections = 0
+        self.carried = 0
+        """So many bytes, both ways together."""
         self.refusing = False
         """Connections are reset as soon as they come."""
         self._target = target
@@ -75,6 +77,7 @@ class Cutter:
         while data := await loop.sock_recv(source, 65536):
             data = data[: left[0]]
             left[0] -= len(data)
+            self.carried += len(data)
             await loop.sock_sendall(target, data)
             if not left[0]:
                 raise ConnectionResetError

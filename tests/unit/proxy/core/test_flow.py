@@ -22,7 +22,7 @@ def test_a_held_flow_is_repointed() -> None:
 
 
 def test_a_held_flow_is_released_without_a_packet() -> None:
-    assert run(State.HELD, Event.RELEASE) == (State.RELEASED, [Command.UNHOLD, Command.CLOSE_LEG])
+    assert run(State.HELD, Event.RELEASE) == (State.RELEASED, [Command.UNHOLD, Command.CLOSE_LEG, Command.ABANDON_LINK])
 
 
 @pytest.mark.parametrize(("state", "first"), [(State.HELD, Command.UNHOLD), (State.BUILT, Command.LEAVE_REPAIR)])

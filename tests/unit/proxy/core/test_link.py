@@ -19,6 +19,11 @@ def test_the_last_acknowledgement_may_have_to_be_said_again() -> None:
     assert step(State.CLOSING, Event.CONNECTED) is State.CARRYING
 
 
+def test_a_link_may_leave_its_connection_to_another() -> None:
+    assert step(State.CARRYING, Event.FREED) is State.OVER  # the acceptor, who says so
+    assert step(step(State.CARRYING, Event.FINISHED), Event.FREED) is State.OVER
+
+
 @pytest.mark.parametrize(("state", "event"), sorted(set(product(State, Event)) - set(TABLE), key=str))
 def test_nothing_else_is_legal(state: State, event: Event) -> None:
     with pytest.raises(IllegalEvent, match=f"{event.name} in state {state.name}"):

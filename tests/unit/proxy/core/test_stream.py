@@ -99,7 +99,11 @@ def test_another_connection_begins_with_a_header() -> None:
     ("sent", "fault"),
     [
         (HEADER.pack(0, 0), Fault.KIND),
-        (HEADER.pack(5 << 24, 0), Fault.KIND),
+        (HEADER.pack(6 << 24, 0), Fault.KIND),
+        (header(Mark.FREE, 0, 0), Fault.ORDER),
+        (header(Mark.RESET, 0, 0) + header(Mark.FREE, 0, 0), Fault.ORDER),
+        (header(Mark.END, 0, 0) + 2 * header(Mark.FREE, 0, 0), Fault.ORDER),
+        (header(Mark.END, 0, 0) + header(Mark.FREE, 0, 0) + b"M", Fault.ORDER),
         (HEADER.pack(Mark.ACK << 24 | 1, 0), Fault.LENGTH),
         (header(Mark.DATA, 0, 0), Fault.LENGTH),
         (header(Mark.DATA, MAX_DATA_BYTES + 1, 0), Fault.LENGTH),

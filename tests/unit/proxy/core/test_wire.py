@@ -8,6 +8,7 @@ from proxy.api import Endpoint
 from proxy.core.wire import (
     HEADER,
     MAX_PAYLOAD_BYTES,
+    VERSION,
     Accepted,
     Challenge,
     Decoder,
@@ -92,9 +93,9 @@ def test_garbage_is_known_by_its_first_bytes(data: bytes) -> None:
     ("header", "fault"),
     [
         ((b"MIDS", 1, Kind.HELLO, 0), Fault.VERSION),
-        ((b"MIDS", 2, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
-        ((b"MIDS", 2, 9, 0), Fault.KIND),
-        ((b"MIDS", 2, 0, 0), Fault.KIND),
+        ((b"MIDS", VERSION, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
+        ((b"MIDS", VERSION, 9, 0), Fault.KIND),
+        ((b"MIDS", VERSION, 0, 0), Fault.KIND),
     ],
 )
 def test_bad_headers(header: tuple[bytes, int, int, int], fault: Fault) -> None:
@@ -124,7 +125,7 @@ def test_bad_headers(header: tuple[bytes, int, int, int], fault: Fault) -> None:
     ],
 )
 def test_bad_payloads(kind: Kind, payload: bytes) -> None:
-    assert fault_of(HEADER.pack(b"MIDS", 2, kind, len(payload)) + payload) is Fault.PAYLOAD
+    assert fault_of(HEADER.pack(b"MIDS", VERSION, kind, len(payload)) + payload) is Fault.PAYLOAD
 
 
 def test_what_the_other_side_would_refuse_is_not_sent() -> None:

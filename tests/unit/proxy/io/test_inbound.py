@@ -9,7 +9,6 @@ from proxy.api import Endpoint, Legs, TakenOver, TakeOver
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
 from proxy.core.handshake import proof
-from proxy.core.stream import HEADER_BYTES, Mark, header
 from proxy.core.wire import Hello
 from proxy.io.inbound import MAX_TOKENS
 from proxy.io.link import AcceptedLink
@@ -28,6 +27,7 @@ async def plane() -> AsyncIterator[Plane]:
 
 @pytest.fixture
 async def moved(plane: Plane) -> AsyncIterator[parts.Moved]:
+    plane.outbound["m"].links.close()  # its flow finds no connection, and is joined later
     made = parts.Moved(plane)
     made.adopt()
     made.build()
@@ -101,7 +101,7 @@ async def test_a_flow_has_one_link(plane: Plane, moved: parts.Moved) -> None:
                 migration.awaiting(wrong)
             assert raised.value.code is Code.CONFLICT
         plane.release_inbound("m")
-        assert await parts.read(there, HEADER_BYTES) == header(Mark.RESET, 0, 0)
+        assert await parts.read(there, 1) == b""  # nothing was relayed, so nothing is said
 
 
 async def test_flows_are_not_let_go_of_while_relayed(plane: Plane, moved: parts.Moved) -> None:

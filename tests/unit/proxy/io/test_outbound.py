@@ -138,6 +138,7 @@ async def test_a_repointed_migration_is_not_let_go_of_while_it_relays(plane: Pla
 async def test_a_destination_that_does_not_know_the_flow(plane: Plane) -> None:
     peer, app = parts.tcp_pair()
     with peer, app:
+        plane.outbound["m"].links.close()
         adopt(plane.outbound["m"], Image(app))
         plane.repoint("m")
         await parts.eventually(lambda: plane.outbound_ledger("m")[0].state == "reset")

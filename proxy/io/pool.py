@@ -1,0 +1,149 @@
+"""A migration's connections that carry no link yet, and the dialling of more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+
+from proxy.api import Endpoint
+from proxy.core import handshake
+from proxy.core.errors import Code, ProxyError
+from proxy.core.handshake import Dialling
+from proxy.core.wire import Hello, Naming, encode
+from proxy.io.context import Context
+from proxy.io.dialling import DialledConnection, LinkUser
+
+
+class LinkPool:
+    """A migration's connections that carry no link yet, and the dialling of more."""
+
+    PREPARE_SECONDS = 5.0
+    SECONDS_EACH = 0.005
+    """And so much for each connection: most of it is TLS's, on both machines."""
+    SPARES, SPARE_SECONDS = 16, 30.0
+    """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
+    REFILL_SECONDS = 0.05
+    """Between two that are dialled for that: a handshake takes milliseconds of both machines; flows need them more."""
+
+    def __init__(
+        self, context: Context, destination: Endpoint, migration: str, token: bytes, relink_seconds: float = 10.0
+    ) -> None:
+        self.destination = destination
+        self.relink_seconds = relink_seconds
+        """So long a link that breaks is dialled again."""
+        self.session: ssl.SSLSession | None = None
+        self._context = context
+        self._migration = migration
+        self._token = token
+        self._idle: deque[DialledConnection] = deque()
+        self._greeting: set[DialledConnection] = set()
+        self._changed = asyncio.Event()
+        self._why_lost = ""
+        self._retreat: asyncio.TimerHandle | None = None
+        """Set while it stands by."""
+        self._refilling: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    def hello(self, nonce: bytes) -> bytes:
+        return encode(Hello(self._migration, handshake.proof(self._token, nonce, self._migration)))
+
+    async def prepare(self, links: int) -> None:
+        """Have that many connections greeted and idle. Raises LINK_FAILED with the reason."""
+        self._why_lost = ""
+        try:
+            async with asyncio.timeout(self.PREPARE_SECONDS + links * self.SECONDS_EACH):
+                await self._greet(min(links, 1))  # the others' TLS handshakes are short, with its session
+                await self._greet(links - 1)
+        except TimeoutError:
+            self._why_lost = self._why_lost or "no answer in time"
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if self._why_lost:
+            self.close()
+            raise ProxyError(Code.LINK_FAILED, f"link to {self.destination}: {self._why_lost}")
+
+    async def _greet(self, links: int) -> None:
+        for _ in range(links):
+            self._greeting.add(self._dial())
+        while self._greeting and not self._why_lost:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def take(self) -> DialledConnection | None:
+        """An idle connection, for a link that needs no frame to be known."""
+        return self._idle.popleft() if self._idle else None
+
+    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection:
+        """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""
+        connection = self._idle.popleft() if self._idle and not fresh else self._dial()
+        connection.ask(frame, user)
+        if self._retreat and not fresh:
+            self.stand_by()
+        return connection
+
+    def stand_by(self) -> None:
+        """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then.
+
+        Those whose links are over come back, so short connections need no further ones at all.
+        """
+        if self._retreat:
+            self._retreat.cancel()
+        self._retreat = self._context.loop.call_later(self.SPARE_SECONDS, self.close)
+        while len(self._idle) > self.SPARES:
+            self._idle.pop().abandon()
+        self._refill_later()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one that carries nothing any more is welcome."""
+        return self._retreat is not None and len(self._idle) < self.SPARES
+
+    def _refill_later(self) -> None:
+        if self._refilling is None and len(self._idle) + len(self._greeting) < self.SPARES:
+            self._refilling = self._context.loop.call_later(self.REFILL_SECONDS, self._refill)
+
+    def _refill(self) -> None:
+        self._refilling = None
+        with contextlib.suppress(OSError):  # no descriptor left: they can be done without
+            if len(self._idle) + len(self._greeting) < self.SPARES:
+                self._greeting.add(self._dial())
+                self._refill_later()
+
+    def _stop_refilling(self) -> None:
+        """Until one is asked for again: nobody may be there."""
+        if self._refilling:
+            self._refilling.cancel()
+        self._refilling = None
+
+    def close(self) -> None:
+        """Give up what carries nothing. What is asked for afterwards is dialled."""
+        self._stop_refilling()
+        if self._retreat:
+            self._retreat.cancel()
+        self._retreat = None
+        for connection in (*self._idle, *self._greeting):
+            connection.abandon()
+        self._idle.clear()
+        self._greeting.clear()
+
+    def _dial(self) -> DialledConnection:
+        return DialledConnection(self._context, self)
+
+    def changed(self, connection: DialledConnection) -> None:
+        """Greeted, or lost."""
+        self._greeting.discard(connection)
+        if connection.state is Dialling.IDLE:
+            self._idle.append(connection)
+        else:
+            if connection in self._idle:
+                self._idle.remove(connection)
+            if connection.lost:
+                self._why_lost = connection.lost.why
+                self._stop_refilling()
+        self._changed.set()

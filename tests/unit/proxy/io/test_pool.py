@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.api import Endpoint
+from proxy.core.errors import Code, ProxyError
+from proxy.core.wire import Join, Refused, encode
+from proxy.io.context import Context
+from proxy.io.pool import LinkPool
+from proxy.io.relay import reset
+from tests.harness import proxy_parts as parts
+from tests.harness.link_ends import ACCEPTED, CHALLENGE, HELLO, TOKEN, Destination, User
+
+
+@pytest.fixture
+async def context() -> AsyncIterator[Context]:
+    async with parts.context() as made:
+        yield made
+
+
+@pytest.fixture
+async def destination() -> AsyncIterator[Destination]:
+    made = Destination()
+    yield made
+    made.close()
+
+
+def close(context: Context, user: User) -> None:
+    assert user.dialled
+    assert user.dialled.connection
+    context.poller.forget(user.dialled.connection)
+    user.dialled.connection.close()
+
+
+async def test_connections_are_greeted_beforehand(context: Context, destination: Destination) -> None:
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    preparing = asyncio.create_task(pool.prepare(2), name="preparing")
+    for _ in range(2):
+        (await destination.take()).send(ACCEPTED)
+    await preparing
+    assert pool.idle == 2
+    pool.ask(Join(7, 1), user)
+    assert user.dialled  # at once
+    assert pool.idle == 1
+    sock = destination.links[0]
+    assert await destination.hear(sock, 2) == [HELLO, Join(7, 1)]
+    sock.send(ACCEPTED[:5])
+    await asyncio.sleep(0.01)
+    sock.send(ACCEPTED[5:])
+    await parts.eventually(lambda: user.accepted == (0, b""))
+    pool.close()
+    close(context, user)
+
+
+async def test_an_idle_connection_that_breaks_is_not_used(context: Context, destination: Destination) -> None:
+    pool = LinkPool(context, destination.endpoint, "m", TOKEN)
+    preparing = asyncio.create_task(pool.prepare(1), name="preparing")
+    sock = await destination.take()
+    sock.send(ACCEPTED)
+    await preparing
+    sock.close()
+    await parts.eventually(lambda: pool.idle == 0)
+
+
+async def test_standing_by_replaces_what_is_used_and_ends(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "SPARES", 2)
+    monkeypatch.setattr(LinkPool, "SPARE_SECONDS", 0.2)
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    preparing = asyncio.create_task(pool.prepare(3), name="preparing")
+    for _ in range(3):
+        (await destination.take()).send(ACCEPTED)
+    await preparing
+    pool.stand_by()
+    assert pool.idle == 2
+    pool.ask(Join(7, 1), user)
+    assert user.dialled
+    assert pool.idle == 1
+    (await destination.take()).send(ACCEPTED)
+    await parts.eventually(lambda: pool.idle == 2)
+    await parts.eventually(lambda: pool.idle == 0)
+    user.dialled.abandon()
+
+
+async def test_one_made_anew_is_none_of_the_idle_ones(context: Context, destination: Destination) -> None:
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    preparing = asyncio.create_task(pool.prepare(1), name="preparing")
+    (await destination.take()).send(ACCEPTED)
+    await preparing
+    pool.ask(Join(7, 1), user, fresh=True).abandon()
+    assert pool.idle == 1
+    pool.close()
+
+
+async def refused_by(destination: Destination, context: Context, answer: bytes) -> ProxyError:
+    pool = LinkPool(context, destination.endpoint, "m", TOKEN)
+    preparing = asyncio.create_task(pool.prepare(1), name="preparing")
+    sock = await destination.take(answer)
+    if not answer:
+        reset(sock)
+    with pytest.raises(ProxyError) as raised:
+        await preparing
+    assert raised.value.code is Code.LINK_FAILED
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (CHALLENGE + encode(Refused("forbidden", "go away")), "forbidden: go away"),
+        (encode(Refused("forbidden", "go away")), "forbidden: go away"),
+        (b"HTTP/1.0 400", "not a Midstream link"),
+        (ACCEPTED, "out of turn"),
+        (CHALLENGE + encode(Join(1, 1)), "out of turn"),
+        (CHALLENGE + b"MIDS\x01\x04\x00\x00", "another version"),
+        (b"", "reset"),
+    ],
+)
+async def test_preparing_says_why_it_failed(
+    context: Context, destination: Destination, answer: bytes, words: str
+) -> None:
+    assert words in (await refused_by(destination, context, answer)).message
+
+
+async def test_nobody_there(context: Context, destination: Destination) -> None:
+    destination.listener.close()
+    with pytest.raises(ProxyError, match="Connection refused"):
+        await LinkPool(context, destination.endpoint, "m", TOKEN).prepare(1)
+    with pytest.raises(ProxyError, match="unreachable"):
+        await LinkPool(context, Endpoint("255.255.255.255", 1), "m", TOKEN).prepare(1)
+
+
+async def test_nobody_answers(context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LinkPool, "PREPARE_SECONDS", 0.05)
+    with pytest.raises(ProxyError, match="no answer in time"):
+        await LinkPool(context, destination.endpoint, "m", TOKEN).prepare(1)
+
+
+async def greeted(context: Context, destination: Destination, links: int) -> LinkPool:
+    pool = LinkPool(context, destination.endpoint, "m", TOKEN)
+    preparing = asyncio.create_task(pool.prepare(links), name="preparing")
+    for _ in range(links):
+        (await destination.take()).send(ACCEPTED)
+    await preparing
+    return pool
+
+
+async def test_what_carries_nothing_any_more_comes_back_while_it_stands_by(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "SPARES", 1)
+    pool = await greeted(context, destination, 3)
+    bound = [pool.take(), pool.take(), pool.take()]
+    assert pool.take() is None
+    for dialled in bound:
+        assert dialled
+        dialled.bind()
+    early, first, second = bound
+    assert early
+    assert first
+    assert second
+    early.come_back()  # nobody stands by
+    assert pool.idle == 0
+    pool.stand_by()
+    first.come_back()
+    second.come_back()  # there is room for one
+    assert pool.idle == 1
+    user = User()
+    pool.ask(Join(7, 1), user)
+    assert user.dialled is first
+    sock = destination.links[1]
+    assert await destination.hear(sock, 2) == [HELLO, Join(7, 1)]
+    sock.send(ACCEPTED + b"stream")
+    await parts.eventually(lambda: user.accepted == (0, b"stream"))
+    pool.close()
+    close(context, user)
+
+
+async def test_standing_by_does_not_dial_for_ever_where_nobody_is(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "REFILL_SECONDS", 0.001)
+    pool = await greeted(context, destination, 1)
+    destination.listener.close()
+    pool.stand_by()
+    await parts.eventually(lambda: pool._refilling is None)
+    assert pool.idle == 1
+    pool.close()
