@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from controller.actions import Move
+from controller.core.accounts import complaint
 from controller.core.errors import Answered, MemoryLost, MidstreamError, Refused, Unreachable
 from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
 from controller.core.result import MigrationResult, PhaseTime
@@ -135,8 +136,8 @@ class Driver:
             if all(account.settled for account in accounts) or time.monotonic() > deadline:
                 break
             await asyncio.sleep(RETRY_SECONDS / 10)
-        if any(account.lost for account in accounts):
-            self._blame(MidstreamError("ledger-unequal", "the ledger does not balance: see the flows in the result"))
+        if words := complaint(accounts):
+            self._blame(MidstreamError("ledger-unequal", words))
 
     async def _await_memory(self) -> None:
         """Until everything is there, however long that takes: the workload runs meanwhile."""

@@ -239,6 +239,8 @@ class LedgerLine(msgspec.Struct, frozen=True):
     """Lost since the adoption, for want of room or of an address: UDP may."""
     link_waiting_bytes: int = 0
     """Arrived over the link and not yet given on: in the socket (SIOCINQ) or kept by the proxy."""
+    turned_away: str = ""
+    """Source: why a connection that waited to be accepted before the move could not be opened again after it."""
 
 
 class FlowView(msgspec.Struct, frozen=True):

@@ -39,6 +39,8 @@ class Standing(StrEnum):
     """A connection that has just come: the destination's proxy does not know it yet, and has acknowledged nothing."""
     MISSING = "missing"
     """The destination's proxy does not know the flow."""
+    TURNED_AWAY = "turned-away"
+    """It waited to be accepted before the move, and could not be opened again after it."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -53,14 +55,14 @@ class Account(msgspec.Struct, frozen=True):
     @property
     def lost(self) -> bool:
         """Whether we broke the flow or its bytes."""
-        return self.standing in (Standing.UNEQUAL, Standing.MISSING)
+        return self.standing in (Standing.UNEQUAL, Standing.MISSING, Standing.TURNED_AWAY)
 
     @property
     def settled(self) -> bool:
         """Whether nothing more will come of asking again: what was held is delivered, or there is nobody to take it."""
         if self.standing in (Standing.ENDING, Standing.COMING, Standing.MISSING):
             return False
-        if self.standing in (Standing.CUT, Standing.GIVEN_UP) or self.destination is None:
+        if self.standing in (Standing.CUT, Standing.GIVEN_UP, Standing.TURNED_AWAY) or self.destination is None:
             return True
         return self.destination.to_app_bytes >= self.source.held_bytes
 
@@ -77,9 +79,18 @@ def reconcile(
     return [_account(first[last.flow], there.get(last.flow), last) for last in after if last.flow in first]
 
 
+def complaint(accounts: Iterable[Account]) -> str:
+    """In words, what is lost; "" if nothing is. Names three connections at most."""
+    gone = [f"{one.source.peer} ({one.source.turned_away or one.standing.value})" for one in accounts if one.lost]
+    more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+    return f"the ledger does not balance: {', '.join(gone[:3])}{more}; see the flows in the result" if gone else ""
+
+
 def _account(first: LedgerLine, there: LedgerLine | None, last: LedgerLine) -> Account:
     if last.given_up:
         return Account(last, there, Standing.GIVEN_UP)
+    if last.turned_away:
+        return Account(last, there, Standing.TURNED_AWAY, last.to_app_bytes)
     cut = bool(last.error or (there and there.error))
     if cut:
         return Account(last, there, Standing.CUT)

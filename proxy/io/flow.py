@@ -55,6 +55,8 @@ class Flow:
         self.error = ""
         self.given_up = ""
         """Why it cannot be kept."""
+        self.turned_away = ""
+        """Why a connection that the workload had not accepted where it was cannot be had where it is now."""
         self.datagrams: Datagrams | None = None
         self._ended = ended
 
@@ -182,6 +184,7 @@ class Flow:
             to_peer_bytes=to_peer,
             error=self.error,
             given_up=self.given_up,
+            turned_away=self.turned_away,
             dropped_datagrams=self.datagrams.dropped if self.datagrams else 0,
             link_unacked_bytes=unacked,
             link_waiting_bytes=waiting,

@@ -29,21 +29,38 @@ class HeldListener:
         self._backlog = limits.raise_backlog(context.kernel, sock)
         self._listening = False
         self._pause: asyncio.TimerHandle | None = None
+        self._leaves_queue = False
+        """When it closes, what waits in it goes to a listener that shares its port."""
 
     def release(self) -> None:
         """Give the workload its backlog back and let go of the duplicate."""
         limits.restore_backlog(self._context.kernel, self._sock, self._backlog)
         self._sock.close()
 
-    def share(self, shared: bool) -> None:
+    def share(self, shared: bool, seconds: float = 0) -> None:
         """Let the workload's restored listener have the same port, beside this one; or not, when it comes to nothing.
 
         (CRIU sets SO_REUSEPORT while it restores.) The kernel hands new connections to one or the other, and those of
-        the one that is closed to the one that stays (ip-sysctl.rst, tcp_migrate_req).
+        the one that is closed to the one that stays (ip-sysctl.rst, tcp_migrate_req). So meanwhile, for `seconds` at
+        most, whoever comes is left waiting for that: what is taken here cannot be brought to a listener of just the
+        address that the peer has dialled, for its two ends are taken.
         """
         with contextlib.suppress(OSError):
             self._context.kernel.write_text(MIGRATE_REQUESTS, "1\n")
+            self._leaves_queue = shared
         self._context.kernel.set_int(self._sock, socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        if self._pause:
+            self._pause.cancel()
+        if self._leaves_queue:
+            self._wait(seconds)
+        else:
+            self._resume()
+
+    def hand_over(self) -> bool:
+        """The restored listener serves from now on: close, if that loses nobody. Gives whether it did."""
+        if self._leaves_queue:
+            self.close()
+        return self._leaves_queue
 
     def take_waiting(self) -> None:
         """Take what is in the queue now."""
@@ -70,6 +87,11 @@ class HeldListener:
         self._listening = True
         self._context.poller.read(self._sock, self._accept_some)
 
+    def _wait(self, seconds: float) -> None:
+        self._context.poller.read(self._sock, None)
+        self._listening = False
+        self._pause = self._context.loop.call_later(seconds, self._resume)
+
     def _accept_some(self) -> int:
         for count in range(self.ACCEPTS_A_CALLBACK):
             try:
@@ -79,9 +101,7 @@ class HeldListener:
                 return count
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._listening:
-                    self._context.poller.read(self._sock, None)
-                    self._listening = False
-                    self._pause = self._context.loop.call_later(self.EXHAUSTED_SECONDS, self._resume)
+                    self._wait(self.EXHAUSTED_SECONDS)
                 return count
             self._taken(sock, address.endpoint(peer), address.endpoint(sock.getsockname()))
         return self.ACCEPTS_A_CALLBACK

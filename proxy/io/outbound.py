@@ -171,11 +171,16 @@ class OutboundMigration:
         alive = [task.result() for flow, task in tasks if task.result() or not flow.is_over]
         return Switched(sum(alive), len(alive) - sum(alive))
 
-    def share_listeners(self, shared: bool) -> None:
+    def share_listeners(self, shared: bool, seconds: float = 0) -> None:
+        """See `HeldListener.share`."""
         for listener in self.listeners.values():
-            listener.share(shared)
+            listener.share(shared, seconds)
         for each in self.datagrams.values():
             each.share(shared)
+
+    def hand_over_listeners(self) -> None:
+        """The workload is in this pod again, runs, and listens."""
+        self.listeners = {number: each for number, each in self.listeners.items() if not each.hand_over()}
 
     def ledger(self) -> list[LedgerLine]:
         """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""

@@ -108,7 +108,7 @@ class Plane:
         if migration is None:
             self._retirement.begin()
             self.inbound[name] = InboundMigration(self.context, name, plan, self._retirement)
-            self._share_listeners(plan.follows, True)
+            self._share_listeners(plan.follows, True, plan.relink_seconds)
         elif migration.plan.token.lower() != plan.token.lower():
             raise ProxyError(Code.CONFLICT, f"{name} was prepared with another token")
         return Prepared()
@@ -128,7 +128,11 @@ class Plane:
 
     def resume(self, name: str) -> Resumed:
         with self._timed("resume_seconds"):
-            return Resumed(self.inbound_named(name).resume())
+            migration = self.inbound_named(name)
+            resumed = migration.resume()
+            for following in self._relaying_to(migration.plan.follows):
+                following.hand_over_listeners()
+            return Resumed(resumed)
 
     def take_over(self, name: str, by: TakeOver) -> TakenOver:
         _require_token(by.token)
@@ -186,9 +190,9 @@ class Plane:
             if target and migration.target == target and migration.state is Outbound.REPOINTED
         ]
 
-    def _share_listeners(self, target: str, shared: bool) -> None:
+    def _share_listeners(self, target: str, shared: bool, seconds: float = 0) -> None:
         for migration in self._relaying_to(target):
-            migration.share_listeners(shared)
+            migration.share_listeners(shared, seconds)
 
     def flows(self) -> Iterator[tuple[str, Flow]]:
         for migrations in (self.outbound, self.inbound):

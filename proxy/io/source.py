@@ -97,6 +97,8 @@ class SourceFlow(Flow):
 
     def link_denied(self, link: InitiatedLink, lost: Lost) -> None:
         if not self.is_over:
+            if self.inherited and self.direction == "accepted" and lost.refusal:
+                self.turned_away = lost.why
             self.tell(Event.LINK_REFUSED, lost.why)
 
     @property
@@ -105,9 +107,12 @@ class SourceFlow(Flow):
 
     @property
     def is_on_its_way(self) -> bool:
-        """A connection that came during or after the hold, and that the destination does not serve yet."""
+        """A connection that came during or after the hold, and that the destination does not serve yet.
+
+        (One that had waited to be accepted by the workload is not new.)
+        """
         served = self._asked is not None and self._asked.accepted
-        return self.direction == "accepted" and not served and not self.is_over
+        return self.direction == "accepted" and not self.inherited and not served and not self.is_over
 
     def abandon_link(self) -> None:
         if self._asked:

@@ -119,8 +119,9 @@ async def test_home_again_the_workload_is_reached_directly(stage):
 
 async def test_connections_opened_while_it_comes_home_are_all_served(stage):
     """Each from a port of its own: the kernel gives the same one for two destinations now and then (3 % of such runs),
-    and what would be one connection to the workload cannot be two."""
-    await stage.run_redis()
+    and what would be one connection to the workload cannot be two. It listens at its own address alone: who dials that
+    at home cannot be relayed to it, and waits in the kernel instead."""
+    await stage.run_redis("--bind", stage.a.address)
     await move_all(stage, "redis", stage.a, stage.b)
     opened = []
 
@@ -148,6 +149,34 @@ async def test_connections_opened_while_it_comes_home_are_all_served(stage):
         assert await asyncio.to_thread(ask, client, "PING") == "+PONG"
         client.close()
     await nothing_is_left(stage)
+
+
+async def test_who_was_not_accepted_before_the_way_home_and_cannot_be_relayed_is_named(stage):
+    """The workload listens at one address alone, which the connection's other end at home has already."""
+    await stage.run("puppet", *PYTHON, str(PROGRAMS / "puppet.py"), str(Puppet.PORT))
+    await stage.answers(Puppet.PORT)
+    told = Puppet(Lines(stage.connect(stage.client, stage.a.address, Puppet.PORT)))
+    told.do(f"server = socket.create_server(({stage.a.address!r}, 7350))")
+    await move_all(stage, "puppet", stage.a, stage.b)
+    relayed, native = (stage.connect(stage.client, pod.address, 7350) for pod in (stage.a, stage.b))
+    await until_seen(stage, relayed)
+    result = await stage.move("puppet", stage.b, stage.a)
+    assert (result.outcome, result.flows.lost) == ("succeeded", 1)
+    assert "{}:{} (refused: ".format(*relayed.getsockname()) in result.error.message
+    with pytest.raises(ConnectionResetError):
+        await asyncio.to_thread(relayed.recv, 1)
+    native.sendall(b"here")
+    assert await asyncio.to_thread(told.do, "server.accept()[0].recv(4).decode()") == "here"
+
+
+async def until_seen(stage, sock):
+    """Until the kernel of the pod that the workload is in has the connection, which nobody has accepted."""
+    port = sock.getsockname()[1]
+    for _ in range(1000):
+        if any(view.peer.port == port and view.state == "relaying" for view in await stage.flows(stage.b)):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("not relayed")
 
 
 async def test_the_first_address_still_leads_to_the_workload_after_two_moves(stage):

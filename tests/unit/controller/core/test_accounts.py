@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.accounts import Standing, reconcile
+from controller.core.accounts import Standing, complaint, reconcile
 from proxy.api import Endpoint, LedgerLine
 
 LINE = LedgerLine(
@@ -141,3 +141,17 @@ def test_a_true_history_balances_and_a_wrong_byte_anywhere_does_not(steps, wrong
     settled = account(line(), line(to_app_bytes=500 + wrong), line())
     assert settled.lost == (wrong != 0)
     assert settled.lost_bytes == abs(wrong)
+
+
+def test_who_was_turned_away_at_home_is_lost_and_named():
+    gone = line(direction="accepted", turned_away="refused: nobody listens", state="reset", to_app_bytes=7)
+    for there in (None, line()):
+        found = account(gone, there, gone)
+        assert found.standing is Standing.TURNED_AWAY
+        assert (found.lost, found.lost_bytes, found.settled) == (True, 7, True)
+    assert complaint([found, account(line(), line(), line())]) == (
+        "the ledger does not balance: 198.18.0.3:40000 (refused: nobody listens); see the flows in the result"
+    )
+    assert "198.18.0.3:40000 (missing), " in complaint([account(line(), None, line()), *[found] * 3])
+    assert " and 1 more;" in complaint([found] * 4)
+    assert complaint([account(line(), line(), line())]) == ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -62,6 +63,40 @@ async def test_what_waits_is_taken_at_once_and_the_rest_as_it_comes(context: Con
     taker.close()
     for peer in peers:
         peer.close()
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_who_comes_while_the_workload_comes_home_waits_for_it(context: Context, comes: bool) -> None:
+    """In the kernel, which gives the connection to the restored listener; or it is taken after all, if none came."""
+    taker = Taker()
+    own = socket.create_server(("127.0.0.1", 0))
+    held = HeldListener(context, own, Endpoint(*own.getsockname()), taker.take)
+    held.repoint()
+    held.share(True, 60)
+    with socket.create_connection(own.getsockname()):
+        await asyncio.sleep(0.02)
+        assert not taker.socks
+        if comes:
+            assert held.hand_over()
+            assert own.fileno() < 0
+        else:
+            held.share(False)
+            assert not held.hand_over()
+            await parts.eventually(lambda: taker.socks)
+            held.close()
+    taker.close()
+
+
+async def test_who_comes_does_not_wait_for_ever(context: Context) -> None:
+    taker = Taker()
+    own = socket.create_server(("127.0.0.1", 0))
+    held = HeldListener(context, own, Endpoint(*own.getsockname()), taker.take)
+    held.repoint()
+    held.share(True, 0.02)
+    with socket.create_connection(own.getsockname()):
+        await parts.eventually(lambda: taker.socks)
+    held.close()
+    taker.close()
 
 
 async def test_without_descriptors_the_backlog_waits(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
