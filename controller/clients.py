@@ -6,16 +6,37 @@ A connection is kept open from the first call on, so that a call inside the free
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aiohttp
 import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.core.errors import Answered, Refused, Unreachable
+
+
+@contextlib.contextmanager
+def _no_authorities() -> Iterator[None]:
+    """Inside it OpenSSL finds no certificate authorities of the machine's (SSL_CTX_load_verify_locations(3))."""
+    name = "SSL_CERT_FILE"
+    known = os.environ.get(name)
+    os.environ[name] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if known is not None:
+            os.environ[name] = known
+
+
+with _no_authorities():
+    # It loads them twice when it is imported: 70 ms of each command, and what is called here are unix sockets.
+    import aiohttp
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from controller.lab import cgroup, init, network
 from controller.lab.addressing import Addressing, candidates, check_name, check_socket_path, collides, free_index
-from controller.lab.certificates import Authority
 from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists
 from controller.lab.home import Home, check_shared, images_root, make_private, remove_tree
 from controller.lab.pod import PROXY_UID, Pod, load, save
@@ -170,6 +169,9 @@ class Lab:
             for name in ("upper", "work", "merged"):
                 (pod.root_folder / name).mkdir()
         if pod.sidecars:
+            # Here, not above: X.509 takes 30 ms, and most commands make no pod.
+            from controller.lab.certificates import Authority
+
             Authority(self._home.ca).equip(pod)
         make_private(images_root(lab))
         make_private(Path(pod.images))

@@ -8,17 +8,25 @@ import os
 from collections.abc import Iterator
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import TYPE_CHECKING, Any
 
 from controller.lab.addressing import Addressing, Network
 from controller.lab.errors import NetworkBroken
 from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
 
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, without asking the link whether somebody has it
 POD_INTERFACE = "eth0"
+
+
+def _pyroute2() -> Any:
+    """Imported when it is first needed: it takes 0.1 s, and most commands make and delete no pod."""
+    import pyroute2
+
+    return pyroute2
 
 
 def has_ipv6() -> bool:
@@ -27,7 +35,7 @@ def has_ipv6() -> bool:
 
 def networks_in_use() -> list[Network]:
     """Every network the host has an address in or a route to, but for those of labs' own bridges that are there."""
-    with IPRoute() as ip:
+    with _pyroute2().IPRoute() as ip:
         nets = [f"{a.get('IFA_ADDRESS')}/{a['prefixlen']}" for a in ip.get_addr()]
         nets += [f"{r.get('RTA_DST')}/{r['dst_len']}" for r in ip.get_routes() if r.get("RTA_DST")]
     return [ip_network(text, strict=False) for text in nets]
@@ -35,7 +43,7 @@ def networks_in_use() -> list[Network]:
 
 def bridge_of(lab: Addressing) -> str | None:
     """The home written on the lab's bridge, "" if none is; None when there is no such bridge."""
-    with IPRoute() as ip:
+    with _pyroute2().IPRoute() as ip:
         link = next(iter(ip.link("dump", ifname=lab.bridge)), None)
         return None if link is None else str(link.get("IFLA_IFALIAS") or "")
 
@@ -45,10 +53,10 @@ def add_bridge(lab: Addressing, home: str) -> bool:
 
     The home is written on it (as its alias), so that it is known whose it is. Raises NetworkBroken.
     """
-    with _translated(f"make bridge {lab.bridge}"), IPRoute() as ip:
+    with _translated(f"make bridge {lab.bridge}"), _pyroute2().IPRoute() as ip:
         try:
             ip.link("add", ifname=lab.bridge, kind="bridge")
-        except NetlinkError as error:
+        except _pyroute2().NetlinkError as error:
             if error.code == errno.EEXIST:
                 return False
             raise
@@ -68,10 +76,10 @@ def attach(lab: Addressing, pod: Pod) -> None:
 
 def remove_link(name: str) -> None:
     """Deletes a veth (with its other end) or a bridge, if it is there. Raises NetworkBroken."""
-    with _translated(f"remove {name}"), IPRoute() as ip:
+    with _translated(f"remove {name}"), _pyroute2().IPRoute() as ip:
         try:
             ip.link("del", index=_index(ip, name))
-        except NetlinkError as error:
+        except _pyroute2().NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
 
@@ -79,7 +87,7 @@ def remove_link(name: str) -> None:
 def _add_veth(lab: Addressing, pod: Pod) -> None:
     namespace = os.open(f"/proc/{pod.pid1}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with IPRoute() as ip:
+        with _pyroute2().IPRoute() as ip:
             peer = {"ifname": POD_INTERFACE, "net_ns_fd": namespace}
             ip.link("add", ifname=pod.link, kind="veth", peer=peer)
             link = _index(ip, pod.link)
@@ -89,7 +97,7 @@ def _add_veth(lab: Addressing, pod: Pod) -> None:
 
 
 def _configure_pod(lab: Addressing, pod: Pod) -> None:
-    with IPRoute() as ip:
+    with _pyroute2().IPRoute() as ip:
         ip.link("set", index=_index(ip, "lo"), state="up")
         interface = _index(ip, POD_INTERFACE)
         _add_addresses(ip, interface, f"{pod.address}/24", f"{pod.address6}/64" if pod.address6 else "")
@@ -110,7 +118,7 @@ def _add_addresses(ip: IPRoute, index: int, address: str, address6: str) -> None
 def _index(ip: IPRoute, name: str) -> int:
     found = ip.link_lookup(ifname=name)
     if not found:
-        raise NetlinkError(errno.ENODEV, name)
+        raise _pyroute2().NetlinkError(errno.ENODEV, name)
     return int(found[0])
 
 
@@ -118,5 +126,5 @@ def _index(ip: IPRoute, name: str) -> int:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (NetlinkError, OSError) as error:
+    except (_pyroute2().NetlinkError, OSError) as error:
         raise NetworkBroken(f"the kernel refused to {what}: {error}") from error

@@ -13,8 +13,6 @@ import os
 import socket
 from collections.abc import Callable
 
-from pyroute2 import IPRoute
-
 from controller.lab import init
 
 SYS_PIDFD_GETFD = 438  # the same on every architecture but alpha
@@ -46,6 +44,8 @@ def namespaces() -> None:
 
 
 def links() -> None:
+    from pyroute2 import IPRoute  # here: it takes 0.1 s, and whoever wants this module's name has no use for it
+
     with IPRoute() as ip:
         ip.link("add", ifname="probe", kind="bridge")
         ip.link("add", ifname="probe-a", kind="veth", peer={"ifname": "probe-b"})
