@@ -16,6 +16,8 @@ _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/uni
 _TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
 _TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
 
+IN_MODIFY, IN_CLOSE_WRITE = 0x2, 0x8  # linux/inotify.h
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,6 +50,16 @@ class Kernel:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), f"pidfd_getfd {fd}")
         return taken
+
+    def watch_folder(self, path: str, mask: int) -> int:
+        """A descriptor that tells of what happens to the files of a folder (inotify(7)). The caller closes it."""
+        fd: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd >= 0 and _LIBC.inotify_add_watch(fd, os.fsencode(path), mask) >= 0:
+            return fd
+        error = ctypes.get_errno()
+        if fd >= 0:
+            os.close(fd)
+        raise OSError(error, os.strerror(error), path)
 
     def inode(self, fd: int) -> int:
         return os.fstat(fd).st_ino

@@ -65,6 +65,7 @@ class Code(StrEnum):
     ARCHIVE_UNREACHABLE = "archive-unreachable"
     ARCHIVE_REFUSED = "archive-refused"
     DEADLINE = "deadline"
+    TRANSFER_BROKEN = "transfer-broken"
     PROXY_UNREACHABLE = "proxy-unreachable"
     PROXY_REFUSED = "proxy-refused"
     INTERNAL = "internal"
@@ -147,6 +148,7 @@ _ROWS: dict[Code, _Row] = {
     Code.ARCHIVE_UNREACHABLE: _Row(502, "machine", "Is the archive up, and can the pod reach it?"),
     Code.ARCHIVE_REFUSED: _Row(502, "request", "Check the archive's address, credentials and bucket."),
     Code.DEADLINE: _Row(504, "machine", "Give it more time with --deadline; nothing half is left to be restored."),
+    Code.TRANSFER_BROKEN: _Row(502, "pod", "The workload goes on where it was; see agent.log of both pods."),
     Code.PROXY_UNREACHABLE: _Row(502, "pod", "See proxy.log in the pod's folder."),
     Code.PROXY_REFUSED: _Row(502, "pod", "See proxy.log in the pod's folder."),
     Code.INTERNAL: _Row(500, "midstream", "See agent.log in the pod's folder, and report it."),

@@ -43,23 +43,28 @@ class Report:
 class Squeeze:
     """One transfer's decision. The shell tells what compressing took, and what the wire carried."""
 
-    def __init__(self, mode: Mode = Mode.AUTO) -> None:
+    def __init__(self, mode: Mode = Mode.AUTO, *, assumed: float = 0.0) -> None:
+        """`assumed`: bytes a second that the compressor is taken to do until it has been seen to do otherwise, so that
+        nothing is compressed to learn from it where the wire is faster than that; 0: learn it first."""
         self._mode = mode
+        self._assumed = bool(assumed)
         self._plain_bytes = self._packed_bytes = 0
         self._compressed = self._stored = 0
-        self._ratio = 1.0
-        self._compress_rate = 0.0
+        self._ratio = 0.0 if assumed else 1.0
+        self._compress_rate = assumed
         self._wire_bytes = self._wire_seconds = 0.0
 
     def wanted(self) -> bool:
         """Whether the next chunk shall be compressed."""
         if self._mode is not Mode.AUTO:
             return self._mode is Mode.ON
-        seen = self._compressed + self._stored
-        if seen < LEARN_CHUNKS or seen % PROBE_EVERY == 0:
-            return seen % 2 == 0
         # Bytes for which nobody waited cost nothing to send.
         slow_wire = self._compress_rate * self._wire_seconds > self._wire_bytes
+        if self._assumed and not slow_wire:
+            return False
+        seen = self._compressed + self._stored
+        if (seen < LEARN_CHUNKS and not self._assumed) or seen % PROBE_EVERY == 0:
+            return seen % 2 == 0
         return self._ratio < WORTH_RATIO and slow_wire
 
     def compressed(self, plain_bytes: int, packed_bytes: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""TLS 1.3 between the giver and the taker of a migration's memory. Standard library only: both start within the hour
+"""TLS 1.3 between the two ends of a migration: giver and taker of its memory, or its agents. Standard library only: both start within the hour
 of need, and a small program starts fast.
 """
 
@@ -44,15 +44,16 @@ def listen(host: str) -> socket.socket:
 def accept(listener: socket.socket, secured: ssl.SSLContext) -> ssl.SSLSocket:
     """The next connection whose other end has shown the identity. Raises OSError (ssl.SSLError is one)."""
     raw, _ = listener.accept()
-    return _secure(raw, secured, server=True)
+    return secure(raw, secured, server=True)
 
 
 def connect(host: str, port: int, secured: ssl.SSLContext) -> ssl.SSLSocket:
     """Raises OSError (ssl.SSLError is one)."""
-    return _secure(socket.create_connection((host, port), HANDSHAKE_SECONDS), secured, server=False)
+    return secure(socket.create_connection((host, port), HANDSHAKE_SECONDS), secured, server=False)
 
 
-def _secure(raw: socket.socket, secured: ssl.SSLContext, *, server: bool) -> ssl.SSLSocket:
+def secure(raw: socket.socket, secured: ssl.SSLContext, *, server: bool) -> ssl.SSLSocket:
+    """Shake hands, and own `raw` from now on. Raises OSError (ssl.SSLError is one)."""
     try:
         raw.settimeout(HANDSHAKE_SECONDS)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -15,16 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
-_INFO = b"midstream memory identity 1"
+_INFO = b"midstream %s identity 1"
 _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "midstream migration")])
 _BEGINS = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _ENDS = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 """It lives as long as the migration does, whatever a clock says: the key is made for one migration."""
 
 
-def make(image_key: bytes) -> bytes:
-    """The private key and the certificate, as PEM; the same for the same key."""
-    seed = HKDF(hashes.SHA256(), 32, salt=None, info=_INFO).derive(image_key)
+def make(image_key: bytes, purpose: str = "memory") -> bytes:
+    """The private key and the certificate, as PEM; the same for the same key and purpose.
+
+    Another purpose, another identity: what is meant for one program of a migration's is refused by another.
+    """
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=_INFO % purpose.encode()).derive(image_key)
     key = Ed25519PrivateKey.from_private_bytes(seed)
     certificate = (
         x509.CertificateBuilder()

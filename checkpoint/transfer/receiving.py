@@ -1,0 +1,142 @@
+"""The destination's end of a direct transfer: a listening socket of the migration's own, and a thread a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import zstandard
+
+from checkpoint.core import parcel as wire
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.manifest import CHUNK_BYTES
+from checkpoint.memory import channel, identity
+from checkpoint.transfer import PURPOSE
+from checkpoint.transfer.stream import exactly, shut
+from checkpoint.transfer.unpacking import Unpacking
+
+MAX_CONNECTIONS = 16
+"""At once, those that have not shown their certificate yet among them: each has a buffer of a megabyte."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class Receiving:
+    """One migration's. It has no end of its own: what has arrived is complete when the manifest says so."""
+
+    def __init__(self, image_key: bytes, host: str, folder: Path) -> None:
+        """Listen on a free port of `host`, for whoever has the migration's key. Raises AgentError TRANSFER_BROKEN."""
+        self._secured = channel.context(identity.make(image_key, PURPOSE), server=True)
+        self._unpacking = Unpacking(folder)
+        try:
+            self._listener = channel.listen(host)
+        except OSError as error:
+            raise AgentError(Code.TRANSFER_BROKEN, f"the agent cannot listen at {host}: {error.strerror}") from error
+        self.port: int = self._listener.getsockname()[1]
+        self._guard = threading.Lock()
+        self._open: dict[socket.socket, threading.Thread] = {}
+        self._closing = False
+        self._accepting = threading.Thread(target=self._accept, name="take images", daemon=True)
+        self._accepting.start()
+
+    async def close(self) -> None:
+        """Take nothing any more; returns when nothing is being written."""
+        if not self._closing:
+            self._closing = True
+            shut(self._listener)
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        self._accepting.join()
+        self._listener.close()
+        with self._guard:
+            threads = list(self._open.values())
+            for sock in self._open:
+                shut(sock)
+        for thread in threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while not self._closing:
+            try:
+                sock, peer = self._listener.accept()
+            except OSError as error:
+                if not self._closing:
+                    _LOG.warning("a connection for images was not accepted: %s", error)
+                continue
+            thread = threading.Thread(target=self._serve, args=(sock,), name="take images from", daemon=True)
+            with self._guard:
+                if len(self._open) >= MAX_CONNECTIONS:
+                    _LOG.warning("one connection too many for images, from %s", peer[0])
+                    sock.close()
+                    continue
+                self._open[sock] = thread
+            thread.start()
+
+    def _serve(self, raw: socket.socket) -> None:
+        connection: ssl.SSLSocket | None = None
+        try:
+            connection = channel.secure(raw.dup(), self._secured, server=True)
+            _Taker(connection, self._unpacking).run()
+        except OSError as error:
+            if not self._closing:
+                _LOG.warning("a connection with images ended: %s", error)
+        except Exception:
+            _LOG.exception("a connection with images ended")
+        finally:
+            with self._guard:
+                del self._open[raw]
+            raw.close()
+            if connection is not None:
+                connection.close()
+
+
+class _Taker:
+    """One connection's parcels, one after the other."""
+
+    def __init__(self, connection: ssl.SSLSocket, unpacking: Unpacking) -> None:
+        self._connection, self._unpacking = connection, unpacking
+        self._buffer = memoryview(bytearray(wire.MAX_WIRE_BYTES))
+        self._unpacker = zstandard.ZstdDecompressor()
+
+    def run(self) -> None:
+        """Until the source hangs up. Raises OSError."""
+        try:
+            while (first := self._connection.recv(1)):
+                self._one(first)
+        except AgentError as error:
+            _LOG.warning("images are refused: %s", error)
+            self._connection.sendall(wire.refused(error.problem))
+
+    def _one(self, first: bytes) -> None:
+        header = wire.decode_header(first + exactly(self._connection, wire.HEADER_BYTES - 1))
+        parcel = wire.decode(header, exactly(self._connection, header.table_bytes))
+        body = self._buffer[: header.wire_bytes]
+        _fill(self._connection, body)
+        if header.flags & wire.PACKED:
+            body = self._unpacked(body, header.plain_bytes)
+        self._unpacking.take(parcel, body)
+        self._connection.sendall(wire.arrived(parcel.number))
+
+    def _unpacked(self, body: memoryview, size: int) -> memoryview:
+        try:
+            plain = self._unpacker.decompress(body, max_output_size=CHUNK_BYTES)
+        except zstandard.ZstdError as error:
+            raise AgentError(Code.BAD_REQUEST, f"no parcel of images: {error}") from error
+        if len(plain) != size:
+            raise AgentError(Code.BAD_REQUEST, f"no parcel of images: {len(plain)} bytes instead of {size}")
+        return memoryview(plain)
+
+
+def _fill(connection: ssl.SSLSocket, into: memoryview) -> None:
+    at = 0
+    while at < len(into):
+        got = connection.recv_into(into[at:])
+        if not got:
+            raise ConnectionResetError("cut off in the middle of a parcel")
+        at += got

@@ -1,0 +1,206 @@
+"""One of a transfer's connections, at the source: a thread that sends parcels and hears what arrived.
+
+It reads answers between two parcels, and lets no more than a window be unanswered: that is all the back-pressure there
+is, beside TCP's own. When its connection breaks, what was unanswered goes back, and it dials again, until the transfer
+is stopped because the hold has ended, or nobody listens there any more: then the agent at the other end has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import zstandard
+
+from checkpoint.core import parcel as wire
+from checkpoint.core.errors import AgentError, Code, from_problem
+from checkpoint.core.manifest import CHUNK_BYTES
+from checkpoint.core.parcel import Parcel
+from checkpoint.memory import channel
+from checkpoint.transfer.shipment import Shipment
+
+WINDOW = 16
+"""Parcels that may be unanswered: 16 MiB a stream fill 100 MiB/s at a round trip of 160 ms."""
+
+NOBODY_SECONDS = 2.0
+"""So long a port may refuse connections before its agent counts as dead: it does not listen again under this one."""
+_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+_LOG = logging.getLogger(__name__)
+
+Dial = Callable[[], ssl.SSLSocket]
+
+
+class Stream:
+    """Its thread lives until everything has arrived or the shipment is stopped."""
+
+    def __init__(self, number: int, folder: str, shipment: Shipment, dial: Dial) -> None:
+        self._folder, self._shipment, self._dial = folder, shipment, dial
+        self._buffer = bytearray(wire.HEADER_BYTES + wire.MAX_PIECES * 300 + CHUNK_BYTES)
+        self._packer = zstandard.ZstdCompressor(level=1)
+        self._unanswered: deque[int] = deque()
+        self._connection: ssl.SSLSocket | None = None
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"send images {number}", daemon=True)
+
+    def connect(self) -> None:
+        """The first time: raises OSError."""
+        self._connection = self._dial()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def hang_up(self) -> None:
+        """Wake the thread wherever it waits for its peer; the shipment has been stopped before."""
+        with self._guard:
+            if self._connection is not None:
+                shut(self._connection)
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._close()
+
+    def _run(self) -> None:
+        try:
+            while not self._serve():
+                self._shipment.lost(self._unanswered)
+                self._unanswered.clear()
+                self._connect_again()
+        except AgentError as error:
+            self._shipment.stop(error)
+        except Exception as error:
+            _LOG.exception("a stream of images ended")
+            self._shipment.stop(AgentError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
+        finally:
+            self._close()
+
+    def _serve(self) -> bool:
+        """True when there is nothing more to do; False when the connection broke. Raises AgentError."""
+        assert self._connection is not None
+        try:
+            while (parcel := self._next()) is not None:
+                self._send(self._connection, parcel)
+                if len(self._unanswered) >= WINDOW:
+                    self._hear(self._connection)
+        except OSError as error:
+            self._shipment.check()
+            _LOG.info("the connection that images go by broke: %s", error)
+            return False
+        return True
+
+    def _next(self) -> Parcel | None:
+        assert self._connection is not None
+        while self._unanswered:
+            if (parcel := self._shipment.next(patiently=False)) is not None:
+                return parcel
+            self._hear(self._connection)
+        return self._shipment.next(patiently=True)
+
+    def _send(self, connection: ssl.SSLSocket, parcel: Parcel) -> None:
+        head_room = len(self._buffer) - CHUNK_BYTES
+        plain = memoryview(self._buffer)[head_room : head_room + parcel.size]
+        self._fill(plain, parcel)
+        packed, packing_seconds = self._packed(plain)
+        body = plain if packed is None else memoryview(packed)
+        head = wire.encode(parcel, len(body), packed=packed is not None)
+        self._unanswered.append(parcel.number)
+        began = time.monotonic()
+        self._shipment.throttle(len(head) + len(body))
+        if packed is None:
+            # In one piece: small ones go out in one packet.
+            start = head_room - len(head)
+            self._buffer[start:head_room] = head
+            connection.sendall(memoryview(self._buffer)[start : head_room + parcel.size])
+        else:
+            connection.sendall(head + packed)
+        self._shipment.went(parcel.size, len(body), packing_seconds, time.monotonic() - began)
+
+    def _fill(self, plain: memoryview, parcel: Parcel) -> None:
+        at = 0
+        for piece in parcel.pieces:
+            if piece.size:
+                _read(f"{self._folder}/{piece.name}", plain[at : at + piece.size], piece.offset)
+                at += piece.size
+
+    def _packed(self, plain: memoryview) -> tuple[bytes | None, float]:
+        if not plain or not self._shipment.wants_compression():
+            return None, 0.0
+        began = time.monotonic()
+        packed = self._packer.compress(plain)
+        seconds = time.monotonic() - began
+        return (packed if len(packed) < len(plain) else None), seconds
+
+    def _hear(self, connection: ssl.SSLSocket) -> None:
+        kind, number = wire.decode_answer(exactly(connection, wire.ANSWER_BYTES))
+        if kind == wire.REFUSED:
+            raise from_problem(wire.decode_refusal(exactly(connection, number)))
+        if number != self._unanswered[0]:
+            raise AgentError(Code.BAD_REQUEST, f"the destination answers for parcel {number} out of its turn")
+        self._unanswered.popleft()
+        self._shipment.arrived(number)
+
+    def _connect_again(self) -> None:
+        """Raises AgentError when stopped, or when nobody listens."""
+        self._close()
+        pause, refused_since = _PAUSE_SECONDS, None
+        while True:
+            try:
+                connection = self._dial()
+                break
+            except OSError as error:
+                now = time.monotonic()
+                refused_since = (refused_since or now) if isinstance(error, ConnectionRefusedError) else None
+                if refused_since is not None and now - refused_since > NOBODY_SECONDS:
+                    words = "nobody takes the images at the destination any more: its agent has ended"
+                    raise AgentError(Code.TRANSFER_BROKEN, words) from error
+            self._shipment.pause(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        with self._guard:
+            self._connection = connection
+        if self._shipment.stopped:  # in between: nobody will hang this one up
+            self.hang_up()
+
+    def _close(self) -> None:
+        with self._guard:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
+def exactly(sock: ssl.SSLSocket, size: int) -> bytes:
+    """Raises OSError, for an end of the stream too."""
+    got = b""
+    while len(got) < size:
+        more = sock.recv(size - len(got))
+        if not more:
+            raise ConnectionResetError("the other end hung up")
+        got += more
+    return got
+
+
+def shut(sock: ssl.SSLSocket) -> None:
+    # Not SSLSocket's own, which takes the session away from a thread that is using it.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _read(path: str, into: memoryview, offset: int) -> None:
+    """Raises AgentError IMAGE_DAMAGED."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if os.preadv(fd, [into], offset) != len(into):
+                raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} became shorter while it was sent")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be sent: {error.strerror}") from error
