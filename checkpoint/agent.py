@@ -16,13 +16,16 @@ from aiohttp import web
 from checkpoint import inspection, procfs
 from checkpoint.api import (
     MAX_BODY_BYTES,
+    Beacon,
     ErrorBody,
     Health,
     PrepareInbound,
     PrepareOutbound,
+    ReceiveImages,
     RestoreWorkload,
     Room,
     RunWorkload,
+    SendImages,
     StartClone,
     StoreCheckpoint,
 )
@@ -55,9 +58,12 @@ class Agent:
         app.router.add_get("/v1/migrations", self._get_migrations)
         app.router.add_put("/v1/outbound/{migration}", self._prepare_outbound)
         app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
+        app.router.add_post("/v1/outbound/{migration}/send", self._send)
         for step in ("stop", "dump", "adopt", "seal", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/look", self._look)
+        app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
         app.router.add_get("/v1/inbound/{migration}/memory", self._memory)
@@ -99,6 +105,10 @@ class Agent:
         wanted = await _body(request, PrepareOutbound)
         return _answer(await self._custodian.prepare_outbound(request.match_info["migration"], wanted))
 
+    async def _send(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, SendImages)
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).send(wanted))
+
     def _outbound_step(self, step: str) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             return _answer(await getattr(self._custodian.outbound(request.match_info["migration"]), step)())
@@ -111,6 +121,14 @@ class Agent:
     async def _prepare_inbound(self, request: web.Request) -> web.Response:
         wanted = await _body(request, PrepareInbound)
         return _answer(await self._custodian.prepare_inbound(request.match_info["migration"], wanted))
+
+    async def _look(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Beacon)
+        return _answer(self._custodian.inbound(request.match_info["migration"]).look(wanted))
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, ReceiveImages)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).receive(wanted))
 
     async def _restore(self, request: web.Request) -> web.Response:
         wanted = await _body(request, RestoreWorkload)

@@ -10,6 +10,7 @@
 | DELETE /v1/workloads/{name} | | `Workload` (killed and forgotten) |
 | GET /v1/migrations | | `list[Custody]` |
 | PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
+| POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
 | POST /v1/outbound/{migration}/stop | | `Custody` |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
@@ -18,6 +19,8 @@
 | POST /v1/outbound/{migration}/release | | `Custody` (rolled back: the workload runs again) |
 | DELETE /v1/outbound/{migration} | | `Custody` (images deleted, migration forgotten) |
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
+| POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
+| POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
 | GET /v1/inbound/{migration}/memory | | `Memory` (post-copy: how far it has come) |
@@ -159,6 +162,57 @@ class Memory(msgspec.Struct, frozen=True):
     """Since the fetching began."""
 
 
+TransferWay = Literal["shared", "direct"]
+"""How the images get from one agent to the other: in a folder that both see, or over connections of their own."""
+
+
+class Beacon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that the source wrote: an agent that finds these words there sees the source's image folder."""
+
+    path: str
+    words: str
+
+
+class Sight(msgspec.Struct, frozen=True):
+    seen: bool
+
+
+class ReceiveImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: str
+    """The pod's own address."""
+
+
+class Receiving(msgspec.Struct, frozen=True):
+    port: int
+    """Where it listens for whoever has the migration's image key."""
+
+
+class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images go, as CRIU writes them."""
+
+    host: str
+    port: int
+    streams: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    """Connections at once."""
+    bytes_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Over all of them; 0: no limit."""
+
+
+class TransferReport(msgspec.Struct, frozen=True):
+    """How the images got there, as measured."""
+
+    way: TransferWay
+    image_bytes: int
+    wire_bytes: int = 0
+    """What is left of them by compression, before encryption."""
+    seconds: float = 0.0
+    """From the first byte, while CRIU still wrote, until all had arrived."""
+    streams: int = 0
+    retries: int = 0
+    """How often a connection broke, and was made again."""
+    compressed_parcels: int = 0
+
+
 class Custody(msgspec.Struct, frozen=True):
     """Who has the workload, as this agent knows it."""
 
@@ -173,6 +227,8 @@ class Custody(msgspec.Struct, frozen=True):
     """How long the agent's own steps took."""
     memory_port: int = 0
     """Source, post-copy: where in the pod's network the memory is given."""
+    beacon: Beacon | None = None
+    """Source: by it another agent finds out whether it sees this one's folder."""
 
 
 class Dumped(msgspec.Struct, frozen=True):
@@ -193,10 +249,11 @@ class Sealed(msgspec.Struct, frozen=True):
     """The images are edited, and their manifest is written."""
 
     images: str
-    """The folder, 0700; on this machine both agents see it."""
+    """The folder, 0700, for an agent that sees it; "" where the images have been sent."""
     manifest_digest: str
     """SHA-256 of the manifest, which holds every file's name, size and tags (`checkpoint.core.manifest`)."""
     image_bytes: int
+    transfer: TransferReport | None = None
 
 
 class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,6 +265,7 @@ class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: str
+    """The folder; "": what has been received."""
     manifest_digest: str
     memory: MemorySource | None = None
     """With post-copy; else None."""

@@ -11,7 +11,17 @@ from pathlib import Path
 import msgspec
 
 from checkpoint import sockopts, store, tree
-from checkpoint.api import Custody, Memory, PrepareInbound, Restored, RestoreWorkload
+from checkpoint.api import (
+    Beacon,
+    Custody,
+    Memory,
+    PrepareInbound,
+    ReceiveImages,
+    Restored,
+    RestoreWorkload,
+    Sight,
+)
+from checkpoint.api import Receiving as ReceivingAnswer
 from checkpoint.core import manifest
 from checkpoint.core.custody import FINAL, Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
@@ -22,6 +32,7 @@ from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import Images
 from checkpoint.memory.ways import Taking
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
+from checkpoint.transfer.receiving import Receiving
 from checkpoint.tree import Tree
 from checkpoint.workloads import Workloads
 
@@ -51,6 +62,8 @@ class Inbound:
         self._image_key = image_key
         self._taking: Taking | None = None
         """With post-copy: whoever fetches the memory."""
+        self._receiving: Receiving | None = None
+        """Where the images come from an agent whose folder this one does not see."""
 
     def custody(self) -> Custody:
         one = self.record
@@ -106,6 +119,28 @@ class Inbound:
                 self._taking.hold()
         return self._taking
 
+    def look(self, wanted: Beacon) -> Sight:
+        """Whether the source's folder is seen here."""
+        return Sight(store.sees(wanted))
+
+    async def receive(self, wanted: ReceiveImages) -> ReceivingAnswer:
+        """Listen for the images."""
+        async with self._lock:
+            if self._receiving is None:
+                self._machine.check(Event.RESTORE, self._around.kernel.now())
+                folder = self._around.store.folders(self._work_name).images
+                self._receiving = Receiving(bytes.fromhex(self._image_key), wanted.host, folder)
+            return ReceivingAnswer(self._receiving.port)
+
+    async def _folder(self, wanted: RestoreWorkload) -> Path:
+        """Where the images are; from now on nobody writes to it."""
+        if wanted.images:
+            return Path(wanted.images)
+        if self._receiving is None:
+            raise AgentError(Code.WRONG_STATE, "no images were received")
+        await self._receiving.close()
+        return self._around.store.folders(self._work_name).images
+
     async def restore(self, wanted: RestoreWorkload) -> Restored:
         async with self._lock:
             if self._restored is None:
@@ -115,7 +150,7 @@ class Inbound:
             return self._restored
 
     async def _restore(self, wanted: RestoreWorkload) -> Restored:
-        folder = Path(wanted.images)
+        folder = await self._folder(wanted)
         sealed = store.read(folder, wanted.manifest_digest)
         self.record.pids = [one.pid for one in Images(folder, self._around.messages).processes()]
         self._apply(Event.RESTORE)
@@ -236,11 +271,15 @@ class Inbound:
                 self._helper = None
             if self._taking is not None:
                 await self._taking.close()
+            if self._receiving is not None:
+                await self._receiving.close()
             self._around.store.remove(self._work_name)
             return self.custody()
 
     async def close(self) -> None:
         """The agent ends: a restored copy stays as it is, stopped; the next agent finds it on record."""
+        if self._receiving is not None:
+            await self._receiving.close()
         if self._helper is not None:
             await self._helper.close()
         if self._tree is not None:

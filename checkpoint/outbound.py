@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
+from checkpoint import store
 from checkpoint.adopt import Adoption
-from checkpoint.api import Adopted, Custody, Dumped, PrepareOutbound, Sealed
+from checkpoint.api import Adopted, Beacon, Custody, Dumped, PrepareOutbound, Sealed, SendImages, TransferReport
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
@@ -23,6 +24,7 @@ from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.memory.ways import Giving
 from checkpoint.snapshot import Snapshot
 from checkpoint.surroundings import Surroundings
+from checkpoint.transfer.sending import Sending
 from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
@@ -59,12 +61,17 @@ class Outbound:
         self._answers: dict[Event, Any] = {}
         self._giving: Giving | None = None
         """With post-copy: whoever gives the memory."""
+        self._beacon: Beacon | None = None
+        self._sending: Sending | None = None
+        """Where the images go to an agent that does not see their folder."""
 
     def custody(self) -> Custody:
         one = self.record
         state, reason = self._machine.state, self._machine.reason
         port = 0 if self._giving is None else self._giving.port
-        return Custody(one.migration, one.workload, "source", state.value, reason, dict(self._seconds), port)
+        return Custody(
+            one.migration, one.workload, "source", state.value, reason, dict(self._seconds), port, self._beacon
+        )
 
     @property
     def state(self) -> State:
@@ -80,6 +87,7 @@ class Outbound:
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither."""
         self._around.store.make(self.record.migration)
+        self._beacon = self._around.store.mark(self.record.migration)
         if self._lazily:
             host = next(iter(self.record.readdress))
             self._giving = await Giving.start(self._around.kernel, self._key, host)
@@ -97,6 +105,15 @@ class Outbound:
             await helper.close()
             raise
         return helper
+
+    async def send(self, wanted: SendImages) -> Custody:
+        """Connect to the agent that the images go to, before the freeze."""
+        async with self._lock:
+            if self._sending is None:
+                self._machine.check(Event.STOP, self._around.kernel.now())
+                kernel, folder = self._around.kernel, self._folders().images
+                self._sending = await Sending.open(kernel, self._key, folder, wanted)
+            return self.custody()
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -136,6 +153,8 @@ class Outbound:
             report = await self._dump_patiently(folders)
         finally:
             options = await looking
+        if self._sending is not None:
+            self._sending.check()
         if self._giving is not None:
             await self._giving.write_map(folders.images)
         self._snapshot.keep(options, self.record.stopped_before)
@@ -158,6 +177,8 @@ class Outbound:
         self._helper = None
         if self._giving is not None:
             await self._giving.open(self._required_tree().pids)
+        if self._sending is not None:
+            self._sending.watch()
         seen = stat(helper.pid)
         self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
@@ -186,7 +207,11 @@ class Outbound:
 
     async def _seal(self) -> Sealed:
         found, digest = await self._snapshot.seal(self.record.readdress)
-        return Sealed(str(self._folders().images), digest, found.image_bytes)
+        folder = self._folders().images
+        if self._sending is None:
+            return Sealed(str(folder), digest, found.image_bytes, TransferReport("shared", found.image_bytes))
+        report = await self._sending.finish(store.everything(folder))
+        return Sealed("", digest, found.image_bytes, report)
 
     async def commit(self) -> Custody:
         async with self._lock:
@@ -238,6 +263,8 @@ class Outbound:
 
     async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
         """Let the workload go on where it was."""
+        if self._sending is not None:  # whoever holds the lock may be waiting for it
+            self._sending.stop(AgentError(Code.TRANSFER_BROKEN, reason or "the controller asked for it"))
         async with self._lock:
             if not self._machine.done(Event.RELEASE):
                 self._machine.check(Event.RELEASE, self._around.kernel.now())
@@ -265,6 +292,12 @@ class Outbound:
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
+        await self._close_sending()
+
+    async def _close_sending(self) -> None:
+        if self._sending is not None:
+            await self._sending.close()
+            self._sending = None
 
     async def forget(self) -> Custody:
         """Delete the images; raises AgentError WRONG_STATE while the workload stands still.
@@ -285,6 +318,7 @@ class Outbound:
         """The agent ends: let the workload go on unless it is given up already."""
         if (self._machine.state, Event.RELEASE) in _RELEASABLE:
             await self.release("the agent was shut down")
+        await self._close_sending()
 
     async def _once(self, event: Event, name: str, work: Callable[[], Any]) -> Any:
         async with self._lock:

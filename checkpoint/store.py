@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoint import files, gmac
+from checkpoint.api import Beacon
 from checkpoint.core import manifest as manifests
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import Manifest, Proof
 from checkpoint.engine import Folders
+
+_BEACON = "beacon"
 
 
 class Store:
@@ -48,6 +52,12 @@ class Store:
         for folder in (self.root / name, folders.images, folders.work):
             folder.mkdir(mode=0o700)
         return folders
+
+    def mark(self, name: str) -> Beacon:
+        """Write something beside one migration's folders by which another agent knows whether it sees them too."""
+        beacon = Beacon(str(self.root / name / _BEACON), secrets.token_hex(16))
+        files.write(beacon.path, beacon.words.encode())
+        return beacon
 
     def folders(self, name: str) -> Folders:
         return Folders(self.root / name / "images", self.root / name / "work")
@@ -103,6 +113,18 @@ class Store:
         return found, manifests.digest(raw)
 
 
+def sees(beacon: Beacon) -> bool:
+    """Whether this agent sees the folder in which another has written that."""
+    try:
+        fd = os.open(beacon.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return os.read(fd, len(beacon.words) + 1) == beacon.words.encode()
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+
+
 def listing(folder: Path) -> dict[str, int]:
     """The size of every file of a folder but its manifest. Raises AgentError IMAGE_DAMAGED for what is no file."""
     sizes: dict[str, int] = {}
@@ -113,6 +135,11 @@ def listing(folder: Path) -> dict[str, int]:
             sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
     sizes.pop(manifests.NAME, None)
     return sizes
+
+
+def everything(folder: Path) -> dict[str, int]:
+    """The size of every file of a sealed folder, its manifest too."""
+    return {**listing(folder), manifests.NAME: (folder / manifests.NAME).stat().st_size}
 
 
 def read(folder: Path, digest: str) -> Manifest:

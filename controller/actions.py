@@ -29,6 +29,7 @@ from controller.core.predict import Rates, choose, least
 from controller.core.ways import Pile, pile
 from controller.journal import Intent
 from controller.lab.pod import Pod, neighbours
+from controller.transfer import agree
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class Move:
         self._follows = ""
         """The migration that brought the workload to the source, as far as it is known here."""
         self._memory_port = 0
+        self._beacon: agent_api.Beacon | None = None
         self.memory: agent_api.Memory | None = None
         """With post-copy: how far the memory has come."""
         self._stack = AsyncExitStack()
@@ -159,7 +161,8 @@ class Move:
             self.intent.allow_loss,
             self._way,
         )
-        self._memory_port = (await self.source_agent.prepare_outbound(self._id, body)).memory_port
+        prepared = await self.source_agent.prepare_outbound(self._id, body)
+        self._memory_port, self._beacon = prepared.memory_port, prepared.beacon
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
@@ -182,6 +185,12 @@ class Move:
             relink_seconds=self.intent.max_hold_seconds,
         )
         await self.source_proxy.prepare_outbound(self._id, body)
+
+    async def _open_transfer(self) -> None:
+        await agree(
+            self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._beacon,
+            self.destination.address,
+        )  # fmt: skip
 
     async def _stop(self) -> None:
         self._learn(await self._source("stop", agent_api.Custody))
@@ -309,6 +318,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.PREPARE_DESTINATION: Move._prepare_destination,
     Action.OPEN_INBOUND: Move._open_inbound,
     Action.DIAL_LINKS: Move._dial_links,
+    Action.OPEN_TRANSFER: Move._open_transfer,
     Action.STOP: Move._stop,
     Action.DUMP: Move._dump,
     Action.ADOPT: Move._adopt,

@@ -21,6 +21,7 @@ from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
 from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
+from controller.core.transfer import Transfer
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -34,6 +35,7 @@ class Intent(msgspec.Struct, frozen=True):
     max_held_bytes: int
     allow_loss: bool = False
     memory: Wanted = "stop-and-copy"
+    transfer: Transfer = Transfer()
 
 
 class Entry(msgspec.Struct, frozen=True):

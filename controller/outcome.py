@@ -19,6 +19,7 @@ from controller.core.result import (
     Outcome,
     PhaseTime,
     Problem,
+    TransferAccount,
 )
 
 OUTCOMES: dict[Phase, Outcome] = {
@@ -44,6 +45,7 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         bytes=_byte_counts(move),
         ledger=[_row(account) for account in move.accounts],
         memory=_memory(move, times),
+        transfer=_transfer(move),
         error=None if problem is None else _told(problem),
     )
 
@@ -59,6 +61,13 @@ def _memory(move: Move, times: list[PhaseTime]) -> MemoryAccount | None:
         chosen.way, plan.memory_bytes, chosen.freeze_seconds, chosen.total_seconds, total,
         came.arrived_bytes, came.seconds, came.faults,
     )  # fmt: skip
+
+
+def _transfer(move: Move) -> TransferAccount | None:
+    seen = move.sealed.transfer if move.sealed else None
+    if seen is None:
+        return None
+    return TransferAccount(seen.way, seen.image_bytes, seen.seconds, seen.wire_bytes, seen.streams, seen.retries)
 
 
 def _told(error: MidstreamError) -> Problem:

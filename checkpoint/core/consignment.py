@@ -23,7 +23,7 @@ _FILES = "files.img"
 
 def is_edited(name: str) -> bool:
     """True for what is written again after the dump: sockets' states and addresses, and the manifest."""
-    return name == _FILES or name == NAME or name.startswith(_STREAM)
+    return name in (_FILES, NAME) or name.startswith(_STREAM)
 
 
 class Consignment:
@@ -54,7 +54,7 @@ class Consignment:
             self._close(name, size)
 
     def seal(self, sizes: Mapping[str, int]) -> None:
-        """The folder is final, with these files. Raises AgentError IMAGE_DAMAGED where one is not what was sent of it."""
+        """The folder is final, with these files. Raises AgentError IMAGE_DAMAGED where one is not what was sent."""
         for name in self._ends:
             if name not in sizes:
                 raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} is missing from the images")

@@ -1,5 +1,5 @@
-"""TLS 1.3 between the two ends of a migration: giver and taker of its memory, or its agents. Standard library only: both start within the hour
-of need, and a small program starts fast.
+"""TLS 1.3 between the two ends of a migration: giver and taker of its memory, or its two agents. Standard library only:
+giver and taker start within the hour of need, and a small program starts fast.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -107,7 +106,7 @@ class _Taker:
     def run(self) -> None:
         """Until the source hangs up. Raises OSError."""
         try:
-            while (first := self._connection.recv(1)):
+            while first := self._connection.recv(1):
                 self._one(first)
         except AgentError as error:
             _LOG.warning("images are refused: %s", error)

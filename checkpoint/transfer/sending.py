@@ -1,4 +1,4 @@
-"""The source's end of a direct transfer: connections dialled before the freeze, and a folder that is sent as it grows."""
+"""The source's end of a direct transfer: connections dialled before the freeze, a folder that is sent as it grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from checkpoint.api import Compression, DirectTransfer, TransferReport
+from checkpoint.api import SendImages, TransferReport
 from checkpoint.core.consignment import Consignment
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
@@ -15,12 +15,11 @@ from checkpoint.memory import channel, identity
 from checkpoint.transfer import PURPOSE
 from checkpoint.transfer.shipment import Shipment, closed
 from checkpoint.transfer.stream import Stream
-
 from checkpoint.transfer.watch import Watch
 
 
 class Sending:
-    """One migration's. In this order: `open`, `watch`, `watch` again for each new try of the dump, `finish`; `close`."""
+    """One migration's: `open`; `watch`, again for each new try of the dump; `finish`. And `close`, at any time."""
 
     def __init__(self, kernel: Kernel, shipment: Shipment, streams: list[Stream], folder: Path) -> None:
         self._kernel, self._shipment, self._streams, self._folder = kernel, shipment, streams, folder
@@ -28,7 +27,7 @@ class Sending:
         self._watched = False
 
     @classmethod
-    async def open(cls, kernel: Kernel, image_key: bytes, folder: Path, wanted: DirectTransfer) -> Sending:
+    async def open(cls, kernel: Kernel, image_key: bytes, folder: Path, wanted: SendImages) -> Sending:
         """Connect to the destination's agent. Raises AgentError TRANSFER_BROKEN."""
         secured = channel.context(identity.make(image_key, PURPOSE), server=False)
         shipment = Shipment(wanted.bytes_per_second)

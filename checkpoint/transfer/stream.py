@@ -23,7 +23,6 @@ from checkpoint.core import parcel as wire
 from checkpoint.core.errors import AgentError, Code, from_problem
 from checkpoint.core.manifest import CHUNK_BYTES
 from checkpoint.core.parcel import Parcel
-from checkpoint.memory import channel
 from checkpoint.transfer.shipment import Shipment
 
 WINDOW = 16
@@ -187,7 +186,8 @@ def exactly(sock: ssl.SSLSocket, size: int) -> bytes:
     return got
 
 
-def shut(sock: ssl.SSLSocket) -> None:
+def shut(sock: socket.socket) -> None:
+    """Wake whoever waits for this socket, in another thread."""
     # Not SSLSocket's own, which takes the session away from a thread that is using it.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

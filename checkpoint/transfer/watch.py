@@ -66,7 +66,7 @@ class Watch:
             pass
         for name, mask in masks.items():
             try:
-                found = os.stat(self._folder / name, follow_symlinks=False)
+                found = (self._folder / name).lstat()
             except FileNotFoundError:
                 continue
             yield name, found.st_size, bool(mask & IN_CLOSE_WRITE)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from controller.cli.options import DURATION, MEMORY_WAY, SIZE
+from controller.cli.options import DURATION, MEMORY_WAY, SIZE, TRANSFER_WAY
 from controller.commands import moves
 from controller.core.predict import Wanted
+from controller.core.transfer import STREAMS, Transfer, WantedTransfer
 
 
 @click.command()
@@ -40,6 +41,21 @@ from controller.core.predict import Wanted
     show_default=True,
     help="How its memory travels: inside the freeze, or afterwards, while it runs (post-copy).",
 )
+@click.option(
+    "--transfer",
+    type=TRANSFER_WAY,
+    default="auto",
+    show_default=True,
+    help="How its images travel: in a folder that both pods' agents see, or from agent to agent.",
+)
+@click.option("--transfer-rate", type=SIZE, default=0, help="With direct: bytes a second at most, e.g. 100MiB.")
+@click.option(
+    "--transfer-streams",
+    type=click.IntRange(1, 8),
+    default=STREAMS,
+    show_default=True,
+    help="With direct: connections at once.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def migrate(
@@ -52,6 +68,9 @@ def migrate(
     max_held_bytes: float,
     allow_loss: bool,
     memory: Wanted,
+    transfer: WantedTransfer,
+    transfer_rate: float,
+    transfer_streams: int,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -64,7 +83,10 @@ def migrate(
       midstream migrate redis --to b --dry-run
       midstream migrate redis --to b --max-hold 2s -o json
     """
-    request = moves.MigrateRequest(workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory)
+    request = moves.MigrateRequest(
+        workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory,
+        Transfer(transfer, transfer_streams, transfer_rate),
+    )  # fmt: skip
     status = asyncio.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 
 from controller.core.predict import Wanted
+from controller.core.transfer import WantedTransfer
 from controller.core.units import parse_bytes, parse_seconds
 
 
@@ -29,3 +30,4 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stu
 DURATION = Quantity("duration", parse_seconds)
 SIZE = Quantity("size", parse_bytes)
 MEMORY_WAY = click.Choice(get_args(Wanted))
+TRANSFER_WAY = click.Choice(get_args(WantedTransfer))

@@ -21,6 +21,7 @@ from controller.core.phases import Event, Phase
 from controller.core.plan import refuse_what_cannot_move
 from controller.core.predict import Sample, Wanted
 from controller.core.result import MigrationResult, given_up
+from controller.core.transfer import Transfer
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
 from controller.migrate import Driver, Observer
@@ -36,6 +37,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     max_held_bytes: int
     allow_loss: bool = False
     memory: Wanted = "stop-and-copy"
+    transfer: Transfer = Transfer()
 
 
 def migrations_folder(home: Path) -> Path:
@@ -82,6 +84,7 @@ def new_intent(request: MigrateRequest, source: str) -> Intent:
         max_held_bytes=request.max_held_bytes,
         allow_loss=request.allow_loss,
         memory=request.memory,
+        transfer=request.transfer,
     )
 
 

@@ -60,6 +60,7 @@ class Action(Enum):
     PREPARE_DESTINATION = "destination: get CRIU ready"
     OPEN_INBOUND = "destination's proxy: routing in place, links welcome"
     DIAL_LINKS = "source's proxy: dial the links"
+    OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
     STOP = "source: stop the workload"
     DUMP = "source: dump it, stopped"
     ADOPT = "source: hand its sockets to the proxy"
@@ -84,7 +85,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.PREFLIGHT: ((Action.CHECK_PLAN,), (Action.AWAIT_WAYS,)),
     Phase.PREPARING: (
         (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
-        (Action.DIAL_LINKS,),
+        (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
     ),
     Phase.STOPPING: ((Action.STOP,),),
     Phase.CHECKPOINTING: ((Action.DUMP,),),

@@ -81,6 +81,17 @@ class MemoryAccount(msgspec.Struct, frozen=True):
     faults: Annotated[Count, Meta(description="Post-copy: pages the workload had to wait for.")] = 0
 
 
+class TransferAccount(msgspec.Struct, frozen=True):
+    """How the images got from one agent to the other."""
+
+    way: Annotated[Literal["shared", "direct"], Meta(description="In a folder that both see, or over connections.")]
+    bytes: Annotated[Count, Meta(description="The images' size.")]
+    seconds: Annotated[Seconds, Meta(description="Direct: from the first byte until all had arrived.")] = 0.0
+    wire_bytes: Annotated[Count, Meta(description="Direct: what compression left of them.")] = 0
+    streams: Annotated[Count, Meta(description="Direct: connections at once.")] = 0
+    retries: Annotated[Count, Meta(description="Direct: how often one broke and was made again.")] = 0
+
+
 class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One migration, when it is over."""
 
@@ -98,6 +109,7 @@ class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     bytes: ByteCounts = ByteCounts()
     ledger: Annotated[list[LedgerRow], Meta(description="One row for each flow.")] = []
     memory: Annotated[MemoryAccount | None, Meta(description="Of its memory; null when it never began.")] = None
+    transfer: Annotated[TransferAccount | None, Meta(description="Of its images; null before they were sealed.")] = None
     error: Annotated[Problem | None, Meta(description="Why it did not succeed; null when it did.")] = None
 
 

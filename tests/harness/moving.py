@@ -18,6 +18,7 @@ from controller.clients import AgentClient, ProxyClient
 from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
 from controller.commands.workloads import base_environment
 from controller.core.result import MigrationResult
+from controller.core.transfer import Transfer
 from controller.journal import Journal
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
@@ -115,11 +116,12 @@ class Scene:
         max_held_bytes: int = 64 << 20,
         allow_loss: bool = False,
         memory: agent_api.MemoryWay = "stop-and-copy",
+        transfer: Transfer = Transfer(),  # noqa: B008 - frozen
         prepare: Callable[[Driver], None] = lambda driver: None,
     ) -> MigrationResult:
         """Moves a workload from a to b, or as told."""
         source, destination = source or self.a, destination or self.b
-        more: dict[str, Any] = {"allow_loss": allow_loss, "memory": memory}
+        more: dict[str, Any] = {"allow_loss": allow_loss, "memory": memory, "transfer": transfer}
         intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes, **more)
         log = Journal.begin(migrations_folder(self.lab.home), intent)
         try:
