@@ -14,6 +14,8 @@ from enum import StrEnum
 PROBE_EVERY = 64
 """One chunk in so many is compressed even where it does not pay: memory is not the same everywhere."""
 LEARN_CHUNKS = 8
+PROOF_BYTES = 4 << 20
+"""So much must have gone by a wire that it is called slow: the first packets of a connection prove nothing."""
 WORTH_RATIO = 0.9
 _SMOOTH = 0.3
 _FADE = 0.98
@@ -60,7 +62,7 @@ class Squeeze:
             return self._mode is Mode.ON
         # Bytes for which nobody waited cost nothing to send.
         slow_wire = self._compress_rate * self._wire_seconds > self._wire_bytes
-        if self._assumed and not slow_wire:
+        if self._assumed and (not slow_wire or self._wire_bytes < PROOF_BYTES):
             return False
         seen = self._compressed + self._stored
         if (seen < LEARN_CHUNKS and not self._assumed) or seen % PROBE_EVERY == 0:

@@ -38,7 +38,7 @@ def context(identity: bytes, *, server: bool) -> ssl.SSLContext:
 def listen(host: str) -> socket.socket:
     """A listening socket on a free port of `host`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, 0), family=family, backlog=4)
+    return socket.create_server((host, 0), family=family, backlog=16)
 
 
 def accept(listener: socket.socket, secured: ssl.SSLContext) -> ssl.SSLSocket:

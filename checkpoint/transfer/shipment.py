@@ -109,8 +109,12 @@ class Shipment:
                 self.squeeze.compressed(plain_bytes, wire_bytes, packing_seconds)
             else:
                 self.squeeze.stored(plain_bytes)
-            self.squeeze.carried(wire_bytes, wire_seconds)
+            if wire_bytes >= _TELLING_BYTES:
+                self.squeeze.carried(wire_bytes, wire_seconds)
 
+
+_TELLING_BYTES = 64 << 10
+"""Less than this takes as long as the call does, whatever the wire."""
 
 _ASSUMED_BYTES_PER_SECOND = 0.5e9
 """What one core compresses, until it is known: less than most networks here carry."""

@@ -150,11 +150,18 @@ class Stream:
     def _connect_again(self) -> None:
         """Raises AgentError when stopped, or when nobody listens."""
         self._close()
+        connection = self._dial_patiently()
+        with self._guard:
+            self._connection = connection
+        if self._shipment.stopped:  # in between: nobody will hang this one up
+            self.hang_up()
+
+    def _dial_patiently(self) -> ssl.SSLSocket:
         pause, refused_since = _PAUSE_SECONDS, None
         while True:
+            self._shipment.check()
             try:
-                connection = self._dial()
-                break
+                return self._dial()
             except OSError as error:
                 now = time.monotonic()
                 refused_since = (refused_since or now) if isinstance(error, ConnectionRefusedError) else None
@@ -163,10 +170,6 @@ class Stream:
                     raise AgentError(Code.TRANSFER_BROKEN, words) from error
             self._shipment.pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        with self._guard:
-            self._connection = connection
-        if self._shipment.stopped:  # in between: nobody will hang this one up
-            self.hang_up()
 
     def _close(self) -> None:
         with self._guard:

@@ -70,3 +70,18 @@ def test_the_report_says_what_was_measured():
     assert found.compress_bytes_per_second == 2000
     assert found.wire_bytes_per_second == 4000
     assert Squeeze().report().wire_bytes_per_second == 0
+
+
+def test_with_a_rate_assumed_nothing_is_compressed_to_learn_where_the_wire_is_faster():
+    assert not any(run(Squeeze(assumed=0.5e9), 300, ratio=0.3, compress_seconds=0.002, wire_seconds=0.001))
+
+
+def test_with_a_rate_assumed_a_slow_wire_is_met_at_once():
+    decided = run(Squeeze(assumed=0.5e9), 200, ratio=0.3, compress_seconds=0.002, wire_seconds=0.1)
+    assert not any(decided[:4])  # nothing is known of it yet
+    assert all(decided[5:])
+
+
+def test_with_a_rate_assumed_what_does_not_shrink_is_tried_now_and_then():
+    decided = run(Squeeze(assumed=0.5e9), 200, ratio=1.0, compress_seconds=0.002, wire_seconds=0.1)
+    assert sum(decided) == 1 + 200 // PROBE_EVERY  # the first of them is how it finds out

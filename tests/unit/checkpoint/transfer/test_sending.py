@@ -1,0 +1,122 @@
+"""A folder goes from one agent to the other as it is written, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.manifest import CHUNK_BYTES
+from checkpoint.transfer import stream
+from tests.harness.ferry import KEY, ferry, fill
+from tests.harness.moving import until
+
+SIZES = {"core-1.img": 700, "empty.img": 0, "files.img": 3000, "pages-1.img": 3 * CHUNK_BYTES + 999,
+         "pages-2.img": CHUNK_BYTES, "tcp-stream-1.img": 60}  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+async def test_a_folder_arrives(tmp_path, streams):
+    async with ferry(tmp_path, streams=streams) as one:
+        one.sending.watch()
+        fill(one.here, SIZES)
+        report = await one.finish()
+        one.assert_same()
+    assert (report.way, report.image_bytes, report.streams, report.retries) == (
+        "direct",
+        sum(SIZES.values()),
+        streams,
+        0,
+    )
+    assert report.seconds > 0
+    assert {path.stat().st_mode & 0o777 for path in one.there.iterdir()} == {0o600}
+
+
+async def test_what_is_written_goes_at_once(tmp_path):
+    async with ferry(tmp_path) as one:
+        one.sending.watch()
+        fill(one.here, {"core-1.img": 10, "files.img": 10})
+        with (one.here / "pages-1.img").open("wb", buffering=0) as growing:
+            growing.write(b"a" * (CHUNK_BYTES + 5))
+            await until(lambda: size(one.there / "pages-1.img") == CHUNK_BYTES, "no chunk came while the file grew")
+            await until(lambda: size(one.there / "core-1.img") == 10, "a closed file did not come")
+            growing.write(b"b" * 7)
+        await until(lambda: size(one.there / "pages-1.img") == CHUNK_BYTES + 12, "its end did not come")
+        assert not (one.there / "files.img").exists()
+        await one.finish()
+        one.assert_same()
+
+
+def size(path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+async def test_a_dump_that_is_made_once_more(tmp_path):
+    async with ferry(tmp_path, streams=2) as one:
+        one.sending.watch()
+        fill(one.here, {"pages-1.img": 2 * CHUNK_BYTES, "core-9.img": 10}, seed=2)
+        await until(lambda: size(one.there / "core-9.img") == 10, "nothing came")
+        for path in one.here.iterdir():
+            path.unlink()
+        one.sending.watch()
+        fill(one.here, SIZES)
+        await one.finish()
+        one.assert_same()
+
+
+async def test_a_folder_that_nobody_saw_grow_arrives_too(tmp_path):
+    async with ferry(tmp_path) as one:
+        fill(one.here, SIZES)
+        await one.finish()
+        one.assert_same()
+
+
+async def test_a_slow_transfer_is_as_slow_as_it_was_asked_to_be_and_compresses(tmp_path):
+    async with ferry(tmp_path, streams=2, bytes_per_second=16 * CHUNK_BYTES) as one:
+        (one.here / "pages-1.img").write_bytes(bytes(1000) * 1000 * 12)
+        began = time.monotonic()
+        report = await one.finish()
+        one.assert_same()
+    assert report.compressed_parcels > 0
+    assert report.wire_bytes / (time.monotonic() - began) < 17.5 * CHUNK_BYTES
+
+
+async def test_stopped_it_ends_at_once_and_says_why(tmp_path):
+    async with ferry(tmp_path, bytes_per_second=1000) as one:
+        fill(one.here, SIZES)
+        asyncio.get_running_loop().call_later(0.05, one.sending.stop, AgentError(Code.LEASE_EXPIRED, "too late"))
+        with pytest.raises(AgentError, match="too late"):
+            await one.finish()
+        with pytest.raises(AgentError, match="too late"):
+            one.sending.check()
+
+
+async def test_another_key_is_not_let_in(tmp_path):
+    with pytest.raises(AgentError) as caught:
+        await transfer(tmp_path, key=KEY[::-1])
+    assert caught.value.code is Code.TRANSFER_BROKEN
+    assert list((tmp_path / "there").iterdir()) == []
+
+
+async def transfer(folder, **more) -> None:
+    async with ferry(folder, **more) as one:
+        fill(one.here, SIZES)
+        await one.finish()
+
+
+async def test_nobody_there(tmp_path):
+    with pytest.raises(AgentError, match="cannot be reached") as caught:
+        await transfer(tmp_path, port=1)
+    assert caught.value.code is Code.TRANSFER_BROKEN
+
+
+async def test_an_agent_that_died_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "NOBODY_SECONDS", 0.1)
+    async with ferry(tmp_path) as one:
+        await one.receiving.close()
+        fill(one.here, SIZES)
+        with pytest.raises(AgentError, match="its agent has ended") as caught:
+            await one.finish()
+    assert caught.value.code is Code.TRANSFER_BROKEN
