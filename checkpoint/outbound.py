@@ -264,7 +264,8 @@ class Outbound:
     async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
         """Let the workload go on where it was."""
         if self._sending is not None:  # whoever holds the lock may be waiting for it
-            self._sending.stop(AgentError(Code.TRANSFER_BROKEN, reason or "the controller asked for it"))
+            code = Code.LEASE_EXPIRED if expired else Code.TRANSFER_BROKEN
+            self._sending.stop(AgentError(code, f"the images had not arrived: {reason or 'it was taken back'}"))
         async with self._lock:
             if not self._machine.done(Event.RELEASE):
                 self._machine.check(Event.RELEASE, self._around.kernel.now())

@@ -24,10 +24,11 @@ def pod() -> None:
 @click.option("--cleartext-links", is_flag=True, help="Proxies neither encrypt their links nor show certificates.")
 @click.option("--own-root", is_flag=True, help="What they write stays their own: a layer over the machine's root.")
 @click.option("--share", "shared", multiple=True, metavar="PATH", help="With --own-root: a folder of the machine's.")
+@click.option("--image-space", type=SIZE, default=0, help="Keep images on a tmpfs of its own, of this size.")
 @click.pass_obj
 def pod_create(
     home: Path, names: tuple[str, ...], memory: float | None, cleartext_links: bool, own_root: bool,
-    shared: tuple[str, ...],
+    shared: tuple[str, ...], image_space: float,
 ) -> None:  # fmt: skip
     """Creates pods and waits until their sidecars answer.
 
@@ -38,7 +39,9 @@ def pod_create(
     """
     if shared and not own_root:
         raise click.UsageError("--share goes with --own-root: without it everything is shared")
-    wanted = pods.PodRequest(None if memory is None else int(memory), cleartext_links, own_root, shared)
+    wanted = pods.PodRequest(
+        None if memory is None else int(memory), cleartext_links, own_root, shared, int(image_space)
+    )
     asyncio.run(pods.create_pods(home, names, wanted))
 
 

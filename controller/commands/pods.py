@@ -23,6 +23,7 @@ class PodRequest(msgspec.Struct, frozen=True):
     cleartext_links: bool
     own_root: bool
     shared: tuple[str, ...]
+    image_bytes: int = 0
 
 
 async def create_pods(home: Path, names: Sequence[str], wanted: PodRequest) -> None:

@@ -9,8 +9,9 @@ FD is a SOCK_SEQPACKET socket to whoever creates the pod; each message is one JS
 
 | who says it | message | meaning |
 |---|---|---|
-| creator | {"hostname", "log", "cgroup", "root"} | make the namespaces; join the cgroup first, if one is named; |
-| | | `root`, if it is not null, says how to make a root of the pod's own (`ownroot`): {"folder", "shared", "code"} |
+| creator | {"hostname", "log", "cgroup", "root", "images"} | make the namespaces; join the cgroup first, if one is |
+| | | named; `root`, if it is not null, says how to make a root of the pod's own (`ownroot`): {"folder", "shared", |
+| | | "code"}; `images`: {"folder", "bytes"}, where a tmpfs of the pod's own goes, and how large, or null |
 | outer process | {"pid1"} | the pod's PID 1, as the host numbers it |
 | PID 1 | {"pid_max"} | the namespaces are as they should be |
 | creator | {"sidecars", "environment", "last_pid"} | the pod is recorded: start them |
@@ -186,7 +187,7 @@ def libc_call(name: str, *arguments: object) -> None:
         raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
-def set_up(hostname: str, log: str, root: Message | None) -> int:
+def set_up(hostname: str, log: str, root: Message | None, images: Message | None) -> int:
     """Makes the new namespaces into a pod's; gives its pid_max. Raises OSError."""
     libc_call("mount", None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
     if root is not None:
@@ -194,6 +195,10 @@ def set_up(hostname: str, log: str, root: Message | None) -> int:
         from controller.lab import ownroot
 
         ownroot.enter(root["folder"], root["shared"])
+    if images is not None:
+        size = f"mode=0700,size={images['bytes']}".encode()
+        flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        libc_call("mount", b"tmpfs", str(images["folder"]).encode(), b"tmpfs", flags, size)
     libc_call("mount", b"proc", b"/proc", b"proc", ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC), None)
     # Terminals of its own: the copy of one needs the same number where it arrives (/dev/ptmx goes by what /dev/pts is).
     libc_call("mount", b"devpts", b"/dev/pts", b"devpts", ctypes.c_ulong(MS_NOSUID | MS_NOEXEC), DEVPTS)
@@ -241,7 +246,7 @@ def receive(control: socket.socket) -> Message:
 def be_first(control: socket.socket, wanted: Message) -> None:
     """What PID 1 does, from its first instruction to its last."""
     signal.pthread_sigmask(signal.SIG_BLOCK, First.SIGNALS)
-    send(control, {"pid_max": set_up(wanted["hostname"], wanted["log"], wanted.get("root"))})
+    send(control, {"pid_max": set_up(wanted["hostname"], wanted["log"], wanted.get("root"), wanted.get("images"))})
     order = receive(control)
     sidecars = [Sidecar(**fields) for fields in order["sidecars"]]
     first = First(sidecars, order["environment"])

@@ -35,6 +35,7 @@ class Wanted(NamedTuple):
     cleartext_links: bool
     own_root: bool
     shared: tuple[str, ...]
+    image_bytes: int
 
 
 class Lab:
@@ -70,14 +71,16 @@ class Lab:
         cleartext_links: bool = False,
         own_root: bool = False,
         shared: Sequence[str] = (),
+        image_bytes: int = 0,
     ) -> Pod:
         """Makes a pod and returns when its sidecars serve; several may be created at once, and then start side by side.
 
         `own_root`: what it writes stays its own, but for what it writes below the `shared` paths of the machine.
+        `image_bytes`: it keeps images on a tmpfs of that size, which no other pod sees: as on a machine of its own.
         What is left of a dead pod of that name is cleared away first. When it fails, or is cancelled, nothing is left.
         Raises a LabError.
         """
-        wanted = Wanted(name, memory_bytes, sidecars, cleartext_links, own_root, tuple(shared))
+        wanted = Wanted(name, memory_bytes, sidecars, cleartext_links, own_root, tuple(shared), image_bytes)
         placing = asyncio.create_task(self._place_in_turn(wanted), name=f"place pod {name}")
         self._placing.add(placing)
         placing.add_done_callback(self._placing.discard)
@@ -154,6 +157,7 @@ class Lab:
             cleartext_links=wanted.cleartext_links,
             own_root=wanted.own_root,
             shared=[*map(check_shared, wanted.shared)],
+            image_bytes=wanted.image_bytes,
         )
 
     def _make_folders(self, lab: Addressing, pod: Pod) -> None:

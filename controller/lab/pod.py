@@ -40,6 +40,8 @@ class Pod(msgspec.Struct, frozen=True):
     """Its root file system is an overlay of its own (`controller.lab.ownroot`)."""
     shared: list[str] = []
     """Folders of the machine that it shares although its root is its own, as they were named."""
+    image_bytes: int = 0
+    """How much room for images it has, on a tmpfs that no other pod sees; 0: they are on the machine's."""
     complete: bool = False
     """Whether its creator got to the end. Before that the pod's first process ends when the creator does."""
 

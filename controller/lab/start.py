@@ -29,10 +29,9 @@ def start(lab: Addressing, pod: Pod) -> Pod:
     Until the pod has started PID 1 hangs on our socket and ends with us. Raises PodBroken and NetworkBroken.
     """
     with _outer_process() as control:
-        _say(
-            control,
-            {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup, "root": programs.root(pod)},
-        )
+        images = {"folder": pod.images, "bytes": pod.image_bytes} if pod.image_bytes else None
+        wanted = {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup}
+        _say(control, {**wanted, "root": programs.root(pod), "images": images})
         answer = _hear(control, {"pid1", "pid_max"})
         started = msgspec.structs.replace(
             pod,

@@ -155,11 +155,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    """A lab with the pods a, b and client; nothing of it is left afterwards."""
+async def scene(**options: Any) -> AsyncIterator[Scene]:
+    """A lab with the pods a, b and client; nothing of it is left afterwards. `options` of a and b: `Lab.create`."""
     lab = Lab(fresh_home())
     try:
-        created = await asyncio.gather(lab.create("a"), lab.create("b"), lab.create("client", sidecars=False))
+        created = await asyncio.gather(
+            lab.create("a", **options), lab.create("b", **options), lab.create("client", sidecars=False)
+        )
         made = Scene(lab, *created)
         try:
             yield made
