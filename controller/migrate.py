@@ -33,6 +33,11 @@ WAYS_SECONDS = 10.0
 them, unless there are too many (`controller.core.ways`)."""
 
 
+VAIN = frozenset({Action.SEAL})
+"""What is not waited for when another action of its group has failed: the images may take long to arrive at a pod that
+is gone. The release breaks it off at the source too."""
+
+
 class Observer(Protocol):
     """Who wants to see a migration happen. Called between the actions, so it must be quick."""
 
@@ -101,11 +106,23 @@ class Driver:
         return Event.DONE
 
     async def _together(self, group: tuple[Action, ...]) -> None:
-        """All of a group, whatever happens to one of them; then the first error."""
-        results = await asyncio.gather(*map(self._perform, group), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        """All of a group, whatever happens to one of them; then the first error.
+
+        Only what a failure makes vain is not waited for: the workload stands still meanwhile.
+        """
+        tasks = {action: asyncio.create_task(self._perform(action), name=action.value) for action in group}
+        try:
+            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+            if any(task.done() and task.exception() is not None for task in tasks.values()):
+                for action in tasks.keys() & VAIN:
+                    tasks[action].cancel()
+            await asyncio.wait(tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()  # those that are done do not mind
+        errors = [task.exception() for task in tasks.values() if not task.cancelled()]
+        if first := next(filter(None, errors), None):
+            raise first
         if self.move.adopted is not None:
             repointed = self.move.repointed
             self.observer.held(self.move.adopted.flows, repointed.held_bytes if repointed else 0)
