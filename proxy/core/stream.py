@@ -134,7 +134,7 @@ class Outgoing:
 class Incoming:
     """What comes from a link: cut into headers and bytes, counted."""
 
-    __slots__ = ("_head", "_left", "acknowledged", "delivered", "free", "mark", "payload", "received")
+    __slots__ = ("_head", "_left", "acknowledged", "delivered", "ended", "free", "mark", "payload", "received")
 
     def __init__(self) -> None:
         self.received = 0
@@ -147,6 +147,8 @@ class Incoming:
         """What the other end has acknowledged of ours."""
         self.mark: Mark | None = None
         """END or RESET, the last that came."""
+        self.ended = False
+        """END has come."""
         self.free = False
         """FREE has come: no more of this stream comes over this connection."""
         self._left = 0
@@ -206,6 +208,7 @@ class Incoming:
             if self.mark is Mark.RESET or self.mark is Mark(kind):
                 raise WireError(Fault.ORDER)
             self.mark = Mark(kind)
+            self.ended |= self.mark is Mark.END
             self.received += 1
 
     def _be_free(self) -> None:

@@ -296,6 +296,11 @@ class Link:
             return
         if self.incoming.mark is Mark.RESET:
             self.incoming.delivered = self.incoming.received
+            if self.incoming.ended and self._taken and not self._told and self._user and not self.outgoing.mark:
+                self._told = True
+                self._user.link_ended(
+                    self
+                )  # in one go with the reset: a workload is to see both, for it sees EPIPE then
             self._failure = ""
             self._tell_failure()
         elif self._taken and not self._told and self._user:

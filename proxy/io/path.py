@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 
@@ -112,6 +113,9 @@ class Path:
 
     def _on_leg_end(self) -> None:
         if self._leg_broken:
+            # As the kernel says it: EPIPE if the reset found the stream ended, else ECONNRESET (K: tcp_reset).
+            if any(link.taker.error == errno.EPIPE for link in self.links):
+                self.finish_links()
             self._on_leg_failed()
             return
         self._leg_ended = True

@@ -131,7 +131,7 @@ class Giver:
 class Taker:
     """From a link to a leg: what the leg does not take, or there is no leg for yet, is kept, at most a window."""
 
-    __slots__ = ("_backlog", "_failed", "_handed", "_leg", "_poller", "_writing", "discarding", "moved")
+    __slots__ = ("_backlog", "_failed", "_handed", "_leg", "_poller", "_writing", "discarding", "error", "moved")
 
     def __init__(self, poller: Poller, handed: Callable[[int], None]) -> None:
         self._poller = poller
@@ -142,6 +142,8 @@ class Taker:
         self._writing = False
         self.discarding = False
         """The leg takes no more: what comes is dropped."""
+        self.error = 0
+        """Why it takes no more (errno)."""
         self.moved = 0
         """Bytes handed to the leg."""
 
@@ -188,7 +190,8 @@ class Taker:
             sent = leg.send(piece)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError:
+        except OSError as error:
+            self.error = error.errno or 0
             self.stop()
             if self._failed:
                 self._failed()

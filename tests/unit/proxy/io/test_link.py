@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -145,6 +147,24 @@ async def test_bytes_and_half_closes_said_while_it_is_broken(broken: Broken) -> 
     assert await parts.read(broken.flow.peer, 1) == b""
     await broken.flow.become("closed", "closed")
     await parts.eventually(lambda: not broken.plane.context.links)
+
+
+@pytest.mark.parametrize(("ends", "error"), [(True, errno.EPIPE), (False, errno.ECONNRESET)])
+async def test_a_reset_behind_the_streams_end_is_told_from_one_without(broken: Broken, ends: bool, error: int) -> None:
+    """As the kernel tells it to whoever writes (K: tcp_reset), even if the relay has written before it has read."""
+    app, peer = broken.flow.app, broken.flow.peer
+    path = next(iter(broken.plane.outbound["m"].flows.values())).path
+    assert path._giver
+    path._giver._read(False)
+    if ends:
+        peer.shutdown(socket.SHUT_WR)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    app.send(b"to nobody")
+    await parts.eventually(lambda: path._leg_broken)
+    path._giver._read(True)
+    await parts.eventually(lambda: app.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7)  # TCP_CLOSE
+    assert app.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == error
 
 
 @pytest.mark.parametrize("who", ["peer", "app"])
