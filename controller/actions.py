@@ -22,7 +22,7 @@ import proxy.api as proxy_api
 from controller.clients import AgentClient, ProxyClient, gather_named
 from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered, MemoryLost
-from controller.core.machines import unlike
+from controller.core.machines import unlike, unlike_links
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move, too_few_descriptors
 from controller.core.predict import Rates, choose, least
@@ -114,6 +114,7 @@ class Move:
         apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
         proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
         full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
+        apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
         features = least(facts["ours"].memory, facts["theirs"].memory)
         memory, unavailable = choose(self.intent.memory, plan.memory_bytes, self._rates, features)
         problems = [*apart, *unavailable, *plan.problems, *chain.from_iterable(full)]

@@ -77,6 +77,8 @@ class Health(msgspec.Struct, frozen=True):
     held_bytes: int
     spare_descriptors: int = 1 << 20
     """So many more it may open: a relayed flow takes two."""
+    cleartext_links: bool = False
+    """It neither encrypts its links nor shows a certificate, and wants none."""
 
 
 class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,8 +67,10 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
         found = await agent.inspect(name)
         features = (await agent.health()).memory
     choice, _ = choose("auto", found.memory_bytes, known, features)
+    links = "cleartext" if pod.cleartext_links else "TLS"
+    problems = [*found.problems, *found.losses]
     view = WorkloadCheck(
-        name, pod.name, len(found.pids), found.memory_bytes, found.connections, choice, [*found.problems, *found.losses]
+        name, pod.name, len(found.pids), found.memory_bytes, found.connections, links, choice, problems
     )
     say(view, as_json, show_workload_check)
     return EXIT_REFUSED if view.problems else 0

@@ -1,7 +1,11 @@
-"""Whether what one pod's CRIU writes can be read, and run, in the other. Pure: takes what both agents say."""
+"""Whether one pod's images can be read, and run, in the other, and whether their proxies can speak to each other.
+
+Pure: takes what their agents and proxies say.
+"""
 
 from __future__ import annotations
 
+import proxy.api as proxy_api
 from checkpoint.api import Health, Problem
 from controller.core.check import MIN_CRIU, version_of
 
@@ -31,3 +35,13 @@ def _different(source: str, ours: Health, destination: str, theirs: Health) -> l
         message = f"pod {source} runs on {ours.architecture}, pod {destination} on {theirs.architecture}"
         found.append(Problem("architecture-differs", message, "machine", "choose another pod"))
     return found
+
+
+def unlike_links(source: str, ours: proxy_api.Health, destination: str, theirs: proxy_api.Health) -> list[Problem]:
+    """One proxy that wants TLS and one that speaks in the clear never agree."""
+    if ours.cleartext_links == theirs.cleartext_links:
+        return []
+    clear, encrypted = (source, destination) if ours.cleartext_links else (destination, source)
+    message = f"the links of pod {clear} are in cleartext, those of pod {encrypted} are TLS"
+    hint = f"move to another pod, or make pod {clear} without --cleartext-links: midstream pod list shows what each has"
+    return [Problem("links-differ", message, "pod", hint)]

@@ -113,6 +113,8 @@ class WorkloadCheck(msgspec.Struct, frozen=True):
     threads: int
     memory_bytes: int
     connections: int
+    links: str
+    """What its pod's are: "TLS" or "cleartext"."""
     memory: Choice
     problems: list[Problem]
 
@@ -126,6 +128,7 @@ def show_workload_check(found: WorkloadCheck, console: Console | None = None) ->
         ("workload", f"{found.workload}, in {found.pod}, {found.threads:,} threads"),
         ("memory", byte_text(found.memory_bytes)),
         ("connections", f"{found.connections:,}"),
+        ("links", found.links),
         *_memory_facts(found.memory),
     ]
     for name, value in facts:

@@ -214,6 +214,7 @@ class Plane:
             held_flows=len(held),
             held_bytes=sum(flow.held_bytes for flow in held),
             spare_descriptors=limits.spare_descriptors(self.context.kernel),
+            cleartext_links=self.context.tls is None,
         )
 
     def stop_taking(self) -> None:

@@ -157,3 +157,15 @@ async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(
     stranger.sendall(b"PING\r\n")
     with contextlib.suppress(ConnectionResetError):
         assert stranger.recv(100)[:1] in (b"\x15", b"")  # an alert of TLS's, and no word of ours
+
+
+async def test_pods_whose_links_do_not_go_together_are_told_apart_at_once(stage):
+    """In either direction, before anything is touched."""
+    clear = await stage.lab.create("clear", cleartext_links=True)
+    result = await stage.move("server", stage.a, clear)
+    assert (result.outcome, result.error.code, result.freeze_seconds) == ("rolled-back", "links-differ", 0)
+    assert "the links of pod clear are in cleartext, those of pod a are TLS" in result.error.message
+    assert [phase.name for phase in result.phases] == ["Pending", "Preflight", "RollingBack"]
+    client = Echo(stage.client, stage.a.address, PORT)
+    await go_on([client])
+    await asyncio.to_thread(client.finish)

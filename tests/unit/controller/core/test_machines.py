@@ -2,8 +2,9 @@
 
 import pytest
 
+import proxy.api as proxy_api
 from checkpoint.api import Health
-from controller.core.machines import unlike
+from controller.core.machines import unlike, unlike_links
 
 
 def health(criu="4.2.1", architecture="x86_64"):
@@ -26,3 +27,13 @@ def test_each_difference_has_its_name(ours, theirs, codes):
     found = unlike("a", ours, "b", theirs)
     assert [problem.code for problem in found] == codes
     assert all("pod" in problem.message for problem in found)
+
+
+def test_links_in_cleartext_and_links_in_tls_do_not_go_together():
+    clear, encrypted = (proxy_api.Health("0.1.0", 0, [], 0, 0, 0, cleartext_links=each) for each in (True, False))
+    assert unlike_links("a", clear, "b", clear) == unlike_links("a", encrypted, "b", encrypted) == []
+    for ours, theirs, words in ((clear, encrypted, "pod a are in"), (encrypted, clear, "pod b are in")):
+        (found,) = unlike_links("a", ours, "b", theirs)
+        assert found.code == "links-differ"
+        assert words in found.message
+        assert "midstream pod list" in found.hint
