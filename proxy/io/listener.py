@@ -18,7 +18,7 @@ MIGRATE_REQUESTS = "/proc/sys/net/ipv4/tcp_migrate_req"
 class HeldListener:
     """An adopted listening socket. The kernel completes handshakes into it all through the hold."""
 
-    ACCEPTS_A_CALLBACK = 64  # let relayed flows have their turn
+    ACCEPTS_A_CALLBACK = 4  # let relayed flows have their turn: they have waited longer
     EXHAUSTED_SECONDS = 0.1  # no descriptor free: the backlog keeps the rest meanwhile
 
     def __init__(self, context: Context, sock: socket.socket, local: Endpoint, taken: Callable[..., None]) -> None:
@@ -68,13 +68,10 @@ class HeldListener:
             pass
 
     def repoint(self) -> int:
-        """Take everything that is waiting, then whatever comes; gives how many there were."""
+        """Take what is waiting and whatever comes, as the loop has time; gives how many are waiting."""
         self._sock.setblocking(False)
-        count = 0
-        while took := self._accept_some():
-            count += took
         self._resume()
-        return count
+        return limits.waiting(self._context.kernel, self._sock)
 
     def close(self) -> None:
         if self._pause:

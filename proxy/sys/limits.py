@@ -60,6 +60,13 @@ def raise_backlog(kernel: Kernel, listener: socket.socket) -> int:
     return before
 
 
+def waiting(kernel: Kernel, listener: socket.socket) -> int:
+    """How many connections nobody has accepted yet."""
+    info = kernel.get_bytes(listener, SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
+    count: int = _WORD.unpack_from(info, options.INFO_UNACKED)[0]
+    return count
+
+
 def restore_backlog(kernel: Kernel, listener: socket.socket, backlog: int) -> None:
     kernel.listen(listener, backlog)
 

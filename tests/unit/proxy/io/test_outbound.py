@@ -101,7 +101,8 @@ async def test_a_listener_is_accepted_after_the_repoint_only(plane: Plane) -> No
         assert (answer.flows, answer.accepted) == (0, 3)
         assert plane.repoint("m") == answer
         listener.close()
-        assert {view.direction for view in plane.views()} == {"accepted"}
+        await parts.eventually(lambda: len(migration.flows) == 3)
+        assert {flow.direction for flow in migration.flows.values()} == {"accepted"}
         for peer in peers:
             peer.close()
         assert new
