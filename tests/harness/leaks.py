@@ -23,6 +23,9 @@ from controller.lab.home import IMAGES
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 HOMES = f"/run/mst-{os.getpid()}-"
+EVERYBODYS = ("/tmp/", "/var/tmp/", "/run/", "/mnt/", "/media/")
+"""Where whoever else works on this machine may mount something at any time."""
+OURS = (HOMES, "/run/criu.kdat")
 SETTLE_SECONDS = 3.0
 """The kernel takes namespaces and what is in them away behind the back of whoever ended the last process."""
 
@@ -101,7 +104,10 @@ def _command(pid: int) -> str:
 
 
 def _mounts() -> Iterator[str]:
-    return (f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = line.split()[4]
+        if point.startswith(OURS) or not point.startswith(EVERYBODYS):
+            yield f"mount {point}"
 
 
 def _namespaces() -> Iterator[str]:
@@ -118,7 +124,7 @@ def _links() -> Iterator[str]:
 
 def _tables() -> list[str]:
     listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
-    return [f"nft {line}" for line in listed.stdout.splitlines()]
+    return [f"nft {line}" for line in listed.stdout.splitlines() if " mst-" not in line or Path(HOMES).name in line]
 
 
 def _rules() -> list[str]:

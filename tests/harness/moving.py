@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
 from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
 from controller.commands.workloads import base_environment
+from controller.core.errors import Answered
 from controller.core.result import MigrationResult
 from controller.core.transfer import Transfer
 from controller.journal import Journal
 from controller.lab.lab import Lab
-from controller.lab.pod import Pod
+from controller.lab.pod import Pod, neighbours
 from controller.migrate import Driver
+from proxy.api import Released
 from tests.harness.clients import connect
 from tests.harness.leaks import fresh_home
 
@@ -66,6 +68,23 @@ class Scene:
     def close(self) -> None:
         for sock in self._sockets:
             sock.close()
+        self._sockets.clear()
+
+    async def clear(self) -> None:
+        """Makes the pods as good as new: ends every workload and every connection, and has the moves forgotten.
+
+        Fails unless nothing is left in them then: no workload, no flow, no image.
+        """
+        self.close()
+        logs = list(migrations_folder(self.lab.home).glob("*.jsonl"))
+        pods = neighbours(self.a)
+        for pod in pods:
+            await end_workloads(pod)
+        for pod in pods:
+            await forget_moves(pod, [log.stem for log in logs])
+        for log in logs:
+            log.unlink()
+        await nothing_is_left(pods)
 
     async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:
         pod = pod or self.a
@@ -170,6 +189,35 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
     finally:
         await lab.delete_all()
         shutil.rmtree(lab.home, ignore_errors=True)
+
+
+async def end_workloads(pod: Pod) -> None:
+    async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
+        for each in await agent.workloads():
+            await agent.kill(each.name)
+
+
+async def forget_moves(pod: Pod, migrations: list[str]) -> None:
+    """A proxy listens at the addresses that a workload has left until it is told to forget the move."""
+    async with ProxyClient(f"proxy of {pod.name}", pod.proxy_socket) as proxy:
+        for migration in migrations:
+            for side in ("outbound", "inbound"):
+                with suppress(Answered):  # it has no part in that one
+                    await proxy.call("DELETE", f"/v1/{side}/{migration}?force=1", Released)
+
+
+async def nothing_is_left(pods: list[Pod], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [line for pod in pods for line in await left_in(pod)]:
+        assert time.monotonic() < deadline, left
+        await asyncio.sleep(0.01)
+
+
+async def left_in(pod: Pod) -> list[str]:
+    """The workloads, flows and image folders of a pod."""
+    async with AgentClient("agent", pod.agent_socket) as agent, ProxyClient("proxy", pod.proxy_socket) as proxy:
+        found = [f"{pod.name}: {each}" for each in (*await agent.workloads(), *await proxy.flows())]
+    return found + [f"{path}" for path in Path(pod.images).iterdir() if path.is_dir()]
 
 
 async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 10) -> None:

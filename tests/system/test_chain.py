@@ -9,6 +9,7 @@ from collections import Counter
 from itertools import cycle, pairwise
 
 import pytest
+import pytest_asyncio
 
 from controller import journal
 from controller.commands.moves import migrations_folder, resume
@@ -18,11 +19,33 @@ from tests.harness.interposer import Spoil, between
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines, Puppet
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def stage():
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def module_loop():
+    """The module's event loop is there before a test's leak check takes its first look."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing():
+    """One scene for all tests of this file."""
     async with scene() as made:
         made.c = await made.lab.create("c")
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(standing):
+    """With nothing in it that an earlier test has left."""
+    yield standing
+    await standing.clear()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage():
+    """A scene of the test's own, for what deletes pods."""
+    async with scene() as made:
         yield made
 
 
@@ -292,13 +315,13 @@ async def test_drain_waits_until_a_pod_relays_nothing(stage):
     assert (waiting.returncode, out) == (0, b"a: relays nothing\n")
 
 
-async def test_a_pod_that_relays_is_deleted_where_that_is_forced(stage):
-    await stage.run_redis()
-    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
-    await move_all(stage, "redis", stage.a, stage.b)
+async def test_a_pod_that_relays_is_deleted_where_that_is_forced(own_stage):
+    await own_stage.run_redis()
+    client = own_stage.connect(own_stage.client, own_stage.a.address, REDIS_PORT)
+    await move_all(own_stage, "redis", own_stage.a, own_stage.b)
     assert ask(client, "PING") == "+PONG"
-    assert (await stage.midstream("pod", "delete", "a", "--force"))[0] == 0
-    native = stage.connect(stage.client, stage.b.address, REDIS_PORT)
+    assert (await own_stage.midstream("pod", "delete", "a", "--force"))[0] == 0
+    native = own_stage.connect(own_stage.client, own_stage.b.address, REDIS_PORT)
     assert ask(native, "PING") == "+PONG"
 
 

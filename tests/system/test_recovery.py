@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+import pytest_asyncio
 
 from controller import journal
 from tests.harness.clients import Echo
@@ -28,10 +29,26 @@ KILLED_IN = {
 }
 
 
-@pytest.fixture
-async def stage():
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def module_loop():
+    """The module's event loop is there before a test's leak check takes its first look."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing():
+    """One scene for all tests of this file."""
     async with scene() as made:
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(standing):
+    """With nothing in it that an earlier test has left."""
+    yield standing
+    await standing.clear()
 
 
 @pytest.mark.parametrize("phase", list(KILLED_IN))

@@ -46,3 +46,13 @@ def test_a_home_a_mount_and_a_table():
     home.rmdir()
     assert left == [f"home {home}", f"mount {home}", f"nft table inet {home.name}"]
     assert leaks.left_since(before, machine=True) == []
+
+
+def test_what_another_run_has_is_not_ours(tmp_path):
+    before = leaks.take(machine=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    subprocess.run(["nft", "add", "table", "inet", "mst-1-another"], check=True)
+    left = leaks.left_since(before, machine=True)
+    subprocess.run(["nft", "delete", "table", "inet", "mst-1-another"], check=True)
+    subprocess.run(["umount", tmp_path], check=True)
+    assert left == []
