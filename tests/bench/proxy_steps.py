@@ -29,7 +29,7 @@ from proxy.io.plane import Plane
 from proxy.sys.kernel import Kernel
 from proxy.sys.nftables import flow_key
 from proxy.sys.routing import Routing
-from tests.harness.proxy_rig import Image
+from tests.harness.proxy_image import Image
 
 SOURCE, DESTINATION, PEER = "10.7.0.1", "10.7.0.2", "10.7.0.3"
 MESSAGE_FLOWS = 250

@@ -7,7 +7,10 @@ from typing import Any
 
 from proxy.sys import repair
 from tests.harness import proxy_rig as rigs
-from tests.harness.proxy_rig import Image, Rig, Talker, eventually
+from tests.harness.proxy_image import KERNEL, Image
+from tests.harness.proxy_process import eventually
+from tests.harness.proxy_rig import Rig
+from tests.harness.talker import Talker
 
 
 class Move:
@@ -19,7 +22,7 @@ class Move:
         self.clients = [self.join() for _ in range(clients)]
 
     def join(self, host: str = rigs.ADDRESS["a"], first: bytes = b"\0", **more: bool) -> Talker:
-        """A peer; its first byte says what the workload shall do (see `proxy_rig.SAID_BYTES`)."""
+        """A peer; its first byte says what the workload shall do (see `talker.SAID_BYTES`)."""
         sock = self.rig.connect(host)
         self.bases[sock.getsockname()[1]] = bases(sock)
         sock.sendall(first)
@@ -76,8 +79,8 @@ def positions(image: Image, base: tuple[int, int]) -> dict[str, int]:
 
 def bases(peer: socket.socket) -> tuple[int, int]:
     """The sequence numbers of the workload's first bytes, out and in: the peer's, mirrored, before anything flows."""
-    live = repair.read(rigs.KERNEL, peer)
-    repair.leave(rigs.KERNEL, peer)
+    live = repair.read(KERNEL, peer)
+    repair.leave(KERNEL, peer)
     return (live.rcv_nxt - live.unread) % 2**32, live.write_seq
 
 

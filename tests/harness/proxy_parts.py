@@ -21,13 +21,13 @@ from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
 from proxy.sys.kernel import Kernel
 from proxy.sys.routing import Routing
-from tests.harness.proxy_rig import Image
+from tests.harness.proxy_image import Image
 
 __all__ = ["Endpoint", "HoldPolicy", "Open", "ProxyError", "msgspec"]
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="TCP_REPAIR needs CAP_NET_ADMIN")
 TOKEN = "5a" * 32
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 15.0
 KERNEL = Kernel()
 READDRESS = {"127.0.0.1": "127.0.0.2"}
 

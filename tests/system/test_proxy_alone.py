@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from proxy.sys import repair
 from tests.harness import proxy_rig as rigs
+from tests.harness.proxy_image import KERNEL, is_listener
 from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
-from tests.harness.proxy_rig import Rig, eventually
+from tests.harness.proxy_process import eventually
+from tests.harness.proxy_rig import Rig
+from tests.harness.talker import SAID_BYTES
 
 
 @pytest.fixture
@@ -74,8 +78,8 @@ def test_a_connection_that_the_workload_opened_moves(rig: Rig) -> None:
         server.settimeout(rigs.PATIENCE_SECONDS)
         move = Move(rig, dial=rigs.ADDRESS["c"])
         sock, _ = server.accept()
-    live = rigs.repair.read(rigs.KERNEL, sock)
-    rigs.repair.leave(rigs.KERNEL, sock)
+    live = repair.read(KERNEL, sock)
+    repair.leave(KERNEL, sock)
     move.bases[rigs.PORT + 1] = ((live.rcv_nxt - live.unread) % 2**32, live.write_seq)
     move.clients = [rig.talker(sock)]
     has_begun(move.clients)
@@ -138,7 +142,7 @@ def test_a_flow_that_the_workload_has_ended_moves(rig: Rig, quiet: bool) -> None
     client.finish()
     assert app.verdict_after_end() == "ended"
     assert app.got == client.sent
-    assert client.got == rigs.SAID_BYTES
+    assert client.got == SAID_BYTES
     become(rig, "outbound", "closed")
     become(rig, "inbound", "closed")
 
@@ -276,7 +280,7 @@ def test_a_rollback_is_as_if_nothing_had_been(rig: Rig, how: str) -> None:
 
 
 def backlogs(socks: list[socket.socket]) -> list[int]:
-    infos = [sock.getsockopt(6, 11, 104) for sock in socks if rigs.is_listener(sock)]
+    infos = [sock.getsockopt(6, 11, 104) for sock in socks if is_listener(sock)]
     return [int.from_bytes(info[28:32], "little") for info in infos]
 
 

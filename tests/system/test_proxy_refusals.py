@@ -20,9 +20,12 @@ import pytest
 from proxy.api import MAX_BODY_BYTES, METRICS_PORT
 from proxy.core.handshake import proof
 from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Refused, Resume, encode
+from proxy.sys import repair
 from tests.harness import proxy_rig as rigs
+from tests.harness.proxy_image import KERNEL
 from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
-from tests.harness.proxy_rig import Rig, eventually
+from tests.harness.proxy_process import eventually
+from tests.harness.proxy_rig import Rig
 
 TOKEN = "ab" * 32
 STRANGER = 65534
@@ -219,7 +222,7 @@ def test_a_ledger_that_does_not_balance_aborts(rig: Rig, number: str) -> None:
     assert rig.a.ok("DELETE", f"/v1/outbound/{rig.migration}") == {"flows": 0}
     for image in move.images:
         if not image.listener:
-            rigs.repair.leave(rigs.KERNEL, image.sock)
+            repair.leave(KERNEL, image.sock)
         image.sock.close()
     move.workload.thaw()
     goes_on(move.clients)

@@ -11,7 +11,7 @@ import pytest
 from proxy.io import connection
 from proxy.io.connection import Tls, TlsConnection
 from tests.harness import proxy_parts as parts
-from tests.harness.proxy_rig import certified
+from tests.harness.proxy_process import certified
 
 pytestmark = parts.NEEDS_ROOT
 

@@ -22,7 +22,7 @@ from proxy.io.plane import Plane
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, Cutter, cutting
-from tests.harness.proxy_rig import certified
+from tests.harness.proxy_process import certified
 
 pytestmark = parts.NEEDS_ROOT
 

@@ -15,7 +15,7 @@ from proxy.core.migration import Outbound
 from proxy.io.outbound import AdoptedSocket, OutboundMigration
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
-from tests.harness.proxy_rig import Image
+from tests.harness.proxy_image import Image
 
 pytestmark = parts.NEEDS_ROOT
 
