@@ -14,8 +14,9 @@ from checkpoint.core.ranges import Range, Ranges
 
 PAGE_BYTES = 4096
 
-FAULT_BYTES = 8 * PAGE_BYTES
-"""With the page that somebody waits for come its neighbours in the same 32 KiB: they cost as much as one alone."""
+FAULT_BYTES = 32 * PAGE_BYTES
+"""With the page that somebody waits for come its neighbours in the same 128 KiB. Right after the freeze a Redis of 1 GiB
+touched 361 blocks of 32 KiB and 160 of these, and the way to the giver and back takes longer than the bytes."""
 
 CHUNK_BYTES = 256 << 10
 """What is asked for at once at most (`checkpoint.core.pacing`): 64 pages, for an answer has a bit for each."""
@@ -101,6 +102,14 @@ class Space:
             return Due.ZERO
         block = address - address % FAULT_BYTES
         return self._ask(found.part(block, block + FAULT_BYTES))
+
+    def never_written(self, address: int) -> tuple[int, int]:
+        """Where a fault was at zeros: the pages around it, start and end, of which none is to come either."""
+        start = address - address % CHUNK_BYTES
+        end = start + CHUNK_BYTES
+        for ranges in self._everywhere():
+            start, end = ranges.gap(address, start, end)
+        return start, end
 
     def next(self, size: int = CHUNK_BYTES) -> Ask | None:
         """What to ask for in the background; None when everything is there or asked for."""

@@ -62,6 +62,15 @@ class Ranges:
         place = bisect_right(self._all, address, key=_end)
         return self._all[place] if place < len(self._all) else self._all[0]
 
+    def gap(self, address: int, start: int, end: int) -> tuple[int, int]:
+        """What of `start` up to `end`, around `address`, has none of the ranges; `address` must have none either."""
+        place = bisect_right(self._all, address, key=_start)
+        if place:
+            start = max(start, self._all[place - 1].end)
+        if place < len(self._all):
+            end = min(end, self._all[place].start)
+        return start, end
+
     def cut(self, start: int, end: int) -> list[Range]:
         """Take out whatever lies within `start` and `end`; gives it."""
         first = bisect_right(self._all, start, key=_end)

@@ -37,7 +37,7 @@ class Process:
         """Somebody waits for this page: what to ask for. None: it is on its way, or was zeros and is there now."""
         found = self.space.fault(address)
         if found is Due.ZERO:
-            self._insist(lambda: uffd.zero(self.fd, address))
+            self._insist(lambda: self._zero(address))
         return found if isinstance(found, Ask) else None
 
     def put(self, number: int, body: int, present: int) -> None:
@@ -54,6 +54,11 @@ class Process:
                     uffd.zero(self.fd, one.address, one.size)
                 else:
                     uffd.copy(self.fd, one.address, body + one.offset, one.size)
+
+    def _zero(self, address: int) -> None:
+        """All of its neighbours as well: who takes new memory into use takes more of it. Raises Gone and Changing."""
+        start, end = self.space.never_written(address)
+        uffd.zero(self.fd, start, end - start)
 
     def _insist(self, act: Callable[[], None]) -> None:
         """Do it as soon as the process holds still for it; never, where it has ended."""

@@ -21,7 +21,7 @@ def space(pages: int = 64) -> Space:
 def test_a_fault_asks_for_the_page_and_its_neighbours_once():
     one = space()
     asked = one.fault(page(9))
-    assert asked == Ask(1, page(8), FAULT_BYTES)
+    assert asked == Ask(1, page(0), FAULT_BYTES)
     assert one.fault(page(10)) is Due.COMING
     assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
     assert one.outstanding() == [asked]
@@ -66,23 +66,23 @@ def test_what_the_process_dropped_is_put_nowhere():
 
 
 def test_what_the_process_moved_is_asked_for_by_its_old_address_and_put_at_its_new_one():
-    one = space(16)
+    one = space(64)
     coming = one.fault(page(0))
     assert isinstance(coming, Ask)
     far = 4 * BASE
-    one.remapped(page(0), far, 16 * PAGE_BYTES)
+    one.remapped(page(0), far, 64 * PAGE_BYTES)
     assert one.fault(page(0)) is Due.ZERO
     assert one.fault(far) is Due.COMING
-    assert one.arrived(coming.number) == [Put(far, 0, 8 * PAGE_BYTES)]
-    asked = one.fault(far + 8 * PAGE_BYTES)
-    assert asked == Ask(2, page(8), 8 * PAGE_BYTES)
+    assert one.arrived(coming.number) == [Put(far, 0, FAULT_BYTES)]
+    asked = one.fault(far + FAULT_BYTES)
+    assert asked == Ask(2, page(0) + FAULT_BYTES, FAULT_BYTES)
 
 
 def test_a_child_wants_everything_that_has_not_come():
-    one = space(16)
+    one = space(64)
     one.fault(page(0))
     child = one.forked()
-    assert child.left_bytes == one.left_bytes == 16 * PAGE_BYTES
+    assert child.left_bytes == one.left_bytes == 64 * PAGE_BYTES
     assert child.asked_count == 0
     assert child.fault(page(0)) == Ask(1, page(0), FAULT_BYTES)
 
@@ -136,3 +136,11 @@ def test_the_pieces_of_an_answer_are_all_of_it_each_from_where_it_is_in_the_body
             seen.append(((one.address - page(100)) // PAGE_BYTES + first + step, at))
     assert [number for number, _ in seen] == list(range(first, first + count))
     assert all(at == (number if present >> number & 1 else None) for number, at in seen)
+
+
+def test_neighbours_that_were_never_written_either_are_zeros_too_up_to_what_is_to_come():
+    one = Space([(page(8), page(16)), (page(40), page(41))])
+    one.fault(page(40))  # asked for is to come as well
+    assert one.never_written(page(20)) == (page(16), page(40))
+    assert one.never_written(page(2)) == (page(0), page(8))
+    assert one.never_written(page(50)) == (page(41), page(64))
