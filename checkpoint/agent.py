@@ -19,6 +19,7 @@ from checkpoint.api import (
     Beacon,
     ErrorBody,
     Health,
+    Packed,
     PrepareInbound,
     PrepareOutbound,
     ReceiveImages,
@@ -59,11 +60,12 @@ class Agent:
         app.router.add_put("/v1/outbound/{migration}", self._prepare_outbound)
         app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
         app.router.add_post("/v1/outbound/{migration}/send", self._send)
-        for step in ("stop", "dump", "adopt", "seal", "commit", "release"):
-            app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
-        app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/look", self._look)
         app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
+        for step in ("pack", "stop", "dump", "adopt", "seal", "commit", "release"):
+            app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
+        app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
         app.router.add_get("/v1/inbound/{migration}/memory", self._memory)
@@ -129,6 +131,10 @@ class Agent:
     async def _receive(self, request: web.Request) -> web.Response:
         wanted = await _body(request, ReceiveImages)
         return _answer(await self._custodian.inbound(request.match_info["migration"]).receive(wanted))
+
+    async def _stage(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Packed)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).stage(wanted))
 
     async def _restore(self, request: web.Request) -> web.Response:
         wanted = await _body(request, RestoreWorkload)

@@ -11,6 +11,7 @@
 | GET /v1/migrations | | `list[Custody]` |
 | PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
 | POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
+| POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
 | POST /v1/outbound/{migration}/stop | | `Custody` |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
@@ -21,6 +22,7 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
 | POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
+| POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
 | GET /v1/inbound/{migration}/memory | | `Memory` (post-copy: how far it has come) |
@@ -45,6 +47,9 @@ Fault = Literal["request", "workload", "pod", "machine", "midstream"]
 
 MemoryWay = Literal["stop-and-copy", "post-copy"]
 """How a workload's private memory travels: all of it inside the freeze, or afterwards, while the workload runs."""
+
+MOST_GHOST_BYTES = (1 << 32) - 1
+"""CRIU takes the limit as a u32 (criu: rpc.proto, ghost_limit)."""
 
 ImageKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """AES-256 key of one migration's images, made by the controller for the two agents alone: in memory, never written.
@@ -129,6 +134,31 @@ class Inspection(msgspec.Struct, frozen=True):
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""
 
 
+class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is said of the files that travel with a workload, beside its pod's own layer."""
+
+    named: list[str] = []
+    """Folders that travel too (`--with`)."""
+    replace_newer: bool = False
+    """Also what the destination has changed later."""
+    ghost_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=MOST_GHOST_BYTES)] = 64 << 20
+    """The largest deleted file, still open, that travels, with the images. CRIU's own 1 MiB is less than many a scratch
+    file."""
+
+
+NO_FILES = Files()
+
+
+class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The workload's files as they were before the freeze (`checkpoint.baggage`)."""
+
+    folder: str
+    """0700; "" where nothing travels."""
+    digest: str = ""
+    files: int = 0
+    size_bytes: int = 0
+
+
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workload: str
     readdress: dict[str, str]
@@ -139,6 +169,7 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_loss: bool = False
     """Reset the connections that cannot be kept, when the workload is resumed, and move the rest."""
     memory: MemoryWay = "stop-and-copy"
+    files: Files = Files()
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,6 +177,7 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     argv: list[str]
     image_key: ImageKey
     memory: MemoryWay = "stop-and-copy"
+    files: Files = Files()
 
 
 class Memory(msgspec.Struct, frozen=True):

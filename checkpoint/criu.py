@@ -70,13 +70,15 @@ class CriuEngine:
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
 
-    async def dump(self, helper: Helper, tree: Tree, folders: Folders, *, lazily: bool = False) -> DumpReport:
+    async def dump(
+        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False
+    ) -> DumpReport:
         root = tree.members[0].pid
         more = options.lazily(_lazy_config(folders.work)) if lazily else {}
         work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
         try:
             response = await _swrk(helper).request(
-                self._messages.DUMP, options.dump(root, str(folders.images), work_fd) | more
+                self._messages.DUMP, options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
             )
         finally:
             os.close(work_fd)

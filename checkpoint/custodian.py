@@ -13,6 +13,7 @@ from typing import Any
 from checkpoint import tree
 from checkpoint.adopt import Adoption
 from checkpoint.api import Custody, PrepareInbound, PrepareOutbound, RunWorkload, Workload
+from checkpoint.baggage.incoming import came
 from checkpoint.core.custody import FINAL, HOLDING, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
@@ -40,15 +41,16 @@ class Custodian:
 
     def __init__(
         self, kernel: Kernel, engine: Engine, messages: Messages, store: Store, directory: Path, adopt_path: str,
-        pid_base: int,
+        pid_base: int, layer: Path | None = None,
     ) -> None:  # fmt: skip
         self.store = store
         self.workloads = Workloads(kernel, directory, pid_base)
         self._kernel = kernel
         self._file = StateFile(directory / "agent" / "state.json")
         self._around = Surroundings(
-            kernel, engine, messages, store, adopt_path, self._save, self._spawn, self.workloads.forget
-        )
+            kernel, engine, messages, store, adopt_path, self._save, self._spawn, self.workloads.forget,
+            directory / "agent", layer,
+        )  # fmt: skip
         self._outbound: dict[str, Outbound] = {}
         self._inbound: dict[str, Inbound] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -116,7 +118,8 @@ class Custodian:
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
             readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds, memory=wanted.memory, purpose=purpose,
-        ), wanted.image_key, allow_loss=wanted.allow_loss)  # fmt: skip
+        ), wanted.image_key, allow_loss=wanted.allow_loss, files=wanted.files,
+            arrived=came(self._around.folder, record.name, record.arrived_by))  # fmt: skip
         self._outbound[migration] = one
         try:
             custody = await one.prepare()
@@ -137,7 +140,7 @@ class Custodian:
             migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory,
             purpose=purpose,
         )  # fmt: skip
-        one = Inbound(self._around, self.workloads, record, wanted.image_key)
+        one = Inbound(self._around, self.workloads, record, wanted.image_key, wanted.files)
         self._inbound[migration] = one
         try:
             custody = await one.prepare()
@@ -235,6 +238,7 @@ class Custodian:
             await tree.until_gone(held, _HELPER_SECONDS)
             held.close()
             await self._end_taker(record)
+            await one.take_files_back()
             record.state, record.reason = State.DISCARDED, "the agent was started anew"
             one = Inbound(self._around, self.workloads, record)
         elif record.state is State.RESTORED:
@@ -245,10 +249,12 @@ class Custodian:
             held = self._members(record)
             held.stopped_before = set(record.stopped_before)
             tree.resume(self._kernel, held)
+            one.keep_files()
             held.close()
         elif record.state is State.WAITING:
             # The images' key died with the agent that had it.
             await self._end_taker(record)
+            await one.take_files_back()
             record.state, record.reason = State.DISCARDED, "the agent was started anew"
             one = Inbound(self._around, self.workloads, record)
         self._inbound[record.migration] = one

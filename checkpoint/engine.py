@@ -65,8 +65,11 @@ class Engine(Protocol):
     async def stop(self, root: int) -> Tree:
         """Stop the tree; returns when no instruction of it runs."""
 
-    async def dump(self, helper: Helper, tree: Tree, folders: Folders, *, lazily: bool = False) -> DumpReport:
-        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory."""
+    async def dump(
+        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False
+    ) -> DumpReport:
+        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory. A deleted file of
+        more than `ghost_limit_bytes` that is still open is refused."""
 
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         """Make the tree of the images; it is stopped, and a child of PID 1. `lazily`: `checkpoint.memory.taker`, in the

@@ -12,9 +12,12 @@ import msgspec
 
 from checkpoint import sockopts, store, tree
 from checkpoint.api import (
+    NO_FILES,
     Beacon,
     Custody,
+    Files,
     Memory,
+    Packed,
     PrepareInbound,
     ReceiveImages,
     Restored,
@@ -22,6 +25,8 @@ from checkpoint.api import (
     Sight,
 )
 from checkpoint.api import Receiving as ReceivingAnswer
+from checkpoint.baggage.incoming import Incoming
+from checkpoint.baggage.outgoing import LIST, is_baggage
 from checkpoint.core import manifest
 from checkpoint.core.custody import FINAL, Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
@@ -45,8 +50,9 @@ class Inbound:
     """A migration on the way in."""
 
     def __init__(
-        self, around: Surroundings, workloads: Workloads, record: MigrationRecord, image_key: str = ""
-    ) -> None:
+        self, around: Surroundings, workloads: Workloads, record: MigrationRecord, image_key: str = "",
+        files: Files = NO_FILES,
+    ) -> None:  # fmt: skip
         """`image_key` is "" for a migration that an agent before this one prepared: it restores no more."""
         self.record = record
         self._around = around
@@ -60,6 +66,9 @@ class Inbound:
         self._tree: Tree | None = None
         self._restored: Restored | None = None
         self._image_key = image_key
+        self._incoming = Incoming(
+            around.folder, around.layer, record.migration, record.workload, replace_newer=files.replace_newer
+        )
         self._taking: Taking | None = None
         """With post-copy: whoever fetches the memory."""
         self._receiving: Receiving | None = None
@@ -141,6 +150,19 @@ class Inbound:
         await self._receiving.close()
         return self._around.store.folders(self._work_name).images
 
+    async def stage(self, wanted: Packed) -> Custody:
+        """Unpack what the source packed before the freeze."""
+        async with self._lock:
+            self._machine.check(Event.RESTORE, self._around.kernel.now())
+            if wanted.folder:
+                with self._timed("stage"):
+                    await asyncio.to_thread(self._incoming.stage, Path(wanted.folder), wanted.digest)
+            return self.custody()
+
+    async def take_files_back(self) -> None:
+        """Leave the pod's files as they were before this migration: for one that is over, or never began."""
+        await asyncio.to_thread(self._incoming.undo)
+
     async def restore(self, wanted: RestoreWorkload) -> Restored:
         async with self._lock:
             if self._restored is None:
@@ -161,6 +183,7 @@ class Inbound:
                 self._taking.want(wanted.memory, Images(folder, self._around.messages))
             return await self._restore_verified(folder, sealed)
         except BaseException as error:
+            await self.take_files_back()
             self._apply(Event.DISCARD, reason=str(error))
             self._around.save()
             raise
@@ -170,6 +193,8 @@ class Inbound:
         manifest.compare_sizes(sealed, store.listing(folder))
         looking = self._around.spawn(self._survey(folder), "look at the images")
         try:
+            with self._timed("files"):
+                await self._place_files(folder, sealed)
             report = await self._run_criu(folder)
         except AgentError:
             manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
@@ -182,6 +207,15 @@ class Inbound:
         self._set_options(report.tree, folder)
         self._keep(report, folder)
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
+
+    async def _place_files(self, folder: Path, sealed: Manifest) -> None:
+        """Before CRIU opens them; and not one of them before it is known that they are what was sealed."""
+        if LIST in sealed.files:
+            ours = [name for name in sealed.files if is_baggage(name)]
+            sizes = {name: one.size for name, one in sealed.files.items()}
+            found = await self._around.store.prove(folder, bytes.fromhex(self._image_key), sizes, ours)
+            manifest.compare(Manifest({name: sealed.files[name] for name in ours}), Manifest(found))
+            await asyncio.to_thread(self._incoming.place, folder)
 
     async def _survey(self, folder: Path) -> Manifest:
         """What the images are while CRIU reads them; what that proves and what not: `checkpoint.store`."""
@@ -230,10 +264,15 @@ class Inbound:
         # On record first: an agent that dies before the signal sends it after its restart.
         self._around.save()
         self._around.engine.resume(held)
+        self.keep_files()
         held.close()
         self._tree = None
         if self._taking is not None:
             self._watch(self._taking)
+
+    def keep_files(self) -> None:
+        """It runs: what its files have replaced is gone."""
+        self._around.spawn(asyncio.to_thread(self._incoming.keep), "keep the files")
 
     def _watch(self, taking: Taking) -> None:
         taking.begin()
@@ -264,6 +303,7 @@ class Inbound:
                 if self._tree is not None:
                     await self._destroy(self._tree)
                     self._tree = None
+                await self.take_files_back()
                 self._apply(Event.DISCARD, reason="the controller asked for it")
                 self._around.save()
             if self._helper is not None:

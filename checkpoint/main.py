@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--criu", type=Path, required=True, help="the criu program; pycriu lies beside it, in python/")
     parser.add_argument("--images", type=Path, default=Path("/dev/shm/midstream"), help="where images go: a tmpfs")
     parser.add_argument("--pid-base", type=int, default=0, help="workloads get PIDs above this (0: as they come)")
+    parser.add_argument("--layer", type=Path, help="the upper layer of the pod's root, if that is its own")
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -62,7 +63,7 @@ async def serve(flags: argparse.Namespace) -> None:
     version = await engine.version()
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
     features = await engine.features()
-    custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base)
+    custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base, flags.layer)
     await custodian.recover()
     checkpoints = Checkpoints(custodian, messages, machine(version), flags.directory)
     checkpoints.tidy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,21 @@ import msgspec
 
 from checkpoint import store
 from checkpoint.adopt import Adoption
-from checkpoint.api import Adopted, Beacon, Custody, Dumped, PrepareOutbound, Sealed, SendImages, TransferReport
+from checkpoint.api import (
+    NO_FILES,
+    Adopted,
+    Beacon,
+    Custody,
+    Dumped,
+    Files,
+    Packed,
+    PrepareOutbound,
+    Sealed,
+    SendImages,
+    TransferReport,
+)
+from checkpoint.baggage.outgoing import Outgoing
+from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
@@ -41,8 +55,9 @@ class Outbound:
     """A migration on the way out."""
 
     def __init__(
-        self, around: Surroundings, record: MigrationRecord, image_key: str = "", *, allow_loss: bool = False
-    ) -> None:
+        self, around: Surroundings, record: MigrationRecord, image_key: str = "", *, allow_loss: bool = False,
+        files: Files = NO_FILES, arrived: Sequence[Listing] = (),
+    ) -> None:  # fmt: skip
         """`image_key` is "" for a migration that an agent before this one prepared: it is over, or goes back."""
         self.record = record
         self._around = around
@@ -55,6 +70,8 @@ class Outbound:
         self._adoption: Adoption | None = None
         self._image_key = image_key
         self._allow_loss = allow_loss
+        self._files = files
+        self._outgoing = Outgoing(around.store.beside(record.migration), around.layer, files.named, arrived)
         self._snapshot = Snapshot(around, self._folders(), self._key)
         self._lease: asyncio.TimerHandle | None = None
         self._burial: asyncio.Task[None] | None = None
@@ -115,6 +132,13 @@ class Outbound:
                 self._sending = await Sending.open(kernel, self._key, folder, wanted)
             return self.custody()
 
+    async def pack(self) -> Packed:
+        """Pack the workload's files, while it runs: inside the freeze it is only what has changed since."""
+        async with self._lock:
+            self._machine.check(Event.STOP, self._around.kernel.now())
+            with self._timed("pack"):
+                return await asyncio.to_thread(self._outgoing.first) if self._outgoing else Packed("")
+
     async def stop(self) -> Custody:
         async with self._lock:
             if not self._machine.done(Event.STOP):
@@ -149,12 +173,14 @@ class Outbound:
         looking = self._around.spawn(
             asyncio.to_thread(self._snapshot.look, self._required_tree()), "look at the sockets"
         )
+        packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         try:
             report = await self._dump_patiently(folders)
         finally:
-            options = await looking
+            options, _ = await asyncio.gather(looking, packing)
         if self._sending is not None:
             self._sending.check()
+        self._outgoing.hand_over(folders.images)
         if self._giving is not None:
             await self._giving.write_map(folders.images)
         self._snapshot.keep(options, self.record.stopped_before)
@@ -183,7 +209,13 @@ class Outbound:
         self.record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
         try:
-            return await self._around.engine.dump(helper, self._required_tree(), folders, lazily=self._lazily)
+            return await self._around.engine.dump(
+                helper,
+                self._required_tree(),
+                folders,
+                ghost_limit_bytes=self._files.ghost_limit_bytes,
+                lazily=self._lazily,
+            )
         finally:
             self.record.helper = None
             self._around.spawn(helper.close(), "criu's end")
@@ -312,6 +344,7 @@ class Outbound:
         async with self._lock:
             if self._machine.state not in (State.RELEASED, State.COMMITTED):
                 raise AgentError(Code.WRONG_STATE, f"release it first: the migration is {self.state.value}")
+            self._outgoing.close()
             self._around.store.remove(self.record.migration)
             return self.custody()
 

@@ -34,7 +34,7 @@ async def rehearse(messages: Messages, images: Store) -> None:
             _make(folders.images, messages)
             await _seal(folders.images, messages, images)
         msgspec.json.decode(msgspec.json.encode(Journal()), type=Journal)
-        messages.request(type=messages.DUMP, opts=messages.options(**options.dump(1, "", 0))).SerializeToString()
+        messages.request(type=messages.DUMP, opts=messages.options(**options.dump(1, "", 0, 0))).SerializeToString()
         messages.request(type=messages.RESTORE, opts=messages.options(**options.restore("", 0))).SerializeToString()
     finally:
         images.remove(_NAME)

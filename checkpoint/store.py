@@ -62,6 +62,10 @@ class Store:
     def folders(self, name: str) -> Folders:
         return Folders(self.root / name / "images", self.root / name / "work")
 
+    def beside(self, name: str) -> Path:
+        """Where else one migration may put something; it makes it and takes it away itself."""
+        return self.root / f"{name}.files"
+
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / name, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,3 +32,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     """Start a task that the agent owns, by its name."""
     given_up: Callable[[str], None]
     """The workload of that name is no longer this pod's."""
+    folder: Path = Path()
+    """The agent's own, for what must outlive it."""
+    layer: Path | None = None
+    """What is written in the pod, if it has a root of its own."""

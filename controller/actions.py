@@ -36,6 +36,8 @@ T = TypeVar("T")
 LINK_TOKEN_BYTES = 32
 _NOT_MEASURED = Rates(copy_bytes_per_second=0.5e9)
 IMAGE_KEY_BYTES = 32
+FILES_PATIENCE_SECONDS = 3600.0
+"""The workload runs while its files are packed and unpacked: it takes the time that it takes."""
 
 
 class Move:
@@ -69,6 +71,7 @@ class Move:
         """The migration that brought the workload to the source, as far as it is known here."""
         self._memory_port = 0
         self._beacon: agent_api.Beacon | None = None
+        self._transfer: agent_api.TransferWay = "shared"
         self.memory: agent_api.Memory | None = None
         """With post-copy: how far the memory has come."""
         self._stack = AsyncExitStack()
@@ -161,13 +164,16 @@ class Move:
             self._image_key,
             self.intent.allow_loss,
             self._way,
+            self.intent.files,
         )
         prepared = await self.source_agent.prepare_outbound(self._id, body)
         self._memory_port, self._beacon = prepared.memory_port, prepared.beacon
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
-        body = agent_api.PrepareInbound(self.intent.workload, self.plan.argv, self._image_key, self._way)
+        body = agent_api.PrepareInbound(
+            self.intent.workload, self.plan.argv, self._image_key, self._way, self.intent.files
+        )
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
@@ -188,10 +194,23 @@ class Move:
         await self.source_proxy.prepare_outbound(self._id, body)
 
     async def _open_transfer(self) -> None:
-        await agree(
+        self._transfer = await agree(
             self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._beacon,
             self.destination.address,
         )  # fmt: skip
+
+    async def _carry_files(self) -> None:
+        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images go
+        from agent to agent, the files go with them."""
+        if self._transfer == "direct":
+            return
+        packed = await self.source_agent.outbound(
+            self._id, "pack", agent_api.Packed, timeout_seconds=FILES_PATIENCE_SECONDS
+        )
+        if packed.folder:
+            await self.destination_agent.inbound(
+                self._id, "stage", agent_api.Custody, packed, timeout_seconds=FILES_PATIENCE_SECONDS
+            )
 
     async def _stop(self) -> None:
         self._learn(await self._source("stop", agent_api.Custody))
@@ -320,6 +339,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.OPEN_INBOUND: Move._open_inbound,
     Action.DIAL_LINKS: Move._dial_links,
     Action.OPEN_TRANSFER: Move._open_transfer,
+    Action.CARRY_FILES: Move._carry_files,
     Action.STOP: Move._stop,
     Action.DUMP: Move._dump,
     Action.ADOPT: Move._adopt,

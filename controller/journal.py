@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from checkpoint.api import Files
 from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
 from controller.core.predict import Wanted
@@ -36,6 +37,7 @@ class Intent(msgspec.Struct, frozen=True):
     allow_loss: bool = False
     memory: Wanted = "stop-and-copy"
     transfer: Transfer = Transfer()
+    files: Files = Files()
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -50,6 +50,10 @@ class Code(StrEnum):
     KERNEL = "kernel"
     CRIU_FAILED = "criu-failed"
     QUEUE_MOVED = "queue-moved"
+    FILES = "files"
+    FILE_CONFLICT = "file-conflict"
+    NO_ROOT = "no-own-root"
+    NO_FOLDER = "no-folder"
     CRIU_MISSING = "criu-missing"
     IMAGE_DAMAGED = "image-damaged"
     MEMORY_HELPER = "memory-helper"
@@ -106,9 +110,17 @@ _ROWS: dict[Code, _Row] = {
     Code.DELETED_FILE: _Row(
         422, "workload", "The workload keeps a file open that has been deleted or replaced on disk."
     ),
-    Code.GHOST_TOO_LARGE: _Row(422, "workload", "Let the workload close that deleted file, or shorten it."),
+    Code.GHOST_TOO_LARGE: _Row(
+        422, "workload", "Raise --max-ghost-size, or let the workload close that deleted file or shorten it."
+    ),
     Code.FILE_MISSING: _Row(422, "pod", "The destination must see the same files at the same paths."),
     Code.FILE_CHANGED: _Row(422, "pod", "The file must be the same, byte for byte, where the workload arrives."),
+    Code.FILES: _Row(500, "pod", "The workload runs on where it was; agent.log in the pod's folder says more."),
+    Code.FILE_CONFLICT: _Row(
+        409, "pod", "Save or remove what the destination has there, or say --replace-newer-files."
+    ),
+    Code.NO_ROOT: _Row(422, "pod", "Move it to a pod that has a root of its own: midstream pod create --own-root."),
+    Code.NO_FOLDER: _Row(422, "request", "Name a folder that both pods have, by its path without links on the way."),
     Code.LOCK_HELD: _Row(409, "pod", "Another process holds the lock; on one machine that may be the source itself."),
     Code.UNSUPPORTED_SOCKET: _Row(422, "workload", "CRIU cannot save that kind of socket; let the workload close it."),
     Code.UNSUPPORTED_FILE: _Row(

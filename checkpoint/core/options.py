@@ -11,9 +11,6 @@ NETWORK_LOCK_SKIP = 3
 CG_MODE_IGNORE = 0
 """criu_cg_mode.IGNORE: a pod's cgroup is the pod's, not the workload's to carry."""
 
-GHOST_LIMIT_BYTES = 64 << 20
-"""The largest deleted file, still open, that is carried along. CRIU's own 1 MiB is less than many a scratch file."""
-
 LOG_LEVEL = 2
 """Warnings and errors. 4 costs 1 to 2 ms of the freeze (measured), and a failure's cause is in the errors."""
 
@@ -41,15 +38,16 @@ def _common(images: str, work_fd: int) -> dict[str, Option]:
         "file_locks": True,
         "manage_cgroups_mode": CG_MODE_IGNORE,
         "ext_unix_sk": True,  # a datagram socket to a logger outside must not stop a move
-        "ghost_limit": GHOST_LIMIT_BYTES,
         "log_level": LOG_LEVEL,
     }
 
 
-def dump(pid: int, images: str, work_fd: int) -> dict[str, Option]:
+def dump(pid: int, images: str, work_fd: int, ghost_limit_bytes: int) -> dict[str, Option]:
     """Options to dump the tree of `pid` into the folder `images`; `work_fd` is our descriptor of the log's folder."""
     # The proxy accepts what waits in an adopted listener's queue, so CRIU need not refuse it.
-    return _common(images, work_fd) | {"pid": pid, "tcp_skip_in_flight": True, "log_file": DUMP_LOG}
+    return _common(images, work_fd) | {
+        "pid": pid, "tcp_skip_in_flight": True, "ghost_limit": ghost_limit_bytes, "log_file": DUMP_LOG,
+    }  # fmt: skip
 
 
 def lazily(config_file: str = "") -> dict[str, Option]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from checkpoint.api import MOST_GHOST_BYTES, Files
 from controller.cli.options import DURATION, MEMORY_WAY, SIZE, TRANSFER_WAY
 from controller.commands import moves
 from controller.core.predict import Wanted
@@ -56,6 +57,15 @@ from controller.core.transfer import STREAMS, Transfer, WantedTransfer
     show_default=True,
     help="With direct: connections at once.",
 )
+@click.option("--with", "named", multiple=True, metavar="FOLDER", help="Move what is in this folder too.")
+@click.option("--replace-newer-files", is_flag=True, help="Also files that the destination has changed later.")
+@click.option(
+    "--max-ghost-size",
+    type=SIZE,
+    default="64MiB",
+    show_default=True,
+    help="The largest deleted file, still open, that moves inside the freeze; less than 4GiB.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def migrate(
@@ -71,6 +81,9 @@ def migrate(
     transfer: WantedTransfer,
     transfer_rate: float,
     transfer_streams: int,
+    named: tuple[str, ...],
+    replace_newer_files: bool,
+    max_ghost_size: float,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -83,9 +96,10 @@ def migrate(
       midstream migrate redis --to b --dry-run
       midstream migrate redis --to b --max-hold 2s -o json
     """
+    files = Files([*named], replace_newer_files, min(int(max_ghost_size), MOST_GHOST_BYTES))
     request = moves.MigrateRequest(
         workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory,
-        Transfer(transfer, transfer_streams, transfer_rate),
+        Transfer(transfer, transfer_streams, transfer_rate), files,
     )  # fmt: skip
     status = asyncio.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)

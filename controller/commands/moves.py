@@ -12,6 +12,7 @@ import click
 import msgspec
 
 import checkpoint.api as agent_api
+from checkpoint.api import Files
 from controller import journal, rates
 from controller.actions import Move
 from controller.commands.output import say, say_json
@@ -38,6 +39,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     allow_loss: bool = False
     memory: Wanted = "stop-and-copy"
     transfer: Transfer = Transfer()
+    files: Files = Files()
 
 
 def migrations_folder(home: Path) -> Path:
@@ -85,6 +87,7 @@ def new_intent(request: MigrateRequest, source: str) -> Intent:
         allow_loss=request.allow_loss,
         memory=request.memory,
         transfer=request.transfer,
+        files=request.files,
     )
 
 

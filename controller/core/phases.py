@@ -59,6 +59,7 @@ class Action(Enum):
     PREPARE_SOURCE = "source: get CRIU and the image folder ready"
     PREPARE_DESTINATION = "destination: get CRIU ready"
     OPEN_INBOUND = "destination's proxy: routing in place, links welcome"
+    CARRY_FILES = "both agents: the workload's files packed, and unpacked beside where they belong"
     DIAL_LINKS = "source's proxy: dial the links"
     OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
     STOP = "source: stop the workload"
@@ -86,6 +87,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.PREPARING: (
         (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
         (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
+        (Action.CARRY_FILES,),
     ),
     Phase.STOPPING: ((Action.STOP,),),
     Phase.CHECKPOINTING: ((Action.DUMP,),),

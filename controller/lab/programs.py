@@ -66,6 +66,7 @@ def sidecars(pod: Pod) -> list[dict[str, Any]]:
     proxy += ["--tls", str(pod.tls_folder)] if pod.tls_folder else ["--cleartext-links"]
     agent = ["checkpoint.main", "--directory", pod.directory, "--adopt", str(pod.adopt_socket)]
     agent += ["--criu", str(criu()), "--images", pod.images]
+    agent += ["--layer", str(pod.layer)] if pod.own_root else []
     return [
         {"name": name, "argv": [sys.executable, "-m", *argv], "log": str(pod.log(name))}
         for name, argv in (("proxy", proxy), ("agent", agent))

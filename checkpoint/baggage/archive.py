@@ -1,0 +1,90 @@
+"""Packing and unpacking by GNU tar: it keeps owners, modes, times, extended attributes, ACLs, holes and hard links.
+
+What is packed is named to it, path by path. What it unpacks goes into a folder that nobody else enters; afterwards that
+is compared with the list, so that an archive that holds something else is noticed before anything of it is used.
+Without CAP_MKNOD it makes no device.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from checkpoint.baggage import scan
+from checkpoint.core.baggage import Entry, Kind
+from checkpoint.core.errors import AgentError, Code
+
+_TAR = "/usr/bin/tar"
+_COMMON = [
+    "--format=posix", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*", "--acls", "--sparse",
+    "--numeric-owner",
+]  # fmt: skip
+_NO_DEVICES = ["/usr/bin/setpriv", "--bounding-set", "-mknod", "--inh-caps", "-mknod", "--"]
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+
+_SOME_DIFFER = 1
+"""tar's exit status when a file changed while it was read, and nothing worse (tar(1), RETURN VALUE)."""
+
+
+def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool) -> None:
+    """Write the wanted entries of `source` to `archive`. Blocks.
+
+    `loosely`: what is gone or changing meanwhile is none's fault: it is sent again. Raises AgentError.
+    """
+    names = b"".join(os.fsencode(one.path) + b"\0" for one in wanted)
+    # times of access and of the inode are the reader's and the kernel's own: not worth a header each
+    argv = [_TAR, *_COMMON, "--pax-option=delete=atime,delete=ctime", "-C", str(source), "-cf", str(archive)]
+    argv += ["--no-recursion", "--null", "--verbatim-files-from", "-T", "-", *(["--ignore-failed-read"] * loosely)]
+    _run(argv, names, fine={0, _SOME_DIFFER})
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack into `folder`. Blocks. Raises AgentError."""
+    argv = [
+        *_NO_DEVICES,
+        _TAR,
+        *_COMMON,
+        "-C",
+        str(folder),
+        "-xpf",
+        str(archive),
+        "--same-owner",
+        "--delay-directory-restore",
+    ]
+    _run(argv, b"", fine={0})
+
+
+def _run(argv: list[str], given: bytes, fine: set[int]) -> None:
+    try:
+        done = subprocess.run(argv, input=given, capture_output=True, check=False, env=_ENVIRONMENT)
+    except OSError as error:
+        raise AgentError(Code.FILES, f"{argv[0]} cannot be started: {error.strerror}") from error
+    if done.returncode not in fine:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        no_room = any("No space left" in line for line in said)
+        words = said[0] if said else f"exit status {done.returncode}"
+        raise AgentError(Code.NO_SPACE if no_room else Code.FILES, f"the workload's files: {words}")
+
+
+def compare(folder: Path, wanted: Mapping[str, Entry]) -> None:
+    """Raise AgentError IMAGE_DAMAGED unless `folder` has what is wanted, and nothing else."""
+    there = {one.path: one for one in scan.look(str(folder), folder).entries}
+    for path, one in there.items():
+        if path not in wanted:
+            raise AgentError(Code.IMAGE_DAMAGED, f"{path!r} came with the workload's files, and is not on their list")
+        _compare(wanted[path], one)
+    for path, one in wanted.items():
+        if path not in there and one.kind is not Kind.GONE:
+            raise AgentError(Code.FILES, f"{path!r} is on the list of the workload's files, and did not come")
+
+
+def _compare(wanted: Entry, there: Entry) -> None:
+    if wanted.kind is not there.kind:
+        raise AgentError(Code.IMAGE_DAMAGED, f"{wanted.path!r}, of the workload's files, is a {there.kind.value} now")
+    # A link's mode is nobody's, and its size is its target's.
+    theirs, ours = ((one.uid, one.gid, one.size, one.mtime_ns) for one in (wanted, there))
+    if theirs != ours or (wanted.kind is not Kind.LINK and wanted.mode != there.mode):
+        message = f"{wanted.path!r} changed while it was packed: another process of the pod writes to it"
+        raise AgentError(Code.FILES, message)
