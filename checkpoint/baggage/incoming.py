@@ -14,7 +14,7 @@ from checkpoint.baggage import archive
 from checkpoint.baggage.outgoing import LIST, archive_name, digest_of, identity
 from checkpoint.baggage.placing import Placing, Step, TakenUp
 from checkpoint.core import baggage
-from checkpoint.core.baggage import ROOT, Listing
+from checkpoint.core.baggage import ROOT, Entry, Listing
 from checkpoint.core.errors import AgentError, Code
 
 _CAME = "came-"
@@ -37,14 +37,19 @@ class Record(msgspec.Struct, frozen=True):
 class Incoming:
     """One migration's. What it does it can take back until `keep`, also as another agent's object of the same name."""
 
-    def __init__(self, folder: Path, layer: Path | None, migration: str, workload: str, *, replace_newer: bool) -> None:
-        """`folder` is the agent's own, where the record is kept; `layer` the pod's own, if it has one."""
+    def __init__(
+        self, folder: Path, layer: Path | None, migration: str, workload: str, *, replace_newer: bool, root: str = ROOT
+    ) -> None:
+        """`folder` is the agent's own, where the record is kept; `layer` the pod's own, if it has one. `root` is where
+        the pod's root is seen."""
+        self._root = root
         self._folder, self._layer, self._migration, self._workload = folder, layer, migration, workload
         self._replace_newer = replace_newer
         self._record = folder / f"{_PLACED}{migration}.json"
         self._taken_up_file = folder / "taken-up.json"
         self._taken_up: TakenUp = {}
-        self._staged: set[str] = set()
+        self._staged: dict[str, dict[str, Entry]] = {}
+        """What was unpacked first, ground by ground."""
 
     def stage(self, source: Path, digest: str) -> None:
         """Unpack what the source packed before the freeze, and see whether it may be put in its place. Blocks.
@@ -59,8 +64,7 @@ class Incoming:
             if self._travels(listing):
                 placing = self._begin(listing)
                 archive.unpack(source / archive_name(place), Path(placing.new))
-                there = {one.path: one for one in listing.entries}
-                placing.thin(there)
+                self._staged[listing.ground] = {one.path: one for one in listing.entries}
                 # What changed while it was packed is packed again; this is only to see what stands in the way.
                 self._warm(placing, placing.plan(listing, replace_newer=self._replace_newer))
 
@@ -73,17 +77,17 @@ class Incoming:
             return 0
         self._load()
         listings = read_list(images / LIST)
-        todo: list[tuple[Placing, list[Step]]] = []
+        todo: list[tuple[str, Placing, list[Step]]] = []
         for place, listing in enumerate(listings):
             if self._travels(listing):
                 placing = self._begin(listing) if listing.ground not in self._staged else self._placing(listing.ground)
                 wanted = {one.path: one for one in listing.entries}
-                placing.thin(wanted)
+                placing.thin(wanted, self._staged[listing.ground])
                 archive.unpack(images / archive_name(place), Path(placing.new))
                 archive.compare(Path(placing.new), wanted)
-                todo.append((placing, placing.plan(listing, replace_newer=self._replace_newer)))
-        self._write([Placed(placing.ground, steps) for placing, steps in todo], listings)
-        for placing, steps in todo:
+                todo.append((listing.ground, placing, placing.plan(listing, replace_newer=self._replace_newer)))
+        self._write([Placed(ground, steps) for ground, _, steps in todo], listings)
+        for _, placing, steps in todo:
             self._warm(placing, steps)
             placing.do(steps)
         return sum(one.files for one in listings)
@@ -100,7 +104,7 @@ class Incoming:
 
     def _begin(self, listing: Listing) -> Placing:
         placing = self._placing(listing.ground)
-        self._staged.add(listing.ground)
+        self._staged[listing.ground] = {}
         self._write([Placed(ground, []) for ground in sorted(self._staged)], [])
         placing.begin()
         return placing
@@ -116,9 +120,10 @@ class Incoming:
         return bool(listing.entries) and identity(Path(listing.ground)) != listing.identity
 
     def _placing(self, ground: str) -> Placing:
-        return Placing(
-            ground, f"{baggage.STAGING}{self._migration}", self._layer if ground == ROOT else None, self._taken_up
-        )
+        staging = f"{baggage.STAGING}{self._migration}"
+        if ground == ROOT:
+            return Placing(self._root, staging, self._layer, self._taken_up)
+        return Placing(ground, staging, None, {})
 
     def keep(self) -> None:
         """The workload runs: what it brought stays, and what it replaced is gone. Blocks. Can be said twice."""

@@ -50,6 +50,7 @@ class Step(msgspec.Struct, frozen=True):
     path: str
     aside: str
     before: Attributes | None = None
+    after: Attributes | None = None
 
 
 class Placing:
@@ -72,8 +73,13 @@ class Placing:
             message = f"the workload's files cannot be put into {self.ground}: {error.strerror}"
             raise AgentError(Code.FILES, message) from error
 
-    def thin(self, wanted: Mapping[str, Entry]) -> None:
-        """Remove from what was unpacked first what is not there any more, or is of another kind by now."""
+    def thin(self, wanted: Mapping[str, Entry], first: Mapping[str, Entry]) -> None:
+        """Remove from what was unpacked `first` what is not there any more, or is of another kind by now, and from
+        folders that are unpacked again the attributes: tar only adds to them."""
+        for path, one in first.items():
+            if one.kind is Kind.FOLDER and wanted.get(path, one) != one:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    _clear(f"{self.new}/{path}")
         stale = [one.path for one in scan.look(self.new, Path(self.new)).entries
                  if one.path not in wanted or wanted[one.path].kind is not one.kind]  # fmt: skip
         for path in stale:
@@ -92,13 +98,7 @@ class Placing:
                     whole |= {one.path} if step.what == "place" else set()
         # A folder in which something is renamed would have another time afterwards.
         touched = {one.path.rpartition("/")[0] for one in steps if one.what != "dress"}
-        return [one for one in steps if one.what != "dress" or one.path in touched or self._differs(one)]
-
-    def _differs(self, dressing: Step) -> bool:
-        try:
-            return dressing.before != self._attributes_of_new(dressing.path)
-        except FileNotFoundError:  # it changed while it was packed before the freeze
-            return False
+        return [one for one in steps if one.what != "dress" or one.path in touched or one.before != one.after]
 
     def _step(self, one: Entry, aside: str, replace_newer: bool) -> Step | None:
         with self._parent(one.path) as (parent, name):
@@ -112,8 +112,6 @@ class Placing:
             if kind is Kind.FOLDER and one.kind is Kind.FOLDER and not one.whole:
                 assert parent is not None
                 return self._dressing(one, aside, parent, name)
-            if baggage.same(one, known) and kind is not Kind.FOLDER:
-                return None
             words = "" if replace_newer or not self._written(one.path) else baggage.conflict(one, known)
         if words:
             raise AgentError(Code.FILE_CONFLICT, f"{self._full(one.path)} {words}")
@@ -125,10 +123,13 @@ class Placing:
             before = _attributes(folder)
         finally:
             os.close(folder)
-        return Step("dress", one.path, aside, before)
+        return Step("dress", one.path, aside, before, self._attributes_of_new(one.path))
 
-    def _attributes_of_new(self, path: str) -> Attributes:
-        folder = os.open(f"{self.new}/{path}", _FOLDER)
+    def _attributes_of_new(self, path: str) -> Attributes | None:
+        try:
+            folder = os.open(f"{self.new}/{path}", _FOLDER)
+        except FileNotFoundError:  # it went while it was packed, before the freeze
+            return None
         try:
             return _attributes(folder)
         finally:
@@ -164,8 +165,8 @@ class Placing:
             if step.what != "dress":
                 self._do(step)
         for step in reversed(steps):  # the inner ones first: an entry that is renamed changes the time of its folder
-            if step.what == "dress":
-                self._dress(step.path, self._attributes_of_new(step.path))
+            if step.after is not None:
+                self._dress(step.path, step.after)
 
     def _do(self, step: Step) -> None:
         with self._parent(step.path) as (parent, name):
@@ -186,7 +187,7 @@ class Placing:
             if step.what != "dress":
                 self._undo(step)
         for step in reversed(steps):
-            if step.what == "dress" and step.before is not None:
+            if step.before is not None:
                 self._dress(step.path, step.before)
         self.end()
 
@@ -267,12 +268,13 @@ def _move(name: str, parent: int, target: str) -> None:
             raise
         folder = os.open(name, _FOLDER, dir_fd=parent)
         try:
+            before = _attributes(folder)
             os.mkdir(target, 0o700)
             inside = os.open(target, _FOLDER)
             try:
                 for inner in os.listdir(folder):
                     _move(inner, folder, f"{target}/{inner}")
-                _set_attributes(inside, _attributes(folder))
+                _set_attributes(inside, before)
             finally:
                 os.close(inside)
         finally:
@@ -305,6 +307,12 @@ def _remove(path: str) -> None:
         shutil.rmtree(path)
     else:
         os.unlink(path)
+
+
+def _clear(path: str) -> None:
+    for name in os.listxattr(path):
+        if not name.startswith("trusted.overlay."):
+            os.removexattr(path, name)
 
 
 def _attributes(folder: int) -> Attributes:

@@ -136,13 +136,6 @@ def check(listing: Listing) -> None:
         kinds[one.path] = one.kind
 
 
-def same(wanted: Entry, there: Entry) -> bool:
-    """Whether what is there is, by all that stat(2) says, what is wanted."""
-    if wanted.kind is not there.kind or (wanted.mode, wanted.uid, wanted.gid) != (there.mode, there.uid, there.gid):
-        return False
-    return wanted.kind is Kind.FOLDER or (wanted.size, wanted.mtime_ns) == (there.size, there.mtime_ns)
-
-
 def conflict(wanted: Entry, there: Entry) -> str:
     """Why what the destination has written itself must not be replaced or deleted; "" when it may be.
 

@@ -41,7 +41,7 @@ class Scripted:
     async def stop(self, root: int) -> Tree:
         return Tree()
 
-    async def dump(self, helper: Helper, tree: Tree, folders, *, lazily: bool = False) -> DumpReport:
+    async def dump(self, helper: Helper, tree: Tree, folders, **_: object) -> DumpReport:
         assert not list(folders.images.iterdir()), "what an earlier try had written is gone"
         (folders.images / "core-1.img").write_bytes(b"half a dump")
         if ending := self.endings.pop(0):

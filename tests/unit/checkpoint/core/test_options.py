@@ -6,7 +6,7 @@ from checkpoint.core import options
 
 
 def test_both_ways_leave_the_tree_stopped_and_the_network_alone():
-    for asked in (options.dump(7, "/images", 3), options.restore("/images", 3)):
+    for asked in (options.dump(7, "/images", 3, 1 << 20), options.restore("/images", 3)):
         assert asked["leave_stopped"] is True
         assert asked["tcp_established"] is True
         assert asked["network_lock"] == 3
@@ -15,6 +15,7 @@ def test_both_ways_leave_the_tree_stopped_and_the_network_alone():
 
 
 def test_a_dump_names_its_tree_and_a_restore_is_nobodys_child():
-    assert options.dump(7, "/images", 3)["pid"] == 7
-    assert options.dump(7, "/images", 3)["tcp_skip_in_flight"] is True
+    assert options.dump(7, "/images", 3, 1 << 20)["pid"] == 7
+    assert options.dump(7, "/images", 3, 1 << 20)["tcp_skip_in_flight"] is True
+    assert options.dump(7, "/images", 3, 1 << 20)["ghost_limit"] == 1 << 20
     assert "rst_sibling" not in options.restore("/images", 3)
