@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from controller.core.errors import Refused
+from controller.core.phases import Action
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from tests.harness.leaks import fresh_home
@@ -76,23 +78,31 @@ async def test_all_that_it_has_written_moves_with_it_and_home_again(stage):
     assert Path("/etc/hostname").exists()
 
 
-async def test_a_move_that_rolls_back_leaves_the_destinations_files_as_they_were(stage):
+async def test_a_move_that_is_rolled_back_leaves_the_destinations_files_as_they_were(stage):
     await run(stage)
-    inside(stage.b, "cp /etc/hostname /etc/before; echo theirs > /var/theirs")
-    before = inside(stage.b, "find / -xdev -newer /etc/before ! -path '/proc/*' | sort; cat /etc/hostname /var/theirs")
+    look = f"cat /etc/hostname /var/theirs; ls -d {TOP} 2>&1; stat -c '%n %Y %a' /var /etc /etc/hostname"
+    inside(stage.b, "echo theirs > /var/theirs")
+    before = inside(stage.b, look)
 
-    result = await stage.move("writer", max_hold_seconds=10, prepare=lambda driver: driver.cancel())
-    assert result.outcome == "rolled-back"
+    def refuse_the_commit(driver) -> None:
+        really = driver.move.perform
+
+        async def perform(action):
+            if action is Action.COMMIT:
+                assert inside(stage.b, f"ls {TOP}/log") == f"{TOP}/log"
+                raise Refused("on-purpose", "the commit does not happen", "request")
+            await really(action)
+
+        driver.move.perform = perform
+
+    result = await stage.move("writer", prepare=refuse_the_commit)
+    assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
+    assert inside(stage.b, look) == before
     inside(stage.b, f"mkdir -p {TOP}; echo newer > {TOP}/log; touch -d 2100-01-01 {TOP}/log")
     result = await stage.move("writer")
-    assert result.outcome == "rolled-back"
-    assert result.error is not None
-    assert result.error.code == "file-conflict"
+    assert (result.outcome, result.error.code) == ("rolled-back", "file-conflict")
     assert f"{TOP}/log is newer there" in result.error.message
-    assert inside(stage.b, f"cat {TOP}/log; rm -r {TOP}") == "newer"
+    assert "Stopping" not in [phase.name for phase in result.phases]
+    assert inside(stage.b, f"cat {TOP}/log") == "newer"
     assert not staging(stage.b)
-    assert (
-        inside(stage.b, "find / -xdev -newer /etc/before ! -path '/proc/*' | sort; cat /etc/hostname /var/theirs")
-        == before
-    )
     await goes_on(stage.a)
