@@ -45,11 +45,12 @@ class Report:
 class Squeeze:
     """One transfer's decision. The shell tells what compressing took, and what the wire carried."""
 
-    def __init__(self, mode: Mode = Mode.AUTO, *, assumed: float = 0.0) -> None:
+    def __init__(self, mode: Mode = Mode.AUTO, *, assumed: float = 0.0, margin: float = 1.0) -> None:
         """`assumed`: bytes a second that the compressor is taken to do until it has been seen to do otherwise, so that
-        nothing is compressed to learn from it where the wire is faster than that; 0: learn it first."""
+        nothing is compressed to learn from it where the wire is faster than that; 0: learn it first. `margin`: it has
+        to be so many times as fast as the wire, where the processors have other work."""
         self._mode = mode
-        self._assumed = bool(assumed)
+        self._assumed, self._margin = bool(assumed), margin
         self._plain_bytes = self._packed_bytes = 0
         self._compressed = self._stored = 0
         self._ratio = 0.0 if assumed else 1.0
@@ -61,7 +62,7 @@ class Squeeze:
         if self._mode is not Mode.AUTO:
             return self._mode is Mode.ON
         # Bytes for which nobody waited cost nothing to send.
-        slow_wire = self._compress_rate * self._wire_seconds > self._wire_bytes
+        slow_wire = self._compress_rate * self._wire_seconds > self._wire_bytes * self._margin
         if self._assumed and (not slow_wire or self._wire_bytes < PROOF_BYTES):
             return False
         seen = self._compressed + self._stored

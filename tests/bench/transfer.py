@@ -1,0 +1,161 @@
+"""Images from agent to agent: `python -m tests.bench.transfer [--size 4GiB]`, beside a plain TLS 1.3 socket.
+
+Both have a process at each end, on the same cores, over the loopback. The transfer reads files from a tmpfs, and writes
+files there; the socket sends one buffer again and again, and throws away what it gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoint import store
+from checkpoint.api import SendImages
+from checkpoint.core.manifest import CHUNK_BYTES
+from checkpoint.kernel import Kernel
+from checkpoint.memory import channel, identity
+from checkpoint.transfer.receiving import Receiving
+from checkpoint.transfer.sending import Sending
+from controller.core.units import parse_bytes
+
+KEY = bytes(range(32))
+HOST = "127.0.0.1"
+PAGES = "pages-1.img"
+
+
+class Carried(NamedTuple):
+    """One way, measured."""
+
+    bytes_per_second: float
+    sender_bytes: int
+    """By how much the sender's resident memory grew."""
+    receiver_bytes: int
+
+
+def transfer(folder: Path, streams: int) -> Carried:
+    """The folder `here`, to `there`."""
+    with _child("receive", str(folder / "there")) as (port, child):
+        return asyncio.run(_send(folder / "here", port, streams, child))
+
+
+async def _send(folder: Path, port: int, streams: int, child: subprocess.Popen[str]) -> Carried:
+    sending = await Sending.open(Kernel(), KEY, folder, SendImages(HOST, port, streams))
+    before = _resident_bytes()
+    try:
+        report = await sending.finish(store.listing(folder))
+    finally:
+        await sending.close()
+    return Carried(report.image_bytes / report.seconds, _resident_bytes() - before, _last_word(child))
+
+
+def plain(size_bytes: int) -> Carried:
+    """As many bytes through one TLS 1.3 socket of Python's."""
+    with _child("drain") as (port, child):
+        buffer = memoryview(bytearray(os.urandom(CHUNK_BYTES)))
+        with channel.connect(HOST, port, channel.context(identity.make(KEY), server=False)) as sock:
+            began = time.monotonic()
+            for _ in range(size_bytes // CHUNK_BYTES):
+                sock.sendall(buffer)
+            sock.shutdown(1)
+            _last_word(child)
+            return Carried(size_bytes / (time.monotonic() - began), 0, 0)
+
+
+@contextmanager
+def _child(*role: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The other end; it says its port first."""
+    argv = [sys.executable, "-m", "tests.bench.transfer", "--role", *role]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        yield int(child.stdout.readline()), child
+
+
+def _last_word(child: subprocess.Popen[str]) -> int:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.close()
+    return int(child.stdout.readline())
+
+
+async def _receive(folder: Path) -> None:
+    receiving = Receiving(KEY, HOST, folder)
+    before = _resident_bytes()
+    print(receiving.port, flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await receiving.close()
+    print(_resident_bytes() - before, flush=True)
+
+
+def _drain() -> None:
+    with channel.listen(HOST) as listener:
+        print(listener.getsockname()[1], flush=True)
+        with channel.accept(listener, channel.context(identity.make(KEY), server=True)) as sock:
+            buffer = bytearray(CHUNK_BYTES)
+            while sock.recv_into(buffer):
+                pass
+    print(0, flush=True)
+
+
+def _resident_bytes() -> int:
+    """The most that was resident at a time (proc_pid_status(5))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) << 10
+    raise LookupError("VmHWM")
+
+
+def fill(folder: Path, size_bytes: int) -> None:
+    """Pages that no compressor makes smaller."""
+    block = os.urandom(CHUNK_BYTES)
+    with (folder / PAGES).open("wb") as file:
+        for _ in range(size_bytes // CHUNK_BYTES):
+            file.write(block)
+
+
+def measure(size_bytes: int, streams: int, rounds: int) -> list[tuple[Carried, Carried]]:
+    """Pairs of (direct, plain), one after the other."""
+    found = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="midstream-bench-") as name:
+        folder = Path(name)
+        for one in ("here", "there"):
+            (folder / one).mkdir()
+        fill(folder / "here", size_bytes)
+        for _ in range(rounds):
+            found.append((transfer(folder, streams), plain(size_bytes)))
+            (folder / "there" / PAGES).unlink()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.transfer", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=parse_bytes, default=1 << 30)
+    parser.add_argument("--streams", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--role", nargs="+", default=[])
+    flags = parser.parse_args()
+    match flags.role:
+        case ["receive", folder]:
+            asyncio.run(_receive(Path(folder)))
+        case ["drain"]:
+            _drain()
+        case _:
+            for direct, bare in measure(int(flags.size), flags.streams, flags.rounds):
+                ours, floor = direct.bytes_per_second / 1e6, bare.bytes_per_second / 1e6
+                print(
+                    f"direct {ours:.0f} MB/s  TLS socket {floor:.0f} MB/s  {ours / floor:.2f}  memory: source"
+                    f" +{direct.sender_bytes >> 20} MiB, destination +{direct.receiver_bytes >> 20} MiB",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
