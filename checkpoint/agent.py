@@ -29,6 +29,7 @@ from checkpoint.api import (
     SendImages,
     StartClone,
     StoreCheckpoint,
+    StoreImages,
 )
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError, Code
@@ -60,6 +61,7 @@ class Agent:
         app.router.add_put("/v1/outbound/{migration}", self._prepare_outbound)
         app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
         app.router.add_post("/v1/outbound/{migration}/send", self._send)
+        app.router.add_post("/v1/outbound/{migration}/store", self._store)
         app.router.add_post("/v1/inbound/{migration}/look", self._look)
         app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
         for step in ("pack", "stop", "dump", "adopt", "seal", "commit", "release"):
@@ -110,6 +112,10 @@ class Agent:
     async def _send(self, request: web.Request) -> web.Response:
         wanted = await _body(request, SendImages)
         return _answer(await self._custodian.outbound(request.match_info["migration"]).send(wanted))
+
+    async def _store(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, StoreImages)
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).store(wanted))
 
     def _outbound_step(self, step: str) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -12,6 +12,7 @@
 | PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
 | POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
 | POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
+| POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive) |
 | POST /v1/outbound/{migration}/stop | | `Custody` |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
@@ -194,8 +195,9 @@ class Memory(msgspec.Struct, frozen=True):
     """Since the fetching began."""
 
 
-TransferWay = Literal["shared", "direct"]
-"""How the images get from one agent to the other: in a folder that both see, or over connections of their own."""
+TransferWay = Literal["shared", "direct", "store"]
+"""How the images get from one agent to the other: in a folder that both see, over connections of their own, or through
+an archive."""
 
 
 class Beacon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -295,14 +297,6 @@ class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: int
 
 
-class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    images: str
-    """The folder; "": what has been received."""
-    manifest_digest: str
-    memory: MemorySource | None = None
-    """With post-copy; else None."""
-
-
 class Restored(msgspec.Struct, frozen=True):
     pid: int
     processes: int
@@ -329,6 +323,31 @@ class KeySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of root's alone: 32 bytes, or 64 hex digits."""
     command: str = ""
     """A program with its arguments, run without a shell, that prints the same."""
+
+
+class StoreImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images go when they are sealed."""
+
+    archive: Archive
+    key: KeySource
+    deadline_seconds: float
+
+
+class FetchImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where they have been stored, under the migration's name."""
+
+    archive: Archive
+    key: KeySource
+    deadline_seconds: float
+
+
+class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    images: str
+    """The folder; "": what has been received, or is stored."""
+    manifest_digest: str
+    memory: MemorySource | None = None
+    """With post-copy; else None."""
+    stored: FetchImages | None = None
 
 
 CompressionMode = Literal["auto", "on", "off"]

@@ -17,6 +17,7 @@ from checkpoint.baggage.incoming import came
 from checkpoint.core.custody import FINAL, HOLDING, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
+from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
 from checkpoint.inbound import Inbound
 from checkpoint.kernel import Kernel
@@ -41,7 +42,7 @@ class Custodian:
 
     def __init__(
         self, kernel: Kernel, engine: Engine, messages: Messages, store: Store, directory: Path, adopt_path: str,
-        pid_base: int, layer: Path | None = None,
+        pid_base: int, here: Machine, layer: Path | None = None,
     ) -> None:  # fmt: skip
         self.store = store
         self.workloads = Workloads(kernel, directory, pid_base)
@@ -49,7 +50,7 @@ class Custodian:
         self._file = StateFile(directory / "agent" / "state.json")
         self._around = Surroundings(
             kernel, engine, messages, store, adopt_path, self._save, self._spawn, self.workloads.forget,
-            directory / "agent", layer,
+            directory / "agent", layer, here,
         )  # fmt: skip
         self._outbound: dict[str, Outbound] = {}
         self._inbound: dict[str, Inbound] = {}

@@ -38,6 +38,7 @@ from checkpoint.images import Images
 from checkpoint.memory.ways import Taking
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.transfer.receiving import Receiving
+from checkpoint.transfer.storing import Fetching
 from checkpoint.tree import Tree
 from checkpoint.workloads import Workloads
 
@@ -71,6 +72,7 @@ class Inbound:
         )
         self._taking: Taking | None = None
         """With post-copy: whoever fetches the memory."""
+        self._fetching = Fetching()
         self._receiving: Receiving | None = None
         """Where the images come from an agent whose folder this one does not see."""
 
@@ -145,10 +147,15 @@ class Inbound:
         """Where the images are; from now on nobody writes to it."""
         if wanted.images:
             return Path(wanted.images)
+        own = self._around.store.folders(self._work_name).images
+        if wanted.stored is not None:
+            with self._timed("fetch"):
+                await self._fetching.fetch(self.record.migration, wanted.stored, own, self._around.here)
+            return own
         if self._receiving is None:
             raise AgentError(Code.WRONG_STATE, "no images were received")
         await self._receiving.close()
-        return self._around.store.folders(self._work_name).images
+        return own
 
     async def stage(self, wanted: Packed) -> Custody:
         """Unpack what the source packed before the freeze."""
@@ -294,6 +301,7 @@ class Inbound:
 
     async def forget(self) -> Custody:
         """Before the resume: kill the stopped copy, or break off its making. After it: only forget."""
+        self._fetching.stop()
         if self._working is not None:
             self._working.abort()
         async with self._lock:

@@ -63,9 +63,12 @@ async def serve(flags: argparse.Namespace) -> None:
     version = await engine.version()
     await asyncio.to_thread(kerndat.ensure, str(flags.criu), flags.images)
     features = await engine.features()
-    custodian = Custodian(kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base, flags.layer)
+    here = machine(version)
+    custodian = Custodian(
+        kernel, engine, messages, store, flags.directory, flags.adopt, flags.pid_base, here, flags.layer
+    )
     await custodian.recover()
-    checkpoints = Checkpoints(custodian, messages, machine(version), flags.directory)
+    checkpoints = Checkpoints(custodian, messages, here, flags.directory)
     checkpoints.tidy()
     await rehearse(messages, store)
     runner = web.AppRunner(Agent(custodian, checkpoints, _health(version, features)).application(), access_log=None)

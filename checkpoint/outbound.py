@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -27,18 +28,22 @@ from checkpoint.api import (
     PrepareOutbound,
     Sealed,
     SendImages,
+    StoreImages,
     TransferReport,
 )
 from checkpoint.baggage.outgoing import Outgoing
+from checkpoint.core import stored
 from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.core.stored import Manifest
 from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.memory.ways import Giving
 from checkpoint.snapshot import Snapshot
 from checkpoint.surroundings import Surroundings
 from checkpoint.transfer.sending import Sending
+from checkpoint.transfer.storing import Storing
 from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
@@ -79,7 +84,7 @@ class Outbound:
         self._giving: Giving | None = None
         """With post-copy: whoever gives the memory."""
         self._beacon: Beacon | None = None
-        self._sending: Sending | None = None
+        self._sending: Sending | Storing | None = None
         """Where the images go to an agent that does not see their folder."""
 
     def custody(self) -> Custody:
@@ -138,6 +143,21 @@ class Outbound:
             self._machine.check(Event.STOP, self._around.kernel.now())
             with self._timed("pack"):
                 return await asyncio.to_thread(self._outgoing.first) if self._outgoing else Packed("")
+
+    async def store(self, wanted: StoreImages) -> Custody:
+        """Have the images go into an archive, once they are sealed."""
+        async with self._lock:
+            if self._sending is None:
+                self._machine.check(Event.STOP, self._around.kernel.now())
+                self._sending = Storing(self._folders().images, wanted, self._draft)
+            return self.custody()
+
+    def _draft(self) -> Manifest:
+        one = self.record
+        return Manifest(
+            stored.VERSION, one.migration, one.workload, one.argv, time.time(), self._around.here, "", [],
+            one.readdress, "", len(one.members), [], [], [],
+        )  # fmt: skip
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -346,6 +366,7 @@ class Outbound:
                 raise AgentError(Code.WRONG_STATE, f"release it first: the migration is {self.state.value}")
             self._outgoing.close()
             self._around.store.remove(self.record.migration)
+            await self._close_sending()
             return self.custody()
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
 from checkpoint.kernel import Kernel
 from checkpoint.pb import Messages
@@ -36,3 +37,4 @@ class Surroundings(msgspec.Struct, frozen=True):
     """The agent's own, for what must outlive it."""
     layer: Path | None = None
     """What is written in the pod, if it has a root of its own."""
+    here: Machine = Machine("", "", "", [])

@@ -29,7 +29,7 @@ from controller.core.predict import Rates, choose, least
 from controller.core.ways import Pile, pile
 from controller.journal import Intent
 from controller.lab.pod import Pod, neighbours
-from controller.transfer import agree
+from controller.transfer import Depot, agree
 
 T = TypeVar("T")
 
@@ -43,8 +43,11 @@ FILES_PATIENCE_SECONDS = 3600.0
 class Move:
     """The parties of one migration, and what is known of it so far. An async context manager: it owns the clients."""
 
-    def __init__(self, intent: Intent, source: Pod, destination: Pod, rates: Rates = _NOT_MEASURED) -> None:
-        """`rates`: what moves have taken here, for the plan's predictions."""
+    def __init__(
+        self, intent: Intent, source: Pod, destination: Pod, rates: Rates = _NOT_MEASURED, depot: Depot | None = None
+    ) -> None:
+        """`rates`: what moves have taken here, for the plan. `depot`: where images are stored on their way."""
+        self._depot = depot
         self.intent, self.source, self.destination = intent, source, destination
         self._rates = rates
         self.source_agent = AgentClient(f"agent of pod {source.name}", source.agent_socket)
@@ -196,13 +199,19 @@ class Move:
     async def _open_transfer(self) -> None:
         self._transfer = await agree(
             self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._beacon,
-            self.destination.address,
+            self.destination.address, self._in_depot(agent_api.StoreImages),
         )  # fmt: skip
 
+    def _in_depot(self, kind: type[T]) -> T | None:
+        if self._depot is None:
+            return None
+        deadline = self.intent.max_hold_seconds  # the workload stands still meanwhile
+        return kind(self._depot.archive, self._depot.key, deadline)  # type: ignore[call-arg]  # two of the same fields
+
     async def _carry_files(self) -> None:
-        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images go
-        from agent to agent, the files go with them."""
-        if self._transfer == "direct":
+        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images do
+        not stay on the machine, the files go with them."""
+        if self._transfer != "shared":
             return
         packed = await self.source_agent.outbound(
             self._id, "pack", agent_api.Packed, timeout_seconds=FILES_PATIENCE_SECONDS
@@ -231,7 +240,8 @@ class Move:
     async def _restore(self) -> None:
         assert self.sealed is not None
         memory = agent_api.MemorySource(self.source.address, self._memory_port) if self._memory_port else None
-        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory)
+        stored = self._in_depot(agent_api.FetchImages) if self.intent.transfer.way == "store" else None
+        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory, stored)
         await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
+
 import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import Refused
 from controller.core.transfer import Transfer
+
+
+class Depot(msgspec.Struct, frozen=True):
+    """With the way `store`: where to, and the key-encryption key. In no journal: it has the archive's credentials."""
+
+    archive: agent_api.Archive
+    key: agent_api.KeySource
 
 
 async def agree(
@@ -15,12 +24,19 @@ async def agree(
     destination: AgentClient,
     beacon: agent_api.Beacon | None,
     address: str,
+    depot: agent_api.StoreImages | None = None,
 ) -> agent_api.TransferWay:
     """Both have been prepared. `beacon` is the source's, `address` the destination pod's own.
 
     That both see one folder is never assumed: the destination looks for what the source has written there. Where it
     does not see it, or direct was asked for, it listens, and the source connects. Raises MidstreamError.
     """
+    if wanted.way == "store":
+        if depot is None:
+            message = "images that are stored on their way are sealed with a key: name an archive and a key"
+            raise Refused("no-key", message, "request", "say --archive PLACE and --key-file FILE")
+        await source.outbound(migration, "store", agent_api.Custody, depot)
+        return "store"
     if wanted.way != "direct":
         assert beacon is not None
         if (await destination.inbound(migration, "look", agent_api.Sight, beacon)).seen:

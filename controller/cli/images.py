@@ -16,7 +16,7 @@ from controller.commands import images as library
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _keyed(function: _Function) -> _Function:
+def keyed(function: _Function) -> _Function:
     file = click.option(
         "--key-file", type=click.Path(path_type=Path), envvar="MIDSTREAM_KEY_FILE", help="The key-encryption key."
     )
@@ -24,7 +24,7 @@ def _keyed(function: _Function) -> _Function:
     return file(command(function))
 
 
-def _archive(*names: str) -> Callable[[_Function], _Function]:
+def archive_option(*names: str) -> Callable[[_Function], _Function]:
     return click.option(
         *names,
         "archive",
@@ -37,9 +37,9 @@ def _archive(*names: str) -> Callable[[_Function], _Function]:
 
 @click.command()
 @click.argument("workload")
-@_archive("--to")
+@archive_option("--to")
 @click.option("--pod", default=None, help="The pod it is in, if its name is in several.")
-@_keyed
+@keyed
 @click.option("--ttl", type=DURATION, default=None, help="How long the image is kept, e.g. 7d (default: for ever).")
 @click.option(
     "--max-hold", type=DURATION, default="10s", show_default=True, help="The longest time it may stand still."
@@ -71,8 +71,8 @@ def checkpoint(
 @click.option(
     "--copies", default=1, show_default=True, type=click.IntRange(1, 100), help="One a pod: POD, POD-2, POD-3, …"
 )
-@_archive("--archive", "-a")
-@_keyed
+@archive_option("--archive", "-a")
+@keyed
 @click.option("--wait", type=DURATION, default=None, help="How long to wait for an image that is still being stored.")
 @click.option("--deadline", type=DURATION, default="30m", show_default=True, help="For the download.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -99,7 +99,7 @@ def images() -> None:
 
 
 @images.command("list")
-@_archive("--archive", "-a")
+@archive_option("--archive", "-a")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def images_list(archive: str, output: str) -> None:
     """Lists the images of an archive; no key is needed."""
@@ -108,8 +108,8 @@ def images_list(archive: str, output: str) -> None:
 
 @images.command("show")
 @click.argument("image")
-@_archive("--archive", "-a")
-@_keyed
+@archive_option("--archive", "-a")
+@keyed
 def images_show(image: str, archive: str, key_file: Path | None, key_command: str | None) -> None:
     """Prints an image's manifest (docs/images.md), after holding the archive's objects against it."""
     asyncio.run(library.show_image(archive, key_source(key_file, key_command), image))
@@ -117,7 +117,7 @@ def images_show(image: str, archive: str, key_file: Path | None, key_command: st
 
 @images.command("delete")
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
-@_archive("--archive", "-a")
+@archive_option("--archive", "-a")
 @click.option("--force", is_flag=True, help="Even one that somebody writes or reads.")
 def images_delete(names: tuple[str, ...], archive: str, force: bool) -> None:
     """Deletes images."""
@@ -125,7 +125,7 @@ def images_delete(names: tuple[str, ...], archive: str, force: bool) -> None:
 
 
 @images.command("gc")
-@_archive("--archive", "-a")
+@archive_option("--archive", "-a")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 def images_gc(archive: str, dry_run: bool) -> None:
     """Deletes the images that are past their time, and the remains of those that were never completed.

@@ -9,10 +9,13 @@ from pathlib import Path
 import click
 
 from checkpoint.api import MOST_GHOST_BYTES, Files
+from controller.archive import archive_at, key_source
+from controller.cli.images import archive_option, keyed
 from controller.cli.options import DURATION, MEMORY_WAY, SIZE, TRANSFER_WAY
 from controller.commands import moves
 from controller.core.predict import Wanted
 from controller.core.transfer import STREAMS, Transfer, WantedTransfer
+from controller.transfer import Depot
 
 
 @click.command()
@@ -47,7 +50,7 @@ from controller.core.transfer import STREAMS, Transfer, WantedTransfer
     type=TRANSFER_WAY,
     default="auto",
     show_default=True,
-    help="How its images travel: in a folder that both pods' agents see, or from agent to agent.",
+    help="How its images travel: in a folder that both agents see, from agent to agent, or by way of an archive.",
 )
 @click.option("--transfer-rate", type=SIZE, default=0, help="With direct: bytes a second at most, e.g. 100MiB.")
 @click.option(
@@ -66,6 +69,8 @@ from controller.core.transfer import STREAMS, Transfer, WantedTransfer
     show_default=True,
     help="The largest deleted file, still open, that moves inside the freeze; less than 4GiB.",
 )
+@archive_option("--archive", "-a")
+@keyed
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def migrate(
@@ -84,6 +89,9 @@ def migrate(
     named: tuple[str, ...],
     replace_newer_files: bool,
     max_ghost_size: float,
+    archive: str,
+    key_file: Path | None,
+    key_command: str | None,
     output: str,
 ) -> None:
     """Moves a workload to another pod; every TCP connection it has stays open.
@@ -100,6 +108,7 @@ def migrate(
     request = moves.MigrateRequest(
         workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory,
         Transfer(transfer, transfer_streams, transfer_rate), files,
+        Depot(archive_at(archive), key_source(key_file, key_command)) if transfer == "store" else None,
     )  # fmt: skip
     status = asyncio.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)

@@ -26,6 +26,7 @@ from controller.core.transfer import Transfer
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
 from controller.migrate import Driver, Observer
+from controller.transfer import Depot
 from controller.views.progress import Display
 from controller.views.tables import show_plan, show_records
 
@@ -40,6 +41,7 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     memory: Wanted = "stop-and-copy"
     transfer: Transfer = Transfer()
     files: Files = Files()
+    depot: Depot | None = None
 
 
 def migrations_folder(home: Path) -> Path:
@@ -56,7 +58,7 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
         raise Refused("same-pod", message, "request", "name another pod with --to")
     intent = new_intent(request, source.name)
     known = await asyncio.to_thread(rates.load, home)
-    async with Move(intent, source, destination, known) as move:
+    async with Move(intent, source, destination, known, request.depot) as move:
         plan = await move.preflight()
         if dry_run:
             say(plan, as_json, show_plan)

@@ -84,7 +84,7 @@ class MemoryAccount(msgspec.Struct, frozen=True):
 class TransferAccount(msgspec.Struct, frozen=True):
     """How the images got from one agent to the other."""
 
-    way: Annotated[Literal["shared", "direct"], Meta(description="In a folder that both see, or over connections.")]
+    way: Annotated[Literal["shared", "direct", "store"], Meta(description="A folder, connections, an archive.")]
     bytes: Annotated[Count, Meta(description="The images' size.")]
     seconds: Annotated[Seconds, Meta(description="Direct: from the first byte until all had arrived.")] = 0.0
     wire_bytes: Annotated[Count, Meta(description="Direct: what compression left of them.")] = 0

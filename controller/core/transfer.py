@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-WantedTransfer = Literal["auto", "shared", "direct"]
+WantedTransfer = Literal["auto", "shared", "direct", "store"]
 """What a person may ask for; auto: shared where both agents see one folder, else direct."""
 
 STREAMS = 2

@@ -24,6 +24,7 @@ from controller.journal import Journal
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod, neighbours
 from controller.migrate import Driver
+from controller.transfer import Depot
 from proxy.api import Released
 from tests.harness.clients import connect
 from tests.harness.leaks import fresh_home
@@ -136,6 +137,7 @@ class Scene:
         allow_loss: bool = False,
         memory: agent_api.MemoryWay = "stop-and-copy",
         transfer: Transfer = Transfer(),  # noqa: B008 - frozen
+        depot: Depot | None = None,
         prepare: Callable[[Driver], None] = lambda driver: None,
     ) -> MigrationResult:
         """Moves a workload from a to b, or as told."""
@@ -144,7 +146,7 @@ class Scene:
         intent = self.intent(workload, source, destination, max_hold_seconds, max_held_bytes, **more)
         log = Journal.begin(migrations_folder(self.lab.home), intent)
         try:
-            async with Move(intent, source, destination) as move:
+            async with Move(intent, source, destination, depot=depot) as move:
                 driver = Driver(move, log, Silent())
                 prepare(driver)
                 return await driver.run()

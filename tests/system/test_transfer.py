@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.transfer import Transfer
+from controller.transfer import Depot
 from tests.harness.clients import Echo
 from tests.harness.moving import PORT, scene, until
 from tests.harness.sidecars import AGENT, running
@@ -25,7 +27,7 @@ async def stage():
         yield made
 
 
-async def test_there_and_back_again(stage):
+async def test_there_and_back_again(stage, tmp_path):
     await stage.run_server()
     streaming = [Echo(stage.client, stage.a.address, PORT) for _ in range(4)]
     for source, destination in ((stage.a, stage.b), (stage.b, stage.a)):
@@ -38,6 +40,29 @@ async def test_there_and_back_again(stage):
     assert (result.outcome, result.error.code) == ("rolled-back", "folder-not-shared"), result.error
     for each in streaming:
         await asyncio.to_thread(each.finish)
+    await by_way_of_an_archive(stage, tmp_path)
+
+
+async def by_way_of_an_archive(stage, tmp_path) -> None:
+    """What is not there, or cannot be written to, takes the move back."""
+    key = key_file(tmp_path / "key")
+    (tmp_path / "file").touch()
+    for place, refusal in (("archive", None), ("file/archive", "archive-refused")):
+        depot = Depot(agent_api.Archive(str(tmp_path / place)), key)
+        result = await stage.move("server", transfer=Transfer("store"), depot=depot, max_hold_seconds=60)
+        if refusal is None:
+            assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
+            stage.a, stage.b = stage.b, stage.a
+        else:
+            assert (result.outcome, result.error.code) == ("rolled-back", refusal), result.error
+    assert (await stage.workloads(stage.a))["server"].state == "running"
+    assert not [path for path in (tmp_path / "archive").rglob("*") if path.is_file()]
+
+
+def key_file(path: Path) -> agent_api.KeySource:
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    return agent_api.KeySource(file=str(path))
 
 
 async def test_a_wire_too_slow_for_the_hold_and_agents_killed_while_they_stream(stage):
