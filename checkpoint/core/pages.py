@@ -15,8 +15,8 @@ from checkpoint.core.ranges import Range, Ranges
 PAGE_BYTES = 4096
 
 FAULT_BYTES = 32 * PAGE_BYTES
-"""With the page that somebody waits for come its neighbours in the same 128 KiB. Right after the freeze a Redis of 1 GiB
-touched 361 blocks of 32 KiB and 160 of these, and the way to the giver and back takes longer than the bytes."""
+"""With the page that somebody waits for come its neighbours in the same 128 KiB. Right after the freeze a Redis of
+1 GiB touched 361 blocks of 32 KiB and 160 of these, and the way to the giver and back takes longer than the bytes."""
 
 CHUNK_BYTES = 256 << 10
 """What is asked for at once at most (`checkpoint.core.pacing`): 64 pages, for an answer has a bit for each."""
