@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from controller.clients import AgentClient
 from controller.core.errors import EXIT_REFUSED, EXIT_USAGE
 from tests.harness.interposer import Spoil, between
 from tests.harness.moving import REDIS_PORT, ask, listens, scene, until
@@ -118,7 +119,9 @@ async def test_a_destination_without_room(own_stage):
     await own_stage.lab.create("small", memory_bytes=256 << 20)
     code, _, err = await own_stage.midstream("run", "--pod", "a", "--name", "eater", "--", sys.executable, "-c", EATER)
     assert code == 0, err
-    await asyncio.sleep(1)
+    async with AgentClient("agent of a", own_stage.a.agent_socket) as agent, asyncio.timeout(20):
+        while (await agent.inspect("eater")).memory_bytes < 300 << 20:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.05)
     line = await refused(own_stage, "migrate", "eater", "--to", "small")
     assert "pod small has too little memory" in line
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -65,9 +67,12 @@ class Redis:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    """None that the kernel would give to a connection meanwhile (ip_local_port_range begins at 32,768)."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((HOST, port))
+            return port
 
 
 @pytest.fixture
@@ -130,7 +135,8 @@ async def test_it_is_paced(redis: Redis) -> None:
     report = await run_load(redis.port, seconds=1.0, pace_seconds=0.05)
     expected = 8 * (report.ended - report.began) / 0.05
     counters = [c.replies for c in report.connections if c.role == "counter"]
-    assert all(0.4 * expected < replies < 1.6 * expected for replies in counters)
+    # A busy machine misses turns, which are not made up for; that it hurries must not be.
+    assert all(0.1 * expected < replies < 1.6 * expected for replies in counters)
 
 
 def stands(pid: int) -> bool:

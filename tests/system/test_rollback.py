@@ -28,10 +28,17 @@ async def standing():
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def stage():
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ground():
+    """Another, for the tests that begin with nothing in it."""
     async with scene() as made:
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(ground):
+    yield ground
+    await ground.clear()
 
 
 DESTINATION_REFUSES = {

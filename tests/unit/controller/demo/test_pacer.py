@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from controller.demo.exchange import Asker, Exchange
 from controller.demo.pacer import Pacer
 from controller.demo.report import Role
@@ -49,10 +51,15 @@ async def pace(askers: list[Turns], period: float, window: int = 1, seconds: flo
 
 
 async def test_everybody_has_a_turn_in_each_period() -> None:
-    askers = [Turns(str(number)) for number in range(10)]
-    ran = await pace(askers, 0.02)
-    assert all(0.5 * ran / 0.02 <= len(asker.at) <= ran / 0.02 + 1 for asker in askers)
-    assert max(len(asker.at) for asker in askers) - min(len(asker.at) for asker in askers) <= 1
+    for _ in range(10):  # a busy machine may miss turns, but not for ever
+        askers = [Turns(str(number)) for number in range(10)]
+        ran = await pace(askers, 0.02)
+        turns = [len(asker.at) for asker in askers]
+        assert max(turns) <= ran / 0.02 + 1
+        assert max(turns) - min(turns) <= 1
+        if min(turns) >= 0.5 * ran / 0.02:
+            return
+    pytest.fail(f"{turns} turns in {ran:.2f} s")
 
 
 async def test_who_waits_is_passed_over() -> None:
@@ -75,9 +82,10 @@ async def test_a_missed_turn_is_not_made_up_for() -> None:
     pacer = Pacer([(Wire(asker, lambda: None), asker) for asker in askers], 0.01, 1)
     pacer.start()
     time.sleep(0.2)  # the loop itself stands still, as it would on a busy machine
+    goes_on = time.monotonic()
     await asyncio.sleep(0.004)
     pacer.stop()
-    assert all(len(asker.at) <= 2 for asker in askers)
+    assert all(len(asker.at) <= 2 + (time.monotonic() - goes_on) / 0.01 for asker in askers)
 
 
 async def test_nobody_needs_no_turns() -> None:

@@ -46,11 +46,13 @@ async def serving(server: Server, host: str = "127.0.0.1") -> AsyncIterator[int]
         await asyncio.wait_for(all_ended.wait(), 5)
 
 
-async def probes(port: int, host: str = "127.0.0.1", patience: float = 1.0, limit: float = 5.0) -> list[Probe]:
+async def probes(port: int, host: str = "127.0.0.1", patience: float = 10.0, limit: float = 5.0) -> list[Probe]:
     """A few probes of that port."""
     prober = Prober(host, port, 0.005, limit)
     prober.start()
-    await asyncio.sleep(0.05)  # the length of the run
+    await asyncio.sleep(0.05)  # the length of the run, at least
+    while len(prober.probes) + len(prober._under_way) < 4:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.005)
     await prober.finish(time.monotonic() + patience)
     assert prober.failed == sum(probe.loss is not None for probe in prober.probes)
     return prober.probes
@@ -129,8 +131,9 @@ async def test_each_has_its_own_time_limit() -> None:
     async with serving(wait) as port:
         prober = Prober("127.0.0.1", port, 0.005, 0.03)
         prober.start()
-        await asyncio.sleep(0.1)
-        timed_out = len(prober.probes)
+        async with asyncio.timeout(10):
+            while (timed_out := len(prober.probes)) < 3:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
         prober.abandon()
     assert timed_out >= 3
     assert all(probe.loss == "timeout" for probe in prober.probes)

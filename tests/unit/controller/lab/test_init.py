@@ -135,7 +135,7 @@ def pod(tmp_path):
         os.kill(pid, 9)
 
 
-def gone(pid: int, seconds: float = 5.0) -> bool:
+def gone(pid: int, seconds: float = 20.0) -> bool:
     """Whether PID 1, our child by adoption, ends within the time."""
     deadline = time.monotonic() + seconds
     while not os.waitpid(pid, os.WNOHANG)[0]:
@@ -146,7 +146,7 @@ def gone(pid: int, seconds: float = 5.0) -> bool:
 
 
 def wait_for(path: Path, text: str) -> str:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not (path.exists() and text in path.read_text()):
         assert time.monotonic() < deadline, f"{path} never said {text!r}"
         time.sleep(0.005)

@@ -48,7 +48,7 @@ def test_it_is_asked_first_and_killed_after_the_grace():
     deaf.stdout.readline()
     process, began = Process.of(deaf.pid), time.monotonic()
     process.end(0.1)
-    assert 0.1 <= time.monotonic() - began < 2
+    assert 0.1 <= time.monotonic() - began < 20
     assert not process.alive
     deaf.communicate()
 

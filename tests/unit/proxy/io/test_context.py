@@ -59,8 +59,7 @@ async def test_a_reset_waits_for_the_bytes_before_it(context: Context) -> None:
     with two:
         one.send(b"last words")
         context.drainer.reset(one)
-        await asyncio.sleep(0.05)
-        assert one.fileno() < 0
+        await parts.eventually(lambda: one.fileno() < 0)
         assert two.recv(20) == b"last words"
         with pytest.raises(ConnectionResetError):
             two.recv(1)

@@ -69,7 +69,7 @@ async def test_standing_by_replaces_what_is_used_and_ends(
     context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LinkPool, "SPARES", 2)
-    monkeypatch.setattr(LinkPool, "SPARE_SECONDS", 0.2)
+    monkeypatch.setattr(LinkPool, "SPARE_SECONDS", 60)
     pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
     preparing = asyncio.create_task(pool.prepare(3), name="preparing")
     for _ in range(3):
@@ -82,6 +82,8 @@ async def test_standing_by_replaces_what_is_used_and_ends(
     assert pool.idle == 1
     (await destination.take()).send(ACCEPTED)
     await parts.eventually(lambda: pool.idle == 2)
+    monkeypatch.setattr(LinkPool, "SPARE_SECONDS", 0.05)
+    pool.stand_by()
     await parts.eventually(lambda: pool.idle == 0)
     user.dialled.abandon()
 
