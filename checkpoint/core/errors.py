@@ -82,10 +82,10 @@ class _Row(NamedTuple):
 
 
 _ROWS: dict[Code, _Row] = {
-    Code.BAD_REQUEST: _Row(400, "request", "checkpoint/api.py says what each call takes."),
+    Code.BAD_REQUEST: _Row(400, "request", "checkpoint/api/ says what each call takes."),
     Code.FORBIDDEN: _Row(403, "request", "Call as root, or as the user that started the agent."),
-    Code.NOT_FOUND: _Row(404, "request", "checkpoint/api.py lists the calls."),
-    Code.METHOD: _Row(405, "request", "checkpoint/api.py lists the calls."),
+    Code.NOT_FOUND: _Row(404, "request", "checkpoint/api/ lists the calls."),
+    Code.METHOD: _Row(405, "request", "checkpoint/api/ lists the calls."),
     Code.TOO_LARGE: _Row(413, "request", "Send less."),
     Code.WRONG_STATE: _Row(409, "request", "GET /v1/migrations shows where each migration stands."),
     Code.ALREADY_MIGRATING: _Row(409, "request", "Wait for the other migration to end, or release it."),

@@ -1,0 +1,140 @@
+"""The types of the agent's API: JSON over HTTP on a unix socket, served by `checkpoint.agent`.
+
+| call | body | answer |
+|---|---|---|
+| GET /healthz | | `Health` |
+| GET /v1/room | | `Room` |
+| GET /v1/workloads | | `list[Workload]` |
+| POST /v1/workloads | `RunWorkload` | `Workload` |
+| GET /v1/workloads/{name} | | `Inspection` |
+| DELETE /v1/workloads/{name} | | `Workload` (killed and forgotten) |
+| GET /v1/migrations | | `list[Custody]` |
+| PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
+| POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
+| POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
+| POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive) |
+| POST /v1/outbound/{migration}/stop | | `Custody` |
+| POST /v1/outbound/{migration}/dump | | `Dumped` |
+| POST /v1/outbound/{migration}/adopt | | `Adopted` |
+| POST /v1/outbound/{migration}/seal | | `Sealed` |
+| POST /v1/outbound/{migration}/commit | | `Custody` |
+| POST /v1/outbound/{migration}/release | | `Custody` (rolled back: the workload runs again) |
+| DELETE /v1/outbound/{migration} | | `Custody` (images deleted, migration forgotten) |
+| PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
+| POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
+| POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
+| POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
+| POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
+| POST /v1/inbound/{migration}/resume | | `Custody` |
+| GET /v1/inbound/{migration}/memory | | `Memory` (post-copy: how far it has come) |
+| POST /v1/checkpoints/{image} | `StoreCheckpoint` | `StoredCheckpoint` (the workload runs on) |
+| POST /v1/clones/{migration} | `StartClone` | `Cloned` (a running copy) |
+| DELETE /v1/inbound/{migration} | | `Custody` (before the resume the stopped copy is killed, after it only forgotten) |
+
+Every call is idempotent: said twice, it is done once and answered twice. An error is an `ErrorBody` with the HTTP
+status of its kind. Nothing here does I/O; the controller imports this module and no other of the agent's.
+"""
+
+from __future__ import annotations
+
+from checkpoint.api.archives import (
+    Archive,
+    ArchiveAnswer,
+    Cloned,
+    CollectImages,
+    Compression,
+    CompressionMode,
+    DeleteImage,
+    KeySource,
+    ListImages,
+    MakeKey,
+    ShowImage,
+    StartClone,
+    StoreCheckpoint,
+    StoredCheckpoint,
+    StoredImage,
+)
+from checkpoint.api.common import MAX_BODY_BYTES, ErrorBody, Fault, Problem
+from checkpoint.api.moves import (
+    MOST_GHOST_BYTES,
+    NO_FILES,
+    Adopted,
+    Custody,
+    Dumped,
+    Files,
+    ImageKey,
+    Memory,
+    MemorySource,
+    MemoryWay,
+    Packed,
+    PrepareInbound,
+    PrepareOutbound,
+    Restored,
+    RestoreWorkload,
+    Sealed,
+)
+from checkpoint.api.pods import Health, Inspection, MemoryFeatures, Room, RunWorkload, Workload
+from checkpoint.api.transfers import (
+    Beacon,
+    FetchImages,
+    ReceiveImages,
+    Receiving,
+    SendImages,
+    Sight,
+    StoreImages,
+    TransferReport,
+    TransferWay,
+)
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MOST_GHOST_BYTES",
+    "NO_FILES",
+    "Adopted",
+    "Archive",
+    "ArchiveAnswer",
+    "Beacon",
+    "Cloned",
+    "CollectImages",
+    "Compression",
+    "CompressionMode",
+    "Custody",
+    "DeleteImage",
+    "Dumped",
+    "ErrorBody",
+    "Fault",
+    "FetchImages",
+    "Files",
+    "Health",
+    "ImageKey",
+    "Inspection",
+    "KeySource",
+    "ListImages",
+    "MakeKey",
+    "Memory",
+    "MemoryFeatures",
+    "MemorySource",
+    "MemoryWay",
+    "Packed",
+    "PrepareInbound",
+    "PrepareOutbound",
+    "Problem",
+    "ReceiveImages",
+    "Receiving",
+    "RestoreWorkload",
+    "Restored",
+    "Room",
+    "RunWorkload",
+    "Sealed",
+    "SendImages",
+    "ShowImage",
+    "Sight",
+    "StartClone",
+    "StoreCheckpoint",
+    "StoreImages",
+    "StoredCheckpoint",
+    "StoredImage",
+    "TransferReport",
+    "TransferWay",
+    "Workload",
+]

@@ -1,0 +1,149 @@
+"""A move, from its preparation to its end, as each of the two agents sees it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from checkpoint.api.transfers import Beacon, FetchImages, TransferReport
+
+MemoryWay = Literal["stop-and-copy", "post-copy"]
+"""How a workload's private memory travels: all of it inside the freeze, or afterwards, while the workload runs."""
+
+
+MOST_GHOST_BYTES = (1 << 32) - 1
+"""CRIU takes the limit as a u32 (criu: rpc.proto, ghost_limit)."""
+
+
+ImageKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""AES-256 key of one migration's images, made by the controller for the two agents alone: in memory, never written.
+
+For one migration only: another has another.
+"""
+
+
+class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is said of the files that travel with a workload, beside its pod's own layer."""
+
+    named: list[str] = []
+    """Folders that travel too (`--with`)."""
+    replace_newer: bool = False
+    """Also what the destination has changed later."""
+    ghost_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=MOST_GHOST_BYTES)] = 64 << 20
+    """The largest deleted file, still open, that travels, with the images. CRIU's own 1 MiB is less than many a scratch
+    file."""
+
+
+NO_FILES = Files()
+
+
+class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The workload's files as they were before the freeze (`checkpoint.baggage`)."""
+
+    folder: str
+    """0700; "" where nothing travels."""
+    digest: str = ""
+    files: int = 0
+    size_bytes: int = 0
+
+
+class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    workload: str
+    readdress: dict[str, str]
+    """The pod's address -> the destination pod's, one entry for each family."""
+    max_hold_seconds: float
+    """The longest time from the stop to the commit; past it the agent rolls back by itself and refuses the commit."""
+    image_key: ImageKey
+    allow_loss: bool = False
+    """Reset the connections that cannot be kept, when the workload is resumed, and move the rest."""
+    memory: MemoryWay = "stop-and-copy"
+    files: Files = Files()
+
+
+class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    workload: str
+    argv: list[str]
+    image_key: ImageKey
+    memory: MemoryWay = "stop-and-copy"
+    files: Files = Files()
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """How the memory of a workload that runs already is coming along (post-copy)."""
+
+    state: Literal["waiting", "fetching", "complete", "lost"]
+    reason: str = ""
+    """Why it is lost."""
+    total_bytes: int = 0
+    arrived_bytes: int = 0
+    faults: int = 0
+    """How often the workload touched a page that was not there yet."""
+    seconds: float = 0.0
+    """Since the fetching began."""
+
+
+class Custody(msgspec.Struct, frozen=True):
+    """Who has the workload, as this agent knows it."""
+
+    migration: str
+    workload: str
+    side: Literal["source", "destination"]
+    state: str
+    """A `checkpoint.core.custody.State` in lower case."""
+    reason: str = ""
+    """Why it was released, where it was."""
+    seconds: dict[str, float] = {}
+    """How long the agent's own steps took."""
+    memory_port: int = 0
+    """Source, post-copy: where in the pod's network the memory is given."""
+    beacon: Beacon | None = None
+    """Source: by it another agent finds out whether it sees this one's folder."""
+
+
+class Dumped(msgspec.Struct, frozen=True):
+    image_bytes: int
+    processes: int
+    criu_seconds: dict[str, float]
+    """CRIU's own account (stats-dump): freezing, frozen, memdump, memwrite."""
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    flows: int
+    listeners: int
+    legs: msgspec.Raw
+    """A JSON list of `proxy.api.Leg`, as the source's proxy gave it; the agent does not look inside."""
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The images are edited, and their manifest is written."""
+
+    images: str
+    """The folder, 0700, for an agent that sees it; "" where the images have been sent."""
+    manifest_digest: str
+    """SHA-256 of the manifest, which holds every file's name, size and tags (`checkpoint.core.manifest`)."""
+    image_bytes: int
+    transfer: TransferReport | None = None
+
+
+class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the memory that is not among the images is given (`checkpoint.memory.giver`)."""
+
+    host: str
+    port: int
+
+
+class Restored(msgspec.Struct, frozen=True):
+    pid: int
+    processes: int
+    verified_bytes: int
+    criu_seconds: dict[str, float]
+
+
+class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    images: str
+    """The folder; "": what has been received, or is stored."""
+    manifest_digest: str
+    memory: MemorySource | None = None
+    """With post-copy; else None."""
+    stored: FetchImages | None = None

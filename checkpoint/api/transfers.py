@@ -1,0 +1,76 @@
+"""How a move's images get from one agent to the other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from checkpoint.api.archives import Archive, KeySource
+
+TransferWay = Literal["shared", "direct", "store"]
+"""How the images get from one agent to the other: in a folder that both see, over connections of their own, or through
+an archive."""
+
+
+class Beacon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that the source wrote: an agent that finds these words there sees the source's image folder."""
+
+    path: str
+    words: str
+
+
+class Sight(msgspec.Struct, frozen=True):
+    seen: bool
+
+
+class ReceiveImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    host: str
+    """The pod's own address."""
+
+
+class Receiving(msgspec.Struct, frozen=True):
+    port: int
+    """Where it listens for whoever has the migration's image key."""
+
+
+class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images go, as CRIU writes them."""
+
+    host: str
+    port: int
+    streams: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    """Connections at once."""
+    bytes_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Over all of them; 0: no limit."""
+
+
+class TransferReport(msgspec.Struct, frozen=True):
+    """How the images got there, as measured."""
+
+    way: TransferWay
+    image_bytes: int
+    wire_bytes: int = 0
+    """What is left of them by compression, before encryption."""
+    seconds: float = 0.0
+    """From the first byte, while CRIU still wrote, until all had arrived."""
+    streams: int = 0
+    retries: int = 0
+    """How often a connection broke, and was made again."""
+    compressed_parcels: int = 0
+
+
+class StoreImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images go when they are sealed."""
+
+    archive: Archive
+    key: KeySource
+    deadline_seconds: float
+
+
+class FetchImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where they have been stored, under the migration's name."""
+
+    archive: Archive
+    key: KeySource
+    deadline_seconds: float
