@@ -6,8 +6,9 @@ import heapq
 
 from controller.demo.report import Silent
 
-KEPT = 16
-"""Silences remembered for each connection: the move makes one or two, the rest tell the floor."""
+KEPT = 64
+"""Silences remembered for each connection: the move makes one or two, memory that comes later many, the rest tell the
+floor."""
 
 
 class Silence:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from tests.bench.lane_figures import Relay, RelayPlan
+from tests.bench.memory_figures import Memory, MemoryPlan
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -26,12 +27,15 @@ class Plan(msgspec.Struct, frozen=True):
     """Of each test of one redis-benchmark: many short rounds tell more on a noisy machine than few long ones."""
     rollback_rounds: int
     relay: RelayPlan
+    memory: MemoryPlan
 
 
-FULL = Plan("full", 20, 12, 5, 5, {3000: 3, 9000: 3}, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)))
-QUICK = Plan("quick", 5, 3, 1, 2, {}, 8, 12_000, 1, RelayPlan(4, idle=(1000,)))
+FULL = Plan("full", 20, 12, 5, 5, {3000: 3, 9000: 3}, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)),
+            MemoryPlan((1 << 30, 4 << 30), 1 << 30))  # fmt: skip
+QUICK = Plan("quick", 5, 3, 1, 2, {}, 8, 12_000, 1, RelayPlan(4, idle=(1000,)),
+             MemoryPlan((1 << 28,), 1 << 28))  # fmt: skip
 
-SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay")
+SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay", "memory")
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -190,6 +194,7 @@ class Figures(msgspec.Struct, kw_only=True):
     """How long `criu --version` in a pod took, started as the bare CRIU is: a process start and nothing else."""
     steady: Steady | None = None
     relay: Relay | None = None
+    memory: Memory | None = None
     failures: list[Failure] = []
     seconds: float = 0.0
     """How long the bench took."""
@@ -214,6 +219,8 @@ class Figures(msgspec.Struct, kw_only=True):
     def bad(self) -> list[str]:
         """Why the exit status is not 0; empty when nothing was lost, wrong or reset, and nothing failed."""
         found = [f"{move.title}: {'; '.join(move.reasons)}" for move in self.moves if move.reasons]
+        if self.memory is not None:
+            found += [f"{one.title}: {'; '.join(one.reasons)}" for one in self.memory.moves if one.reasons]
         return found + [f"{failure.section}: {failure.message}" for failure in self.failures]
 
 

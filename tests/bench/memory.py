@@ -1,29 +1,23 @@
-"""Big memory: `python -m tests.bench.memory [--size 1GiB …]`: the demo with much memory, beside CRIU alone.
-
-For each size one move by post-copy under the demo's load, which writes all over the memory and reads it back; for the
-first size also one move by stop-and-copy and CRIU's own `dump` and `restore` of an idle Redis as large, to the same
-tmpfs: the floor under a freeze that has the memory in it. Prints a table; exit status 1 where anything was lost.
+"""Moves of a Redis with much memory under the demo's load, which writes all over it and reads it back; and CRIU's own
+`dump` and `restore` of an idle one as large, to the same tmpfs: the floor under a freeze that has the memory in it.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
+from collections.abc import Callable
 
 from controller.core.predict import Wanted
-from controller.core.units import parse_bytes
 from controller.demo import run as demo
 from controller.demo.process import LoadProcess
 from controller.demo.verdict import Verdict, judge
-from controller.views.panels import byte_text, duration_text
 from controller.views.progress import Display
 from tests.bench.bare import floor_of_memory
+from tests.bench.memory_figures import Memory, MemoryMove, MemoryPlan
 from tests.bench.stage import Stage, kill_redis, redis_pid, stage
 
 CONNECTIONS = 64
 SETTLE_SECONDS = 2.0
-GOALS = "goals: post-copy frozen 250 ms at most, stall 350 ms at most, 0 lost; stop-and-copy 1.15 times the floor"
 
 
 async def move(scene: Stage, size_bytes: int, way: Wanted) -> Verdict:
@@ -56,42 +50,31 @@ async def _fill(scene: Stage, size_bytes: int) -> None:
         await load.stop()
 
 
-def row(size_bytes: int, way: str, verdict: Verdict) -> str:
+def of(size_bytes: int, way: str, verdict: Verdict) -> MemoryMove:
     seen = verdict.result
-    stall = seen.stall_seconds
     late, usual = seen.latency_while_memory_comes_seconds, seen.latency_otherwise_seconds
-    cells = [
-        byte_text(size_bytes),
-        way,
-        f"frozen {duration_text(seen.freeze_seconds)}",
-        f"stall {duration_text(stall.max)}" if stall else "-",
-        f"in all {duration_text(seen.memory.total_seconds)}" if seen.memory else "-",
-        f"p99 while it came {duration_text(late.p99)}" if late else "-",
-        f"p99 otherwise {duration_text(usual.p99)}" if usual else "-",
-        "0 lost" if not verdict.exit_status else "; ".join(verdict.reasons),
-    ]
-    return "  ".join(cells)
+    return MemoryMove(
+        way=way,
+        memory_bytes=size_bytes,
+        freeze_seconds=seen.freeze_seconds,
+        stall_seconds=seen.stall_seconds.max if seen.stall_seconds else 0.0,
+        total_seconds=seen.memory.total_seconds if seen.memory else 0.0,
+        p99=late.p99 if late else None,
+        p99_otherwise=usual.p99 if usual else None,
+        reasons=list(verdict.reasons),
+    )
 
 
-async def measure(sizes: list[int]) -> int:
-    worst = 0
-    for size in sizes:
-        for way in ("post-copy", "stop-and-copy") if size == sizes[0] else ("post-copy",):
-            async with stage() as scene:
-                verdict = await move(scene, size, way)
-            print(row(size, way, verdict), flush=True)
-            worst = max(worst, verdict.exit_status)
+async def measure(plan: MemoryPlan, say: Callable[[str], None]) -> Memory:
+    """Each move in fresh pods."""
+    found = Memory(copied=plan.copied)
+    ways: list[tuple[Wanted, int]] = [*(("post-copy", size) for size in plan.post_copy), ("stop-and-copy", plan.copied)]
+    for way, size in ways:
+        async with stage() as scene:
+            one = of(size, way, await move(scene, size, way))
+        found.moves.append(one)
+        say(f"{one.title}: frozen {one.freeze_seconds * 1e3:.0f} ms, {'; '.join(one.reasons) or '0 lost'}")
     async with stage() as scene:
-        print(f"{byte_text(sizes[0])}  CRIU alone  {duration_text(await floor(scene, sizes[0]))}")
-    print(GOALS)
-    return worst
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=parse_bytes, action="append", help="e.g. 1GiB; may be said several times")
-    return asyncio.run(measure(parser.parse_args().size or [1 << 30, 4 << 30]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        found.alone_seconds = await floor(scene, plan.copied)
+    say(f"CRIU alone: {found.alone_seconds * 1e3:.0f} ms")
+    return found

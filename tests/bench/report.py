@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from tests.bench import lanes, steps, targets
+from tests.bench import lanes, memory_figures, steps, targets
 from tests.bench.figures import Figures, Machine, Moved, Spread, percentile
 from tests.bench.targets import DEMO, ms, ms_spread
 
@@ -31,6 +31,7 @@ def render(figures: Figures) -> str:
         *_section("## Sidecars at rest", _steady(figures)),
         *_section("## Taken back", _rollback(figures)),
         *_section("## Relayed after the move", _relay(figures)),
+        *_section("## Much memory", _memory(figures)),
         "## How it is measured",
         METHOD,
     ]
@@ -63,6 +64,8 @@ METHOD = """\
   one in either pod, with and without TLS between the two. All lanes are open at once, and each round measures each for
   a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the processors, for
   every lane alike. The direct lane shows how little of it is the client's and the server's.
+- **Much memory**: the demo's Redis filled with values that are written and read back at random during the move.
+  CRIU alone dumps and restores one as large that nobody uses.
 - Run it again: `make bench`; in two minutes and without writing this file: `make bench ARGS='--quick'`; a part:
   `make bench ARGS='--only demo,freeze'`. Its exit status says whether anything was lost, wrong or reset; no time
   makes it fail."""
@@ -229,6 +232,11 @@ def _relay(figures: Figures) -> str:
     if found := lanes.idle(figures):
         parts += [_table(*found), lanes.IDLE]
     return "\n\n".join(parts)
+
+
+def _memory(figures: Figures) -> str:
+    found = memory_figures.table(figures.memory)
+    return f"{_table(*found)}\n\n{textwrap.fill(memory_figures.WHY, WIDTH)}" if found else ""
 
 
 def _section(heading: str, body: str) -> list[str]:

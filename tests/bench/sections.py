@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 
-from tests.bench import bare, relay, steady
+from tests.bench import bare, memory, relay, steady
 from tests.bench.figures import Failure, Figures, Moved
 from tests.bench.stage import Stage, move_under_load, quiet_under_load, stage
 from tests.harness.interposer import Spoil, between
@@ -71,6 +71,13 @@ async def relayed(figures: Figures, say: Say) -> None:
     await _attempts(figures, "relay", say, 1, once)
 
 
+async def much_memory(figures: Figures, say: Say) -> None:
+    async def once(label: str) -> None:
+        figures.memory = await memory.measure(figures.plan.memory, say)
+
+    await _attempts(figures, "memory", say, 1, once)
+
+
 async def rollback(figures: Figures, say: Say) -> None:
     """The destination refuses, at each place in turn."""
     places = itertools.cycle(REFUSALS)
@@ -91,6 +98,7 @@ SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
     "steady": steady_state,
     "rollback": rollback,
     "relay": relayed,
+    "memory": much_memory,
 }
 
 

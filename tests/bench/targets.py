@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import lanes
+from tests.bench import lanes, memory_figures
 from tests.bench.figures import Comparison, Figures, Moved, Spread, compare, percentile
 from tests.bench.rows import Row
 
@@ -40,6 +40,7 @@ def rows(figures: Figures) -> list[Row]:
         *_steady(figures),
         *_rollback(figures),
         *lanes.claims(figures),
+        *memory_figures.claims(figures.memory),
     ]
     return [row for row in made if row is not None]
 

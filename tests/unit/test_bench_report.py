@@ -32,6 +32,7 @@ from tests.bench.figures import (
 )
 from tests.bench.lane_figures import DIRECT, MIDSTREAM, MIDSTREAM_TLS, RIVAL, RIVAL_TLS, Idle, Lane, Relay
 from tests.bench.machine import Usage
+from tests.bench.memory_figures import Memory, MemoryMove, claims
 from tests.bench.report import plain, render
 from tests.bench.sections import REFUSALS, _attempts
 from tests.bench.sections import SECTIONS as MEASURES
@@ -525,3 +526,24 @@ def test_the_report_has_every_lane_and_what_an_idle_connection_costs():
 
 def test_without_a_relay_nothing_is_said_of_it():
     assert "Relayed after the move" not in render(figures(relay=Relay([], [])))
+
+
+def test_much_memory_is_claimed_beside_criu_alone_and_what_was_lost_makes_the_bench_fail():
+    whole, late = 1 << 30, MemoryMove(
+        way="post-copy", memory_bytes=4 << 30, freeze_seconds=0.3, stall_seconds=0.3, total_seconds=30.0, p99=0.04,
+        reasons=["3 replies never came"],
+    )  # fmt: skip
+    copied = MemoryMove(
+        way="stop-and-copy", memory_bytes=whole, freeze_seconds=2.2, stall_seconds=2.3, total_seconds=3.0
+    )
+    found = Memory([late, copied], whole, 2.0)
+    assert [(row.what, row.met) for row in claims(found)] == [
+        ("freeze, 4 GiB by post-copy", False),
+        ("stall, 4 GiB by post-copy", True),
+        ("freeze / CRIU alone, 1 GiB by stop-and-copy", True),
+    ]
+    assert claims(None) == []
+    assert not claims(Memory([copied], whole))
+    figures = Figures(plan=QUICK, sections=["memory"], machine=MACHINE, memory=found)
+    assert figures.bad == ["4 GiB by post-copy: 3 replies never came"]
+    assert "| 4 GiB by post-copy | 300 ms | 300 ms | 30.0 s | 40 ms | - | 3 replies never came |" in render(figures)
