@@ -136,8 +136,8 @@ def _folders() -> Iterator[str]:
     """Homes, image folders and control groups. Those of a lab that is alive and another's don't count."""
     yield from (f"home {path}" for path in Path("/run").glob(f"{Path(HOMES).name}*"))
     controller = cgroup.find(Path("/proc/self/mounts").read_text())
-    groups = [*controller.root.glob("midstream-*")] if controller else []
-    for path in [*IMAGES.glob("midstream-*"), *groups]:
+    groups = [*controller.root.glob("midstream-[0-9]*")] if controller else []
+    for path in [*IMAGES.glob("midstream-[0-9]*"), *groups]:
         bridge = Path("/sys/class/net") / f"midst-{path.name.split('-')[1]}"
         with contextlib.suppress(OSError):
             if not (bridge / "ifalias").read_text().startswith(HOMES):
