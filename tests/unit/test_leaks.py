@@ -44,8 +44,13 @@ def test_a_home_a_mount_and_a_table():
     subprocess.run(["nft", "delete", "table", "inet", home.name], check=True)
     subprocess.run(["umount", home], check=True)
     home.rmdir()
-    assert left == [f"home {home}", f"mount {home}", f"nft table inet {home.name}"]
-    assert leaks.left_since(before, machine=True) == []
+    # Others may work on this machine, and a lab of theirs be half-way taken away: that settles, but not at once.
+    assert [line for line in left if home.name in line] == [
+        f"home {home}",
+        f"mount {home}",
+        f"nft table inet {home.name}",
+    ]
+    assert not [line for line in leaks.left_since(before, machine=True) if home.name in line]
 
 
 def test_what_another_run_has_is_not_ours(tmp_path):
@@ -55,4 +60,4 @@ def test_what_another_run_has_is_not_ours(tmp_path):
     left = leaks.left_since(before, machine=True)
     subprocess.run(["nft", "delete", "table", "inet", "mst-1-another"], check=True)
     subprocess.run(["umount", tmp_path], check=True)
-    assert left == []
+    assert not [line for line in left if tmp_path.name in line or "another" in line]
