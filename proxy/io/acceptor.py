@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Mapping
+from functools import partial
 
 from proxy.api import Leg
 from proxy.core import handshake
@@ -30,6 +31,8 @@ from proxy.core.wire import (
 from proxy.io.connection import Connection, TlsConnection, tune_accepted, why
 from proxy.io.context import Context, count
 from proxy.io.inbound import InboundMigration
+from proxy.io.initiated import InitiatedLink
+from proxy.io.inquiry import Inquiries
 from proxy.io.link import AcceptedLink, Link
 from proxy.sys import address
 
@@ -48,6 +51,8 @@ class IncomingConnection:
     def __init__(self, acceptor: Acceptor, sock: socket.socket, via: str) -> None:
         self.state = Accepting.NEW
         self.migration: InboundMigration | None = None
+        self._token = b""
+        """With which it proved itself."""
         self.via = via
         self._acceptor = acceptor
         self._connection: Connection = sock
@@ -104,7 +109,11 @@ class IncomingConnection:
         self.state = handshake.accepting(self.state, frame)
         match frame:
             case Hello():
-                self.migration = self._acceptor.authenticate(self._nonce, frame)
+                if self._acceptor.answers(self._nonce, frame):
+                    self._send(ACCEPTED)
+                    self._acceptor.drop(self)
+                    return
+                self.migration, self._token = self._acceptor.authenticate(self._nonce, frame)
                 self._deadline.cancel()
                 self._acceptor.greeted(self)
                 self._send(ACCEPTED)
@@ -142,6 +151,7 @@ class IncomingConnection:
         migration, context = self.migration, self._acceptor.context
         patience, forget = migration.plan.relink_seconds, migration.forget_link
         link = AcceptedLink(context, number, self.via, patience, forget, self._come_back)
+        link.inquire = partial(self._acceptor.inquiries.begin, migration.name, self._token)
         migration.links[number] = link
         if answer:
             self._send(answer)
@@ -208,6 +218,7 @@ class Acceptor:
         self._known: set[IncomingConnection] = set()
         self._fresh: dict[int, IncomingConnection] = {}
         """Those of them that no link has had yet, by their number."""
+        self.inquiries = Inquiries(context, listener.getsockname()[1])
         self._listening = False
         self._logged: set[str] = set()
 
@@ -216,6 +227,7 @@ class Acceptor:
         self._listen(True)
 
     def close(self) -> None:
+        self.inquiries.close()
         self.context.poller.forget(self._listener)
         for connection in (*self._strangers, *self._known):
             connection.close()
@@ -229,12 +241,20 @@ class Acceptor:
         for connection in [connection for connection in self._known if connection.migration is migration]:
             self.drop(connection)
 
-    def authenticate(self, nonce: bytes, hello: Hello) -> InboundMigration:
-        """Raises FORBIDDEN; says no more to a stranger than that."""
+    def authenticate(self, nonce: bytes, hello: Hello) -> tuple[InboundMigration, bytes]:
+        """The migration, and which of its tokens was proved. Raises FORBIDDEN; says no more to a stranger than that."""
         migration = self._migrations.get(hello.migration)
-        if migration is None or not migration.welcomes(nonce, hello):
+        token = migration.proved(nonce, hello) if migration else None
+        if migration is None or token is None:
             raise ProxyError(Code.FORBIDDEN, "no migration here has that id and token")
-        return migration
+        return migration, token
+
+    def answers(self, nonce: bytes, hello: Hello) -> bool:
+        """Whether it is an acceptor of ours that asks (`proxy.io.inquiry`), and we have such links."""
+        if hello.migration in self._migrations:
+            return False
+        pools = {link.pool for link in self.context.links if isinstance(link, InitiatedLink)}
+        return any(pool.proved(nonce, hello) for pool in pools)
 
     def greeted(self, connection: IncomingConnection) -> None:
         self._strangers.discard(connection)

@@ -46,9 +46,9 @@ class InboundMigration:
     def live_flows(self) -> int:
         return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
 
-    def welcomes(self, nonce: bytes, hello: Hello) -> bool:
-        """Whether that HELLO proves one of the migration's tokens."""
-        return any(proves(token, nonce, hello) for token in self._tokens)
+    def proved(self, nonce: bytes, hello: Hello) -> bytes | None:
+        """Which of the migration's tokens that HELLO proves."""
+        return next((token for token in self._tokens if proves(token, nonce, hello)), None)
 
     def take_over(self, token: str) -> str:
         """Another controller's token is good as well. Gives what the migration follows. Raises CONFLICT."""

@@ -47,7 +47,7 @@ class InitiatedLink(Link):
         super().__init__(context, opening.link, str(pool.destination))
         self.accepted = False
         """The other end has it."""
-        self._pool = pool
+        self.pool = pool
         self._opening = opening
         self._owner: Owner | None = owner
         self._dialled: DialledConnection | None = None
@@ -89,7 +89,7 @@ class InitiatedLink(Link):
         self._resuming = self.incoming.received > 0 or (self.accepted and not isinstance(self._opening, Join))
         named = Resume(self._opening.flow, self.number, self.incoming.received) if self._resuming else self._opening
         try:
-            self._dialled = self._pool.ask(named, self, fresh=self._sent)
+            self._dialled = self.pool.ask(named, self, fresh=self._sent)
         except OSError as error:  # no descriptor left
             self._try_again(Lost(why(error)))
 
@@ -163,7 +163,7 @@ class InitiatedLink(Link):
         if self._dialled:  # broke before the answer to its frame had come
             self._dialled.abandon()
             self._dialled = None
-        self._give_up_at = self.context.loop.time() + self._pool.relink_seconds
+        self._give_up_at = self.context.loop.time() + self.pool.relink_seconds
         self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
         self._later(reason)
 

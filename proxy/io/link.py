@@ -439,6 +439,12 @@ class AcceptedLink(Link):
         self._patience = patience
         self._forget = forget
         self._timer: asyncio.TimerHandle | None = None
+        self.inquire: Callable[[AcceptedLink], None] | None = None
+        """It broke: see whether the initiator's proxy is still there."""
+
+    @property
+    def is_broken(self) -> bool:
+        return self.state is State.BROKEN
 
     def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
         super().carry(connection, received, rest, reads=reads)
@@ -462,6 +468,8 @@ class AcceptedLink(Link):
         self._stop_waiting()
         patience = self._patience + self.GRACE_SECONDS
         self._timer = self.context.loop.call_later(patience, self.lose, f"{reason}, and it was not made again")
+        if self.inquire:
+            self.inquire(self)
 
     def _stop_waiting(self) -> None:
         if self._timer and self.state is not State.BROKEN:

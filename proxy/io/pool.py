@@ -52,6 +52,10 @@ class LinkPool:
     def hello(self, nonce: bytes) -> bytes:
         return encode(Hello(self._migration, handshake.proof(self._token, nonce, self._migration)))
 
+    def proved(self, nonce: bytes, hello: Hello) -> bool:
+        """Whether that HELLO is one that this pool could have said."""
+        return hello.migration == self._migration and handshake.proves(self._token, nonce, hello)
+
     async def prepare(self, links: int) -> None:
         """Have that many connections greeted and idle. Raises LINK_FAILED with the reason."""
         self._why_lost = ""

@@ -72,3 +72,18 @@ async def test_the_destination_pod(stage):
         await asyncio.to_thread(client.finish)
     assert result.outcome == "rolled-back", result.error
     assert (await stage.workloads(stage.a))["server"].state == "running"
+
+
+async def test_the_sources_proxy_after_the_move_is_noticed_before_the_links_deadline(stage):
+    """A new one is started in its pod, which knows of no links: so the workload need not wait for them."""
+    client = stage.connect(stage.client, stage.a.address, PORT)
+    client.sendall(b"Ehello")
+    result = await stage.move("server", max_hold_seconds=600)
+    assert result.outcome == "succeeded", result.error
+    assert client.recv(5) == b"hello"
+    os.kill(running(stage.a, PROXY), signal.SIGKILL)
+    for _ in range(400):
+        if not await stage.flows(stage.b):
+            break
+        await asyncio.sleep(0.05)
+    assert await stage.flows(stage.b) == []

@@ -56,8 +56,9 @@ async def test_another_controller_has_a_token_of_its_own(plane: Plane) -> None:
     tokens = [parts.TOKEN, *(f"{number:064x}" for number in range(1, MAX_TOKENS))]
     for token in tokens:
         assert plane.take_over("m", TakeOver(token)) == TakenOver("")
-    assert all(migration.welcomes(b"n", Hello("m", proof(bytes.fromhex(token), b"n", "m"))) for token in tokens)
-    assert not migration.welcomes(b"n", Hello("m", proof(bytes(32), b"n", "m")))
+    for token in map(bytes.fromhex, tokens):
+        assert migration.proved(b"n", Hello("m", proof(token, b"n", "m"))) == token
+    assert migration.proved(b"n", Hello("m", proof(bytes(32), b"n", "m"))) is None
     assert plane.take_over("m", TakeOver(tokens[1])) == TakenOver("")
     for token, name, code in (("ff" * 32, "m", Code.CONFLICT), ("ff", "m", Code.BAD_REQUEST)):
         with pytest.raises(ProxyError) as raised:
