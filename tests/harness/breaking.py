@@ -28,17 +28,36 @@ class Cutter:
         self._target = target
         self._limit = limit
         self._open: set[socket.socket] = set()
+        self._arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
 
     async def serve(self) -> None:
-        loop = asyncio.get_running_loop()
+        asyncio.get_running_loop().add_reader(self.listener, self._accept)
         async with asyncio.TaskGroup() as group:
             while True:
-                sock, _ = await loop.sock_accept(self.listener)
-                if self.refusing:
-                    reset(sock)
-                    continue
+                sock = await self._arrived.get()
                 number, self.connections = self.connections, self.connections + 1
                 group.create_task(self._carry(sock, self._limit(number)), name=f"connection {number}")
+
+    def _accept(self) -> None:
+        """(`loop.sock_accept` loses the connection when it is cancelled in that moment.)"""
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            sock, _ = self.listener.accept()
+            if self.refusing:
+                reset(sock)
+            else:
+                self._open.add(sock)
+                self._arrived.put_nowait(sock)
+
+    def stop_listening(self) -> None:
+        if self.listener.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.listener)
+            self.listener.close()
+
+    def close(self) -> None:
+        """Those too that nobody has begun to carry."""
+        self.stop_listening()
+        for sock in self._open:
+            sock.close()
 
     def cut(self) -> None:
         """All there are."""
@@ -94,4 +113,4 @@ async def cutting(target: Endpoint, limit: Callable[[int], int]) -> AsyncIterato
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
-        made.listener.close()
+        made.close()

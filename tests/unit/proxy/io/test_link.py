@@ -204,7 +204,7 @@ async def test_a_link_that_cannot_be_made_again_is_given_up(
 
 async def test_a_proxy_that_has_gone_is_not_waited_for(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InitiatedLink, "GONE_SECONDS", 0.1)
-    broken.network.listener.close()
+    broken.network.stop_listening()
     broken.network.cut()
     with pytest.raises(ConnectionResetError):
         await parts.read(broken.flow.peer, 1)
