@@ -162,6 +162,23 @@ async def test_half_closed_by_the_peer_during_the_hold_or_after_it(stage, told, 
     assert await asyncio.to_thread(read_all, sock) == [100000, True]
 
 
+async def test_idle_for_longer_than_either_end_waits_for_a_sign_of_life(stage, told):
+    """Before the move and after it: keepalive's probes are answered by whoever stands for the other end."""
+    sock = accepted(stage, told)
+    alive = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (TCP, 4, 1), (TCP, 5, 1), (TCP, 6, 1)]
+    told.do(f"[sock.setsockopt(*each) for each in {alive!r}]")
+    for each in alive:
+        sock.setsockopt(*each)
+    for text in ("before", "after"):
+        await asyncio.sleep(2.3)  # a second, a probe, and a second without its answer
+        sock.sendall(text.encode())
+        assert told.do("sock.recv(9).decode()") == text
+        told.do("sock.send(b'yes')")
+        assert sock.recv(9) == b"yes"
+        if text == "before":
+            await moved(stage, "puppet")
+
+
 @pytest.mark.parametrize("peer_reads_first", [True, False])
 async def test_half_closed_by_the_workload_before_the_hold(stage, told, peer_reads_first):
     """FIN_WAIT2 when the peer has acknowledged all, FIN_WAIT1 when it has not: its window is full."""

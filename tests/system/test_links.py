@@ -65,7 +65,8 @@ async def test_flows_survive_whatever_happens_to_their_links(stage):
     ended = stage.connect(stage.client, stage.a.address, PORT)
     ended.sendall(b"Ehello")
     assert ended.recv(5) == b"hello"
-    assert (await stage.move("server")).outcome == "succeeded"
+    result = await stage.move("server")
+    assert result.outcome == "succeeded", result.error
     await go_on(clients)
     for pod in (stage.a, stage.b, stage.a):  # the initiator's, the acceptor's
         before = await broken(pod)
@@ -97,7 +98,8 @@ async def test_links_that_break_while_flows_switch_to_new_ones(stage):
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
     clients.append(Stream(stage.client, stage.a.address, PORT))
     third = await stage.lab.create("c")
-    assert (await stage.move("server")).outcome == "succeeded"
+    result = await stage.move("server")
+    assert result.outcome == "succeeded", result.error
     pods = (stage.a, stage.b, third)
     stop = asyncio.Event()
 
@@ -134,7 +136,8 @@ async def test_a_reset_is_a_reset_and_no_broken_link(stage):
     client = stage.connect(stage.client, stage.a.address, PORT)
     client.sendall(b"Ehello")
     assert client.recv(5) == b"hello"
-    assert (await stage.move("server")).outcome == "succeeded"
+    result = await stage.move("server")
+    assert result.outcome == "succeeded", result.error
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
     for _ in range(100):
