@@ -29,7 +29,7 @@ async def killed_during_the_hold(stage, pod, module):
     async with between(stage.b.proxy_socket) as interposer:
         interposer.spoil("POST", "/legs", Spoil.HANG)
         moving = asyncio.create_task(stage.move("server"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not Path(f"/proc/{victim}").exists(), "the sidecar does not end")
         interposer.release.set()
@@ -63,7 +63,7 @@ async def test_the_destination_pod(stage):
     async with between(stage.b.proxy_socket) as interposer:
         interposer.spoil("POST", "/legs", Spoil.HANG)
         moving = asyncio.create_task(stage.move("server"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         os.kill(stage.b.pid1, signal.SIGKILL)
         await until(lambda: not stage.b.alive, "the pod does not end")
         interposer.release.set()

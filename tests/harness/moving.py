@@ -85,6 +85,7 @@ class Scene:
             await forget_moves(pod, [log.stem for log in logs])
         for log in logs:
             log.unlink()
+        (self.lab.home / "rates.json").unlink(missing_ok=True)
         await nothing_is_left(pods)
 
     async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:

@@ -107,7 +107,7 @@ async def test_a_second_migration_of_the_same_workload(own_stage):
     async with between(own_stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         first = asyncio.create_task(own_stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         line = await refused(own_stage, "migrate", "redis", "--to", "b")
         assert "already" in line
         interposer.heal()
@@ -147,7 +147,7 @@ async def test_images_damaged_between_dump_and_restore(stage):
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         (pages, *_) = Path(stage.a.images).rglob("pages-*.img")
         with pages.open("r+b") as file:
             file.seek(pages.stat().st_size // 2)

@@ -418,7 +418,7 @@ async def test_a_controller_that_takes_over_shortens_the_ways(stage):
     async with between(stage.b.proxy_socket) as interposer:
         interposer.spoil("GET", "/ledger", Spoil.HANG)
         moving = asyncio.create_task(stage.move("server", stage.b, stage.c))
-        await asyncio.wait_for(interposer.reached.wait(), 20)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         moving.cancel()
         await asyncio.wait([moving])
     records = journal.read_all(migrations_folder(stage.lab.home))

@@ -103,7 +103,7 @@ async def giving_stands_still(stage, name="redis", program="redis-server"):
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/resume", Spoil.HANG)
         moving = asyncio.create_task(stage.move(name, memory="post-copy"))
-        await asyncio.wait_for(interposer.reached.wait(), 20)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         (giver,) = helpers(stage.a, "giver")
         os.kill(giver, signal.SIGSTOP)
         try:
@@ -156,7 +156,7 @@ async def test_before_the_commit_a_dead_giver_rolls_back(stage):
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis", memory="post-copy"))
-        await asyncio.wait_for(interposer.reached.wait(), 20)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         (giver,) = helpers(stage.a, "giver")
         os.kill(giver, signal.SIGKILL)
         interposer.release.set()

@@ -61,8 +61,8 @@ async def test_the_controller_is_killed(stage, phase):
         interposer.spoil(method, ending, Spoil.HANG, spare=1 if phase == "Preflight" else 0)
         if phase == "RollingBack":
             interposer.spoil("POST", "/seal", Spoil.REFUSE)
-        controller = await stage.start_midstream("migrate", "server", "--to", "b")
-        await asyncio.wait_for(interposer.reached.wait(), 20)
+        controller = await stage.start_midstream("migrate", "server", "--to", "b", "--memory", "stop-and-copy")
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         migration = await journal_in(stage, phase)
         controller.kill()
         await controller.communicate()

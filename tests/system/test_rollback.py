@@ -111,7 +111,7 @@ async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis", max_hold_seconds=0.5))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         client.settimeout(5)
         assert await asyncio.to_thread(ask, client, "INCR counter") == ":2"
         interposer.release.set()
@@ -127,7 +127,7 @@ async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_b
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/restore", Spoil.HANG)
         moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         early = stage.connect(stage.client, stage.a.address, REDIS_PORT, 1)
         early.sendall(b"PING\r\n")
         (migration,) = [path.stem for path in (stage.lab.home / "migrations").glob("*.jsonl")]
@@ -148,7 +148,7 @@ async def test_the_destination_fails_after_the_commit_and_is_asked_until_it_work
     async with between(stage.b.agent_socket) as interposer:
         interposer.spoil("POST", "/resume", Spoil.REFUSE)
         moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         await asyncio.sleep(0.3)
         interposer.heal()
         result = await moving
@@ -164,7 +164,7 @@ async def test_an_answer_to_the_commit_that_gets_lost_is_asked_for_again(stage):
     async with between(stage.a.agent_socket) as interposer:
         interposer.spoil("POST", "/commit", Spoil.SWALLOW)
         moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 10)
+        await asyncio.wait_for(interposer.reached.wait(), 60)
         await asyncio.sleep(0.3)
         interposer.heal()
         result = await moving
