@@ -36,6 +36,8 @@ class Lost:
     """The code with which the other proxy said no."""
     port_closed: bool = False
     """The machine answered, and nobody listens."""
+    late: bool = False
+    """Nobody answered in CONNECT_SECONDS, which a busy machine may take."""
 
     @property
     def final(self) -> bool:
@@ -73,7 +75,7 @@ class DialledConnection:
         self._handed_over = False
         """Its link sends on it."""
         self._sock = link_socket(address.family(pool.destination.host))
-        self._timer = context.loop.call_later(CONNECT_SECONDS, self._lose, Lost("no connection in time"))
+        self._timer = context.loop.call_later(CONNECT_SECONDS, self._lose, Lost("no connection in time", late=True))
         code = self._sock.connect_ex((pool.destination.host, pool.destination.port))
         if code in (0, errno.EINPROGRESS):
             context.poller.write(self._sock, self._on_connected)

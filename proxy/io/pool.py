@@ -41,6 +41,7 @@ class LinkPool:
         self._greeting: set[DialledConnection] = set()
         self._changed = asyncio.Event()
         self._why_lost = ""
+        self._preparing = False
         self._retreat: asyncio.TimerHandle | None = None
         """Set while it stands by."""
         self._refilling: asyncio.TimerHandle | None = None
@@ -58,7 +59,7 @@ class LinkPool:
 
     async def prepare(self, links: int) -> None:
         """Have that many connections greeted and idle. Raises LINK_FAILED with the reason."""
-        self._why_lost = ""
+        self._why_lost, self._preparing = "", True
         try:
             async with asyncio.timeout(self.PREPARE_SECONDS + links * self.SECONDS_EACH):
                 await self._greet(min(links, 1))  # the others' TLS handshakes are short, with its session
@@ -68,6 +69,8 @@ class LinkPool:
         except asyncio.CancelledError:
             self.close()
             raise
+        finally:
+            self._preparing = False
         if self._why_lost:
             self.close()
             raise ProxyError(Code.LINK_FAILED, f"link to {self.destination}: {self._why_lost}")
@@ -136,6 +139,14 @@ class LinkPool:
         self._idle.clear()
         self._greeting.clear()
 
+    def _dialled_anew(self) -> bool:
+        """In place of one that nobody answered: nobody misses it yet, and there is time."""
+        try:
+            self._greeting.add(self._dial())
+        except OSError:  # no descriptor left
+            return False
+        return True
+
     def _dial(self) -> DialledConnection:
         return DialledConnection(self._context, self)
 
@@ -147,7 +158,7 @@ class LinkPool:
         else:
             if connection in self._idle:
                 self._idle.remove(connection)
-            if connection.lost:
+            if connection.lost and not (self._preparing and connection.lost.late and self._dialled_anew()):
                 self._why_lost = connection.lost.why
                 self._stop_refilling()
         self._changed.set()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +11,7 @@ from proxy.api import Endpoint
 from proxy.core.errors import Code, ProxyError
 from proxy.core.wire import Join, Refused, encode
 from proxy.io.context import Context
+from proxy.io.dialling import Lost
 from proxy.io.pool import LinkPool
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
@@ -53,6 +56,27 @@ async def test_connections_are_greeted_beforehand(context: Context, destination:
     await parts.eventually(lambda: user.accepted == (0, b""))
     pool.close()
     close(context, user)
+
+
+async def test_one_that_nobody_answers_in_time_is_dialled_again(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the freeze there is time; a machine may be busy for a second. Without a descriptor it is given up."""
+    pool, late = LinkPool(context, destination.endpoint, "m", TOKEN), Lost("no connection in time", late=True)
+    preparing = asyncio.create_task(pool.prepare(1), name="preparing")
+    await parts.eventually(lambda: pool._greeting)
+    (first,) = pool._greeting
+    first._lose(late)
+    (second,) = pool._greeting
+    assert second is not first
+    monkeypatch.setattr(pool, "_dial", no_descriptor)
+    second._lose(late)
+    with pytest.raises(ProxyError, match="no connection in time"):
+        await preparing
+
+
+def no_descriptor() -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 async def test_an_idle_connection_that_breaks_is_not_used(context: Context, destination: Destination) -> None:
