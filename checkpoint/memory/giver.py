@@ -58,6 +58,11 @@ class Memory:
             with contextlib.suppress(ProcessLookupError):  # a zombie: it has none
                 self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
 
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
     def answer(self, one: pagewire.Request) -> memoryview:
         """The answer to a request, header and pages in one piece: they go out in one packet where they fit into one.
 

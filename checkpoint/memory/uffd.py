@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ _COPY_ARGS = struct.Struct("<QQQQq")
 _ZERO_ARGS = struct.Struct("<QQQq")
 _RANGE = struct.Struct("<QQ")
 _MESSAGE = struct.Struct("<BBHIQQQ")
+_NOWHERE = (errno.ENOENT, errno.EINVAL, errno.EFAULT)
 
 
 class Kind(IntEnum):
@@ -74,38 +76,60 @@ def events(fd: int) -> list[Event]:
             return found  # what comes after it is seen with the address space as it then is
 
 
-def copy(fd: int, to: int, source: int, size: int) -> int:
-    """Put `size` bytes at our address `source` there and wake who waits for them; the bytes that are there now.
+def copy(fd: int, to: int, source: int, size: int) -> None:
+    """Put `size` bytes at our address `source` there and wake who waits for them. Raises Gone and Changing."""
 
-    Raises Gone and Changing, the latter with the bytes done until then as its argument.
-    """
-    done = 0
-    while done < size:
-        args = bytearray(_COPY_ARGS.pack(to + done, source + done, size - done, 0, 0))
-        try:
-            fcntl.ioctl(fd, _COPY, args)
-            return size
-        except OSError as error:
-            done += max(0, _COPY_ARGS.unpack(args)[4])
-            done += _skip(fd, error, to + done, done)
-    return size
+    def attempt(done: int, span: int) -> int:
+        args = bytearray(_COPY_ARGS.pack(to + done, source + done, span, 0, 0))
+        return _try(fd, _COPY, args, lambda: _COPY_ARGS.unpack(args)[4])
+
+    _all(fd, to, size, attempt)
 
 
 def zero(fd: int, address: int, size: int = PAGE_BYTES) -> None:
     """Put pages of zeros there, which take no memory until they are written. Raises Gone and Changing."""
-    done = 0
+
+    def attempt(done: int, span: int) -> int:
+        args = bytearray(_ZERO_ARGS.pack(address + done, span, 0, 0))
+        return _try(fd, _ZEROPAGE, args, lambda: _ZERO_ARGS.unpack(args)[3])
+
+    _all(fd, address, size, attempt)
+
+
+class _Stopped(Exception):
+    """A call that did not do all of it: how many bytes it did, and why it went no further."""
+
+    def __init__(self, done: int, error: OSError) -> None:
+        self.done, self.error = done, error
+
+
+def _try(fd: int, request: int, args: bytearray, done: Callable[[], int]) -> int:
+    """Raises _Stopped."""
+    try:
+        fcntl.ioctl(fd, request, args)
+    except OSError as error:
+        raise _Stopped(max(0, done()), error) from error
+    return done()
+
+
+def _all(fd: int, address: int, size: int, attempt: Callable[[int, int], int]) -> None:
+    """Whatever of it is still to be done and can be: what is there already, or nobody has any more, is passed over."""
+    done, span = 0, size
     while done < size:
-        args = bytearray(_ZERO_ARGS.pack(address + done, size - done, 0, 0))
+        span = min(span, size - done)
         try:
-            fcntl.ioctl(fd, _ZEROPAGE, args)
-            return
-        except OSError as error:
-            done += max(0, _ZERO_ARGS.unpack(args)[3])
-            done += _skip(fd, error, address + done, done)
+            done += attempt(done, span)
+        except _Stopped as stopped:
+            done += stopped.done
+            if stopped.error.errno in _NOWHERE and not stopped.done and span > PAGE_BYTES:
+                # The kernel does nothing of a range that is not all in one area: some of this one may be.
+                span = span // PAGE_BYTES // 2 * PAGE_BYTES
+            else:
+                done += _skip(fd, stopped.error, address + done, done)
 
 
 def _skip(fd: int, error: OSError, address: int, done: int) -> int:
-    """What a failed call means: a page that is there already, or that nobody has any more, is passed over."""
+    """What it means that nothing could be done there, and how many bytes to pass over."""
     if error.errno == errno.ESRCH:
         raise Gone from error
     if error.errno == errno.EAGAIN:
@@ -113,7 +137,7 @@ def _skip(fd: int, error: OSError, address: int, done: int) -> int:
     if error.errno == errno.EEXIST:
         fcntl.ioctl(fd, _WAKE, _RANGE.pack(address, PAGE_BYTES))
         return PAGE_BYTES
-    if error.errno in (errno.ENOENT, errno.EINVAL, errno.EFAULT):
+    if error.errno in _NOWHERE:
         return PAGE_BYTES
     raise error
 

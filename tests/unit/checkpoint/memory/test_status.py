@@ -1,0 +1,19 @@
+"""What the taker leaves for the agent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from checkpoint.memory.status import STATUS, Status
+
+
+def test_it_is_whole_and_counts_what_has_come(tmp_path):
+    status = Status(tmp_path)
+    status.total_bytes, status.faults = 100, 3
+    status.write("waiting", 100, status.began)
+    status.write("lost", 40, status.began + 2.0, "why")
+    found = msgspec.json.decode((tmp_path / STATUS).read_bytes())
+    assert found == {
+        "state": "lost", "reason": "why", "total_bytes": 100, "arrived_bytes": 60, "faults": 3, "seconds": 2.0,
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == [STATUS]
