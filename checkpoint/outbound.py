@@ -215,6 +215,8 @@ class Outbound:
                 if error.code is not Code.QUEUE_MOVED:
                     raise
                 _LOG.info("%s: %s: dumping once more", self.record.migration, error)
+                if self._sending is not None:
+                    self._sending.restart()
                 self._around.store.make(self.record.migration)
         return await self._dump_once(folders)
 

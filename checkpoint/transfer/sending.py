@@ -19,12 +19,11 @@ from checkpoint.transfer.watch import Watch
 
 
 class Sending:
-    """One migration's: `open`; `watch`, again for each new try of the dump; `finish`. And `close`, at any time."""
+    """One migration's: `open`; `watch`, for each new try `restart` and `watch`; `finish`. `close`, at any time."""
 
     def __init__(self, kernel: Kernel, shipment: Shipment, streams: list[Stream], folder: Path) -> None:
         self._kernel, self._shipment, self._streams, self._folder = kernel, shipment, streams, folder
         self._watch: Watch | None = None
-        self._watched = False
 
     @classmethod
     async def open(cls, kernel: Kernel, image_key: bytes, folder: Path, wanted: SendImages) -> Sending:
@@ -46,11 +45,12 @@ class Sending:
 
     def watch(self) -> None:
         """The folder, which is empty, is written from now on. Raises AgentError KERNEL."""
-        if self._watched:
-            self._shipment.tell(Consignment.restart)
-        self._unwatch()
-        self._watched = True
         self._watch = Watch(self._kernel, self._folder, self._shipment)
+
+    def restart(self) -> None:
+        """The folder will be emptied, and written once more: what is on its way is not wanted any more."""
+        self._unwatch()
+        self._shipment.tell(Consignment.restart)
 
     def check(self) -> None:
         """Raises AgentError where it cannot be completed any more."""

@@ -72,6 +72,11 @@ class Shipment:
                     return None
                 self._changed.wait()
 
+    def is_wanted(self, parcel: Parcel) -> bool:
+        """False once the folder that it is of is to be emptied."""
+        with self._changed:
+            return parcel.attempt == self._consignment.attempt
+
     def arrived(self, number: int) -> None:
         with self._changed:
             self._consignment.arrived(number)

@@ -46,6 +46,9 @@ class Storing:
     def watch(self) -> None:
         """Nothing is stored before it is sealed: an archive's objects are written once."""
 
+    def restart(self) -> None:
+        """Nothing has been stored."""
+
     def check(self) -> None:
         if self._problem is not None:
             raise self._problem

@@ -107,7 +107,12 @@ class Stream:
     def _send(self, connection: ssl.SSLSocket, parcel: Parcel) -> None:
         head_room = len(self._buffer) - CHUNK_BYTES
         plain = memoryview(self._buffer)[head_room : head_room + parcel.size]
-        self._fill(plain, parcel)
+        try:
+            self._fill(plain, parcel)
+        except AgentError:
+            if self._shipment.is_wanted(parcel):
+                raise
+            return  # its file is gone, as it should be
         packed, packing_seconds = self._packed(plain)
         body = plain if packed is None else memoryview(packed)
         head = wire.encode(parcel, len(body), packed=packed is not None)
