@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from checkpoint import inspection, procfs
+from checkpoint import belongings, inspection, procfs
 from checkpoint.api import (
     MAX_BODY_BYTES,
     Beacon,
@@ -86,6 +87,9 @@ class Agent:
                 image_bytes=self._custodian.store.free_bytes(),
                 pids=procfs.thread_ids(),
                 listening_ports=procfs.listening_ports(),
+                own_root=self._custodian.own_root,
+                mounts=belongings.mounted(),
+                file_bytes=belongings.free_bytes(),
             )
         )
 
@@ -97,7 +101,11 @@ class Agent:
 
     async def _inspect(self, request: web.Request) -> web.Response:
         record = self._custodian.workloads.get(request.match_info["name"])
-        return _answer(inspection.inspect(self._custodian.view(record)))
+        found = inspection.inspect(self._custodian.view(record))
+        named = request.query.getall("with", [])
+        seen = await asyncio.to_thread(self._custodian.belongings, record, found.pids, named)
+        problems = [*found.problems, *seen[1]]
+        return _answer(msgspec.structs.replace(found, belongings=seen[0], problems=problems))
 
     async def _kill(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.kill(request.match_info["name"]))

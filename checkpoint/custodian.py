@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from checkpoint import tree
+from checkpoint import belongings, tree
 from checkpoint.adopt import Adoption
-from checkpoint.api import Custody, PrepareInbound, PrepareOutbound, RunWorkload, Workload
+from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
+from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.custody import FINAL, HOLDING, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
@@ -72,6 +73,17 @@ class Custodian:
 
     def view(self, record: WorkloadRecord) -> Workload:
         return self.workloads.view(record, self.holder(record.name))
+
+    @property
+    def own_root(self) -> bool:
+        """Whether the pod has one."""
+        return self._around.layer is not None
+
+    def belongings(self, record: WorkloadRecord, pids: list[int], named: list[str]) -> tuple[Belongings, list[Problem]]:
+        """What of files belongs to a workload, with what is named besides. Blocks. Raises AgentError NO_FOLDER."""
+        came_with = came(self._around.folder, record.name, record.arrived_by)
+        outgoing = Outgoing(self.store.root, self._around.layer, named, came_with)
+        return belongings.look(pids, outgoing, own_root=self.own_root)
 
     def holder(self, name: str) -> str:
         """The migration that has a workload in its hands, or ""."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -138,6 +139,33 @@ def open_files(pid: int) -> Iterator[OpenFile]:
 def _number(info: str, name: str) -> int:
     """A number of a fdinfo, or -1."""
     return next((int(line.split()[1]) for line in info.splitlines() if line.startswith(name)), -1)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/<pid>/mountinfo."""
+
+    point: str
+    what: str
+    """Device and the folder of it: two mounts with the same show the same files, on one machine."""
+    kind: str
+
+
+_ESCAPED = re.compile(r"\\(\d{3})")
+
+
+def mounts(pid: int | str) -> dict[int, Mount]:
+    """The mounts of a process's mount namespace by their ids; none when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    found = {}
+    for line in lines:
+        words = line.split(" ")
+        root, point = (_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) for word in words[3:5])
+        found[int(words[0])] = Mount(point, f"{words[2]} {root}", words[words.index("-") + 1])
+    return found
 
 
 def mount_ids(pid: int) -> set[int]:

@@ -22,6 +22,7 @@ import proxy.api as proxy_api
 from controller.clients import AgentClient, ProxyClient, gather_named
 from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered, MemoryLost
+from controller.core.files import what_does_not_arrive
 from controller.core.machines import unlike, unlike_links
 from controller.core.phases import Action
 from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move, too_few_descriptors
@@ -106,7 +107,7 @@ class Move:
         Also warms the four connections, so that no call inside the freeze has to open one.
         """
         facts = await gather_named(
-            inspection=self.source_agent.inspect(self.intent.workload),
+            inspection=self.source_agent.inspect(self.intent.workload, self.intent.files.named),
             room=self.destination_agent.room(),
             source_proxy=self.source_proxy.health(),
             destination_proxy=self.destination_proxy.health(),
@@ -123,7 +124,8 @@ class Move:
         apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
         features = least(facts["ours"].memory, facts["theirs"].memory)
         memory, unavailable = choose(self.intent.memory, plan.memory_bytes, self._rates, features)
-        problems = [*apart, *unavailable, *plan.problems, *chain.from_iterable(full)]
+        away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, self.intent.files)
+        problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]
         return msgspec.structs.replace(plan, memory=memory, problems=problems)
 
     @property

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -135,8 +136,10 @@ class AgentClient(SidecarClient):
     async def run(self, workload: agent_api.RunWorkload) -> agent_api.Workload:
         return await self.call("POST", "/v1/workloads", agent_api.Workload, workload)
 
-    async def inspect(self, name: str) -> agent_api.Inspection:
-        return await self.call("GET", f"/v1/workloads/{name}", agent_api.Inspection)
+    async def inspect(self, name: str, named: Sequence[str] = ()) -> agent_api.Inspection:
+        """`named`: folders that would travel too."""
+        query = "?" + urlencode([("with", folder) for folder in named]) if named else ""
+        return await self.call("GET", f"/v1/workloads/{name}{query}", agent_api.Inspection)
 
     async def kill(self, name: str) -> agent_api.Workload:
         return await self.call("DELETE", f"/v1/workloads/{name}", agent_api.Workload)

@@ -6,7 +6,7 @@
 | GET /v1/room | | `Room` |
 | GET /v1/workloads | | `list[Workload]` |
 | POST /v1/workloads | `RunWorkload` | `Workload` |
-| GET /v1/workloads/{name} | | `Inspection` |
+| GET /v1/workloads/{name}?with=FOLDER&… | | `Inspection` (`with`: folders that would travel too) |
 | DELETE /v1/workloads/{name} | | `Workload` (killed and forgotten) |
 | GET /v1/migrations | | `list[Custody]` |
 | PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
@@ -73,7 +73,18 @@ from checkpoint.api.moves import (
     RestoreWorkload,
     Sealed,
 )
-from checkpoint.api.pods import Health, Inspection, MemoryFeatures, Room, RunWorkload, Workload
+from checkpoint.api.pods import (
+    Belongings,
+    DeletedFile,
+    Ground,
+    Health,
+    Inspection,
+    MemoryFeatures,
+    OpenMount,
+    Room,
+    RunWorkload,
+    Workload,
+)
 from checkpoint.api.transfers import (
     Beacon,
     FetchImages,
@@ -94,17 +105,20 @@ __all__ = [
     "Archive",
     "ArchiveAnswer",
     "Beacon",
+    "Belongings",
     "Cloned",
     "CollectImages",
     "Compression",
     "CompressionMode",
     "Custody",
     "DeleteImage",
+    "DeletedFile",
     "Dumped",
     "ErrorBody",
     "Fault",
     "FetchImages",
     "Files",
+    "Ground",
     "Health",
     "ImageKey",
     "Inspection",
@@ -115,6 +129,7 @@ __all__ = [
     "MemoryFeatures",
     "MemorySource",
     "MemoryWay",
+    "OpenMount",
     "Packed",
     "PrepareInbound",
     "PrepareOutbound",

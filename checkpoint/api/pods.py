@@ -36,6 +36,11 @@ class Room(msgspec.Struct, frozen=True):
     pids: list[int]
     """Thread ids in use in the pod's PID namespace."""
     listening_ports: list[int]
+    own_root: bool = False
+    mounts: dict[str, str] = {}
+    """What is mounted where (`OpenMount.what` by `OpenMount.point`)."""
+    file_bytes: int = 1 << 62
+    """Free space on the pod's root."""
 
 
 class RunWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +61,44 @@ class Workload(msgspec.Struct, frozen=True):
     """The migration that brought it here, or "" when it was started here."""
 
 
+class Ground(msgspec.Struct, frozen=True):
+    """A folder whose files travel: "/" is what the pod has written in a root of its own."""
+
+    path: str
+    files: int
+    size_bytes: int
+    deleted: int
+    """Files of the machine's, or that had come with the workload, that are deleted where it arrives."""
+    left: list[str] = []
+    """Some of the sockets and devices in it, which do not travel."""
+    left_count: int = 0
+
+
+class DeletedFile(msgspec.Struct, frozen=True):
+    """One that is open and has no name any more: it travels inside the freeze, among the images."""
+
+    path: str
+    size_bytes: int
+
+
+class OpenMount(msgspec.Struct, frozen=True):
+    """A file system beside the root on which the workload has a file open."""
+
+    point: str
+    what: str
+    """The same in another pod of the machine: it is shared."""
+    file: str
+
+
+class Belongings(msgspec.Struct, frozen=True):
+    """What of files belongs to a workload."""
+
+    own_root: bool = False
+    grounds: list[Ground] = []
+    deleted: list[DeletedFile] = []
+    mounts: list[OpenMount] = []
+
+
 class Inspection(msgspec.Struct, frozen=True):
     """A workload, looked at before it is touched."""
 
@@ -68,5 +111,6 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
+    belongings: Belongings = Belongings()
     losses: list[Problem] = []
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""

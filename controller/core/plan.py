@@ -49,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What is given up, as it is allowed to be; else these are among the problems."""
     memory: Choice | None = None
     """Which way its memory will go, and what that will take."""
+    files: agent_api.Belongings = agent_api.Belongings()
+    """What of files belongs to it; its grounds travel."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 
@@ -88,6 +90,7 @@ def make_plan(
             *_obstacles(destination.name, inspection, room, {one.local.port for one in returning}),
         ],
         losses=inspection.losses if allow_loss else [],
+        files=inspection.belongings,
         follows=workload.arrived_by,
     )
 

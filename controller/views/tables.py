@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from checkpoint.api import Problem
+from checkpoint.api import Ground, Problem
 from controller.core.check import CheckResult
 from controller.core.phases import Phase
 from controller.core.plan import Plan
@@ -169,7 +169,17 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("connections", f"{plan.connections:,}, all of them stay open"),
         ("listens on", ", ".join(map(str, plan.listening_ports)) or "nothing"),
         ("addresses", ", ".join(addresses)),
+        *(("files", _ground_text(ground)) for ground in plan.files.grounds),
+        *(("deleted, open", f"{one.path}, {byte_text(one.size_bytes)}") for one in plan.files.deleted),
     ]
+
+
+def _ground_text(ground: Ground) -> str:
+    """A line of the plan."""
+    what = "what the pod has written" if ground.path == "/" else ground.path
+    gone = f", {ground.deleted:,} deleted" if ground.deleted else ""
+    left = f"; left: {ground.left_count:,} sockets and devices" if ground.left_count else ""
+    return f"{what}: {ground.files:,} files, {byte_text(ground.size_bytes)}{gone}{left}"
 
 
 def show_checks(checks: Sequence[CheckResult], console: Console | None = None) -> None:

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from controller.clients import AgentClient
 from controller.core.errors import Refused
 from controller.core.phases import Action
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
+from controller.migrate import Driver
 from tests.harness.leaks import fresh_home
 from tests.harness.moving import Scene, until
 
 PROGRAM = Path(__file__).parents[1] / "harness" / "programs" / "files.py"
-TOP = "/var/midstream-test"
+FIRST, SECOND = "/var/midstream-1", "/var/midstream-2"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def module_loop():
+    """The module's event loop is there before a test's leak check takes its first look."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage():
     lab = Lab(fresh_home())
     try:
@@ -42,67 +55,88 @@ def staging(pod: Pod) -> list[Path]:
     return [*pod.layer.glob(".midstream-*"), *(Path(pod.directory) / "agent").glob("placed-*")]
 
 
-def said(pod: Pod) -> list[str]:
+def said(pod: Pod, top: str) -> list[str]:
     """What the program has written to its log so far."""
-    log = pod.layer / TOP.lstrip("/") / "log"
+    log = pod.layer / top.lstrip("/") / "log"
     return log.read_text().splitlines() if log.exists() else []
 
 
-async def run(stage: Scene) -> None:
-    await stage.run("writer", "/usr/bin/python3", "-S", str(PROGRAM), TOP)
-    await until(lambda: len(said(stage.a)) > 3, "the program does not write its log")
+@asynccontextmanager
+async def running(stage: Scene, top: str, deletes: str) -> AsyncIterator[None]:
+    """The program, in a at first and in the end."""
+    await stage.run("writer", "/usr/bin/python3", "-S", str(PROGRAM), top, deletes)
+    try:
+        await until(lambda: len(said(stage.a, top)) > 3, "the program does not write its log")
+        yield
+    finally:
+        async with AgentClient("agent of a", stage.a.agent_socket) as agent:
+            await agent.kill("writer")
 
 
-async def goes_on(pod: Pod) -> None:
+async def goes_on(pod: Pod, top: str) -> None:
     """Until the program has checked everything twice more."""
-    before = len(said(pod))
-    await until(lambda: len(said(pod)) > before + 2, f"the log in {pod.name} does not grow")
-    lines = said(pod)
+    before = len(said(pod, top))
+    await until(lambda: len(said(pod, top)) > before + 2, f"the log in {pod.name} does not grow")
+    lines = said(pod, top)[:-1]  # the last one may be half written
     assert [line.split()[0] for line in lines] == [str(number) for number in range(len(lines))]
     assert {line.split(None, 1)[1] for line in lines} == {"all is well"}
 
 
 async def test_all_that_it_has_written_moves_with_it_and_home_again(stage):
-    await run(stage)
-    there = inside(stage.a, f"cd {TOP}; stat -c '%n %F %a %u %g %s %Y %h' sparse link name-1 name-2 private fifo")
-    for source, destination in ((stage.a, stage.b), (stage.b, stage.a)):
-        result = await stage.move("writer", source, destination)
-        assert result.outcome == "succeeded", result.error
-        await goes_on(destination)
-        script = f"cd {TOP}; stat -c '%n %F %a %u %g %s %Y %h' sparse link name-1 name-2 private fifo"
-        assert inside(destination, script) == there
-        assert int(inside(destination, f"stat -c %b {TOP}/sparse")) * 512 < 1 << 20
-        assert inside(destination, f"cat {TOP}/../midstream-config") == "new"
-        await until(lambda pod=destination: not staging(pod), "what was replaced is still there")
-        assert os.getxattr(destination.layer / TOP.lstrip("/") / "private", "trusted.midstream") == b"kept"
+    look = f"cd {FIRST}; stat -c '%n %F %a %u %g %s %Y %h' sparse link name-1 name-2 private fifo"
+    async with running(stage, FIRST, "/etc/hostname"):
+        there = inside(stage.a, look)
+        for source, destination in ((stage.a, stage.b), (stage.b, stage.a)):
+            result = await stage.move("writer", source, destination)
+            assert result.outcome == "succeeded", result.error
+            await goes_on(destination, FIRST)
+            assert inside(destination, look) == there
+            assert int(inside(destination, f"stat -c %b {FIRST}/sparse")) * 512 < 1 << 20
+            assert inside(destination, f"cat {FIRST}-config") == "new"
+            await until(lambda pod=destination: not staging(pod), "what was replaced is still there")
+            kept = os.getxattr(destination.layer / FIRST.lstrip("/") / "private", "trusted.midstream")
+            assert kept == b"kept"
     assert Path("/etc/hostname").exists()
 
 
-async def test_a_move_that_is_rolled_back_leaves_the_destinations_files_as_they_were(stage):
-    await run(stage)
-    look = f"cat /etc/hostname /var/theirs; ls -d {TOP} 2>&1; stat -c '%n %Y %a' /var /etc /etc/hostname"
-    inside(stage.b, "echo theirs > /var/theirs")
-    before = inside(stage.b, look)
+async def test_what_would_travel_is_said_and_what_is_rolled_back_leaves_the_destinations_files_as_they_were(stage):
+    async with running(stage, SECOND, "/etc/issue"):
+        await says_what_travels(stage)
+        look = f"cat /etc/issue /var/theirs; ls -d {SECOND} 2>&1; stat -c '%n %Y %a' /var /etc /etc/issue"
+        inside(stage.b, "echo theirs > /var/theirs")
+        before = inside(stage.b, look)
+        result = await stage.move("writer", prepare=lambda driver: refuse_the_commit(driver, stage.b))
+        assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
+        assert inside(stage.b, look) == before
+        inside(stage.b, f"mkdir {SECOND}; echo newer > {SECOND}/log; touch -d 2100-01-01 {SECOND}/log")
+        result = await stage.move("writer")
+        assert (result.outcome, result.error.code) == ("rolled-back", "file-conflict")
+        assert f"{SECOND}/log is newer there" in result.error.message
+        assert "Stopping" not in [phase.name for phase in result.phases]
+        assert inside(stage.b, f"cat {SECOND}/log") == "newer"
+        assert not staging(stage.b)
+        await goes_on(stage.a, SECOND)
 
-    def refuse_the_commit(driver) -> None:
-        really = driver.move.perform
 
-        async def perform(action):
-            if action is Action.COMMIT:
-                assert inside(stage.b, f"ls {TOP}/log") == f"{TOP}/log"
-                raise Refused("on-purpose", "the commit does not happen", "request")
-            await really(action)
+async def says_what_travels(stage: Scene) -> None:
+    order = ("migrate", "writer", "--to", "b", "--dry-run", "-o", "json", "--max-ghost-size", "1KiB")
+    status, out, _ = await stage.midstream(*order)
+    plan = json.loads(out)
+    assert (status, [problem["code"] for problem in plan["problems"]]) == (1, ["ghost-too-large"])
+    (ground,) = plan["files"]["grounds"]
+    assert ground["path"] == "/"
+    assert ground["deleted"] >= 1
+    assert ground["size_bytes"] > 64 << 20
+    assert plan["files"]["deleted"] == [{"path": f"{SECOND}/gone", "size_bytes": 14000}]
 
-        driver.move.perform = perform
 
-    result = await stage.move("writer", prepare=refuse_the_commit)
-    assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
-    assert inside(stage.b, look) == before
-    inside(stage.b, f"mkdir -p {TOP}; echo newer > {TOP}/log; touch -d 2100-01-01 {TOP}/log")
-    result = await stage.move("writer")
-    assert (result.outcome, result.error.code) == ("rolled-back", "file-conflict")
-    assert f"{TOP}/log is newer there" in result.error.message
-    assert "Stopping" not in [phase.name for phase in result.phases]
-    assert inside(stage.b, f"cat {TOP}/log") == "newer"
-    assert not staging(stage.b)
-    await goes_on(stage.a)
+def refuse_the_commit(driver: Driver, destination: Pod) -> None:
+    really = driver.move.perform
+
+    async def perform(action: Action) -> None:
+        if action is Action.COMMIT:
+            assert inside(destination, f"ls {SECOND}/log") == f"{SECOND}/log"
+            raise Refused("on-purpose", "the commit does not happen", "request")
+        await really(action)
+
+    driver.move.perform = perform

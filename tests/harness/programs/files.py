@@ -1,4 +1,4 @@
-"""Writes all kinds of files below the folder it is given; then each line of its log says whether they are as they were.
+"""Writes all kinds of files below one path, and deletes another; each line of its log says whether that is so still.
 
 Standard library only. It is the workload of tests/system/test_files.py.
 """
@@ -28,16 +28,16 @@ with open("private", "w") as private:
 os.chmod("private", 0o600)
 os.chown("private", 1234, 5678)
 os.setxattr("private", "trusted.midstream", b"kept")
-with open("../midstream-config", "w") as config:
+with open(f"{top}-config", "w") as config:
     config.write("new\n")
-os.unlink("/etc/hostname")
+os.unlink(sys.argv[2])
 
 
 def complaint() -> str:
     gone.seek(0)
     if gone.read() != b"nobody sees me" * 1000:
         return "the deleted file is another one"
-    if os.path.exists("gone") or os.path.exists("/etc/hostname"):
+    if os.path.exists("gone") or os.path.exists(sys.argv[2]):
         return "what was deleted is there"
     with open("sparse", "rb") as sparse:
         sparse.seek(32 << 20)

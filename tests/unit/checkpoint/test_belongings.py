@@ -1,0 +1,62 @@
+"""A process's files, looked at: this one's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from checkpoint import belongings, procfs
+from checkpoint.api import DeletedFile
+from checkpoint.baggage.outgoing import Outgoing
+from checkpoint.core.errors import AgentError, Code
+
+
+def look(outgoing: Outgoing):
+    return belongings.look([os.getpid()], outgoing, own_root=False)
+
+
+def test_deleted_files_that_are_open_are_found_once_and_those_with_another_name_are_problems(tmp_path):
+    nothing = Outgoing(tmp_path / "x", None, [], [])
+    with (tmp_path / "gone").open("wb") as gone, (tmp_path / "linked").open("wb") as linked:
+        gone.write(b"12345")
+        gone.flush()
+        twice = os.dup(gone.fileno())
+        (tmp_path / "other").hardlink_to(tmp_path / "linked")
+        for name in ("gone", "linked"):
+            (tmp_path / name).unlink()
+        try:
+            found, problems = look(nothing)
+        finally:
+            os.close(twice)
+    assert DeletedFile(str(tmp_path / "gone"), 5) in found.deleted
+    assert sum(one.path == str(tmp_path / "gone") for one in found.deleted) == 1
+    assert [one.code for one in problems if one.message.endswith(str(tmp_path / "linked"))] == [Code.DELETED_FILE]
+    assert not linked.closed or found.grounds == []
+
+
+def test_a_named_folder_is_counted_and_one_that_is_not_there_is_refused(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a").write_text("four")
+    os.mkfifo(data / "fifo")
+    found, _ = look(Outgoing(tmp_path / "x", None, [str(data)], []))
+    (ground,) = found.grounds
+    assert (ground.path, ground.files, ground.size_bytes, ground.deleted) == (str(data), 2, 4, 0)
+    with pytest.raises(AgentError) as caught:
+        Outgoing(tmp_path / "x", None, [str(tmp_path / "missing")], [])
+    assert caught.value.code is Code.NO_FOLDER
+
+
+def test_files_on_other_file_systems_are_named_with_what_is_mounted_there(tmp_path):
+    shm = "/dev/shm/midstream-test-belongings"
+    with open(shm, "wb"):
+        found, _ = look(Outgoing(tmp_path / "x", None, [], []))
+    Path(shm).unlink()
+    (mount,) = (one for one in found.mounts if one.file == shm)
+    assert mount.point == "/dev/shm"
+    assert belongings.mounted()["/dev/shm"] == mount.what
+    assert "/proc" not in belongings.mounted()
+    assert belongings.free_bytes() > 0
+    assert procfs.mounts(1 << 22) == {}
