@@ -42,6 +42,9 @@ class Mark(IntEnum):
     FREE = 5
 
 
+_DATA = Mark.DATA << 24
+
+
 def header(mark: Mark, length: int, acknowledged: int) -> bytes:
     return HEADER.pack(mark << 24 | length, acknowledged)
 
@@ -166,6 +169,8 @@ class Incoming:
 
     def take(self, view: memoryview) -> list[memoryview]:
         """The flow's bytes in what came, as pieces of it. Raises WireError; then this end is of no more use."""
+        if piece := self._take_one_frame(view):
+            return [piece]
         pieces: list[memoryview] = []
         at, size = 0, len(view)
         while at < size:
@@ -191,6 +196,20 @@ class Incoming:
                     self._head.clear()
                     self._begin(word, acknowledged)
         return pieces
+
+    def _take_one_frame(self, view: memoryview) -> memoryview | None:
+        """The bytes, if what came is one DATA and nothing else: so it is for whoever asks and is answered."""
+        length = len(view) - HEADER_BYTES
+        if length <= 0 or self._left or self._head:
+            return None
+        word, acknowledged = HEADER.unpack_from(view)
+        if word != _DATA | length:
+            return None
+        self._begin(word, acknowledged)
+        self._left = 0
+        self.received += length
+        self.payload += length
+        return view[HEADER_BYTES:]
 
     def _begin(self, word: int, acknowledged: int) -> None:
         kind, length = word >> 24, word & _LENGTH

@@ -80,25 +80,30 @@ class Hello(msgspec.Struct, frozen=True):
     """That the initiator has the migration's token (`proxy.core.handshake.proof`); the token itself is never sent."""
 
 
-class Join(msgspec.Struct, frozen=True):
+class Named(msgspec.Struct, frozen=True):
+    """What names a link."""
+
     flow: int
     link: int
 
 
-class Switch(msgspec.Struct, frozen=True):
-    flow: int
-    link: int
+class Join(Named, frozen=True):
+    """The flow's first link."""
 
 
-class Resume(msgspec.Struct, frozen=True):
-    flow: int
-    link: int
+class Switch(Named, frozen=True):
+    """It follows the one that the flow has."""
+
+
+class Resume(Named, frozen=True):
+    """The flow's, over another connection."""
+
     received: int
 
 
-class Open(msgspec.Struct, frozen=True):
-    flow: int
-    link: int
+class Open(Named, frozen=True):
+    """The first link of a flow that the destination has to open."""
+
     peer: Endpoint
     app: Endpoint
 

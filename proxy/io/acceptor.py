@@ -28,12 +28,13 @@ from proxy.core.wire import (
     WireError,
     encode,
 )
+from proxy.io.accepted import AcceptedLink
 from proxy.io.connection import Connection, TlsConnection, tune_accepted, why
 from proxy.io.context import Context, count
 from proxy.io.inbound import InboundMigration
 from proxy.io.initiated import InitiatedLink
 from proxy.io.inquiry import Inquiries
-from proxy.io.link import AcceptedLink, Link
+from proxy.io.link import Link
 from proxy.sys import address
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ class IncomingConnection:
         migration.links[number] = link
         if answer:
             self._send(answer)
-        link.mute = mute
+        if mute:
+            link.be_mute()
         self._hand_over()
         link.carry(self._connection, 0, self._decoder.rest())
         return link
@@ -164,7 +166,7 @@ class IncomingConnection:
         """The link's connection broke, or the initiator says so; it has received as much as it says, or nothing yet."""
         received = frame.received if isinstance(frame, Resume) else 0
         link.outgoing.since(received)  # raises, before anything is given up, if that cannot be
-        if not link.mute:
+        if not link.is_mute:
             self._send(encode(Accepted(link.incoming.received)))
         self._hand_over()
         link.via = self.via

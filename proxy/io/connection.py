@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECORD_BYTES = 16 * 1024
 """The most that one TLS record carries (RFC 8446, 5.1)."""
@@ -62,10 +66,13 @@ def _context(protocol: int, folder: Path) -> ssl.SSLContext:
 class TlsConnection:
     """TLS with the calls of a socket. A half-close is not TLS's here but the stream's: END (proxy.core.stream)."""
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_read", "_tls", "_write")
 
     def __init__(self, tls: ssl.SSLSocket) -> None:
         self._tls = tls
+        # Without the checks of recv_into() and send().
+        self._read = cast("Callable[[int, memoryview], int]", tls.read)
+        self._write = tls.write
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -87,16 +94,17 @@ class TlsConnection:
 
     def recv_into(self, view: memoryview, /) -> int:
         """Whole records, as long as full ones come: epoll does not announce what OpenSSL has taken already."""
-        got = 0
-        while len(view) - got >= RECORD_BYTES:
+        read, room = self._read, len(view)
+        try:
+            got: int = read(room, view)
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        size = got
+        while size == RECORD_BYTES and room - got >= RECORD_BYTES:
             try:
-                size = self._tls.recv_into(view[got:])
+                size = read(room - got, view[got:])
             except ssl.SSLWantReadError:
-                if got:
-                    return got
-                raise BlockingIOError from None
-            if size < RECORD_BYTES:
-                return got + size
+                break
             got += size
         return got
 
@@ -109,15 +117,16 @@ class TlsConnection:
 
     def send(self, data: bytes | memoryview, /) -> int:
         """As many records as go. What did not must be said again first, as it was: a record may have gone by half."""
-        view = memoryview(data)
-        sent = 0
-        while sent < len(view):
-            try:
-                sent += self._tls.send(view[sent:])
-            except ssl.SSLWantWriteError:
-                break
-        if not sent:
-            raise BlockingIOError
+        write, size = self._write, len(data)
+        try:
+            sent: int = write(data)
+        except ssl.SSLWantWriteError:
+            raise BlockingIOError from None
+        if sent < size:  # a record has gone
+            view = memoryview(data)
+            with contextlib.suppress(ssl.SSLWantWriteError):
+                while sent < size:
+                    sent += write(view[sent:])
         return sent
 
     def shutdown(self, how: int, /) -> None:

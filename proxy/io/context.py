@@ -16,8 +16,8 @@ from proxy.sys import options
 from proxy.sys.kernel import Kernel
 
 if TYPE_CHECKING:
+    from proxy.io.carrier import Carrier
     from proxy.io.connection import Tls
-    from proxy.io.link import Link
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Context:
     """Set whenever a flow has ended."""
     tls: Tls | None = None
     """None: links are in cleartext."""
-    links: set[Link] = field(default_factory=set)
+    links: set[Carrier] = field(default_factory=set)
     """All that are not over: some outlive their flow for a moment."""
     unsaid: Unsaid = field(init=False)
 
@@ -91,15 +91,15 @@ class Unsaid:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._links: set[Link] = set()
+        self._links: set[Carrier] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, link: Link) -> None:
+    def add(self, link: Carrier) -> None:
         self._links.add(link)
         if self._timer is None:
             self._timer = self._loop.call_later(self.SECONDS, self._say)
 
-    def discard(self, link: Link) -> None:
+    def discard(self, link: Carrier) -> None:
         self._links.discard(link)
 
     def close(self) -> None:

@@ -81,19 +81,7 @@ class Flow:
             self.context.ended.set()
             self._ended(self)
 
-    # What the table asks for
-
-    def unhold(self) -> None:
-        raise NotImplementedError
-
-    def skip_unread(self) -> None:
-        raise NotImplementedError
-
-    def seek_link(self) -> None:
-        raise NotImplementedError
-
-    def leave_repair(self) -> None:
-        raise NotImplementedError
+    # What the table asks of both sides; what it asks of one alone is that side's (`_EXECUTE`)
 
     def relay(self) -> None:
         self.path.relay()

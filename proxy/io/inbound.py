@@ -11,11 +11,12 @@ from proxy.core.flow import Event, State
 from proxy.core.handshake import proves
 from proxy.core.migration import Call, Inbound, inbound
 from proxy.core.wire import Hello, Open
+from proxy.io.accepted import AcceptedLink
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
 from proxy.io.destination import DestinationFlow
 from proxy.io.flow import Direction, Ended, Flow
-from proxy.io.link import AcceptedLink, Link
+from proxy.io.link import Link
 from proxy.io.retirement import Retirement
 from proxy.sys import nftables, repair
 

@@ -114,7 +114,7 @@ class InitiatedLink(Link):
         again = self.accepted
         self._carrier = dialled
         try:
-            if connection is not self._connection:
+            if connection is not self._line.connection:
                 self.carry(connection, received, reads=False)
         except WireError as error:
             connection.close()
@@ -196,14 +196,13 @@ class InitiatedLink(Link):
         else:
             self.lose(lost.why)
 
-    def _drop_connection(self) -> None:
-        super()._drop_connection()
-        if self.state is State.OVER:
-            if self._timer:
-                self._timer.cancel()
-            if self._dialled:
-                self._dialled.abandon()
-            self._timer = self._dialled = self._owner = None
+    def _over(self, event: Event) -> None:
+        super()._over(event)
+        if self._timer:
+            self._timer.cancel()
+        if self._dialled:
+            self._dialled.abandon()
+        self._timer = self._dialled = self._owner = None
 
 
 def number() -> int:

@@ -13,9 +13,9 @@ from functools import partial
 from proxy.api import Endpoint
 from proxy.core.errors import Code
 from proxy.core.handshake import Dialling
+from proxy.io.accepted import AcceptedLink
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection
-from proxy.io.link import AcceptedLink
 from proxy.io.pool import LinkPool
 from proxy.sys import address
 

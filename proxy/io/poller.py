@@ -106,7 +106,10 @@ class Poller:
             if watched is None or watched.batch == self._batch:
                 continue  # forgotten, or another socket with the same number, since this batch was fetched
             try:
-                self._tell(watched, events)
+                if events == _IN and watched.reader:  # as almost always
+                    watched.reader()
+                else:
+                    self._tell(watched, events)
             except Exception:
                 log.exception("a socket's callback failed")
 

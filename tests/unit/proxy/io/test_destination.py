@@ -10,7 +10,7 @@ from proxy.api import Endpoint, Legs
 from proxy.core.flow import State
 from proxy.core.stream import HEADER_BYTES, Mark, header
 from proxy.core.wire import HEADER, Accepted, Decoder, Frame, Refused
-from proxy.io.link import AcceptedLink
+from proxy.io.accepted import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
@@ -36,7 +36,7 @@ class Opened:
 
     def link(self) -> AcceptedLink:
         link = AcceptedLink(self.migration.context, 88, "the source", 10, self.migration.forget_link)
-        link.mute = True
+        link.be_mute()
         link.carry(self.here, 0, data(b"first"))
         return link
 

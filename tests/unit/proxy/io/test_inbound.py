@@ -10,8 +10,8 @@ from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
 from proxy.core.handshake import proof
 from proxy.core.wire import Hello
+from proxy.io.accepted import AcceptedLink
 from proxy.io.inbound import MAX_TOKENS
-from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 

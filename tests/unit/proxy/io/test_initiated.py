@@ -133,8 +133,8 @@ async def test_a_flow_whose_link_made_no_sense_meanwhile_is_not_relayed(moved: p
     moved.build()
     moved.commit()
     (there,) = moved.plane.inbound["m"].links.values()
-    assert there._connection
-    there._connection.send(header(Mark.FREE, 0, 0))
+    assert there._line.connection
+    there._line.connection.send(header(Mark.FREE, 0, 0))
     await parts.eventually(lambda: bound(moved).state is State.OVER)
     moved.plane.resume("m")
     moved.plane.repoint("m")

@@ -15,9 +15,9 @@ import pytest
 from proxy.api import PrepareInbound, PrepareOutbound
 from proxy.core.flow import State
 from proxy.core.stream import HEADER, WINDOW_BYTES, Mark
+from proxy.io.accepted import AcceptedLink
 from proxy.io.connection import Tls
 from proxy.io.initiated import InitiatedLink
-from proxy.io.link import AcceptedLink
 from proxy.io.plane import Plane
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
@@ -240,8 +240,8 @@ async def test_a_stream_that_makes_no_sense_ends_its_flow_and_no_other(
         migration = plane.outbound["m"]
         link = migration.flows[bad.legs[0].flow].path.link
         assert link
-        assert link._connection
-        link._connection.send(garbage)
+        assert link._line.connection
+        link._line.connection.send(garbage)
         with pytest.raises(ConnectionResetError):
             await parts.read(bad.app, 1)
         assert plane.context.totals.links_refused == {reason: 1}

@@ -1,0 +1,77 @@
+"""The acceptor's end of a link: when its connection breaks it waits for the initiator, who can dial again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.core.link import Event, State
+from proxy.core.stream import Mark
+from proxy.core.wire import Fault, WireError
+from proxy.io.connection import Connection
+from proxy.io.context import Context
+from proxy.io.link import Link
+
+
+class AcceptedLink(Link):
+    """The acceptor's end. `forget` is called when it is over, `come_back` if its connection may carry another one."""
+
+    GRACE_SECONDS = 5.0
+    """It may notice the break earlier than the initiator (proxy.io.connection), and must not give up before it."""
+
+    def __init__(
+        self,
+        context: Context,
+        number: int,
+        via: str,
+        patience: float,
+        forget: Callable[[Link], None],
+        come_back: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(context, number, via)
+        self._come_back = come_back
+        self._freeing = False
+        self._patience = patience
+        self._forget = forget
+        self._timer: asyncio.TimerHandle | None = None
+        self.inquire: Callable[[AcceptedLink], None] | None = None
+        """It broke: see whether the initiator's proxy is still there."""
+
+    @property
+    def is_broken(self) -> bool:
+        return self.state is State.BROKEN
+
+    def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
+        super().carry(connection, received, rest, reads=reads)
+        self._stop_waiting()
+
+    def _free(self) -> bool:
+        """Says FREE; once that is on its way the connection is the acceptor's again."""
+        if self._come_back is None:
+            return False
+        if not self._freeing:
+            self._freeing = True
+            self._say(Mark.FREE)  # and is back here when it has gone
+        elif self._leave():
+            self._come_back()
+        return True
+
+    def _be_freed(self) -> None:
+        self._distrust(WireError(Fault.ORDER))
+
+    def _renew(self, reason: str) -> None:
+        self._stop_waiting()
+        patience = self._patience + self.GRACE_SECONDS
+        self._timer = self.context.loop.call_later(patience, self.lose, f"{reason}, and it was not made again")
+        if self.inquire:
+            self.inquire(self)
+
+    def _stop_waiting(self) -> None:
+        if self._timer and self.state is not State.BROKEN:
+            self._timer.cancel()
+            self._timer = None
+
+    def _over(self, event: Event) -> None:
+        super()._over(event)
+        self._stop_waiting()
+        self._forget(self)

@@ -1,0 +1,107 @@
+"""A link's connection, for as long as it has one, and what waits to be sent on it."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from proxy.io.connection import Connection, why
+from proxy.io.poller import Callback, Poller
+
+
+class Line:
+    """Never blocks: what the connection does not take at once waits, in order. `drained` is called when all of that has
+    gone, `broke` with the reason when the connection fails."""
+
+    __slots__ = ("_broke", "_drained", "_pending", "_poller", "connection", "mute")
+
+    def __init__(self, poller: Poller, drained: Callable[[], None], broke: Callable[[str], None]) -> None:
+        self.connection: Connection | None = None
+        self.mute = False
+        """Nothing may be sent yet: the answer to the frame that named the link comes first."""
+        self._poller = poller
+        self._drained = drained
+        self._broke = broke
+        self._pending: deque[memoryview] = deque()
+        """Frames and rests of frames that the connection has not taken."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Something waits: what is sent now would overtake it."""
+        return bool(self._pending)
+
+    def read(self, readable: Callback) -> None:
+        if self.connection is not None:
+            self._poller.read(self.connection, readable)
+
+    def send(self, view: memoryview) -> int:
+        """How much of it went at once; the rest is the caller's to queue."""
+        if self.connection is None or self.mute or self._pending:
+            return 0
+        try:
+            return self.connection.send(view)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._broke(why(error))
+            return 0
+
+    def queue(self, view: memoryview) -> None:
+        if not self._pending and self.connection is not None and not self.mute:
+            self._poller.write(self.connection, self.flush)
+        self._pending.append(view)
+
+    def say(self, frame: bytes) -> None:
+        """Behind what waits; at once, if nothing does."""
+        self.queue(memoryview(frame))
+        if len(self._pending) == 1:
+            self.flush()
+
+    def answer(self, frame: bytes) -> None:
+        """It goes first, then what was queued behind it."""
+        self.mute = False
+        if self.connection is not None:
+            self._pending.appendleft(memoryview(frame))
+            self._poller.write(self.connection, self.flush)
+            self.flush()
+
+    def flush(self) -> None:
+        pending, connection = self._pending, self.connection
+        if connection is None or self.mute:
+            return
+        try:
+            while pending:
+                view = pending[0]
+                sent = connection.send(view)
+                if sent < len(view):
+                    pending[0] = view[sent:]
+                    return
+                pending.popleft()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._broke(why(error))
+            return
+        self._poller.write(connection, None)
+        self._drained()
+
+    def end(self) -> None:
+        """Nothing more is sent on this connection."""
+        if self.connection is None:
+            return
+        try:
+            self.connection.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._broke(why(error))
+
+    def leave(self) -> Connection | None:
+        """It is another's."""
+        connection, self.connection = self.connection, None
+        return connection
+
+    def drop(self) -> None:
+        self._pending.clear()
+        if (connection := self.leave()) is not None:
+            self._poller.forget(connection)
+            connection.close()
