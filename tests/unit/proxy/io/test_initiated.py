@@ -18,6 +18,8 @@ from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, Cutter, cutting
+from tests.harness.broken import Broken, prepared
+from tests.harness.broken import moved as moved_flows
 
 pytestmark = parts.NEEDS_ROOT
 
@@ -141,6 +143,39 @@ async def test_a_flow_whose_link_made_no_sense_meanwhile_is_not_relayed(moved: p
     await parts.eventually(lambda: moved.states[0] == "reset")
 
 
+# A destination that is not there any more
+
+
+@pytest.fixture
+async def broken(plane: Plane) -> AsyncIterator[Broken]:
+    async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
+        await prepared(plane, network)
+        (flow,) = moved_flows(plane)
+        made = Broken(plane, network, flow)
+        await made.exchange()
+        yield made
+        flow.close()
+
+
+async def test_a_proxy_that_has_gone_is_not_waited_for(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InitiatedLink, "GONE_SECONDS", 0.1)
+    broken.network.stop_listening()
+    broken.network.cut()
+    with pytest.raises(ConnectionResetError):
+        await parts.read(broken.flow.peer, 1)
+    (line,) = broken.plane.outbound_ledger("m")
+    assert (line.state, line.error) == ("reset", "Connection refused")
+
+
+async def test_a_link_that_the_other_proxy_does_not_know_is_given_up_at_once(broken: Broken) -> None:
+    broken.plane.inbound["m"].links.clear()
+    broken.network.cut()
+    with pytest.raises(ConnectionResetError):
+        await parts.read(broken.flow.peer, 1)
+    (line,) = broken.plane.outbound_ledger("m")
+    assert "no link" in line.error
+
+
 # One connection, one link after the other
 
 
@@ -201,7 +236,7 @@ async def test_every_cut_point_where_one_link_follows_the_other(plane: Plane, mo
     """Wherever the connection breaks, both ends agree which link has ended and which one goes on."""
     monkeypatch.setattr(InitiatedLink, "SOONEST_SECONDS", 0.005)
     whole = await carried_when_cut_after(plane, WHOLE)
-    for cut in range(whole // 2 - 30, whole // 2 + 60, 5):
+    for cut in range(whole // 2 - 30, whole // 2 + 60, 10):
         await carried_when_cut_after(plane, cut)
 
 

@@ -1,10 +1,7 @@
-"""Flows that a plane moves to itself over a network that breaks."""
-
 from __future__ import annotations
 
 import asyncio
 import errno
-import random
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -12,21 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from proxy.api import PrepareInbound, PrepareOutbound
 from proxy.core.flow import State
 from proxy.core.stream import HEADER, WINDOW_BYTES, Mark
-from proxy.io.accepted import AcceptedLink
 from proxy.io.connection import Tls
-from proxy.io.initiated import InitiatedLink
 from proxy.io.plane import Plane
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
-from tests.harness.breaking import WHOLE, Cutter, cutting
+from tests.harness.breaking import WHOLE, cutting
+from tests.harness.broken import Broken, breaks, moved, prepared
 from tests.harness.proxy_process import certified
 
 pytestmark = parts.NEEDS_ROOT
-
-RELINK_SECONDS = 2.0
 
 
 @pytest.fixture(params=["cleartext", "TLS"])
@@ -34,84 +27,6 @@ async def plane(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     tls = Tls(certified(tmp_path, "a", "127.0.0.1")) if request.param == "TLS" else None
     async with parts.plane(tls) as made:
         yield made
-
-
-async def prepared(plane: Plane, network: Cutter, relink_seconds: float = RELINK_SECONDS) -> None:
-    plane.prepare_inbound("m", PrepareInbound(parts.TOKEN, relink_seconds=relink_seconds))
-    plan = PrepareOutbound(network.endpoint, parts.TOKEN, parts.READDRESS, relink_seconds=relink_seconds)
-    await plane.prepare_outbound("m", plan)
-
-
-def moved(plane: Plane, flows: int = 1) -> list[parts.Moved]:
-    made = [parts.Moved(plane) for _ in range(flows)]
-    for each in made:
-        each.adopt()
-    for each in made:
-        each.build()
-    for each in made:
-        each.commit()
-    plane.resume("m")
-    plane.repoint("m")
-    return made
-
-
-async def talk(sock: socket.socket, sent: bytes, expected: bytes) -> None:
-    """Both directions at once, each with its end."""
-    loop = asyncio.get_running_loop()
-
-    async def write() -> None:
-        await loop.sock_sendall(sock, sent)
-        sock.shutdown(socket.SHUT_WR)
-
-    async def read() -> bytes:
-        got = bytearray()
-        while data := await loop.sock_recv(sock, 65536):
-            got += data
-        return bytes(got)
-
-    async with asyncio.timeout(4 * parts.PATIENCE_SECONDS):
-        _, got = await asyncio.gather(write(), read())
-    assert got == expected
-
-
-def breaks(plane: Plane) -> dict[str, int]:
-    return plane.context.totals.links_broken
-
-
-@pytest.mark.parametrize("most", [6_000, 30_000, 600_000])
-async def test_streams_survive_any_cuts(plane: Plane, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each connection carries up to so many bytes: some are cut in their first frames, some in mid-stream."""
-    monkeypatch.setattr(InitiatedLink, "LATEST_SECONDS", 0.1)
-    dice = random.Random(most)
-    async with cutting(parts.link_endpoint(plane), lambda n: dice.randrange(1, most) if 1 <= n <= 60 else WHOLE) as net:
-        await prepared(plane, net, relink_seconds=30)
-        flows = moved(plane, 4)
-        size = min(2 << 20, 8 * most)
-        there, back = dice.randbytes(size), dice.randbytes(size)
-        async with asyncio.TaskGroup() as group:
-            for each in flows:
-                group.create_task(talk(each.peer, there, back), name="peer")
-                group.create_task(talk(each.app, back, there), name="app")
-        await parts.eventually(lambda: all(line.state == "closed" for line in plane.outbound_ledger("m")))
-        await parts.eventually(lambda: not plane.context.links)
-        assert breaks(plane)["broken"] >= 2
-        assert "lost" not in breaks(plane)
-        for line in (*plane.outbound_ledger("m"), *plane.inbound_ledger("m")):
-            assert (line.to_app_bytes, line.to_peer_bytes, line.link_unacked_bytes) == (size, size, 0)
-        for each in flows:
-            each.close()
-
-
-class Broken:
-    """One flow, both of whose ends have met; its network as the test wants it."""
-
-    def __init__(self, plane: Plane, network: Cutter, flow: parts.Moved) -> None:
-        self.plane, self.network, self.flow = plane, network, flow
-
-    async def exchange(self) -> None:
-        for one, other in ((self.flow.peer, self.flow.app), (self.flow.app, self.flow.peer)):
-            one.send(b"hello")
-            assert await parts.read(other, 5) == b"hello"
 
 
 @pytest.fixture
@@ -123,30 +38,6 @@ async def broken(plane: Plane) -> AsyncIterator[Broken]:
         await made.exchange()
         yield made
         flow.close()
-
-
-async def test_a_break_while_nothing_is_said(broken: Broken) -> None:
-    broken.network.cut()
-    await broken.exchange()
-    assert breaks(broken.plane)["broken"] == breaks(broken.plane)["resumed"] == 2
-
-
-async def test_bytes_and_half_closes_said_while_it_is_broken(broken: Broken) -> None:
-    broken.network.refusing = True
-    broken.network.cut()
-    await parts.eventually(lambda: breaks(broken.plane).get("broken") == 2)
-    broken.flow.peer.send(b"there")
-    broken.flow.peer.shutdown(socket.SHUT_WR)
-    broken.flow.app.send(b"back")
-    await broken.flow.become("leg_ended", "relaying")
-    broken.network.refusing = False
-    assert await parts.read(broken.flow.app, 10) == b"there"
-    assert await parts.read(broken.flow.peer, 4) == b"back"
-    broken.network.cut()
-    broken.flow.app.shutdown(socket.SHUT_WR)
-    assert await parts.read(broken.flow.peer, 1) == b""
-    await broken.flow.become("closed", "closed")
-    await parts.eventually(lambda: not broken.plane.context.links)
 
 
 @pytest.mark.parametrize(("ends", "error"), [(True, errno.EPIPE), (False, errno.ECONNRESET)])
@@ -184,41 +75,6 @@ async def test_a_reset_while_it_is_broken_is_still_a_reset(broken: Broken, who: 
         await parts.read(other, 1)
     await broken.flow.become("reset", "reset")
     await parts.eventually(lambda: not broken.plane.context.links)
-
-
-async def test_a_link_that_cannot_be_made_again_is_given_up(
-    broken: Broken, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(AcceptedLink, "GRACE_SECONDS", 0.5)
-    broken.network.refusing = True
-    broken.network.cut()
-    for sock in (broken.flow.peer, broken.flow.app):
-        with pytest.raises(ConnectionResetError):
-            await parts.read(sock, 1)
-    await broken.flow.become("reset", "reset")
-    (line,) = broken.plane.inbound_ledger("m")
-    assert line.error.endswith("and it was not made again")
-    assert breaks(broken.plane)["lost"] == 2
-    assert sum("lost" in record.message for record in caplog.records) == 2
-
-
-async def test_a_proxy_that_has_gone_is_not_waited_for(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InitiatedLink, "GONE_SECONDS", 0.1)
-    broken.network.stop_listening()
-    broken.network.cut()
-    with pytest.raises(ConnectionResetError):
-        await parts.read(broken.flow.peer, 1)
-    (line,) = broken.plane.outbound_ledger("m")
-    assert (line.state, line.error) == ("reset", "Connection refused")
-
-
-async def test_a_link_that_the_other_proxy_does_not_know_is_given_up_at_once(broken: Broken) -> None:
-    broken.plane.inbound["m"].links.clear()
-    broken.network.cut()
-    with pytest.raises(ConnectionResetError):
-        await parts.read(broken.flow.peer, 1)
-    (line,) = broken.plane.outbound_ledger("m")
-    assert "no link" in line.error
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""A flow changes over to a further link: asked for, asked for again, refused, or given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.io.plane import Plane
+from proxy.io.source import SourceFlow
+from proxy.io.switching import Switching
+from tests.harness import proxy_parts as parts
+
+pytestmark = parts.NEEDS_ROOT
+
+
+@pytest.fixture
+async def moved() -> AsyncIterator[parts.Moved]:
+    async with parts.plane() as plane:
+        await parts.prepared(plane)
+        made = parts.Moved(plane)
+        made.move()
+        yield made
+        made.close()
+
+
+def flow_of(plane: Plane) -> SourceFlow:
+    (flow,) = plane.outbound["m"].flows.values()
+    return flow
+
+
+def switching(moved: parts.Moved) -> Switching:
+    flow = flow_of(moved.plane)
+    return Switching(flow, moved.plane.outbound["m"].links, "the straight way")
+
+
+async def exchange(moved: parts.Moved) -> None:
+    for one, other in ((moved.peer, moved.app), (moved.app, moved.peer)):
+        one.send(b"hello")
+        assert await parts.read(other, 5) == b"hello"
+
+
+async def test_it_changes_over_and_nothing_is_lost(moved: parts.Moved) -> None:
+    await exchange(moved)
+    for _ in range(2):
+        assert await switching(moved).run()
+        await exchange(moved)
+    flow = flow_of(moved.plane)
+    assert flow.via == "the straight way"
+    await parts.eventually(lambda: len(flow.path.links) == 1)
+
+
+async def test_a_young_flow_that_is_not_known_yet_is_asked_for_again(
+    moved: parts.Moved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Switching, "RETRY_SECONDS", 0.005)
+    flows = moved.plane.inbound["m"].flows
+    ((number, there),) = flows.items()
+    del flows[number]
+    run = asyncio.create_task(switching(moved).run(), name="switching")
+    refused = moved.plane.context.totals.links_refused
+    await parts.eventually(lambda: refused.get("conflict", 0) >= 2)
+    flows[number] = there
+    assert await run
+    await exchange(moved)
+
+
+async def test_a_flow_that_is_not_known_any_more_keeps_its_way(moved: parts.Moved) -> None:
+    flows = moved.plane.inbound["m"].flows
+    known = dict(flows)
+    flows.clear()
+    flow_of(moved.plane).began -= Switching.GIVE_UP_SECONDS
+    assert not await switching(moved).run()
+    await exchange(moved)
+    flows.update(known)
+
+
+async def test_nobody_is_asked_without_end(moved: parts.Moved, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Switching, "GIVE_UP_SECONDS", 0.1)
+    plane = moved.plane
+    plane.outbound["m"].links.close()
+    plane.context.poller.forget(plane.acceptor._listener)
+    plane.acceptor._listener.close()
+    assert not await switching(moved).run()
+    await exchange(moved)
+
+
+async def test_a_flow_that_has_ended_has_nothing_to_switch(moved: parts.Moved) -> None:
+    one = switching(moved)
+    moved.plane.release_outbound("m", force=True)
+    assert not await one.run()
