@@ -138,7 +138,13 @@ def roots():
             yield folder, a, b
 
 
-modest = settings(max_examples=10, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+modest = settings(
+    max_examples=15,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @modest
