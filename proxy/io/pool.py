@@ -19,7 +19,7 @@ from proxy.io.dialling import DialledConnection, LinkUser
 class LinkPool:
     """A migration's connections that carry no link yet, and the dialling of more."""
 
-    PREPARE_SECONDS = 5.0
+    PREPARE_SECONDS = 15.0
     SECONDS_EACH = 0.005
     """And so much for each connection: most of it is TLS's, on both machines."""
     SPARES, SPARE_SECONDS = 16, 30.0
