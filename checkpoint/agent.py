@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from checkpoint import belongings, inspection, procfs
+from checkpoint import belongings, inspection
 from checkpoint.api import (
     MAX_BODY_BYTES,
     Beacon,
@@ -35,6 +35,7 @@ from checkpoint.api import (
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.custodian import Custodian
+from checkpoint.processes import procfs
 
 _LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("iII")  # unix(7), struct ucred

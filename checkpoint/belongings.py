@@ -7,12 +7,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from checkpoint import procfs
 from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.baggage import Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
-from checkpoint.procfs import Mount, OpenFile
+from checkpoint.processes import procfs
+from checkpoint.processes.procfs import Mount, OpenFile
 
 _DELETED = " (deleted)"
 

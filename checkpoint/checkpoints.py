@@ -1,7 +1,7 @@
 """Checkpoints into an archive, of a workload that runs on; and copies out of one.
 
 A checkpoint stops the workload, dumps it and lets it go on: that is the freeze. What it wrote is sent afterwards, from
-tmpfs. A copy is fetched, proved, edited (`checkpoint.copies`), and only then made, by the same steps as a move's.
+tmpfs. A copy is fetched, proved, edited (`checkpoint.images.copies`), and only then made, by the steps of a move.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint import archivist, copies, inspection, store
+from checkpoint import archivist, inspection
 from checkpoint.api import (
     Cloned,
     PrepareInbound,
@@ -33,10 +33,11 @@ from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code, from_problem
 from checkpoint.core.stored import Machine, Manifest
 from checkpoint.custodian import Custodian
-from checkpoint.images import Images
+from checkpoint.images import copies, store
+from checkpoint.images.folder import Images
+from checkpoint.images.pb import Messages
 from checkpoint.outbound import Outbound
-from checkpoint.pb import Messages
-from checkpoint.workloads import check_name
+from checkpoint.processes.workloads import check_name
 
 _FETCHED = ".fetched"
 """Folders of ours among the images of moves; an agent that starts takes away what one before it left."""

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from checkpoint import belongings, tree
-from checkpoint.adopt import Adoption
+from checkpoint import belongings
 from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
 from checkpoint.baggage.outgoing import Outgoing
@@ -20,16 +19,18 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
 from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
+from checkpoint.images.pb import Messages
+from checkpoint.images.store import Store
 from checkpoint.inbound import Inbound
 from checkpoint.kernel import Kernel
 from checkpoint.memory.ways import Giving, Taking
 from checkpoint.outbound import Outbound
-from checkpoint.pb import Messages
+from checkpoint.processes import tree
+from checkpoint.processes.workloads import Workloads, check_name
+from checkpoint.sockets.adopt import Adoption
 from checkpoint.statefile import StateFile
-from checkpoint.store import Store
 from checkpoint.surroundings import Surroundings
 from checkpoint.waiting import readable
-from checkpoint.workloads import Workloads, check_name
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
 """What the agent asks of whatever saves and restores processes. CRIU on a process tree is the first
-(`checkpoint.criu`).
+(`checkpoint.criu.engine`).
 
 An OCI runtime can be a second: it stops, dumps and restores a container instead of a tree, behind the same calls.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from checkpoint.api import MemoryFeatures
-from checkpoint.tree import Tree
+from checkpoint.processes.tree import Tree
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint import sockopts, store, tree
 from checkpoint.api import (
     NO_FILES,
     Beacon,
@@ -34,13 +33,16 @@ from checkpoint.core.journal import Identity, MigrationRecord, WorkloadRecord
 from checkpoint.core.manifest import Manifest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
-from checkpoint.images import Images
+from checkpoint.images import store
+from checkpoint.images.folder import Images
 from checkpoint.memory.ways import Taking
+from checkpoint.processes import tree
+from checkpoint.processes.tree import Tree
+from checkpoint.processes.workloads import Workloads
+from checkpoint.sockets import sockopts
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.transfer.receiving import Receiving
 from checkpoint.transfer.storing import Fetching
-from checkpoint.tree import Tree
-from checkpoint.workloads import Workloads
 
 _GONE_SECONDS = 10.0
 
@@ -225,7 +227,7 @@ class Inbound:
             await asyncio.to_thread(self._incoming.place, folder)
 
     async def _survey(self, folder: Path) -> Manifest:
-        """What the images are while CRIU reads them; what that proves and what not: `checkpoint.store`."""
+        """What the images are while CRIU reads them; what that proves and what not: `checkpoint.images.store`."""
         with self._timed("verify"):
             return await self._around.store.survey(folder, bytes.fromhex(self._image_key))
 

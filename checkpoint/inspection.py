@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint import procfs, tree, unkept
 from checkpoint.api import Inspection, Problem, Workload
 from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code, problem
 from checkpoint.core.readdress import LISTEN
 from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs, tree
+from checkpoint.sockets import unkept
 
 _FINE_ANONYMOUS = (
     "[eventpoll]",

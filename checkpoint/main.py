@@ -16,18 +16,18 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from checkpoint import kerndat
 from checkpoint.agent import Agent, listen
 from checkpoint.api import Health, MemoryFeatures
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError
-from checkpoint.criu import CriuEngine
+from checkpoint.criu import kerndat
+from checkpoint.criu.engine import CriuEngine
 from checkpoint.custodian import Custodian
+from checkpoint.images.pb import Messages
+from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
 from checkpoint.machine import machine
-from checkpoint.pb import Messages
 from checkpoint.rehearsal import rehearse
-from checkpoint.store import Store
 
 EXPECTED_DESCRIPTORS = 4096
 """A chunk of sockets on its way to the proxy, a pidfd for each process of a tree, and the clients."""

@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 
-from checkpoint import store
-from checkpoint.adopt import Adoption
 from checkpoint.api import (
     NO_FILES,
     Adopted,
@@ -39,12 +37,14 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.core.stored import Manifest
 from checkpoint.engine import DumpReport, Folders, Helper
+from checkpoint.images import store
 from checkpoint.memory.ways import Giving
+from checkpoint.processes.tree import Tree, stat, until_gone
 from checkpoint.snapshot import Snapshot
+from checkpoint.sockets.adopt import Adoption
 from checkpoint.surroundings import Surroundings
 from checkpoint.transfer.sending import Sending
 from checkpoint.transfer.storing import Storing
-from checkpoint.tree import Tree, stat, until_gone
 
 _LOG = logging.getLogger(__name__)
 

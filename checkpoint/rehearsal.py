@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint import adopt, files
 from checkpoint.core import flows, manifest, options, readdress
 from checkpoint.core.journal import Journal
-from checkpoint.images import Images
-from checkpoint.pb import Message, Messages
-from checkpoint.store import Store, listing, read
+from checkpoint.images import files
+from checkpoint.images.folder import Images
+from checkpoint.images.pb import Message, Messages
+from checkpoint.images.store import Store, listing, read
+from checkpoint.sockets import adopt
 
 _NAME = "rehearsal"
 _ROUNDS = 8

@@ -7,17 +7,18 @@ from collections.abc import Iterator
 
 import msgspec
 
-from checkpoint import adopt, sockopts, store, unkept
-from checkpoint.adopt import Adoption, Given
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import Manifest, Proof
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders
-from checkpoint.images import Images, Stream
-from checkpoint.sockets import OpenSockets
+from checkpoint.images import store
+from checkpoint.images.folder import Images, Stream
+from checkpoint.processes.tree import Tree
+from checkpoint.sockets import adopt, sockopts, unkept
+from checkpoint.sockets.adopt import Adoption, Given
+from checkpoint.sockets.duplicates import OpenSockets
 from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
-from checkpoint.tree import Tree
 
 
 class Snapshot:

@@ -11,9 +11,9 @@ import msgspec
 
 from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
+from checkpoint.images.pb import Messages
+from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
-from checkpoint.pb import Messages
-from checkpoint.store import Store
 
 STOPPED_BEFORE = "stopped-before.json"
 """A file of ours among the images: the PIDs that must stay stopped at the destination too."""

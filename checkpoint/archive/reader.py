@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from checkpoint import store
 from checkpoint.archive import keys
 from checkpoint.archive.keys import Secret
 from checkpoint.archive.lease import lease
@@ -21,6 +20,7 @@ from checkpoint.archive.sealing import Opener
 from checkpoint.core import leases, stored
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine, Manifest, Ready, StoredFile
+from checkpoint.images import store
 
 _LOOK_SECONDS = 0.5
 """An object store tells nobody that something was written: it is looked at."""

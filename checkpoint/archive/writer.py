@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint import store
 from checkpoint.api import Compression
 from checkpoint.archive import keys
 from checkpoint.archive.keys import Secret
@@ -23,6 +22,7 @@ from checkpoint.core import container, leases, stored
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.squeeze import Mode, Squeeze
 from checkpoint.core.stored import Manifest, Ready, StoredFile, StoredObject
+from checkpoint.images import store
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from checkpoint import procfs
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
 from checkpoint.kernel import Kernel
-from checkpoint.tree import Member, hold, stat
+from checkpoint.processes import procfs
+from checkpoint.processes.tree import Member, hold, stat
 from checkpoint.waiting import readable
 
 CONTROL_FD = 3

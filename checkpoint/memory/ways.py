@@ -14,7 +14,7 @@ import msgspec
 from checkpoint.api import Memory, MemorySource
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
-from checkpoint.images import Images
+from checkpoint.images.folder import Images
 from checkpoint.kernel import Kernel
 from checkpoint.memory import giver, taker
 from checkpoint.memory.helper import MemoryHelper

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint import store
 from checkpoint.api import SendImages
 from checkpoint.core.manifest import CHUNK_BYTES
+from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.memory import channel, identity
 from checkpoint.transfer.receiving import Receiving

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from checkpoint import store
 from checkpoint.api import SendImages, TransferReport
+from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.transfer.receiving import Receiving
 from checkpoint.transfer.sending import Sending

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from checkpoint import rehearsal
-from checkpoint.pb import Message, Messages
+from checkpoint.images.pb import Message, Messages
 from tests.harness.solo_agent import CRIU
 
 MESSAGES = Messages(CRIU.parent / "python")

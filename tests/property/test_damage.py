@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import store as stores
 from checkpoint.core import manifest as m
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.store import Store
+from checkpoint.images import store as stores
+from checkpoint.images.store import Store
 
 KEY = bytes(range(32))
 CASES = 1000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from checkpoint.core import flows, readdress
 from checkpoint.core.readdress import Numbers
-from checkpoint.images import Images
+from checkpoint.images.folder import Images
 from tests.harness import made_images as made
 
 u32 = st.integers(0, (1 << 32) - 1)

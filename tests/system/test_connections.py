@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import pytest_asyncio
 
-from checkpoint import procfs
+from checkpoint.processes import procfs
 from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
 from controller.migrate import Driver

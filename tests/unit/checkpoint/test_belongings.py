@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import belongings, procfs
+from checkpoint import belongings
 from checkpoint.api import DeletedFile
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.processes import procfs
 
 
 def look(outgoing: Outgoing):

@@ -12,9 +12,9 @@ from checkpoint.api import Archive, KeySource, StartClone, StoreCheckpoint
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
+from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
-from checkpoint.store import Store
-from checkpoint.workloads import Workloads
+from checkpoint.processes.workloads import Workloads
 from tests.harness.made_images import MESSAGES
 
 

@@ -12,11 +12,11 @@ from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.engine import DumpReport
+from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
 from checkpoint.outbound import DUMP_TRIES, Outbound
-from checkpoint.store import Store
+from checkpoint.processes.tree import Tree
 from checkpoint.surroundings import Surroundings
-from checkpoint.tree import Tree
 
 MOVED = "(00.012345) Error (soccr/soccr.c:371): \trecv failed (1449, want 1448)\n"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from checkpoint.images.store import Store
 from checkpoint.rehearsal import rehearse
-from checkpoint.store import Store
 from tests.harness.made_images import MESSAGES
 
 

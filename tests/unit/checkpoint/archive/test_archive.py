@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from checkpoint import store
 from checkpoint.api import Archive
 from checkpoint.archive import lease, lifetime, reader, writer
 from checkpoint.archive.keys import Secret
@@ -19,6 +18,7 @@ from checkpoint.core.container import CHUNK_BYTES
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.squeeze import Mode
 from checkpoint.core.stored import Machine, Manifest
+from checkpoint.images import store
 
 KEK = Secret(bytearray(range(32)))
 HERE = Machine("4.2.1", "6.12", "x86_64", ["avx"])

@@ -1,0 +1,213 @@
+"""The engine on a process tree: CRIU through `swrk`, signals through pidfds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from checkpoint.api import MemoryFeatures
+from checkpoint.core import causes, options
+from checkpoint.core.errors import AgentError, Code, from_problem
+from checkpoint.criu import kerndat, pipes
+from checkpoint.criu.swrk import Swrk
+from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
+from checkpoint.images.folder import Images
+from checkpoint.images.pb import Messages
+from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs
+from checkpoint.processes import tree as trees
+from checkpoint.processes.tree import Tree
+from checkpoint.sockets.duplicates import is_tcp, sockets_of
+
+_GONE_SECONDS = 10.0
+_MAX_LOG_BYTES = 1 << 20
+
+
+class CriuEngine:
+    """`checkpoint.engine.Engine` with CRIU."""
+
+    def __init__(self, kernel: Kernel, criu: str, messages: Messages, cache: Path) -> None:
+        """`cache` is a folder on a tmpfs, where `kerndat` keeps its survey."""
+        self._kernel = kernel
+        self._criu = criu
+        self._messages = messages
+        self._cache = cache
+
+    async def version(self) -> str:
+        """What `criu --version` says; raises AgentError CRIU_MISSING."""
+        try:
+            process = await asyncio.create_subprocess_exec(self._criu, "--version", stdout=asyncio.subprocess.PIPE)
+        except OSError as error:
+            raise AgentError(Code.CRIU_MISSING, f"{self._criu} cannot be started: {error.strerror}") from error
+        output, _ = await process.communicate()
+        words = output.decode().split()
+        return words[1] if len(words) > 1 else ""
+
+    async def features(self) -> MemoryFeatures:
+        """CRIU's own feature check (criu: cr-service.c, handle_feature_check).
+
+        One that cannot be asked has none: what else is wrong with it is told before each migration.
+        """
+        helper = Swrk(self._kernel, self._criu, self._messages)
+        try:
+            found = await helper.features()
+        except AgentError:
+            return MemoryFeatures()
+        finally:
+            await helper.close()
+        return MemoryFeatures(pipes.most_bytes() if found.lazy_pages else 0, bool(found.mem_track))
+
+    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
+        if lazily:
+            pipes.make_room()
+        # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
+        await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
+        wrapper = () if root is None else _dumpers_wrapper(root)
+        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily)
+
+    async def stop(self, root: int) -> Tree:
+        return await trees.stop(self._kernel, root)
+
+    async def dump(
+        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False
+    ) -> DumpReport:
+        root = tree.members[0].pid
+        more = options.lazily(_lazy_config(folders.work)) if lazily else {}
+        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
+        try:
+            response = await _swrk(helper).request(
+                self._messages.DUMP, options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
+            )
+        finally:
+            os.close(work_fd)
+        if not response.success:
+            raise self._failure(folders, options.DUMP_LOG)
+        await trees.until_stopped(self._kernel, tree.pids)
+        images = Images(folders.images, self._messages)
+        return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
+
+    async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
+        images = Images(folders.images, self._messages)
+        pids = [process.pid for process in images.processes()]
+        self._refuse_taken(pids)
+        try:
+            await self._restore(helper, folders, options.lazily() if lazily else {})
+            tree = await self._take(pids)
+        except BaseException:
+            await self._destroy(pids)
+            raise
+        return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
+
+    async def _restore(self, helper: Helper, folders: Folders, more: dict[str, options.Option]) -> None:
+        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
+        try:
+            response = await _swrk(helper).request(
+                self._messages.RESTORE, options.restore(str(folders.images), work_fd) | more
+            )
+        finally:
+            os.close(work_fd)
+            await helper.close()
+        if not response.success:
+            raise self._failure(folders, options.RESTORE_LOG)
+
+    async def _take(self, pids: list[int]) -> Tree:
+        """Hold the restored processes once all stand still, and check whose child the root is."""
+        await trees.until_stopped(self._kernel, pids)
+        tree = trees.hold_all(self._kernel, pids)
+        root = trees.stat(pids[0])
+        if tree.pids != pids or root is None or root.parent != 1:
+            tree.close()
+            raise AgentError(Code.CRIU_FAILED, f"CRIU restored something else than the processes {pids}")
+        return tree
+
+    async def _destroy(self, pids: list[int]) -> None:
+        """Leave no partial copy behind. The PIDs were free before the restore, so who has them now is of that copy.
+
+        More than once: a half-made parent may make its children while it is looked at.
+        """
+        while any(trees.descendants(pid) for pid in pids):
+            tree = trees.hold_all(self._kernel, pids)
+            trees.kill(self._kernel, tree)
+            gone = await trees.until_gone(tree, _GONE_SECONDS)
+            tree.close()
+            if not gone:
+                raise AgentError(Code.INTERNAL, f"a part of the copy does not end: {pids}")
+
+    def _refuse_taken(self, pids: Iterable[int]) -> None:
+        for pid in pids:
+            if trees.stat(pid) is not None:
+                raise AgentError(Code.PID_TAKEN, f"the PID {pid} is taken in this pod")
+
+    def resume(self, tree: Tree) -> None:
+        trees.resume(self._kernel, tree)
+
+    def kill(self, tree: Tree) -> None:
+        trees.kill(self._kernel, tree)
+
+    def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:
+        """See Engine. The sockets are found by looking at every descriptor of the tree: it needs no images, so an agent
+        that was killed in the middle of anything can do it after its restart."""
+        done: set[int] = set()
+        for member in tree.members:
+            for fd, ino in sockets_of(member.pid):
+                if ino not in done:
+                    done.add(ino)
+                    self._mend(member.pidfd, fd, reuse_address.get(ino), backlogs.get(ino))
+        trees.resume(self._kernel, tree)
+
+    def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:
+        with socket.socket(fileno=self._kernel.pidfd_getfd(pidfd, fd)) as sock:
+            if not is_tcp(sock):
+                return
+            if backlog is not None:
+                sock.listen(backlog)  # the proxy raised it
+            in_repair = self._kernel.in_repair(sock)
+            if in_repair:
+                self._kernel.leave_repair(sock)
+            # Leaving repair mode, here or in the proxy, sets SO_REUSEADDR to 0 (K: tcp.c, TCP_REPAIR_OFF).
+            if reuse_address is not None or in_repair:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if reuse_address is None else reuse_address)
+
+    def _failure(self, folders: Folders, log: str) -> AgentError:
+        return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
+
+
+def _lazy_config(work: Path) -> str:
+    path = work / "lazy.conf"
+    path.write_text(options.LAZY_CONFIG)
+    return str(path)
+
+
+def _dumpers_wrapper(root: int) -> list[str]:
+    """What must come before CRIU on its command line for it to be able to dump this tree.
+
+    It saves System V shared memory, semaphores and queues only of an IPC namespace that is not its own (criu:
+    cr-dump.c, check_sysvipc_map_dump); the copy gets one of its own, then. And without CAP_SYS_RESOURCE it may read the
+    limits only of processes whose ids are its own real ones (K: sys.c, check_prlimit_permission); the effective ones,
+    which all else goes by, stay root's.
+    """
+    wrapper = ["/usr/bin/unshare", "--ipc", "--"] if procfs.has_sysv_ipc() else []
+    owners = {owner for pid in trees.descendants(root) for owner in procfs.owners(pid)}
+    if len(owners) == 1 and not procfs.may_read_limits():
+        uid, gid = owners.pop()
+        if (uid, gid) != (0, 0):
+            wrapper += ["/usr/bin/setpriv", "--ruid", str(uid), "--rgid", str(gid), "--keep-groups", "--"]
+    return wrapper
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _MAX_LOG_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _swrk(helper: Helper) -> Swrk:
+    if not isinstance(helper, Swrk):
+        raise TypeError("this engine prepares its helpers itself")
+    return helper

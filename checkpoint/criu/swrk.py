@@ -1,0 +1,156 @@
+"""`criu swrk`: one CRIU process that waits for one request on a SOCK_SEQPACKET socket, and does it.
+
+Started ahead of the freeze. It ends by itself when its work is done or when the agent's end of the socket closes, so an
+agent that dies leaves none waiting; one that is in the middle of a dump finishes it and leaves the tree stopped and
+whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoint.core import options
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.images.pb import Message, Messages
+from checkpoint.kernel import Kernel
+from checkpoint.waiting import readable
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_RESPONSE_BYTES = 64 << 10
+"""A response is a few numbers and at most one error message of CRIU's (cr-service.c, set_resp_err)."""
+
+_CHILD_FD = 3
+_SHADE_FD = 5
+_ABOVE = 16
+_SHADE = str(Path(__file__).with_name("memory") / "shade.py")
+_MAX_SHADE_BYTES = 16
+
+_PAGE_SERVER_ORDER = struct.Struct("<IxxxxQQQ")  # criu: page-xfer.c, struct page_server_iov
+_PAGE_SERVER_CLOSE = 0x1023  # PS_IOV_CLOSE
+
+
+class Swrk:
+    """One waiting CRIU; owns its socket, its pidfd and its exit status."""
+
+    def __init__(
+        self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False
+    ) -> None:
+        """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING.
+
+        `lazily`: for a lazy dump. Its page server gets a socket on which we have said already that nobody wants a page
+        of it: so the dump ends like any other, and the memory stays in the stopped processes.
+        """
+        self._page_server = _closed_page_server() if lazily else None
+        self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if lazily else None
+        self._messages = messages
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                given = {_CHILD_FD: theirs.fileno()}
+                if self._page_server is not None:
+                    given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
+                if self._shade is not None:
+                    given[_SHADE_FD] = self._shade[1].fileno()
+                    wrapper = [sys.executable, "-I", "-S", _SHADE, str(_SHADE_FD), *wrapper]
+                self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given)
+            except OSError as error:
+                ours.close()
+                self._close_pairs()
+                raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
+        ours.setblocking(False)
+        self._socket = ours
+        self._pidfd = kernel.pidfd_open(self.pid)
+        self._closed = False
+
+    async def request(self, kind: int, wanted: dict[str, Any]) -> Message:
+        """Do one request and give CRIU's response; raises AgentError CRIU_FAILED when it dies without one."""
+        return await self._ask(self._messages.request(type=kind, opts=self._messages.options(**wanted)))
+
+    async def features(self) -> Message:
+        """What of CRIU's features work here; raises AgentError CRIU_FAILED."""
+        asked = self._messages.features(mem_track=True, lazy_pages=True)
+        kind = self._messages.FEATURE_CHECK
+        return (await self._ask(self._messages.request(type=kind, features=asked))).features
+
+    async def _ask(self, request: Message) -> Message:
+        try:
+            self._socket.send(request.SerializeToString())
+            await readable(self._socket.fileno())
+            raw = self._socket.recv(_MAX_RESPONSE_BYTES)
+        except OSError as error:
+            raise AgentError(Code.CRIU_FAILED, f"CRIU is gone: {error.strerror}") from error
+        if not raw:
+            raise AgentError(Code.CRIU_FAILED, "CRIU ended without an answer")
+        response = self._messages.response()
+        response.ParseFromString(raw)
+        return response
+
+    async def questions(self) -> int | None:
+        """See `checkpoint.engine.Helper`. None: it is for no lazy dump, or the kernel has no such filter."""
+        if self._shade is None:
+            return None
+        ours, theirs = self._shade
+        theirs.close()  # its end is CRIU's, then
+        await readable(ours.fileno())
+        said, fds, _, _ = socket.recv_fds(ours, _MAX_SHADE_BYTES, 1)
+        if not fds:
+            _LOG.warning("CRIU takes a reference to each page: seccomp(2) says %s", said.decode() or "nothing")
+            return None
+        return fds[0]
+
+    def abort(self) -> None:
+        """Kill it: its request fails. A restore may wait for ever, for a file lock that another process holds."""
+        if not self._closed:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Hang up, wait for its end, and reap it. A restored tree's root becomes a child of PID 1 by it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._socket.close()
+        self._close_pairs()
+        await readable(self._pidfd)
+        self._reap()
+
+    def _close_pairs(self) -> None:
+        for sock in (*(self._page_server or ()), *(self._shade or ())):
+            sock.close()
+
+    def _reap(self) -> None:
+        os.waitpid(self.pid, 0)  # it waits for nothing: the pidfd said that it has ended
+        os.close(self._pidfd)
+
+
+def _closed_page_server() -> tuple[socket.socket, socket.socket]:
+    """Our end and CRIU's; the order to close is on its way."""
+    ours, theirs = socket.socketpair()
+    ours.send(_PAGE_SERVER_ORDER.pack(_PAGE_SERVER_CLOSE, 0, 0, 0))
+    return ours, theirs
+
+
+def _spawn(argv: list[str], given: dict[int, int]) -> int:
+    """Start a program; `given` says which of our descriptors it gets as which of its own."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
+        # Out of the way first: one that is to become 4 may be 3 now, which is overwritten before.
+        high = {theirs: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for theirs, fd in given.items()}
+        actions += [(os.POSIX_SPAWN_DUP2, fd, theirs) for theirs, fd in high.items()]
+        try:
+            return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=[])
+        finally:
+            for fd in high.values():
+                os.close(fd)
+    finally:
+        os.close(null)

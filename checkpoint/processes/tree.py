@@ -1,0 +1,252 @@
+"""A process tree: listed from /proc, held by pidfds, stopped until every task stands still, continued, killed.
+
+A `Member` is held by its pidfd, so no signal of ours can reach another process that got its PID afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs
+from checkpoint.waiting import readable
+
+STOP_SECONDS = 5.0
+"""Ample: a task stops when it next leaves the kernel. One in an uninterruptible wait (a dead NFS server) never does."""
+
+NAP_SECONDS = 0.00005
+"""The kernel tells nobody but the parent that a task stopped, so it is looked at. A task needs about 50 us to stop."""
+
+NAPS = 40
+"""So many naps block the event loop for 2 to 4 ms at most; then the waiting goes on beside other work."""
+
+POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class Member:
+    """One process of a tree."""
+
+    pid: int
+    start_time: int
+    """In clock ticks since boot (proc_pid_stat(5), field 22): with the PID it names a process for ever."""
+    pidfd: int
+
+
+@dataclass
+class Tree:
+    """Processes held by pidfds; `close` gives the descriptors back."""
+
+    members: list[Member] = field(default_factory=list)
+    stopped_before: set[int] = field(default_factory=set)
+    """PIDs that somebody else had stopped: they stay stopped when the others go on."""
+
+    @property
+    def pids(self) -> list[int]:
+        return [member.pid for member in self.members]
+
+    def close(self) -> None:
+        for member in self.members:
+            os.close(member.pidfd)
+        self.members.clear()
+
+
+@dataclass(frozen=True)
+class Stat:
+    state: str
+    parent: int
+    start_time: int
+
+
+def stat(pid: int, tid: int | None = None) -> Stat | None:
+    """The state letter, parent and start time of a process (or of one of its threads); None when it is gone."""
+    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
+    try:
+        raw = Path(path).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = raw[raw.rindex(b")") + 2 :].split()
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
+
+
+def threads(pid: int) -> list[int]:
+    return sorted(int(name) for name in procfs.names(f"/proc/{pid}/task"))
+
+
+def descendants(root: int) -> list[int]:
+    """The PIDs of the tree under `root`, itself first; empty when it is gone. No zombies: they hold nothing."""
+    found: list[int] = []
+    todo = [root]
+    while todo:
+        pid = todo.pop()
+        seen = stat(pid)
+        if seen is None or seen.state in "ZX":
+            continue
+        found.append(pid)
+        for tid in threads(pid):
+            todo += children(pid, tid)
+    return found
+
+
+def children(pid: int, tid: int) -> list[int]:
+    """The processes that one thread has made and not yet waited for."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_bytes().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_alive(pid: int, start_time: int) -> bool:
+    """True while the process that had this PID and start time runs (a zombie no longer does)."""
+    seen = stat(pid)
+    return seen is not None and seen.start_time == start_time and seen.state not in "ZX"
+
+
+def is_stopped(pid: int) -> bool:
+    """True when every thread of a process is in a group stop."""
+    states = [stat(pid, tid) for tid in threads(pid)]
+    return bool(states) and all(one is None or one.state == "T" for one in states)
+
+
+def hold(kernel: Kernel, pid: int) -> Member | None:
+    """Take hold of a process; None when it is gone."""
+    try:
+        pidfd = kernel.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    seen = stat(pid)
+    if seen is None:
+        os.close(pidfd)
+        return None
+    return Member(pid, seen.start_time, pidfd)
+
+
+def hold_all(kernel: Kernel, pids: Iterable[int]) -> Tree:
+    return Tree([member for pid in pids if (member := hold(kernel, pid)) is not None])
+
+
+def send(kernel: Kernel, member: Member, number: signal.Signals) -> bool:
+    """Signal one member; False when it is gone."""
+    try:
+        kernel.pidfd_signal(member.pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def stop(kernel: Kernel, root: int) -> Tree:
+    """Stop the tree under `root`, children that appear meanwhile too, and return when every task is in state T.
+
+    Raises AgentError WORKLOAD_GONE or NOT_STOPPED; then what was stopped goes on.
+    """
+    tree = Tree()
+    let_go: set[int] = set()
+    try:
+        await _until(kernel, lambda: _stop_once(kernel, root, tree, let_go), lambda: tree.pids)
+    except BaseException:
+        resume(kernel, tree)
+        tree.close()
+        raise
+    return tree
+
+
+def _stop_once(kernel: Kernel, root: int, tree: Tree, let_go: set[int]) -> bool:
+    """Signal what is new in the tree; True when there was nothing new and all stand still."""
+    pids = descendants(root)
+    if not pids:
+        raise AgentError(Code.WORKLOAD_GONE, f"the workload (process {root}) has ended")
+    known = set(tree.pids)
+    fresh = [pid for pid in pids if pid not in known]
+    for pid in fresh:
+        was_stopped = is_stopped(pid)
+        member = hold(kernel, pid)
+        if member is None:
+            continue
+        tree.members.append(member)
+        if was_stopped:
+            # A job of a shell, mostly, stopped by its terminal: CRIU knows no stop but SIGSTOP's (compel: infect.c). A
+            # SIGSTOP cancels the SIGCONT before it, so not one instruction runs, and no handler.
+            tree.stopped_before.add(pid)
+            send(kernel, member, signal.SIGCONT)
+        send(kernel, member, signal.SIGSTOP)
+    moving = [pid for pid in pids if not is_stopped(pid)]
+    _help_vforks(kernel, tree, moving, let_go)
+    return not fresh and not moving and not let_go
+
+
+def _help_vforks(kernel: Kernel, tree: Tree, moving: Iterable[int], let_go: set[int]) -> None:
+    """Let children that were stopped between vfork(2) and exec run on to the exec, then stop them again.
+
+    Their parent waits for it within the kernel, in state D, where no stop reaches it (K: fork.c, wait_for_vfork_done).
+    `let_go` holds the children that are on their way.
+    """
+    waited_for = {child for pid in moving for child in _waited_for(pid)} - tree.stopped_before
+    for member in tree.members:
+        if member.pid in waited_for and member.pid not in let_go and is_stopped(member.pid):
+            let_go.add(member.pid)
+            send(kernel, member, signal.SIGCONT)
+        elif member.pid in let_go and member.pid not in waited_for:
+            let_go.discard(member.pid)
+            send(kernel, member, signal.SIGSTOP)
+
+
+def _waited_for(pid: int) -> list[int]:
+    """The children of those threads that are in an uninterruptible wait."""
+    waiting = [tid for tid in threads(pid) if (seen := stat(pid, tid)) is not None and seen.state == "D"]
+    return [child for tid in waiting for child in children(pid, tid)]
+
+
+async def until_stopped(kernel: Kernel, pids: Iterable[int]) -> None:
+    """Wait until every task of these processes is in state T; raises AgentError NOT_STOPPED. Zombies stand still."""
+    waiting = [pid for pid in pids if (seen := stat(pid)) is None or seen.state not in "ZX"]
+    await _until(kernel, lambda: all(is_stopped(pid) for pid in waiting), lambda: waiting)
+
+
+async def _until(kernel: Kernel, reached: Callable[[], bool], pids: Callable[[], list[int]]) -> None:
+    for _ in range(NAPS):
+        if reached():
+            return
+        kernel.nap(NAP_SECONDS)
+    deadline = kernel.now() + STOP_SECONDS
+    while not reached():
+        if kernel.now() > deadline:
+            moving = [pid for pid in pids() if not is_stopped(pid)]
+            raise AgentError(Code.NOT_STOPPED, f"these processes do not stop: {moving}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def resume(kernel: Kernel, tree: Tree) -> None:
+    """Let the tree go on, except those that somebody else had stopped. Children first: a parent may look for them."""
+    for member in reversed(tree.members):
+        if member.pid not in tree.stopped_before:
+            send(kernel, member, signal.SIGCONT)
+
+
+def kill(kernel: Kernel, tree: Tree) -> None:
+    """End every process of the tree. Once this returns no instruction of its programs runs any more.
+
+    SIGKILL to a thread group marks every thread of it (K: kernel/signal.c, complete_signal, SIGNAL_GROUP_EXIT), and a
+    marked thread passes get_signal, which ends it, before it could return to user space. What remains is the kernel's
+    own tear-down (exit_mm, exit_files), which takes the longer the more memory there is; `until_gone` waits for it.
+    """
+    for member in tree.members:
+        send(kernel, member, signal.SIGKILL)
+
+
+async def until_gone(tree: Tree, seconds: float) -> bool:
+    """Wait until every member has ended (a pidfd is readable then, pidfd_open(2)); False when that took too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            for member in tree.members:
+                if not select.select([member.pidfd], [], [], 0)[0]:
+                    await readable(member.pidfd)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""Give duplicates of the workload's sockets to the proxy, over the adoption protocol.
+
+JSON messages on a SOCK_SEQPACKET socket, the descriptors beside them (SCM_RIGHTS, unix(7)), in the order of `sockets`:
+
+    {"op": "adopt", "migration": m, "sockets": [...], "flows": n}  >  {"adopted": n, "legs": [...]}
+    {"op": "release", "migration": m}                              >  {"released": n}      or either: {"error": Problem}
+
+The connection stays open while the proxy holds. End of file from the proxy means that it died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from checkpoint.core import flows, readdress
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.images.folder import Stream
+from checkpoint.waiting import readable
+
+CHUNK = 250
+"""Descriptors in one message: the kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
+
+AHEAD = 2
+"""Messages on their way at once: while the proxy is at one, the next is made. More might not fit the socket."""
+
+_FLOW_BITS = 48
+_MAX_ANSWER_BYTES = 1 << 20
+_ANSWER_SECONDS = 10.0
+"""A chunk takes the proxy milliseconds; a proxy that takes longer is stuck, and the workload stands still meanwhile."""
+
+End = tuple[str, int]
+Kind = Literal["flow", "listener", "datagrams"]
+
+
+class AdoptedSocket(msgspec.Struct):
+    """One socket as the protocol names it; sequence numbers are those of the image before the edit, without FINs."""
+
+    flow: int
+    kind: Kind
+    local: End
+    peer: End
+    direction: Literal["inbound", "outbound"]
+    inq_seq: int = 0
+    inq_len: int = 0
+    outq_seq: int = 0
+    outq_len: int = 0
+    fin_received: bool = False
+    fin_sent: bool = False
+    given_up: str = ""
+    """Why it cannot be kept; "" as a rule."""
+
+
+class _Adopt(msgspec.Struct, tag_field="op", tag="adopt"):
+    migration: str
+    sockets: list[AdoptedSocket]
+    flows: int
+    """How many flows all messages of this hold have together."""
+
+
+class _Release(msgspec.Struct, tag_field="op", tag="release"):
+    migration: str
+
+
+class _ProxyProblem(msgspec.Struct):
+    message: str
+    hint: str = ""
+
+
+class _Answer(msgspec.Struct):
+    adopted: int = 0
+    released: int = 0
+    legs: list[msgspec.Raw] = []
+    error: _ProxyProblem | None = None
+
+
+class LegEnds(msgspec.Struct, array_like=True):
+    """The head of a leg (`proxy.api.Leg`): all of it that the agent looks at."""
+
+    flow: int
+    peer: End | None = None
+    app: End | None = None
+    """The restored socket's address and port: the proxy decides them, for it knows which ends are taken."""
+    snd_seq: int | None = None
+    """The next byte that the restored socket is to expect: the proxy has seen the live one."""
+
+
+class Given(NamedTuple):
+    """One socket to give: what is said of it, and our duplicate."""
+
+    say: AdoptedSocket
+    sock: socket.socket
+
+
+def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
+    """Raises AgentError PROXY_REFUSED."""
+    try:
+        return [msgspec.json.decode(leg, type=LegEnds) for leg in legs]
+    except msgspec.DecodeError as error:
+        raise AgentError(Code.PROXY_REFUSED, f"the proxy's legs make no sense: {error}") from error
+
+
+def describe(held: flows.Held, stream: Stream | None, kind: Kind = "listener") -> AdoptedSocket:
+    """What the proxy must know of one socket; `stream` is None for one that is no flow, which is of `kind`."""
+    one = held.socket
+    say = AdoptedSocket(
+        flow=secrets.randbits(_FLOW_BITS),
+        kind=kind if stream is None else "flow",
+        local=one.local,
+        peer=one.peer,
+        direction=held.direction,
+    )
+    if stream is not None:
+        numbers = readdress.without_fins(one.state, stream.numbers)
+        say.inq_seq, say.inq_len = numbers.inq_seq, numbers.inq_len
+        say.outq_seq, say.outq_len = numbers.outq_seq, numbers.outq_len
+        say.fin_received = one.state in readdress.FIN_RECEIVED
+        say.fin_sent = one.state in readdress.FIN_SENT
+    return say
+
+
+class Adoption:
+    """The connection to the proxy for one migration. `lost` is called once when the proxy dies while it holds."""
+
+    def __init__(self, path: str, migration: str, lost: Callable[[], None]) -> None:
+        """Connect; raises AgentError PROXY_UNREACHABLE."""
+        self._migration = migration
+        self._lost = lost
+        self._watching = False
+        self._unanswered = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.connect(path)  # a unix connect waits for nobody: the listener's queue is there or it is not
+        except OSError as error:
+            self._socket.close()
+            raise AgentError(
+                Code.PROXY_UNREACHABLE, f"the proxy does not answer at {path}: {error.strerror}"
+            ) from error
+        self._socket.setblocking(False)
+
+    async def adopt(self, given: Iterator[Given], flows: int) -> list[msgspec.Raw]:
+        """Give all sockets, chunk by chunk, and return the legs of the `flows` among them; then watch the proxy.
+
+        What `given` does to make the next chunk is done while the proxy is at the last one. Raises AgentError
+        PROXY_REFUSED or PROXY_UNREACHABLE.
+        """
+        legs: list[msgspec.Raw] = []
+        while chunk := list(islice(given, CHUNK)):
+            request = _Adopt(self._migration, [one.say for one in chunk], flows)
+            self._say(request, [one.sock.fileno() for one in chunk])
+            if self._unanswered == AHEAD:
+                legs += (await self._answer()).legs
+        while self._unanswered:
+            legs += (await self._answer()).legs
+        self._watch()
+        return legs
+
+    async def release(self) -> None:
+        """Tell the proxy to let go; a proxy that is dead already has."""
+        self._unwatch()
+        while self._unanswered:
+            await self._late_answer()
+        self._say(_Release(self._migration), [])
+        await self._answer()
+
+    def close(self) -> None:
+        self._unwatch()
+        self._socket.close()
+
+    async def _late_answer(self) -> None:
+        """To what was on its way when something else failed: whether it was refused does not matter any more."""
+        try:
+            await self._answer()
+        except AgentError as error:
+            if error.code is not Code.PROXY_REFUSED:
+                raise
+
+    def _say(self, request: _Adopt | _Release, fds: list[int]) -> None:
+        try:
+            socket.send_fds(self._socket, [msgspec.json.encode(request)], fds)
+        except OSError as error:
+            raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not listen: {error}") from error
+        self._unanswered += 1
+
+    async def _answer(self) -> _Answer:
+        """The answer to the oldest request that has none yet."""
+        self._unanswered -= 1
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await readable(self._socket.fileno())
+            raw = self._socket.recv(_MAX_ANSWER_BYTES)
+        except OSError as error:  # TimeoutError is one
+            raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
+        if not raw:
+            raise AgentError(Code.PROXY_UNREACHABLE, "the proxy hung up")
+        try:
+            answer = msgspec.json.decode(raw, type=_Answer)
+        except msgspec.DecodeError as error:
+            raise AgentError(Code.PROXY_REFUSED, f"the proxy's answer makes no sense: {error}") from error
+        if answer.error is not None:
+            raise AgentError(Code.PROXY_REFUSED, f"the proxy refused: {answer.error.message}", hint=answer.error.hint)
+        return answer
+
+    def _watch(self) -> None:
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._ended)
+        self._watching = True
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._watching = False
+
+    def _ended(self) -> None:
+        """The proxy says nothing unasked: whatever can be read now is its end."""
+        self._unwatch()
+        self._lost()

@@ -1,0 +1,85 @@
+"""Carry along the socket options that CRIU loses: read at the source beside the dump, set on the stopped copy."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from enum import Enum
+
+from checkpoint.core import sockopts
+from checkpoint.core.sockopts import SocketOption, SocketOptions
+from checkpoint.kernel import Kernel
+from checkpoint.processes.tree import Tree
+from checkpoint.sockets.duplicates import OpenSocket
+
+FILE = "socket-options.json"
+"""A file of ours among the images: a list of `SocketOptions`."""
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
+    """What these TCP sockets have that a fresh socket has not. About 15 us a socket; blocks."""
+    usual = {(family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind}
+    found: list[SocketOptions] = []
+    for one in opened:
+        kind = _KINDS.get(one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0], _Kind.CONNECTED)
+        options = usual[one.sock.family, kind].lost(one.sock)
+        if kind is _Kind.CONNECTED:
+            options += _lost_clamp(one.sock)
+        if options:
+            found.append(SocketOptions(one.pid, one.fd, options))
+    return found
+
+
+def write(kernel: Kernel, tree: Tree, wanted: Iterable[SocketOptions]) -> list[str]:
+    """Set them on the copy's sockets; gives in words what could not be set."""
+    pidfds = {member.pid: member.pidfd for member in tree.members}
+    failed: list[str] = []
+    for one in wanted:
+        with socket.socket(fileno=kernel.pidfd_getfd(pidfds[one.pid], one.fd)) as sock:
+            for name, level, number, value in one.options:
+                try:
+                    sock.setsockopt(level, number, bytes.fromhex(value))
+                except OSError as error:
+                    failed.append(f"{name} of descriptor {one.fd} of process {one.pid}: {error.strerror}")
+    return failed
+
+
+class _Kind(Enum):
+    CONNECTED = "connected"
+    LISTENING = "listening"
+    NEITHER = "neither"
+
+
+_KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
+"""By TCP_INFO's first byte, the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
+
+
+def _lost_clamp(sock: socket.socket) -> list[tuple[str, int, int, str]]:
+    clamp = sock.getsockopt(sockopts.WINDOW_CLAMP.level, sockopts.WINDOW_CLAMP.number)
+    return sockopts.lost_clamp(clamp, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+
+class _Usual:
+    """A fresh socket of a kind: its options, as far as this kernel knows them, and their values."""
+
+    def __init__(self, family: socket.AddressFamily, kind: _Kind) -> None:
+        wanted = [*sockopts.EVERY, sockopts.PRIORITY]
+        wanted += sockopts.LISTENING if kind is _Kind.LISTENING else ()
+        wanted += sockopts.UNCONNECTED if kind is not _Kind.CONNECTED else ()
+        wanted += sockopts.IPV6 if family == socket.AF_INET6 else ()
+        self._fresh: dict[SocketOption, bytes] = {}
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            for one in wanted:
+                with suppress(OSError):
+                    self._fresh[one] = sock.getsockopt(one.level, one.number, one.length)
+        self._asked = [(one.level, one.number, one.length) for one in self._fresh]
+        self._values = list(self._fresh.values())
+
+    def lost(self, sock: socket.socket) -> list[tuple[str, int, int, str]]:
+        """See `sockopts.lost`. Most sockets have nothing, and a list of values is compared at once."""
+        ask = sock.getsockopt
+        values = [ask(level, number, length) for level, number, length in self._asked]
+        return [] if values == self._values else sockopts.lost(dict(zip(self._fresh, values, strict=True)), self._fresh)

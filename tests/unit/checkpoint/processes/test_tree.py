@@ -1,0 +1,113 @@
+"""Process trees, with real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.kernel import Kernel
+from checkpoint.processes import tree as trees
+
+KERNEL = Kernel()
+FAMILY = (
+    "import os, threading, time\n"
+    "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
+    "for _ in range(2):\n"
+    "    if os.fork() == 0: time.sleep(1000)\n"
+    "print('up', flush=True)\n"
+    "time.sleep(1000)\n"
+)
+
+
+@pytest.fixture
+def family():
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", FAMILY], stdout=subprocess.PIPE)
+    assert process.stdout.read(3) == b"up\n"
+    yield process.pid
+    for pid in trees.descendants(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def reap(pids):
+    for pid in pids:
+        end = time.monotonic() + 5
+        while trees.stat(pid) is not None and time.monotonic() < end:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                time.sleep(0.01)
+
+
+async def test_a_tree_is_stopped_whole_and_goes_on(family):
+    tree = await trees.stop(KERNEL, family)
+    assert len(tree.pids) == 3
+    assert tree.pids[0] == family
+    assert all(trees.is_stopped(pid) for pid in tree.pids)
+    trees.resume(KERNEL, tree)
+    assert not any(trees.is_stopped(pid) for pid in tree.pids)
+    tree.close()
+    assert tree.members == []
+
+
+async def test_who_was_stopped_before_stays_stopped(family):
+    child = trees.descendants(family)[1]
+    os.kill(child, signal.SIGSTOP)
+    await trees.until_stopped(KERNEL, [child])
+    tree = await trees.stop(KERNEL, family)
+    assert tree.stopped_before == {child}
+    trees.resume(KERNEL, tree)
+    assert [trees.is_stopped(pid) for pid in tree.pids] == [pid == child for pid in tree.pids]
+    tree.close()
+
+
+async def test_a_killed_tree_is_gone(family):
+    tree = await trees.stop(KERNEL, family)
+    trees.kill(KERNEL, tree)
+    assert await trees.until_gone(tree, 5)
+    assert trees.descendants(family) == []
+    trees.kill(KERNEL, tree)  # nobody is left to hear it
+    reap(tree.pids[1:])
+    tree.close()
+
+
+async def test_waiting_for_the_end_has_an_end(family):
+    tree = trees.hold_all(KERNEL, [family])
+    assert not await trees.until_gone(tree, 0.05)
+    tree.close()
+
+
+async def test_a_tree_that_has_ended_cannot_be_stopped():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    with pytest.raises(AgentError) as caught:
+        await trees.stop(KERNEL, process.pid)
+    assert caught.value.code is Code.WORKLOAD_GONE
+    assert trees.hold(KERNEL, process.pid) is None
+    assert not trees.is_alive(process.pid, 0)
+    assert trees.threads(process.pid) == []
+    assert not trees.is_stopped(process.pid)
+
+
+async def test_what_does_not_stop_is_named_and_goes_on(family, monkeypatch):
+    monkeypatch.setattr(trees, "STOP_SECONDS", 0.01)
+    monkeypatch.setattr(trees, "is_stopped", lambda pid: False)
+    with pytest.raises(AgentError, match=str(family)) as caught:
+        await trees.stop(KERNEL, family)
+    assert caught.value.code is Code.NOT_STOPPED
+    monkeypatch.undo()
+    assert not trees.is_stopped(family)
+
+
+def test_a_process_is_known_by_its_start_time(family):
+    seen = trees.stat(family)
+    assert trees.is_alive(family, seen.start_time)
+    assert not trees.is_alive(family, seen.start_time + 1)
+    assert seen.parent == os.getpid()

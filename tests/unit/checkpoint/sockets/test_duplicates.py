@@ -1,0 +1,56 @@
+"""The twin of checkpoint/sockets/duplicates.py, with this process as the tree."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from checkpoint.kernel import Kernel
+from checkpoint.processes.tree import hold_all
+from checkpoint.sockets import duplicates as sockets
+from checkpoint.sockets.duplicates import OpenSockets
+
+
+@pytest.fixture
+def this_process():
+    tree = hold_all(Kernel(), [os.getpid()])
+    yield tree
+    tree.close()
+
+
+def ino(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+def test_each_tcp_socket_is_had_once_by_its_inode(this_process):
+    with socket.create_server(("127.0.0.1", 0)) as one, one.dup(), socket.socket(socket.AF_INET6) as six:
+        opened = OpenSockets(Kernel(), this_process)
+        assert {ino(one), ino(six)} <= set(opened.by_ino)
+        found = opened.by_ino[ino(one)]
+        assert found.pid == os.getpid()
+        assert os.fstat(found.fd).st_ino == ino(one)
+        assert found.sock.fileno() != found.fd
+        assert found.sock.getsockname() == one.getsockname()
+        opened.close()
+        assert found.sock.fileno() == -1
+        assert opened.by_ino == {}
+
+
+def test_what_is_no_tcp_socket_is_no_connection(this_process):
+    datagram, unix = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX)
+    with datagram, unix:
+        opened = OpenSockets(Kernel(), this_process)
+        assert not {ino(datagram), ino(unix)} & set(opened.by_ino)
+        assert ino(datagram) in opened.datagrams
+        assert ino(unix) not in opened.datagrams
+        opened.close()
+
+
+def test_a_descriptor_that_became_another_socket_meanwhile_is_not_taken(this_process, monkeypatch):
+    with socket.socket() as one:
+        monkeypatch.setattr(sockets, "sockets_of", lambda _pid: [(one.fileno(), ino(one) + 1), (1 << 20, 7)])
+        opened = OpenSockets(Kernel(), this_process)
+        assert opened.by_ino == {}
+        opened.close()

@@ -1,0 +1,80 @@
+"""The twin of checkpoint/sockets/sockopts.py, with this process as the tree."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import pytest
+
+from checkpoint.core.sockopts import SocketOptions
+from checkpoint.kernel import Kernel
+from checkpoint.processes.tree import hold_all
+from checkpoint.sockets import sockopts
+from checkpoint.sockets.duplicates import OpenSockets
+
+
+@pytest.fixture
+def this_process():
+    tree = hold_all(Kernel(), [os.getpid()])
+    yield tree
+    tree.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
+    with socket.socket(family) as one, socket.socket(family) as other, socket.socket(family, socket.SOCK_DGRAM):
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4321)
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        one.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x28)
+        opened = OpenSockets(Kernel(), this_process)
+        try:
+            everything = sockopts.read(opened.by_ino.values())
+        finally:
+            opened.close()
+        (found,) = [each for each in everything if each.fd == one.fileno()]
+        assert found.pid == os.getpid()
+        assert not [each for each in everything if each.fd == other.fileno()]
+        moved = SocketOptions(found.pid, other.fileno(), found.options)
+        assert sockopts.write(Kernel(), this_process, [moved]) == []
+        assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4321
+        assert other.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        assert other.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0x28
+        assert other.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) == one.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PRIORITY
+        )
+
+
+def test_what_cannot_be_set_is_named_and_the_rest_is_set(this_process):
+    with socket.socket() as sock:
+        options = [("TCP_CONGESTION", 6, 13, b"nonsense".hex()), ("TCP_SYNCNT", 6, 7, "03000000")]
+        failed = sockopts.write(Kernel(), this_process, [SocketOptions(os.getpid(), sock.fileno(), options)])
+        assert len(failed) == 1
+        assert failed[0].startswith(f"TCP_CONGESTION of descriptor {sock.fileno()} of process {os.getpid()}: No such")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT) == 3
+
+
+def test_clamps_and_segment_sizes_of_listeners_and_of_connections(this_process):
+    """A listener's go on to what it accepts; a connection's own clamp only if somebody has set it."""
+    with socket.socket() as listener, socket.create_server(("127.0.0.1", 0)) as plain:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, 20_000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 700)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with (
+            socket.create_connection(listener.getsockname()) as client,
+            socket.create_connection(plain.getsockname()) as other,
+            listener.accept()[0] as accepted,
+        ):
+            opened = OpenSockets(Kernel(), this_process)
+            try:
+                found = {one.fd: {name: value for name, _, _, value in one.options}
+                         for one in sockopts.read(opened.by_ino.values())}  # fmt: skip
+            finally:
+                opened.close()
+            number = {one: found.get(one.fileno()) for one in (listener, accepted, plain, client, other)}
+    clamp, segment = (value.to_bytes(4, sys.byteorder).hex() for value in (20_000, 700))
+    assert number[listener] == {"TCP_WINDOW_CLAMP": clamp, "TCP_MAXSEG": segment, "SO_PRIORITY": "00000000"}
+    assert number[accepted] == {"TCP_WINDOW_CLAMP": clamp}
+    assert number[plain] is number[client] is number[other] is None

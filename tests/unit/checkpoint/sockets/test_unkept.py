@@ -1,0 +1,102 @@
+"""The twin of checkpoint/sockets/unkept.py, on this process's own sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+import pytest
+
+from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs
+from checkpoint.processes.tree import Member, Tree
+from checkpoint.sockets import unkept
+
+
+def words(sock: socket.socket) -> list[str]:
+    """What is said of one socket."""
+    file = procfs.OpenFile(os.getpid(), sock.fileno(), f"socket:[{os.fstat(sock.fileno()).st_ino}]", 0, False, -1)
+    return [one.problem.message for one in unkept.look(Kernel(), [file, file])]
+
+
+@pytest.fixture(params=[(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def pair(request):
+    family, host = request.param
+    with socket.create_server((host, 0), family=family) as server:
+        one = socket.create_connection(server.getsockname()[:2])
+        other = server.accept()[0]
+    with one, other:
+        yield one, other
+
+
+def test_plain_sockets_are_fine(pair):
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as idle, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        assert [words(sock) for sock in (*pair, unix, idle, udp)] == [[]] * 5
+
+
+def test_multipath_tcp():
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, unkept._IPPROTO_MPTCP) as sock:
+        assert words(sock) == ["the socket 0.0.0.0:0 is Multipath TCP, which cannot be saved: its subflows would end"]
+
+
+def test_signed_connections():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
+        sign(server)
+        assert "is signed (TCP-MD5), and its keys cannot be saved: it would take unsigned" in words(server)[0]
+        one.settimeout(5)
+        sign(one, server.getsockname()[1])
+        one.connect(server.getsockname())
+        with server.accept()[0] as other:
+            name = f"the connection {ends(other)} to {ends(one)} is signed (TCP-MD5)"
+            assert words(other) == [f"{name}, and its keys cannot be saved: it would be reset"]
+            assert unkept.sockdiag.signing() >= {os.fstat(sock.fileno()).st_ino for sock in (server, one, other)}
+
+
+def test_a_kernel_without_sock_diag_shows_no_signer(monkeypatch):
+    def refuse():
+        raise OSError(93, "no such protocol")
+
+    monkeypatch.setattr(unkept.sockdiag, "signing", refuse)
+    assert unkept._signing() == set()
+
+
+def test_what_can_be_moved_without_is_given_up(pair):
+    one, other = pair
+    other.send(b"!", socket.MSG_OOB)
+    assert "urgent data" in words(one)[0]
+    member = Member(os.getpid(), 0, -1)
+    assert "urgent data" in unkept.given_up(Kernel(), Tree([member]))[os.fstat(one.fileno()).st_ino]
+
+
+def sign(sock: socket.socket, port: int = 0) -> None:
+    """TCP_MD5SIG for whatever comes from, or goes to, 127.0.0.1 (struct tcp_md5sig)."""
+    end = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s120x", port, socket.inet_aton("127.0.0.1"))
+    sock.setsockopt(socket.IPPROTO_TCP, 14, end + struct.pack("=BBHi80s", 0, 0, 4, 0, b"key!"))
+
+
+def ends(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def test_urgent_data(pair):
+    one, other = pair
+    other.send(b"!", socket.MSG_OOB)
+    assert "urgent data" in words(one)[0]
+    assert one.recv(1, socket.MSG_OOB) == b"!"  # looking did not take it
+    assert words(one) == []
+
+
+def test_a_connection_that_was_reset_is_fine_and_still_says_so(pair):
+    one, other = pair
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()
+    assert words(one) == []
+    with pytest.raises(ConnectionResetError):
+        one.recv(1)
+
+
+def test_a_descriptor_that_is_gone_is_passed_over():
+    gone = procfs.OpenFile(os.getpid(), 987, "socket:[1]", 0, False, -1)
+    assert list(unkept.look(Kernel(), [gone])) == []
