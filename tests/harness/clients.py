@@ -17,14 +17,16 @@ def pattern_at(offset: int, length: int) -> bytes:
     return (PATTERN * (length // len(PATTERN) + 2))[start : start + length]
 
 
-def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10) -> socket.socket:
-    """A connection from `pod`; usable from anywhere."""
+def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
+    """A connection from `pod`; usable from anywhere. `own_port` 0: the kernel chooses."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     def dial() -> socket.socket:
         sock = socket.socket(family)
         sock.settimeout(timeout_seconds)
         try:
+            if own_port:
+                sock.bind(("", own_port))
             sock.connect((host, port))
         except BaseException:
             sock.close()

@@ -61,9 +61,9 @@ class Scene:
         self.lab, self.a, self.b, self.client = lab, a, b, client
         self._sockets: list[socket.socket] = []
 
-    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10) -> socket.socket:
+    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
         """A connection from `pod`, closed with the scene at the latest."""
-        self._sockets.append(connect(pod, host, port, timeout_seconds))
+        self._sockets.append(connect(pod, host, port, timeout_seconds, own_port))
         return self._sockets[-1]
 
     def close(self) -> None:
