@@ -32,7 +32,7 @@ _MAX_RESPONSE_BYTES = 64 << 10
 _CHILD_FD = 3
 _SHADE_FD = 5
 _ABOVE = 16
-_SHADE = str(Path(__file__).with_name("memory") / "shade.py")
+_SHADE = str(Path(__file__).with_name("shade.py"))
 _MAX_SHADE_BYTES = 16
 
 _PAGE_SERVER_ORDER = struct.Struct("<IxxxxQQQ")  # criu: page-xfer.c, struct page_server_iov

@@ -1,6 +1,6 @@
 """A program behind the shade asks which pages a process has, and is told that the large areas have none.
 
-The twin of `shade`, `questions` and `sparing`: the real filter, the real kernel.
+The twin of `checkpoint.criu.shade`, `questions` and `sparing`: the real filter, the real kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.core.areas import BLOCK_BYTES
-from checkpoint.memory import shade
+from checkpoint.criu import shade
 from checkpoint.memory.sparing import Sparing
 from tests.unit.checkpoint.memory.conftest import AREA, SMALL
 
