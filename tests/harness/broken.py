@@ -13,7 +13,7 @@ from tests.harness.breaking import Cutter
 RELINK_SECONDS = 2.0
 
 
-async def prepared(plane: Plane, network: Cutter, relink_seconds: float = RELINK_SECONDS) -> None:
+async def prepared_over(plane: Plane, network: Cutter, relink_seconds: float = RELINK_SECONDS) -> None:
     plane.prepare_inbound("m", PrepareInbound(parts.TOKEN, relink_seconds=relink_seconds))
     plan = PrepareOutbound(network.endpoint, parts.TOKEN, parts.READDRESS, relink_seconds=relink_seconds)
     await plane.prepare_outbound("m", plan)

@@ -8,6 +8,7 @@ import socket
 from proxy.api import Endpoint
 from proxy.core.handshake import proof
 from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, encode
+from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, Lost
 from tests.harness import proxy_parts as parts
 
@@ -64,3 +65,10 @@ class User:
 
     def link_lost(self, lost: Lost) -> None:
         self.lost = lost
+
+    def close(self, context: Context) -> None:
+        """Closes the connection, which it must have been given."""
+        assert self.dialled
+        assert self.dialled.connection
+        context.poller.forget(self.dialled.connection)
+        self.dialled.connection.close()

@@ -26,6 +26,7 @@ from tests.harness.proxy_image import Image
 __all__ = ["Endpoint", "HoldPolicy", "Open", "ProxyError", "msgspec"]
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="TCP_REPAIR needs CAP_NET_ADMIN")
+BOTH_CARRIERS = pytest.mark.parametrize("plane", ["cleartext", "TLS"], indirect=True)
 TOKEN = "5a" * 32
 PATIENCE_SECONDS = 15.0
 KERNEL = Kernel()

@@ -8,19 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.core.handshake import proof
-from proxy.core.wire import (
-    Accepted,
-    Challenge,
-    Decoder,
-    Frame,
-    Hello,
-    Join,
-    Open,
-    Refused,
-    Resume,
-    Switch,
-    encode,
-)
+from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Open, Refused, Resume, Switch, encode
 from proxy.io import acceptor
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts

@@ -12,7 +12,7 @@ from proxy.io.adoption import MAX_MESSAGE_BYTES, AdoptionServer
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
-pytestmark = parts.NEEDS_ROOT
+pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 
 
 class Agent:
@@ -45,13 +45,6 @@ class Agent:
     def close(self) -> None:
         self.sock.close()
         self.server.close()
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        await parts.prepared(made)
-        yield made
 
 
 @pytest.fixture

@@ -3,38 +3,16 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from proxy.io.connection import Tls
 from proxy.io.initiated import InitiatedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, cutting
-from tests.harness.broken import Broken, breaks, moved, prepared, talk
-from tests.harness.proxy_process import certified
+from tests.harness.broken import Broken, breaks, moved, prepared_over, talk
 
-pytestmark = parts.NEEDS_ROOT
-
-
-@pytest.fixture(params=["cleartext", "TLS"])
-async def plane(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Plane]:
-    tls = Tls(certified(tmp_path, "a", "127.0.0.1")) if request.param == "TLS" else None
-    async with parts.plane(tls) as made:
-        yield made
-
-
-@pytest.fixture
-async def broken(plane: Plane) -> AsyncIterator[Broken]:
-    async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared(plane, network)
-        (flow,) = moved(plane)
-        made = Broken(plane, network, flow)
-        await made.exchange()
-        yield made
-        flow.close()
+pytestmark = [parts.NEEDS_ROOT, parts.BOTH_CARRIERS]
 
 
 @pytest.mark.parametrize("most", [6_000, 30_000, 600_000])
@@ -43,7 +21,7 @@ async def test_streams_survive_any_cuts(plane: Plane, most: int, monkeypatch: py
     monkeypatch.setattr(InitiatedLink, "LATEST_SECONDS", 0.1)
     dice = random.Random(most)
     async with cutting(parts.link_endpoint(plane), lambda n: dice.randrange(1, most) if 1 <= n <= 60 else WHOLE) as net:
-        await prepared(plane, net, relink_seconds=30)
+        await prepared_over(plane, net, relink_seconds=30)
         flows = moved(plane, 4)
         size = min(2 << 20, 8 * most)
         there, back = dice.randbytes(size), dice.randbytes(size)

@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
 from proxy.io.context import Context, count
 from tests.harness import proxy_parts as parts
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
 
 
 def fill(sock: socket.socket) -> None:

@@ -13,12 +13,6 @@ from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
 
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        yield made
-
-
 class Client:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from proxy.api import Endpoint
@@ -11,12 +9,6 @@ from proxy.io.datagram_stream import DatagramStream
 from tests.harness import proxy_parts as parts
 
 ONE = Datagram(Endpoint("192.0.2.1", 4000), "192.0.2.9", b"ping")
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
 
 
 class Seen:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -16,12 +16,6 @@ from tests.harness import proxy_parts as parts
 
 pytestmark = parts.NEEDS_ROOT
 NOBODY = Endpoint("0.0.0.0", 0)
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
 
 
 @contextmanager

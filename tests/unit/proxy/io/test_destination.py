@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,14 +13,7 @@ from proxy.io.accepted import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
-pytestmark = parts.NEEDS_ROOT
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        await parts.prepared(made)
-        yield made
+pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 
 
 class Opened:

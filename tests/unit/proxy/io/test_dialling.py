@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,26 +12,6 @@ from proxy.io.dialling import Lost
 from proxy.io.pool import LinkPool
 from tests.harness import proxy_parts as parts
 from tests.harness.link_ends import ACCEPTED, HELLO, TOKEN, Destination, User
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
-
-
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    made = Destination()
-    yield made
-    made.close()
-
-
-def close(context: Context, user: User) -> None:
-    assert user.dialled
-    assert user.dialled.connection
-    context.poller.forget(user.dialled.connection)
-    user.dialled.connection.close()
 
 
 async def test_a_link_need_not_wait_for_the_answers(context: Context, destination: Destination) -> None:
@@ -51,7 +30,7 @@ async def test_a_link_need_not_wait_for_the_answers(context: Context, destinatio
     assert user.accepted is None
     sock.send(encode(Accepted(9)) + b"answer")
     await parts.eventually(lambda: user.accepted == (9, b"answer"))
-    close(context, user)
+    user.close(context)
 
 
 async def test_an_answer_is_not_waited_for_without_end(

@@ -15,14 +15,7 @@ from proxy.io.inbound import MAX_TOKENS
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
-pytestmark = parts.NEEDS_ROOT
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        await parts.prepared(made)
-        yield made
+pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 
 
 @pytest.fixture

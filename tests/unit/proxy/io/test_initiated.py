@@ -18,20 +18,13 @@ from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, Cutter, cutting
-from tests.harness.broken import Broken, prepared
-from tests.harness.broken import moved as moved_flows
+from tests.harness.broken import Broken
 
 pytestmark = parts.NEEDS_ROOT
 
 GREETING_BYTES = len(
     encode(Challenge(bytes(NONCE_BYTES))) + encode(Hello("m", bytes(PROOF_BYTES))) + encode(Accepted())
 )
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        yield made
 
 
 @pytest.fixture
@@ -144,17 +137,6 @@ async def test_a_flow_whose_link_made_no_sense_meanwhile_is_not_relayed(moved: p
 
 
 # A destination that is not there any more
-
-
-@pytest.fixture
-async def broken(plane: Plane) -> AsyncIterator[Broken]:
-    async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared(plane, network)
-        (flow,) = moved_flows(plane)
-        made = Broken(plane, network, flow)
-        await made.exchange()
-        yield made
-        flow.close()
 
 
 async def test_a_proxy_that_has_gone_is_not_waited_for(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:

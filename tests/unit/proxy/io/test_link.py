@@ -4,40 +4,18 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from proxy.core.flow import State
 from proxy.core.stream import HEADER, WINDOW_BYTES, Mark
-from proxy.io.connection import Tls
 from proxy.io.plane import Plane
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, cutting
-from tests.harness.broken import Broken, breaks, moved, prepared
-from tests.harness.proxy_process import certified
+from tests.harness.broken import Broken, breaks, moved, prepared_over
 
-pytestmark = parts.NEEDS_ROOT
-
-
-@pytest.fixture(params=["cleartext", "TLS"])
-async def plane(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Plane]:
-    tls = Tls(certified(tmp_path, "a", "127.0.0.1")) if request.param == "TLS" else None
-    async with parts.plane(tls) as made:
-        yield made
-
-
-@pytest.fixture
-async def broken(plane: Plane) -> AsyncIterator[Broken]:
-    async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared(plane, network)
-        (flow,) = moved(plane)
-        made = Broken(plane, network, flow)
-        await made.exchange()
-        yield made
-        flow.close()
+pytestmark = [parts.NEEDS_ROOT, parts.BOTH_CARRIERS]
 
 
 @pytest.mark.parametrize(("ends", "error"), [(True, errno.EPIPE), (False, errno.ECONNRESET)])
@@ -90,7 +68,7 @@ async def test_a_stream_that_makes_no_sense_ends_its_flow_and_no_other(
     plane: Plane, garbage: bytes, reason: str
 ) -> None:
     async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared(plane, network)
+        await prepared_over(plane, network)
         bad, good = moved(plane, 2)
         await Broken(plane, network, bad).exchange()
         migration = plane.outbound["m"]
@@ -109,7 +87,7 @@ async def test_a_stream_that_makes_no_sense_ends_its_flow_and_no_other(
 async def test_a_stuck_direction_stalls_neither_the_other_one_nor_another_flow(plane: Plane) -> None:
     """The peer writes as much as it can and the application reads none of it; what it says itself still arrives."""
     async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared(plane, network)
+        await prepared_over(plane, network)
         stuck, free = moved(plane, 2)
         sent = await fill(stuck.peer)
         flow = plane.outbound["m"].flows[stuck.legs[0].flow]

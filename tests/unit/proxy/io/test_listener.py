@@ -5,7 +5,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -14,12 +14,6 @@ from proxy.api import Endpoint
 from proxy.io.context import Context
 from proxy.io.listener import HeldListener
 from tests.harness import proxy_parts as parts
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
 
 
 class Taker:

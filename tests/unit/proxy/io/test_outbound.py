@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -17,14 +16,7 @@ from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.proxy_image import Image
 
-pytestmark = parts.NEEDS_ROOT
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        await parts.prepared(made)
-        yield made
+pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 
 
 def listener_of(sock: socket.socket, flow: int = 9) -> AdoptedSocket:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,12 +9,6 @@ from proxy.api import Endpoint, Prepared, PrepareInbound, PrepareOutbound, Relea
 from proxy.core.errors import Code, ProxyError
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
-
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        yield made
 
 
 def refusal(error: pytest.ExceptionInfo[ProxyError]) -> Code:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,26 +15,6 @@ from proxy.io.pool import LinkPool
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 from tests.harness.link_ends import ACCEPTED, CHALLENGE, HELLO, TOKEN, Destination, User
-
-
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
-
-
-@pytest.fixture
-async def destination() -> AsyncIterator[Destination]:
-    made = Destination()
-    yield made
-    made.close()
-
-
-def close(context: Context, user: User) -> None:
-    assert user.dialled
-    assert user.dialled.connection
-    context.poller.forget(user.dialled.connection)
-    user.dialled.connection.close()
 
 
 async def test_connections_are_greeted_beforehand(context: Context, destination: Destination) -> None:
@@ -55,7 +34,7 @@ async def test_connections_are_greeted_beforehand(context: Context, destination:
     sock.send(ACCEPTED[5:])
     await parts.eventually(lambda: user.accepted == (0, b""))
     pool.close()
-    close(context, user)
+    user.close(context)
 
 
 async def test_one_that_nobody_answers_in_time_is_dialled_again(
@@ -203,7 +182,7 @@ async def test_what_carries_nothing_any_more_comes_back_while_it_stands_by(
     sock.send(ACCEPTED + b"stream")
     await parts.eventually(lambda: user.accepted == (0, b"stream"))
     pool.close()
-    close(context, user)
+    user.close(context)
 
 
 async def test_standing_by_does_not_dial_for_ever_where_nobody_is(

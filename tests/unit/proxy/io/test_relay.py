@@ -11,12 +11,6 @@ from proxy.io.relay import COPY_BYTES, Giver, Scratch, Taker, discard, finish, m
 from tests.harness import proxy_parts as parts
 
 
-@pytest.fixture
-async def context() -> AsyncIterator[Context]:
-    async with parts.context() as made:
-        yield made
-
-
 class Link:
     """Takes what it is given, as long as it has room."""
 
