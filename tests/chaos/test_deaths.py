@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.clients import Echo
-from tests.harness.interposer import Spoil, between
-from tests.harness.moving import PORT, scene, until
+from tests.harness.moving import PORT, scene, spoilt, until
 from tests.harness.sidecars import AGENT, PROXY, running
 
 
@@ -26,10 +25,7 @@ async def killed_during_the_hold(stage, pod, module):
     """Moves; kills the sidecar when the destination is about to build the app legs; the migration's result."""
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
     victim = running(pod, module)
-    async with between(stage.b.proxy_socket) as interposer:
-        interposer.spoil("POST", "/legs", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("server"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move("server"), stage.b.proxy_socket, "/legs") as (moving, interposer):
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not Path(f"/proc/{victim}").exists(), "the sidecar does not end")
         interposer.release.set()
@@ -60,10 +56,7 @@ async def test_the_destinations_agent(stage):
 async def test_the_destination_pod(stage):
     """All of it, as when a node is lost."""
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
-    async with between(stage.b.proxy_socket) as interposer:
-        interposer.spoil("POST", "/legs", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("server"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move("server"), stage.b.proxy_socket, "/legs") as (moving, interposer):
         os.kill(stage.b.pid1, signal.SIGKILL)
         await until(lambda: not stage.b.alive, "the pod does not end")
         interposer.release.set()

@@ -7,10 +7,12 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 import checkpoint.api as agent_api
 from controller.actions import Move
@@ -27,8 +29,11 @@ from controller.migrate import Driver
 from controller.transfer import Depot
 from proxy.api import Released
 from tests.harness.clients import connect
+from tests.harness.interposer import Interposer, Spoil, between
 from tests.harness.leaks import fresh_home
 
+ONE_LOOP = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("module_loop")]
+"""The mark of files whose tests share a scene."""
 SERVER = Path(__file__).with_name("server.py")
 PORT = 7000
 REDIS_PORT = 6379
@@ -174,6 +179,22 @@ class Scene:
             sys.executable, "-m", "controller.cli", "--home", str(self.lab.home), *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+
+
+@asynccontextmanager
+async def spoilt(
+    move: Coroutine[Any, Any, MigrationResult],
+    sidecar: Path,
+    ending: str,
+    how: Spoil = Spoil.HANG,
+    method: str = "POST",
+) -> AsyncIterator[tuple[asyncio.Task[MigrationResult], Interposer]]:
+    """A move that has come to the call to `sidecar` whose path ends like that, and who spoils it."""
+    async with between(sidecar) as interposer:
+        interposer.spoil(method, ending, how)
+        moving = asyncio.create_task(move, name="move")
+        await asyncio.wait_for(interposer.reached.wait(), 60)
+        yield moving, interposer
 
 
 @asynccontextmanager

@@ -16,15 +16,9 @@ import pytest_asyncio
 
 from controller.clients import AgentClient
 from controller.core.errors import EXIT_REFUSED, EXIT_USAGE
-from tests.harness.interposer import Spoil, between
-from tests.harness.moving import REDIS_PORT, ask, listens, scene, until
+from tests.harness.moving import ONE_LOOP, REDIS_PORT, ask, listens, scene, spoilt, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
+pytestmark = ONE_LOOP
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -104,10 +98,7 @@ async def test_words_that_the_command_line_does_not_know(stage, arguments, words
 
 
 async def test_a_second_migration_of_the_same_workload(own_stage):
-    async with between(own_stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/restore", Spoil.HANG)
-        first = asyncio.create_task(own_stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(own_stage.move("redis"), own_stage.b.agent_socket, "/restore") as (first, interposer):
         line = await refused(own_stage, "migrate", "redis", "--to", "b")
         assert "already" in line
         interposer.heal()
@@ -144,10 +135,7 @@ async def test_a_dry_run_touches_nothing(stage):
 
 
 async def test_images_damaged_between_dump_and_restore(stage):
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/restore", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move("redis"), stage.b.agent_socket, "/restore") as (moving, interposer):
         (pages, *_) = Path(stage.a.images).rglob("pages-*.img")
         with pages.open("r+b") as file:
             file.seek(pages.stat().st_size // 2)

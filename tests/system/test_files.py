@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from controller.clients import AgentClient
@@ -21,17 +20,12 @@ from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.migrate import Driver
 from tests.harness.leaks import fresh_home
-from tests.harness.moving import Scene, until
+from tests.harness.moving import ONE_LOOP, Scene, until
 
 PROGRAM = Path(__file__).parents[1] / "harness" / "programs" / "files.py"
 FIRST, SECOND = "/var/midstream-1", "/var/midstream-2"
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
+pytestmark = ONE_LOOP
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

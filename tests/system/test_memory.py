@@ -15,20 +15,15 @@ import pytest
 
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
-from tests.harness.interposer import Spoil, between
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines
-from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, spoilt, until
 from tests.harness.sidecars import AGENT, running
 
 VALUES = 24
 VALUE_BYTES = 1 << 20
 
 
-@pytest.fixture
-async def stage():
-    async with scene() as made:
-        await made.run_redis()
-        yield made
+pytestmark = ONE_LOOP
 
 
 class Data:
@@ -67,6 +62,12 @@ class Data:
         assert ask(self._sock, "DBSIZE") == f":{VALUES}"
 
 
+async def filled(stage) -> Data:
+    """A Redis in a, and what it knows."""
+    await stage.run_redis()
+    return await asyncio.to_thread(Data, stage)
+
+
 def helpers(pod, module: str) -> list[int]:
     """The giver or the taker of a pod, as the host numbers it."""
     found = []
@@ -100,10 +101,7 @@ def copies(*pods, program: str = "redis-server") -> list[str]:
 @asynccontextmanager
 async def giving_stands_still(stage, name="redis", program="redis-server"):
     """A move that has committed, runs at b, and gets no page: the giver is stopped. Gives the move and the giver."""
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/resume", Spoil.HANG)
-        moving = asyncio.create_task(stage.move(name, memory="post-copy"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move(name, memory="post-copy"), stage.b.agent_socket, "/resume") as (moving, interposer):
         (giver,) = helpers(stage.a, "giver")
         os.kill(giver, signal.SIGSTOP)
         try:
@@ -122,7 +120,7 @@ async def giving_stands_still(stage, name="redis", program="redis-server"):
 
 
 async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
-    data = await asyncio.to_thread(Data, stage)
+    data = await filled(stage)
     result = await stage.move("redis", memory="post-copy")
     assert result.outcome == "succeeded", result.error
     await asyncio.to_thread(data.check)
@@ -135,28 +133,25 @@ async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
     await asyncio.to_thread(data.check)
 
 
-async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has_it_too():
-    async with scene() as stage:
-        await stage.run("memories", *PYTHON, str(PROGRAMS / "memories.py"), str(PORT))
-        await stage.answers(PORT)
-        lines = Lines(stage.connect(stage.client, stage.a.address, PORT, 30))
-        before = json.loads(await asyncio.to_thread(lines.ask, "sum"))
-        assert before[0]["dense"] != before[1]["dense"], "the child has pages of its own"
-        async with giving_stands_still(stage, "memories", "python3") as (moving, giver):
-            lines.say("fork")
-            os.kill(giver, signal.SIGCONT)
-            assert json.loads(await asyncio.to_thread(lines.hear)) == before[:1]
-            result = await asyncio.wait_for(moving, 30)
-        assert result.outcome == "succeeded", result.error
-        assert json.loads(await asyncio.to_thread(lines.ask, "sum")) == before
+async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has_it_too(stage):
+    await stage.run("memories", *PYTHON, str(PROGRAMS / "memories.py"), str(PORT))
+    await stage.answers(PORT)
+    lines = Lines(stage.connect(stage.client, stage.a.address, PORT, 30))
+    before = json.loads(await asyncio.to_thread(lines.ask, "sum"))
+    assert before[0]["dense"] != before[1]["dense"], "the child has pages of its own"
+    async with giving_stands_still(stage, "memories", "python3") as (moving, giver):
+        lines.say("fork")
+        os.kill(giver, signal.SIGCONT)
+        assert json.loads(await asyncio.to_thread(lines.hear)) == before[:1]
+        result = await asyncio.wait_for(moving, 30)
+    assert result.outcome == "succeeded", result.error
+    assert json.loads(await asyncio.to_thread(lines.ask, "sum")) == before
 
 
 async def test_before_the_commit_a_dead_giver_rolls_back(stage):
-    data = await asyncio.to_thread(Data, stage)
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/restore", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("redis", memory="post-copy"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    data = await filled(stage)
+    move = stage.move("redis", memory="post-copy")
+    async with spoilt(move, stage.b.agent_socket, "/restore") as (moving, interposer):
         (giver,) = helpers(stage.a, "giver")
         os.kill(giver, signal.SIGKILL)
         interposer.release.set()
@@ -167,37 +162,26 @@ async def test_before_the_commit_a_dead_giver_rolls_back(stage):
     await asyncio.to_thread(data.check)
 
 
-async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_its_agent_may_die(stage):
-    data = await asyncio.to_thread(Data, stage)
-    async with giving_stands_still(stage) as (moving, giver):
-        assert copies(stage.a) == ["a:T"]
-        victim = running(stage.a, AGENT)
+@pytest.mark.parametrize("pod", ["a", "b"])
+async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_an_agent_may_die(own_stage, pod):
+    data = await filled(own_stage)
+    async with giving_stands_still(own_stage) as (moving, giver):
+        assert copies(own_stage.a) == ["a:T"]
+        victim = running(getattr(own_stage, pod), AGENT)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
         os.kill(giver, signal.SIGCONT)
         result = await asyncio.wait_for(moving, 30)
     assert result.outcome == "succeeded", result.error
     await asyncio.to_thread(data.check)
-    await until(lambda: not copies(stage.a), "the source does not end")
-
-
-async def test_the_destinations_agent_may_die_while_memory_comes(stage):
-    data = await asyncio.to_thread(Data, stage)
-    async with giving_stands_still(stage) as (moving, giver):
-        victim = running(stage.b, AGENT)
-        os.kill(victim, signal.SIGKILL)
-        await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
-        os.kill(giver, signal.SIGCONT)
-        result = await asyncio.wait_for(moving, 30)
-    assert result.outcome == "succeeded", result.error
-    await asyncio.to_thread(data.check)
+    await until(lambda: not copies(own_stage.a), "the source does not end")
 
 
 @pytest.mark.parametrize("module", ["giver", "taker"])
-async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_copy_runs(stage, module):
-    await asyncio.to_thread(Data, stage)
-    async with giving_stands_still(stage) as (moving, giver):
-        (victim,) = helpers(stage.a, "giver") if module == "giver" else helpers(stage.b, "taker")
+async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_copy_runs(own_stage, module):
+    await filled(own_stage)
+    async with giving_stands_still(own_stage) as (moving, giver):
+        (victim,) = helpers(own_stage.a, "giver") if module == "giver" else helpers(own_stage.b, "taker")
         os.kill(victim, signal.SIGKILL)
         if module == "taker":
             os.kill(giver, signal.SIGCONT)
@@ -206,7 +190,7 @@ async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_cop
     assert result.error is not None
     assert result.error.code == "memory-lost"
     assert "had not all of its memory yet when the" in result.error.message
-    await until(lambda: not copies(stage.b), "the copy without its memory does not end")
-    async with AgentClient("agent", stage.b.agent_socket) as agent:
+    await until(lambda: not copies(own_stage.b), "the copy without its memory does not end")
+    async with AgentClient("agent", own_stage.b.agent_socket) as agent:
         with pytest.raises(MidstreamError):
             await agent.outbound(result.migration, "stop", dict)

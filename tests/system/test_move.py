@@ -9,39 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from controller.core.phases import Phase
 from tests.harness.clients import Echo, Stream, pattern_at
-from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+from tests.harness.journeys import assert_nothing_lost
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing():
-    """One scene for all tests of this file."""
-    async with scene() as made:
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stage(standing):
-    """With nothing in it that an earlier test has left."""
-    yield standing
-    await standing.clear()
-
-
-def assert_nothing_lost(result):
-    assert result.outcome == "succeeded", result.error
-    assert result.flows.lost == 0
-    assert result.bytes.lost == 0
-    assert all(row.offsets_equal for row in result.ledger), result.ledger
+pytestmark = ONE_LOOP
 
 
 async def test_a_redis_keeps_its_connections_and_its_data(stage):

@@ -6,12 +6,11 @@ import asyncio
 import json
 
 import pytest
-import pytest_asyncio
 
 from controller import journal
 from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil, between
-from tests.harness.moving import PORT, scene
+from tests.harness.moving import ONE_LOOP, PORT
 
 # phase -> the call that hangs when the controller is killed, and where the workload must run in the end
 KILLED_IN = {
@@ -29,26 +28,7 @@ KILLED_IN = {
 }
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing():
-    """One scene for all tests of this file."""
-    async with scene() as made:
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stage(standing):
-    """With nothing in it that an earlier test has left."""
-    yield standing
-    await standing.clear()
+pytestmark = ONE_LOOP
 
 
 @pytest.mark.parametrize("phase", list(KILLED_IN))

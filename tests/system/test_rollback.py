@@ -10,35 +10,17 @@ import pytest_asyncio
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil, between
-from tests.harness.moving import PORT, REDIS_PORT, ask, scene
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
+pytestmark = ONE_LOOP
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing():
+async def unharmed():
     """One scene for all tests after which the workload is where it was; the test server runs in a."""
     async with scene() as made:
         await made.run_server()
         yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ground():
-    """Another, for the tests that begin with nothing in it."""
-    async with scene() as made:
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stage(ground):
-    yield ground
-    await ground.clear()
 
 
 DESTINATION_REFUSES = {
@@ -73,8 +55,8 @@ async def rolled_back(stage, pod, party, method, ending, how):
 
 
 @pytest.mark.parametrize("place", list(DESTINATION_REFUSES))
-async def test_the_destination_refuses(standing, place):
-    result = await rolled_back(standing, standing.b, *DESTINATION_REFUSES[place], Spoil.REFUSE)
+async def test_the_destination_refuses(unharmed, place):
+    result = await rolled_back(unharmed, unharmed.b, *DESTINATION_REFUSES[place], Spoil.REFUSE)
     assert result.outcome == "rolled-back"
     assert result.error.code == "refused-by-test"
     assert result.phases[-1].name == "RollingBack"
@@ -83,8 +65,8 @@ async def test_the_destination_refuses(standing, place):
 
 @pytest.mark.parametrize("place", list(SOURCE_FAILS))
 @pytest.mark.parametrize("how", [Spoil.REFUSE, Spoil.SWALLOW])
-async def test_the_source_fails_before_or_after_it_has_done_its_part(standing, place, how):
-    result = await rolled_back(standing, standing.a, *SOURCE_FAILS[place], how)
+async def test_the_source_fails_before_or_after_it_has_done_its_part(unharmed, place, how):
+    result = await rolled_back(unharmed, unharmed.a, *SOURCE_FAILS[place], how)
     assert result.outcome == "rolled-back"
     assert result.phases[-2].name == place
 
@@ -108,10 +90,8 @@ async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
     await stage.run_redis()
     client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/restore", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("redis", max_hold_seconds=0.5))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    move = stage.move("redis", max_hold_seconds=0.5)
+    async with spoilt(move, stage.b.agent_socket, "/restore") as (moving, interposer):
         client.settimeout(5)
         assert await asyncio.to_thread(ask, client, "INCR counter") == ":2"
         interposer.release.set()
@@ -124,10 +104,7 @@ async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
 
 async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_by_the_workload(stage):
     await stage.run_redis()
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/restore", Spoil.HANG)
-        moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move("redis"), stage.b.agent_socket, "/restore") as (moving, interposer):
         early = stage.connect(stage.client, stage.a.address, REDIS_PORT, 1)
         early.sendall(b"PING\r\n")
         (migration,) = [path.stem for path in (stage.lab.home / "migrations").glob("*.jsonl")]
@@ -141,34 +118,22 @@ async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_b
     assert "RolledBack" in out
 
 
-async def test_the_destination_fails_after_the_commit_and_is_asked_until_it_works(stage):
+@pytest.mark.parametrize(
+    ("pod", "ending", "how"),
+    [("b", "/resume", Spoil.REFUSE), ("a", "/commit", Spoil.SWALLOW)],
+    ids=["resume", "commit"],
+)
+async def test_what_fails_from_the_commit_on_is_asked_for_until_it_works(stage, pod, ending, how):
+    """The destination refuses to resume; the source's answer to the commit gets lost."""
     await stage.run_redis()
     client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     assert ask(client, "INCR counter") == ":1"
-    async with between(stage.b.agent_socket) as interposer:
-        interposer.spoil("POST", "/resume", Spoil.REFUSE)
-        moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
+    async with spoilt(stage.move("redis"), getattr(stage, pod).agent_socket, ending, how) as (moving, interposer):
         await asyncio.sleep(0.3)
         interposer.heal()
         result = await moving
     assert result.outcome == "succeeded"
     assert result.error is None
-    assert ask(client, "INCR counter") == ":2"
-    client.close()
-
-
-async def test_an_answer_to_the_commit_that_gets_lost_is_asked_for_again(stage):
-    await stage.run_redis()
-    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
-    async with between(stage.a.agent_socket) as interposer:
-        interposer.spoil("POST", "/commit", Spoil.SWALLOW)
-        moving = asyncio.create_task(stage.move("redis"))
-        await asyncio.wait_for(interposer.reached.wait(), 60)
-        await asyncio.sleep(0.3)
-        interposer.heal()
-        result = await moving
-    assert result.outcome == "succeeded"
     assert Phase.COMMITTING.value in [phase.name for phase in result.phases]
-    assert ask(client, "PING") == "+PONG"
+    assert ask(client, "INCR counter") == ":2"
     client.close()
