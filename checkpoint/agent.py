@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from checkpoint import belongings, inspection
 from checkpoint.api import (
     MAX_BODY_BYTES,
     Beacon,
@@ -35,6 +34,8 @@ from checkpoint.api import (
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.custodian import Custodian
+from checkpoint.inspection import belongings
+from checkpoint.inspection.workload import inspect
 from checkpoint.processes import procfs
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Agent:
 
     async def _inspect(self, request: web.Request) -> web.Response:
         record = self._custodian.workloads.get(request.match_info["name"])
-        found = inspection.inspect(self._custodian.view(record))
+        found = inspect(self._custodian.view(record))
         named = request.query.getall("with", [])
         seen = await asyncio.to_thread(self._custodian.belongings, record, found.pids, named)
         problems = [*found.problems, *seen[1]]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint import archivist, inspection
 from checkpoint.api import (
     Cloned,
     PrepareInbound,
@@ -26,6 +25,7 @@ from checkpoint.api import (
     StoreCheckpoint,
     StoredCheckpoint,
 )
+from checkpoint.archive import archivist
 from checkpoint.archive.orders import Read, Write, WriteDone
 from checkpoint.core import manifest as tags
 from checkpoint.core import stored
@@ -36,7 +36,8 @@ from checkpoint.custodian import Custodian
 from checkpoint.images import copies, store
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
-from checkpoint.outbound import Outbound
+from checkpoint.inspection.workload import inspect
+from checkpoint.moves.outbound import Outbound
 from checkpoint.processes.workloads import check_name
 
 _FETCHED = ".fetched"
@@ -108,7 +109,7 @@ class Checkpoints:
 
     def _refuse_what_cannot_be_saved(self, workload: str) -> None:
         record = self._custodian.workloads.get(workload)
-        found = inspection.inspect(self._custodian.view(record))
+        found = inspect(self._custodian.view(record))
         if found.problems:
             raise from_problem(found.problems[0])
 

@@ -1,42 +1,34 @@
-"""Everything one agent has in its care: workloads, migrations, the journal, and what a restart leaves to be done."""
+"""Everything one agent has in its care: workloads, migrations, and the journal."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from checkpoint import belongings
 from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
 from checkpoint.baggage.outgoing import Outgoing
-from checkpoint.core.custody import FINAL, HOLDING, State
+from checkpoint.core.custody import FINAL, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
 from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
 from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
-from checkpoint.inbound import Inbound
+from checkpoint.inspection import belongings
 from checkpoint.kernel import Kernel
-from checkpoint.memory.ways import Giving, Taking
-from checkpoint.outbound import Outbound
+from checkpoint.moves.inbound import Inbound
+from checkpoint.moves.outbound import Outbound
+from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import tree
 from checkpoint.processes.workloads import Workloads, check_name
-from checkpoint.sockets.adopt import Adoption
+from checkpoint.recovery import recover_destination, recover_source
 from checkpoint.statefile import StateFile
-from checkpoint.surroundings import Surroundings
-from checkpoint.waiting import readable
 
 _LOG = logging.getLogger(__name__)
-
-_HELPER_SECONDS = 120.0
-"""How long a new agent waits for the CRIU of the old one: a dump of tens of gigabytes. It cannot be cut short: a killed
-CRIU leaves its own code in the tasks it was looking into."""
 
 
 class Custodian:
@@ -191,11 +183,10 @@ class Custodian:
         self._save()
 
     async def _recover(self, record: MigrationRecord) -> None:
-        await self._await_helper(record)
         if record.side == "source":
-            await self._recover_source(record)
+            self._outbound[record.migration] = await recover_source(self._around, self.workloads, record)
         else:
-            await self._recover_destination(record)
+            self._inbound[record.migration] = await recover_destination(self._around, self.workloads, record)
 
     async def _drop(self, record: MigrationRecord) -> None:
         """A checkpoint or a copy that this agent's predecessor was killed over: nobody asks for it again."""
@@ -203,101 +194,6 @@ class Custodian:
             await self.forget_outbound(record.migration)
         else:
             await self.forget_inbound(record.migration)
-
-    async def _recover_source(self, record: MigrationRecord) -> None:
-        giving = Giving.find(self._kernel, record.pager)
-        if record.state in HOLDING | {State.PREPARED}:
-            if giving is not None:
-                await giving.close()
-            if record.state in HOLDING:
-                await self._tell_proxy(record)
-                self._let_go(record)
-            record.reason = "the agent was started anew"
-            record.state = State.RELEASED
-        elif record.state in (State.COMMITTING, State.GIVING):
-            # The commit was on record: the destination may believe in it. Forward is the only way.
-            record.state = State.COMMITTED if giving is None else State.GIVING
-            if giving is None:
-                tree.kill(self._kernel, self._members(record))
-            self.workloads.forget(record.workload)
-        _LOG.info("migration %s: now %s", record.migration, record.state.value)
-        one = Outbound(self._around, record)
-        if giving is not None and record.state is State.GIVING:
-            one.go_on_giving(giving, self._members(record))
-        self._outbound[record.migration] = one
-
-    async def _tell_proxy(self, record: MigrationRecord) -> None:
-        """The proxy holds on when an agent dies, and lets go when the next one asks, if it holds anything at all."""
-        with suppress(AgentError):
-            adoption = Adoption(self._around.adopt_path, record.migration, lambda: None)
-            try:
-                await adoption.release()
-            finally:
-                adoption.close()
-
-    def _let_go(self, record: MigrationRecord) -> None:
-        held = self._members(record)
-        if not held.members and record.root is not None:
-            # Killed between the record and the signals: whoever stands still in the tree, we have stopped.
-            held = tree.hold_all(self._kernel, tree.descendants(record.root.pid))
-        held.stopped_before = set(record.stopped_before)
-        self._around.engine.release(held, {}, {})
-        held.close()
-
-    async def _recover_destination(self, record: MigrationRecord) -> None:
-        one = Inbound(self._around, self.workloads, record)
-        if record.state is State.RESTORING:
-            held = tree.hold_all(self._kernel, record.pids)
-            tree.kill(self._kernel, held)
-            await tree.until_gone(held, _HELPER_SECONDS)
-            held.close()
-            await self._end_taker(record)
-            await one.take_files_back()
-            record.state, record.reason = State.DISCARDED, "the agent was started anew"
-            one = Inbound(self._around, self.workloads, record)
-        elif record.state is State.RESTORED:
-            one.take_up()
-        elif record.state in (State.RESUMED, State.TAKING):
-            if record.state is State.TAKING:
-                one.go_on_taking()
-            held = self._members(record)
-            held.stopped_before = set(record.stopped_before)
-            tree.resume(self._kernel, held)
-            one.keep_files()
-            held.close()
-        elif record.state is State.WAITING:
-            # The images' key died with the agent that had it.
-            await self._end_taker(record)
-            await one.take_files_back()
-            record.state, record.reason = State.DISCARDED, "the agent was started anew"
-            one = Inbound(self._around, self.workloads, record)
-        self._inbound[record.migration] = one
-
-    async def _end_taker(self, record: MigrationRecord) -> None:
-        work = self.store.folders(f"{record.migration}.in").work
-        await Taking.find(self._kernel, record.pager, work).close()
-
-    def _members(self, record: MigrationRecord) -> tree.Tree:
-        alive = [one.pid for one in record.members if tree.is_alive(one.pid, one.start_time)]
-        return tree.hold_all(self._kernel, alive)
-
-    async def _await_helper(self, record: MigrationRecord) -> None:
-        """Wait for the end of a CRIU that outlived its agent: until then the tree is in its hands."""
-        one = record.helper
-        record.helper = None
-        if one is None or not tree.is_alive(one.pid, one.start_time):
-            return
-        held = tree.hold(self._kernel, one.pid)
-        if held is None:
-            return
-        try:
-            async with asyncio.timeout(_HELPER_SECONDS):
-                await readable(held.pidfd)
-        except TimeoutError:
-            _LOG.error("CRIU (process %d) does not end: killing it", one.pid)
-            tree.send(self._kernel, held, signal.SIGKILL)
-        finally:
-            tree.Tree([held]).close()
 
     async def close(self) -> None:
         """Shut down: what is held goes back, what is given up stays so, every task ends."""

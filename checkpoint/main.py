@@ -25,9 +25,9 @@ from checkpoint.criu.engine import CriuEngine
 from checkpoint.custodian import Custodian
 from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
+from checkpoint.inspection.machine import machine
 from checkpoint.kernel import Kernel
-from checkpoint.machine import machine
-from checkpoint.rehearsal import rehearse
+from checkpoint.moves.rehearsal import rehearse
 
 EXPECTED_DESCRIPTORS = 4096
 """A chunk of sockets on its way to the proxy, a pidfd for each process of a tree, and the clients."""

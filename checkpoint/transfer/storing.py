@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint import archivist
 from checkpoint.api import DeleteImage, FetchImages, StoreImages, TransferReport
+from checkpoint.archive import archivist
 from checkpoint.archive.orders import Read, Write, WriteDone
 from checkpoint.core import manifest as tags
 from checkpoint.core.errors import AgentError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkpoint import rehearsal
 from checkpoint.images.pb import Message, Messages
+from checkpoint.moves import rehearsal
 from tests.harness.solo_agent import CRIU
 
 MESSAGES = Messages(CRIU.parent / "python")

@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint.api import Workload
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.inspection import inspect
+from checkpoint.inspection.workload import inspect
 
 SOURCE = """
 import ctypes, fcntl, os, socket, sys, time

@@ -14,9 +14,10 @@ from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.engine import DumpReport
 from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
-from checkpoint.outbound import DUMP_TRIES, Outbound
+from checkpoint.moves.dumping import DUMP_TRIES
+from checkpoint.moves.outbound import Outbound
+from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
-from checkpoint.surroundings import Surroundings
 
 MOVED = "(00.012345) Error (soccr/soccr.c:371): \trecv failed (1449, want 1448)\n"
 
@@ -79,7 +80,7 @@ async def migrate(tmp_path):
     made: list[Outbound] = []
     yield make
     for migration in made:
-        migration._disarm()
+        migration._lease.disarm()
     await asyncio.gather(*tasks, return_exceptions=True)
     store.close()
 

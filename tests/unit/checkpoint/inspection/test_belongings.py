@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import belongings
 from checkpoint.api import DeletedFile
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.inspection import belongings
 from checkpoint.processes import procfs
 
 

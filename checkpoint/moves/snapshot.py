@@ -14,11 +14,11 @@ from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders
 from checkpoint.images import store
 from checkpoint.images.folder import Images, Stream
+from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, sockopts, unkept
 from checkpoint.sockets.adopt import Adoption, Given
 from checkpoint.sockets.duplicates import OpenSockets
-from checkpoint.surroundings import STOPPED_BEFORE, Surroundings
 
 
 class Snapshot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from checkpoint.machine import machine
+from checkpoint.inspection.machine import machine
 
 
 def test_this_machine_has_a_kernel_and_features():

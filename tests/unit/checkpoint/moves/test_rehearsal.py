@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from checkpoint.images.store import Store
-from checkpoint.rehearsal import rehearse
+from checkpoint.moves.rehearsal import rehearse
 from tests.harness.made_images import MESSAGES
 
 

@@ -7,9 +7,8 @@ import contextlib
 
 import pytest
 
-from checkpoint import archivist
 from checkpoint.api import Archive, KeySource, ListImages, MakeKey, ShowImage, StoredImage
-from checkpoint.archive import keys
+from checkpoint.archive import archivist, keys
 from checkpoint.archive.orders import Read
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine

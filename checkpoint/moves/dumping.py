@@ -1,0 +1,87 @@
+"""CRIU's part at the source: started before the freeze, and asked again where a peer's bytes spoilt its dump."""
+
+from __future__ import annotations
+
+import logging
+
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.engine import DumpReport, Folders, Helper
+from checkpoint.memory.ways import Giving
+from checkpoint.moves.shipping import Shipping
+from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes.tree import Tree, stat
+
+_LOG = logging.getLogger(__name__)
+
+DUMP_TRIES = 3
+"""The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
+
+
+class Dumping:
+    """One migration's."""
+
+    def __init__(self, around: Surroundings, record: MigrationRecord, ghost_limit_bytes: int) -> None:
+        self._around, self._record = around, record
+        self._ghost_limit_bytes = ghost_limit_bytes
+        self._helper: Helper | None = None
+        self._giving: Giving | None = None
+
+    async def prepare(self, giving: Giving | None) -> None:
+        """Start CRIU, so that the freeze does not pay for it. `giving`: with post-copy, whoever gives the memory."""
+        self._giving = giving
+        self._helper = await self._start()
+
+    async def _start(self) -> Helper:
+        root = self._record.root
+        helper = await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
+        try:
+            if self._giving is not None and (listener := await helper.questions()) is not None:
+                await self._giving.spare(listener)
+        except BaseException:
+            await helper.close()
+            raise
+        return helper
+
+    async def dump(self, tree: Tree, folders: Folders, shipping: Shipping) -> DumpReport:
+        """Dump the stopped tree, and have what is written shipped. Raises AgentError.
+
+        Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue.
+        """
+        for _ in range(DUMP_TRIES - 1):
+            try:
+                return await self._dump_once(tree, folders, shipping)
+            except AgentError as error:
+                if error.code is not Code.QUEUE_MOVED:
+                    raise
+                _LOG.info("%s: %s: dumping once more", self._record.migration, error)
+                shipping.restart()
+                self._around.store.make(self._record.migration)
+        return await self._dump_once(tree, folders, shipping)
+
+    async def _dump_once(self, tree: Tree, folders: Folders, shipping: Shipping) -> DumpReport:
+        helper = self._helper or await self._start()
+        self._helper = None
+        if self._giving is not None:
+            await self._giving.open(tree.pids)
+        shipping.watch()
+        seen = stat(helper.pid)
+        self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
+        self._around.save()
+        try:
+            return await self._around.engine.dump(
+                helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily
+            )
+        finally:
+            self._record.helper = None
+            self._around.spawn(helper.close(), "criu's end")
+
+    async def close(self) -> None:
+        """CRIU is wanted no more."""
+        if self._helper is not None:
+            await self._helper.close()
+            self._helper = None
+
+    @property
+    def _lazily(self) -> bool:
+        return self._record.memory == "post-copy"

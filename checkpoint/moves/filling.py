@@ -1,0 +1,80 @@
+"""Post-copy at the destination: the workload runs, and its memory is fetched until the last page has come."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from checkpoint.api import Memory, MemorySource
+from checkpoint.core.custody import State
+from checkpoint.core.errors import AgentError
+from checkpoint.core.journal import MigrationRecord
+from checkpoint.images.folder import Images
+from checkpoint.memory.ways import Taking
+from checkpoint.moves.surroundings import Surroundings
+
+
+class Filling:
+    """One migration's; it does nothing where the memory comes with the images."""
+
+    def __init__(self, around: Surroundings, record: MigrationRecord) -> None:
+        self._around, self._record = around, record
+        self._taking: Taking | None = None
+
+    @property
+    def lazily(self) -> bool:
+        """Whether memory is still to come when the workload is restored."""
+        return self._taking is not None
+
+    async def prepare(self, key: bytes, work: Path) -> None:
+        """Start the taker. Raises AgentError MEMORY_HELPER."""
+        if self._record.memory == "post-copy":
+            self._taking = await Taking.start(self._around.kernel, key, work)
+            self._record.pager = self._taking.identity
+
+    def find(self, work: Path) -> None:
+        """After the agent's restart: that of the agent before."""
+        if self._record.memory == "post-copy":
+            self._taking = Taking.find(self._around.kernel, self._record.pager, work)
+            with suppress(AgentError):  # it has ended: whoever watches it hears of it at once
+                self._taking.hold()
+
+    def want(self, source: MemorySource | None, folder: Path) -> None:
+        """Say what has to come, and from where, before the restore."""
+        if self._taking is not None and source is not None:
+            self._taking.want(source, Images(folder, self._around.messages))
+
+    def hold(self) -> None:
+        """The workload stands restored: it must not run without its memory. Raises AgentError MEMORY_LOST."""
+        if self._taking is not None:
+            self._taking.hold()
+
+    def begin(self, ended: Callable[[Memory], Awaitable[None]]) -> None:
+        """The workload runs: fetch everything; then `ended` is told how it stands."""
+        if self._taking is not None:
+            self._taking.begin()
+            self._around.spawn(self._until_taken(self._taking, ended), "the fetching of the memory")
+
+    async def _until_taken(self, taking: Taking, ended: Callable[[Memory], Awaitable[None]]) -> None:
+        await ended(await taking.ended())
+        taking.let_go()
+        self._around.save()
+
+    def memory(self, state: State, reason: str) -> Memory:
+        """How it stands with the memory; complete from the beginning where it came with the images."""
+        if self._taking is None:
+            return Memory("complete")
+        found = self._taking.memory()
+        if state is State.LOST:
+            return msgspec.structs.replace(found, state="lost", reason=reason)
+        # What the taker has finished is said once the workload depends on it no more.
+        pending = found.state == "complete" and state is State.TAKING
+        return msgspec.structs.replace(found, state="fetching") if pending else found
+
+    async def close(self) -> None:
+        """Break it off; the workload's copy has ended before."""
+        if self._taking is not None:
+            await self._taking.close()

@@ -1,0 +1,112 @@
+"""The restore: its files are put in their places, CRIU makes the tree, and every byte is verified beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+
+from checkpoint.baggage.incoming import Incoming
+from checkpoint.baggage.outgoing import LIST, is_baggage
+from checkpoint.core import manifest
+from checkpoint.core.errors import AgentError
+from checkpoint.core.manifest import Manifest
+from checkpoint.core.sockopts import SocketOptions
+from checkpoint.engine import Folders, Helper, RestoreReport
+from checkpoint.images import store
+from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes.tree import Tree, until_gone
+from checkpoint.sockets import sockopts
+
+_LOG = logging.getLogger(__name__)
+
+_GONE_SECONDS = 10.0
+
+
+class Restoring:
+    """One migration's."""
+
+    def __init__(
+        self, around: Surroundings, migration: str, work: Path, incoming: Incoming,
+        timed: Callable[[str], AbstractContextManager[None]],
+    ) -> None:  # fmt: skip
+        """`work` is where CRIU's logs go; `timed` measures a step, by its name."""
+        self._around, self._migration, self._work, self._incoming = around, migration, work, incoming
+        self._timed = timed
+        self._helper: Helper | None = None
+        self._working: Helper | None = None
+
+    async def prepare(self) -> None:
+        """Start CRIU, so that the freeze does not pay for it."""
+        self._helper = await self._around.engine.prepare()
+
+    async def restore(self, folder: Path, sealed: Manifest, key: bytes, *, lazily: bool) -> RestoreReport:
+        """The shape of the folder is checked before CRIU reads it, and every byte beside it: before the commit.
+
+        Raises AgentError; nothing is left of the tree then.
+        """
+        manifest.compare_sizes(sealed, store.listing(folder))
+        looking = self._around.spawn(self._survey(folder, key), "look at the images")
+        try:
+            with self._timed("files"):
+                await self._place_files(folder, sealed, key)
+            report = await self._run_criu(folder, lazily=lazily)
+        except AgentError:
+            manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
+            raise
+        try:
+            manifest.compare(sealed, await looking)
+        except BaseException:
+            await self.destroy(report.tree)
+            raise
+        self._set_options(report.tree, folder)
+        return report
+
+    async def _place_files(self, folder: Path, sealed: Manifest, key: bytes) -> None:
+        """Before CRIU opens them; and not one of them before it is known that they are what was sealed."""
+        if LIST in sealed.files:
+            ours = [name for name in sealed.files if is_baggage(name)]
+            sizes = {name: one.size for name, one in sealed.files.items()}
+            found = await self._around.store.prove(folder, key, sizes, ours)
+            manifest.compare(Manifest({name: sealed.files[name] for name in ours}), Manifest(found))
+            await asyncio.to_thread(self._incoming.place, folder)
+
+    async def _survey(self, folder: Path, key: bytes) -> Manifest:
+        """What the images are while CRIU reads them; what that proves and what not: `checkpoint.images.store`."""
+        with self._timed("verify"):
+            return await self._around.store.survey(folder, key)
+
+    async def _run_criu(self, folder: Path, *, lazily: bool) -> RestoreReport:
+        helper = self._helper or await self._around.engine.prepare()
+        self._helper, self._working = None, helper
+        try:
+            with self._timed("criu"):
+                return await self._around.engine.restore(helper, Folders(folder, self._work), lazily=lazily)
+        finally:
+            self._working = None
+
+    def _set_options(self, copy: Tree, folder: Path) -> None:
+        wanted = msgspec.json.decode((folder / sockopts.FILE).read_bytes(), type=list[SocketOptions])
+        for words in sockopts.write(self._around.kernel, copy, wanted):
+            _LOG.warning("%s: not carried over: %s", self._migration, words)
+
+    async def destroy(self, held: Tree) -> None:
+        """End a copy that must not run, or not any more."""
+        self._around.engine.kill(held)
+        await until_gone(held, _GONE_SECONDS)
+        held.close()
+
+    def abort(self) -> None:
+        """Break off a restore: whoever waits for it is told that it failed."""
+        if self._working is not None:
+            self._working.abort()
+
+    async def close(self) -> None:
+        """CRIU is wanted no more."""
+        if self._helper is not None:
+            await self._helper.close()
+            self._helper = None

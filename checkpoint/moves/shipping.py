@@ -1,0 +1,68 @@
+"""Where the images go: to the destination's agent, into an archive, or nowhere, where it sees their folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint.api import Sealed, SendImages, StoreImages, TransferReport
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.stored import Manifest
+from checkpoint.images import store
+from checkpoint.kernel import Kernel
+from checkpoint.transfer.sending import Sending
+from checkpoint.transfer.storing import Storing
+
+
+class Shipping:
+    """One migration's: `send` or `store` before the freeze, or neither; `watch`, `restart`; `finish`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._way: Sending | Storing | None = None
+
+    @property
+    def agreed(self) -> bool:
+        """Whether they are to go anywhere."""
+        return self._way is not None
+
+    async def send(self, kernel: Kernel, key: bytes, wanted: SendImages) -> None:
+        """Connect to the agent that they go to. Raises AgentError."""
+        self._way = await Sending.open(kernel, key, self._folder, wanted)
+
+    def store(self, wanted: StoreImages, draft: Callable[[], Manifest]) -> None:
+        """Into an archive, once they are sealed; see `Storing`."""
+        self._way = Storing(self._folder, wanted, draft)
+
+    def watch(self) -> None:
+        """A dump begins to write them."""
+        if self._way is not None:
+            self._way.watch()
+
+    def restart(self) -> None:
+        """That dump is not wanted any more; there will be another."""
+        if self._way is not None:
+            self._way.restart()
+
+    def check(self) -> None:
+        """Raises AgentError where they cannot arrive any more."""
+        if self._way is not None:
+            self._way.check()
+
+    async def finish(self, digest: str, image_bytes: int) -> Sealed:
+        """They are sealed, by the manifest with that digest; returns when all of them are where they should be."""
+        if self._way is None:
+            return Sealed(str(self._folder), digest, image_bytes, TransferReport("shared", image_bytes))
+        report = await self._way.finish(store.everything(self._folder))
+        return Sealed("", digest, image_bytes, report)
+
+    def stop(self, *, expired: bool, reason: str) -> None:
+        """Break it off: whoever waits for it is told."""
+        if self._way is not None:
+            code = Code.LEASE_EXPIRED if expired else Code.TRANSFER_BROKEN
+            self._way.stop(AgentError(code, f"the images had not arrived: {reason or 'it was taken back'}"))
+
+    async def close(self) -> None:
+        if self._way is not None:
+            await self._way.close()
+            self._way = None

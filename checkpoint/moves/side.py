@@ -1,0 +1,56 @@
+"""What a migration's two sides have in common: its record, its state, its lock, and what its steps took."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from checkpoint.core.custody import Event, Machine, State
+from checkpoint.core.journal import MigrationRecord
+from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes.tree import Tree
+
+
+class Side:
+    """One migration at one agent. Each step is locked against the others, timed, and on record."""
+
+    def __init__(self, around: Surroundings, record: MigrationRecord, image_key: str) -> None:
+        """`image_key` is "" for a migration that an agent before this one prepared."""
+        self.record = record
+        self._around = around
+        self._image_key = image_key
+        self._lock = asyncio.Lock()
+        self._machine = Machine(record.state, max_hold_seconds=record.max_hold_seconds)
+        self._machine.reason = record.reason
+        self._seconds: dict[str, float] = {}
+        self._tree: Tree | None = None
+        """The processes, while they stand still here."""
+
+    @property
+    def state(self) -> State:
+        return self._machine.state
+
+    @property
+    def _key(self) -> bytes:
+        return bytes.fromhex(self._image_key)
+
+    def _check(self, event: Event) -> None:
+        """Raises AgentError where `event` is not possible now."""
+        self._machine.check(event, self._around.kernel.now())
+
+    def _apply(self, event: Event, *, reason: str = "", expired: bool = False) -> None:
+        self._machine.apply(event, self._around.kernel.now(), reason=reason, expired=expired)
+        self.record.state, self.record.reason = self._machine.state, self._machine.reason
+
+    def _required_tree(self) -> Tree:
+        assert self._tree is not None
+        return self._tree
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = self._around.kernel.now()
+        try:
+            yield
+        finally:
+            self._seconds[name] = round(self._around.kernel.now() - began, 6)
