@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import leaks
 
@@ -16,6 +17,9 @@ ON_THE_MACHINE = {"system", "chaos", "bench"}
 
 def pytest_configure() -> None:
     leaks.adopt_orphans()
+    # Hypothesis fails an example that took 200 ms: a busy machine takes half a second from any.
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 
 def pytest_collection_finish() -> None:
