@@ -2,9 +2,9 @@
 
 Every file, memory pages included, is named with its size and the **tags** of its chunks: GMAC, which is AES-256-GCM
 with the chunk as associated data and nothing to encrypt (NIST SP 800-38D, 3), under a key that only the two agents of
-the migration have. A tag's nonce is the file's place in the sorted list and the chunk's in the file, so no tag stands
-for another place than its own. Names, sizes and order are proved by the SHA-256 of the manifest itself, which travels
-from agent to agent through the controller, not beside the images.
+the migration have. A tag's nonce is the file's place (`places`) and the chunk's in the file, so no tag stands for
+another place than its own. Names, sizes and order are proved by the SHA-256 of the manifest itself, which travels from
+agent to agent through the controller, not beside the images.
 
     midstream-manifest 1
     <tag> [<tag> …] <size> <name>
@@ -13,6 +13,7 @@ from agent to agent through the controller, not beside the images.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ work on one file."""
 
 KEY_BYTES = 32
 TAG_BYTES = 16
+_PAGES = re.compile(r"pages-(0|[1-9][0-9]{0,8})\.img")
+_PAGES_FROM = 1 << 31
 _NONCE = struct.Struct(">IQ")  # 12 bytes: the size that GCM takes as it is (SP 800-38D, 8.2.1)
 
 
@@ -52,12 +55,17 @@ class Manifest:
 
 def is_pages(name: str) -> bool:
     """True for the files that hold memory: pages-<n>.img (criu: image-desc.c, CR_FD_PAGES)."""
-    return name.startswith("pages-") and name.endswith(".img")
+    return _PAGES.fullmatch(name) is not None
 
 
-def ordinals(names: Iterable[str]) -> dict[str, int]:
-    """Each file's place in the sorted list."""
-    return {name: place for place, name in enumerate(sorted(names))}
+def place_of_pages(name: str) -> int:
+    """The place of a file that holds memory: known before the list is, for it is tagged while CRIU writes it."""
+    return _PAGES_FROM + int(name.removeprefix("pages-").removesuffix(".img"))
+
+
+def places(names: Iterable[str]) -> dict[str, int]:
+    """Each file's place: in the sorted list, but for those that hold memory, whose numbers are beyond every list."""
+    return {name: place_of_pages(name) if is_pages(name) else at for at, name in enumerate(sorted(names))}
 
 
 def chunk_count(size: int) -> int:

@@ -38,13 +38,15 @@ _AT_ONCE_BYTES = 64 << 10
 """Almost every image but the pages is smaller: read without a buffer of ours and most of what goes with it."""
 
 _OF_THREAD = threading.local()
+_NOTHING: Mapping[str, int] = {}
 
 
-def plan(sizes: Mapping[str, int], wanted: Iterable[str]) -> list[list[Span]]:
-    """Jobs of about the same length that together tag the `wanted` of the files that `sizes` names."""
+def plan(sizes: Mapping[str, int], wanted: Iterable[str], tagged: Mapping[str, int] = _NOTHING) -> list[list[Span]]:
+    """Jobs of about the same length that together tag the `wanted` of the files that `sizes` names, but for their first
+    chunks, so many as are `tagged` already."""
     jobs: list[list[Span]] = []
     room_bytes = 0
-    for span in _spans(sizes, wanted):
+    for span in _spans(sizes, wanted, tagged):
         if room_bytes <= 0 or len(jobs[-1]) == JOB_SPANS:
             jobs.append([])
             room_bytes = JOB_BYTES
@@ -53,11 +55,11 @@ def plan(sizes: Mapping[str, int], wanted: Iterable[str]) -> list[list[Span]]:
     return jobs
 
 
-def _spans(sizes: Mapping[str, int], wanted: Iterable[str]) -> Iterator[Span]:
-    places = manifest.ordinals(sizes)
+def _spans(sizes: Mapping[str, int], wanted: Iterable[str], tagged: Mapping[str, int]) -> Iterator[Span]:
+    places = manifest.places(sizes)
     for name in wanted:
         end = manifest.chunk_count(sizes[name])
-        for start in range(0, end, SPAN_CHUNKS):
+        for start in range(tagged.get(name, 0), end, SPAN_CHUNKS):
             yield Span(name, places[name], sizes[name], range(start, min(start + SPAN_CHUNKS, end)))
 
 
@@ -71,7 +73,7 @@ def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:
 
 
 def prove(key: bytes, places: Mapping[str, int], contents: Mapping[str, bytes]) -> dict[str, manifest.Proof]:
-    """The proofs of files whose contents are at hand; `places` has each one's place in the sorted list."""
+    """The proofs of files whose contents are at hand; `places` has each one's place (`manifest.places`)."""
     cipher = AESGCM(key)
     return {name: manifest.Proof(_tags_of(cipher, places[name], raw), len(raw)) for name, raw in contents.items()}
 

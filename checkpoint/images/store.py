@@ -22,6 +22,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import Manifest, Proof
 from checkpoint.engine import Folders
 from checkpoint.images import files, gmac
+from checkpoint.images.growing import Tags
 
 _BEACON = "beacon"
 
@@ -70,19 +71,20 @@ class Store:
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     async def prove(
-        self, folder: Path, key: bytes, sizes: Mapping[str, int], wanted: Iterable[str]
+        self, folder: Path, key: bytes, sizes: Mapping[str, int], wanted: Iterable[str], begun: Tags | None = None
     ) -> dict[str, Proof]:
-        """The proofs of the `wanted` among a folder's files, computed in the threads; `sizes` names all of them.
+        """The proofs of the `wanted` among a folder's files, computed in the threads; `sizes` names all of them, and
+        `begun` has the tags of the first chunks of some.
 
         Raises AgentError IMAGE_DAMAGED for a file that is not what `sizes` says.
         """
         loop = asyncio.get_running_loop()
-        jobs = gmac.plan(sizes, wanted)
+        tags = {name: list((begun or {}).get(name, ())) for name in wanted}
+        jobs = gmac.plan(sizes, tags, {name: len(some) for name, some in tags.items()})
         running = [loop.run_in_executor(self._threads, gmac.tag, str(folder), key, job) for job in jobs]
-        tags: dict[str, list[bytes]] = {}
         for job, found in zip(jobs, await asyncio.gather(*running), strict=True):
             for span, some in zip(job, found, strict=True):
-                tags.setdefault(span.name, []).extend(some)
+                tags[span.name] += some
         return {name: Proof(tuple(some), sizes[name]) for name, some in tags.items()}
 
     async def survey(self, folder: Path, key: bytes) -> Manifest:
@@ -100,7 +102,7 @@ class Store:
     ) -> tuple[Manifest, str]:
         """Write the folder's manifest; give it and its digest.
 
-        `dumped` is the folder's listing right after the dump, `pages` what was proved of it since then, and `known` has
+        `dumped` is the folder's listing right after the dump, `pages` what was proved of it by then, and `known` has
         the content of some files: that is signed for, whatever the file has become meanwhile. Once for each key: a
         second time would tag what may have been edited since with the nonces of the first. Raises AgentError
         IMAGE_DAMAGED where a file came, went, or is a page file of another size.
@@ -111,7 +113,7 @@ class Store:
             if sizes[name] != one.size:
                 raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was dumped")
         rest = await self.prove(folder, key, sizes, [name for name in sizes if name not in pages and name not in known])
-        found = Manifest({**pages, **gmac.prove(key, manifests.ordinals(sizes), known), **rest})
+        found = Manifest({**pages, **gmac.prove(key, manifests.places(sizes), known), **rest})
         raw = manifests.encode(found)
         files.write(f"{folder}/{manifests.NAME}", raw)
         return found, manifests.digest(raw)

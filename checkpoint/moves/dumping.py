@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
@@ -16,6 +18,8 @@ _LOG = logging.getLogger(__name__)
 
 DUMP_TRIES = 3
 """The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
+
+Tagging = Callable[[], AbstractContextManager[None]]
 
 
 class Dumping:
@@ -43,23 +47,23 @@ class Dumping:
             raise
         return helper
 
-    async def dump(self, tree: Tree, folders: Folders, shipping: Shipping) -> DumpReport:
-        """Dump the stopped tree, and have what is written shipped. Raises AgentError.
+    async def dump(self, tree: Tree, folders: Folders, shipping: Shipping, tagging: Tagging) -> DumpReport:
+        """Dump the stopped tree, and have what is written shipped, and tagged meanwhile. Raises AgentError.
 
         Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue.
         """
         for _ in range(DUMP_TRIES - 1):
             try:
-                return await self._dump_once(tree, folders, shipping)
+                return await self._dump_once(tree, folders, shipping, tagging)
             except AgentError as error:
                 if error.code is not Code.QUEUE_MOVED:
                     raise
                 _LOG.info("%s: %s: dumping once more", self._record.migration, error)
                 shipping.restart()
                 self._around.store.make(self._record.migration)
-        return await self._dump_once(tree, folders, shipping)
+        return await self._dump_once(tree, folders, shipping, tagging)
 
-    async def _dump_once(self, tree: Tree, folders: Folders, shipping: Shipping) -> DumpReport:
+    async def _dump_once(self, tree: Tree, folders: Folders, shipping: Shipping, tagging: Tagging) -> DumpReport:
         helper = self._helper or await self._start()
         self._helper = None
         if self._giving is not None:
@@ -69,9 +73,10 @@ class Dumping:
         self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
         try:
-            return await self._around.engine.dump(
-                helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily
-            )
+            with tagging():
+                return await self._around.engine.dump(
+                    helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily
+                )
         finally:
             self._record.helper = None
             self._around.spawn(helper.close(), "criu's end")

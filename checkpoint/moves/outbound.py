@@ -162,7 +162,7 @@ class Outbound(Side):
         looking = self._around.spawn(asyncio.to_thread(self._snapshot.look, tree), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         try:
-            report = await self._dumping.dump(tree, self._folders, self._shipping)
+            report = await self._dumping.dump(tree, self._folders, self._shipping, self._snapshot.tagging)
         finally:
             options, _ = await asyncio.gather(looking, packing)
         self._shipping.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -14,6 +15,7 @@ from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders
 from checkpoint.images import store
 from checkpoint.images.folder import Images, Stream
+from checkpoint.images.growing import Growing, Tags
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, sockopts, unkept
@@ -22,7 +24,8 @@ from checkpoint.sockets.duplicates import OpenSockets
 
 
 class Snapshot:
-    """One migration's. In this order: `look` beside the dump, `keep` after it, `adopt`, `seal`; `close` at any time."""
+    """One migration's. In this order: `look` and `tagging` beside the dump, `keep` after it, `adopt`, `seal`; `close`
+    at any time."""
 
     def __init__(self, around: Surroundings, folders: Folders, key: bytes) -> None:
         """`key` is the 32 bytes that the images are proved by."""
@@ -38,6 +41,8 @@ class Snapshot:
         self._given_up: dict[int, str] = {}
         """The connections that cannot be kept, by inode, and why."""
         self._streams: dict[int, Stream] = {}
+        self._tags: Tags = {}
+        """Of the pages that CRIU had written before it ended."""
         self._pages: asyncio.Task[dict[str, Proof]] | None = None
         self._expects: dict[int, int] = {}
         """The next byte that each restored connection expects, as the proxy has seen at the live one."""
@@ -54,13 +59,22 @@ class Snapshot:
         self._sockets = OpenSockets(self._around.kernel, tree)
         return sockopts.read(self._sockets.by_ino.values())
 
+    @contextmanager
+    def tagging(self) -> Iterator[None]:
+        """While CRIU writes the folder, from the start: what can be is tagged already."""
+        growing = Growing(self._folder, self._key)
+        try:
+            yield
+        finally:
+            self._tags = growing.end()
+
     def keep(self, options: list[SocketOptions], stopped_before: list[int]) -> None:
-        """CRIU has written its images: put ours among them, and begin to prove the pages, which nobody edits."""
+        """CRIU has written its images: put ours among them, and prove the rest of the pages, which nobody edits."""
         (self._folder / sockopts.FILE).write_bytes(msgspec.json.encode(options))
         (self._folder / STOPPED_BEFORE).write_bytes(msgspec.json.encode(stopped_before))
         self.dumped = store.listing(self._folder)
         pages = list(filter(manifest.is_pages, self.dumped))
-        proving = self._around.store.prove(self._folder, self._key, self.dumped, pages)
+        proving = self._around.store.prove(self._folder, self._key, self.dumped, pages, self._tags)
         self._pages = self._around.spawn(proving, "tag the pages")
 
     def sort(self) -> bool:

@@ -96,12 +96,13 @@ class Shipment:
             self._changed.wait_for(lambda: self._problem is not None, seconds)
             self.check()
 
-    def throttle(self, size: int) -> None:
-        """Wait until so many bytes may go. Raises AgentError when stopped."""
+    def throttle(self, size: int) -> float:
+        """Wait until so many bytes may go; for how many seconds. Raises AgentError when stopped."""
         with self._changed:
             delay = self._throttle.delay(size, time.monotonic())
         if delay:
             self.pause(delay)
+        return delay
 
     def wants_compression(self) -> bool:
         with self._changed:

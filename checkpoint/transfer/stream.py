@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections import deque
@@ -35,6 +36,10 @@ _LONGEST_PAUSE_SECONDS = 1.0
 
 _LOG = logging.getLogger(__name__)
 
+_TIMES = struct.Struct("@QQQ")
+_TIMES_AT = 168
+"""tcpi_busy_time, tcpi_rwnd_limited and tcpi_sndbuf_limited of struct tcp_info, in microseconds (Linux 4.10)."""
+
 Dial = Callable[[], ssl.SSLSocket]
 
 
@@ -47,6 +52,8 @@ class Stream:
         self._packer = zstandard.ZstdCompressor(level=1)
         self._unanswered: deque[int] = deque()
         self._connection: ssl.SSLSocket | None = None
+        self._on_the_wire = 0.0
+        """Of this connection, as `wire_seconds` last said."""
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"send images {number}", daemon=True)
 
@@ -117,8 +124,7 @@ class Stream:
         body = plain if packed is None else memoryview(packed)
         head = wire.encode(parcel, len(body), packed=packed is not None)
         self._unanswered.append(parcel.number)
-        began = time.monotonic()
-        self._shipment.throttle(len(head) + len(body))
+        waited = self._shipment.throttle(len(head) + len(body))
         if packed is None:
             # In one piece: small ones go out in one packet.
             start = head_room - len(head)
@@ -126,7 +132,8 @@ class Stream:
             connection.sendall(memoryview(self._buffer)[start : head_room + parcel.size])
         else:
             connection.sendall(head + packed)
-        self._shipment.went(parcel.size, len(body), packing_seconds, time.monotonic() - began)
+        before, self._on_the_wire = self._on_the_wire, wire_seconds(connection)
+        self._shipment.went(parcel.size, len(body), packing_seconds, waited + self._on_the_wire - before)
 
     def _fill(self, plain: memoryview, parcel: Parcel) -> None:
         at = 0
@@ -157,7 +164,7 @@ class Stream:
         self._close()
         connection = self._dial_patiently()
         with self._guard:
-            self._connection = connection
+            self._connection, self._on_the_wire = connection, 0.0
         if self._shipment.stopped:  # in between: nobody will hang this one up
             self.hang_up()
 
@@ -192,6 +199,14 @@ def exactly(sock: ssl.SSLSocket, size: int) -> bytes:
             raise ConnectionResetError("the other end hung up")
         got += more
     return got
+
+
+def wire_seconds(sock: socket.socket) -> float:
+    """For how long bytes have been under way that neither the receiver nor our own buffer kept waiting (K: tcp.h,
+    struct tcp_info): what a call took says nothing where the ends have too little processor."""
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TIMES_AT + _TIMES.size)
+    busy, receiver, buffer = map(int, _TIMES.unpack_from(raw, _TIMES_AT))
+    return (busy - receiver - buffer) / 1e6
 
 
 def shut(sock: socket.socket) -> None:

@@ -38,12 +38,15 @@ def test_each_chunk_is_tagged_in_its_place(tmp_path):
 
 def test_the_work_is_cut_into_jobs_of_one_length():
     sizes = {"pages-1.img": 9 * MIB, "b": 3, "a": 0, "c": 2 * MIB}
+    first = manifest.place_of_pages("pages-1.img")
     jobs = gmac.plan(sizes, ["c", "b", "pages-1.img", "a"])
     assert [[(one.name, one.place, one.chunks) for one in job] for job in jobs] == [
-        [("c", 2, range(2)), ("b", 1, range(1)), ("pages-1.img", 3, range(4))],
-        [("pages-1.img", 3, range(4, 8))],
-        [("pages-1.img", 3, range(8, 9)), ("a", 0, range(1))],
+        [("c", 2, range(2)), ("b", 1, range(1)), ("pages-1.img", first, range(4))],
+        [("pages-1.img", first, range(4, 8))],
+        [("pages-1.img", first, range(8, 9)), ("a", 0, range(1))],
     ]
+    rest = gmac.plan(sizes, ["pages-1.img", "b"], {"pages-1.img": 7, "b": 1})
+    assert [[(one.name, one.chunks) for one in job] for job in rest] == [[("pages-1.img", range(7, 9))]]
     assert gmac.plan(sizes, []) == []
     many = {f"{number}": 1 for number in range(gmac.JOB_SPANS + 1)}
     assert [len(job) for job in gmac.plan(many, many)] == [gmac.JOB_SPANS, 1]
