@@ -1,60 +1,51 @@
 """What each action of the phase table says to which party.
 
-A `Move` holds the four clients of one migration and what one action has to tell a later one. Every action can be said
-twice: the sidecars' calls are idempotent, so a new controller may repeat whatever its predecessor had begun.
+A `Move` holds what one action has to tell a later one. Every action can be said twice: the sidecars' calls are
+idempotent, so a new controller may repeat whatever its predecessor had begun.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from itertools import chain
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller.clients import AgentClient, ProxyClient, gather_named
+from controller import relayed
+from controller.clients import gather_named
 from controller.core.accounts import Account, reconcile
 from controller.core.errors import Answered, MemoryLost
-from controller.core.files import what_does_not_arrive
-from controller.core.machines import unlike, unlike_links
 from controller.core.phases import Action
-from controller.core.plan import Plan, PodFacts, make_plan, readdress, refuse_what_cannot_move, too_few_descriptors
-from controller.core.predict import Rates, choose, least
-from controller.core.ways import Pile, pile
+from controller.core.plan import Plan, refuse_what_cannot_move
+from controller.core.predict import Rates
+from controller.core.ways import Pile
 from controller.journal import Intent
-from controller.lab.pod import Pod, neighbours
+from controller.lab.pod import Pod
+from controller.parties import Parties
+from controller.preflight import preflight
 from controller.transfer import Depot, agree
 
 T = TypeVar("T")
 
-LINK_TOKEN_BYTES = 32
+LINK_TOKEN_BYTES = IMAGE_KEY_BYTES = 32
 _NOT_MEASURED = Rates(copy_bytes_per_second=0.5e9)
-IMAGE_KEY_BYTES = 32
 FILES_PATIENCE_SECONDS = 3600.0
 """The workload runs while its files are packed and unpacked: it takes the time that it takes."""
 
 
-class Move:
-    """The parties of one migration, and what is known of it so far. An async context manager: it owns the clients."""
+class Move(Parties):
+    """One migration, and what is known of it so far."""
 
     def __init__(
         self, intent: Intent, source: Pod, destination: Pod, rates: Rates = _NOT_MEASURED, depot: Depot | None = None
     ) -> None:
         """`rates`: what moves have taken here, for the plan. `depot`: where images are stored on their way."""
-        self._depot = depot
-        self.intent, self.source, self.destination = intent, source, destination
-        self._rates = rates
-        self.source_agent = AgentClient(f"agent of pod {source.name}", source.agent_socket)
-        self.source_proxy = ProxyClient(f"proxy of pod {source.name}", source.proxy_socket)
-        self.destination_agent = AgentClient(f"agent of pod {destination.name}", destination.agent_socket)
-        self.destination_proxy = ProxyClient(f"proxy of pod {destination.name}", destination.proxy_socket)
+        super().__init__(source, destination)
+        self.intent, self._rates, self._depot = intent, rates, depot
         self.answered_at: dict[Action, float] = {}
         """CLOCK_MONOTONIC seconds at which each action had its answer."""
         self.said_at: dict[Action, float] = {}
@@ -78,18 +69,6 @@ class Move:
         self._transfer: agent_api.TransferWay = "shared"
         self.memory: agent_api.Memory | None = None
         """With post-copy: how far the memory has come."""
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        clients = (self.source_agent, self.source_proxy, self.destination_agent, self.destination_proxy)
-        for client in clients:
-            await self._stack.enter_async_context(client)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._stack.aclose()
 
     async def perform(self, action: Action) -> None:
         """Carries out one action.
@@ -101,33 +80,6 @@ class Move:
         await ACTIONS[action](self)
         self.answered_at.setdefault(action, time.monotonic())
 
-    async def preflight(self) -> Plan:
-        """Looks at everything and touches nothing: the plan, with whatever stands in its way.
-
-        Also warms the four connections, so that no call inside the freeze has to open one.
-        """
-        facts = await gather_named(
-            inspection=self.source_agent.inspect(self.intent.workload, self.intent.files.named),
-            room=self.destination_agent.room(),
-            source_proxy=self.source_proxy.health(),
-            destination_proxy=self.destination_proxy.health(),
-            listeners=self.destination_proxy.listeners(),
-            ours=self.source_agent.health(),
-            theirs=self.destination_agent.health(),
-        )
-        source, destination = _facts(self.source), _facts(self.destination)
-        allow = self.intent.allow_loss
-        plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
-        apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
-        proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
-        full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
-        apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
-        features = least(facts["ours"].memory, facts["theirs"].memory)
-        memory, unavailable = choose(self.intent.memory, plan.memory_bytes, self._rates, features)
-        away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, self.intent.files)
-        problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]
-        return msgspec.structs.replace(plan, memory=memory, problems=problems)
-
     @property
     def _id(self) -> str:
         return self.intent.migration
@@ -138,7 +90,7 @@ class Move:
         return self.intent.max_hold_seconds + 5
 
     async def _check_plan(self) -> None:
-        self.plan = await self.preflight()
+        self.plan = await preflight(self, self.intent, self._rates)
         refuse_what_cannot_move(self.plan)
         self._follows = self.plan.follows
         self.intent = msgspec.structs.replace(self.intent, memory=self._way)
@@ -153,12 +105,7 @@ class Move:
         """Looks once; `controller.migrate` looks again until there are few."""
         if self.plan is None or not self.plan.follows:
             return
-        pods = await gather_named(**{pod.name: self._flows(pod) for pod in neighbours(self.source)})
-        self.pile = pile(chain.from_iterable(pods.values()), self.plan.follows)
-
-    async def _flows(self, pod: Pod) -> list[proxy_api.FlowView]:
-        async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
-            return await proxy.flows()
+        self.pile = await relayed.ways(self.source, self.plan.follows)
 
     async def _prepare_source(self) -> None:
         assert self.plan is not None
@@ -201,14 +148,8 @@ class Move:
     async def _open_transfer(self) -> None:
         self._transfer = await agree(
             self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._beacon,
-            self.destination.address, self._in_depot(agent_api.StoreImages),
+            self.destination.address, self._depot, self.intent.max_hold_seconds,
         )  # fmt: skip
-
-    def _in_depot(self, kind: type[T]) -> T | None:
-        if self._depot is None:
-            return None
-        deadline = self.intent.max_hold_seconds  # the workload stands still meanwhile
-        return kind(self._depot.archive, self._depot.key, deadline)  # type: ignore[call-arg]  # two of the same fields
 
     async def _carry_files(self) -> None:
         """What there is of them before the freeze; inside it only what has changed since is sent. Where the images do
@@ -242,7 +183,9 @@ class Move:
     async def _restore(self) -> None:
         assert self.sealed is not None
         memory = agent_api.MemorySource(self.source.address, self._memory_port) if self._memory_port else None
-        stored = self._in_depot(agent_api.FetchImages) if self.intent.transfer.way == "store" else None
+        stored = None
+        if self._depot is not None and self._transfer == "store":
+            stored = self._depot.fetching(self.intent.max_hold_seconds)
         body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory, stored)
         await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
@@ -273,25 +216,14 @@ class Move:
             await self._unless_unknown(self._take_over())  # unknown: another proxy, so the flows are gone
         if not self._follows:
             return
-        async with asyncio.TaskGroup() as group:
-            for pod in neighbours(self.source):
-                group.create_task(self._switch(pod), name=f"switch the flows of pod {pod.name}")
+        await relayed.shorten(
+            self.source, self.destination, follows=self._follows, migration=self._id, token=self._token,
+            relink_seconds=self.intent.max_hold_seconds,
+        )  # fmt: skip
 
     async def _take_over(self) -> None:
         """The token went with the controller before us: agree on another one with who has to know it."""
         self._follows = (await self.destination_proxy.take_over(self._id, self._token)).follows
-
-    async def _switch(self, pod: Pod) -> None:
-        body = proxy_api.Switch(
-            follows=self._follows,
-            migration=self._id,
-            token=self._token,
-            destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
-            readdress=readdress(_facts(pod), _facts(self.destination)),
-            relink_seconds=self.intent.max_hold_seconds,
-        )
-        async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
-            await proxy.switch(body)
 
     async def _await_memory(self) -> None:
         """Looks once; `controller.migrate` asks again until everything is there."""
@@ -337,10 +269,6 @@ class Move:
         except Answered as error:
             if error.status != 404:
                 raise
-
-
-def _facts(pod: Pod) -> PodFacts:
-    return PodFacts(pod.name, pod.address, pod.address6)
 
 
 ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {

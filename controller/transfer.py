@@ -16,6 +16,12 @@ class Depot(msgspec.Struct, frozen=True):
     archive: agent_api.Archive
     key: agent_api.KeySource
 
+    def storing(self, deadline_seconds: float) -> agent_api.StoreImages:
+        return agent_api.StoreImages(self.archive, self.key, deadline_seconds)
+
+    def fetching(self, deadline_seconds: float) -> agent_api.FetchImages:
+        return agent_api.FetchImages(self.archive, self.key, deadline_seconds)
+
 
 async def agree(
     migration: str,
@@ -24,9 +30,11 @@ async def agree(
     destination: AgentClient,
     beacon: agent_api.Beacon | None,
     address: str,
-    depot: agent_api.StoreImages | None = None,
+    depot: Depot | None,
+    max_hold_seconds: float,
 ) -> agent_api.TransferWay:
-    """Both have been prepared. `beacon` is the source's, `address` the destination pod's own.
+    """Both have been prepared. `beacon` is the source's, `address` the destination pod's own. The workload stands still
+    for `max_hold_seconds` at the most while its images are stored.
 
     That both see one folder is never assumed: the destination looks for what the source has written there. Where it
     does not see it, or direct was asked for, it listens, and the source connects. Raises MidstreamError.
@@ -35,7 +43,7 @@ async def agree(
         if depot is None:
             message = "images that are stored on their way are sealed with a key: name an archive and a key"
             raise Refused("no-key", message, "request", "say --archive PLACE and --key-file FILE")
-        await source.outbound(migration, "store", agent_api.Custody, depot)
+        await source.outbound(migration, "store", agent_api.Custody, depot.storing(max_hold_seconds))
         return "store"
     if wanted.way != "direct":
         assert beacon is not None

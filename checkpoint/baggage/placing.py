@@ -21,26 +21,14 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint.baggage import scan
+from checkpoint.baggage import entries, scan
+from checkpoint.baggage.entries import Attributes
 from checkpoint.core import baggage
 from checkpoint.core.baggage import Entry, Kind, Listing
 from checkpoint.core.errors import AgentError, Code
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
 TakenUp = dict[str, tuple[int, int]]
 """Paths with size and time of the file (ns)."""
-
-
-class Attributes(msgspec.Struct, frozen=True):
-    """Of a folder that is there already and gets those of the workload's."""
-
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    xattrs: dict[str, bytes]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -79,12 +67,12 @@ class Placing:
         for path, one in first.items():
             if one.kind is Kind.FOLDER and wanted.get(path, one) != one:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    _clear(f"{self.new}/{path}")
+                    entries.clear(f"{self.new}/{path}")
         stale = [one.path for one in scan.look(self.new, Path(self.new)).entries
                  if one.path not in wanted or wanted[one.path].kind is not one.kind]  # fmt: skip
         for path in stale:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone with the folder above it
-                _remove(f"{self.new}/{path}")
+                entries.remove(f"{self.new}/{path}")
 
     def plan(self, listing: Listing, *, replace_newer: bool) -> list[Step]:
         """What has to be done. Raises AgentError FILE_CONFLICT for what must not be replaced."""
@@ -102,7 +90,7 @@ class Placing:
 
     def _step(self, one: Entry, aside: str, replace_newer: bool) -> Step | None:
         with self._parent(one.path) as (parent, name):
-            there = None if parent is None else _status(parent, name)
+            there = None if parent is None else entries.status(parent, name)
             if there is None:
                 return None if one.kind is Kind.GONE else Step("place", one.path, aside)
             kind = scan.kind_of(there)
@@ -120,18 +108,18 @@ class Placing:
     def _dressing(self, one: Entry, aside: str, parent: int, name: str) -> Step:
         folder = self._open(parent, name)
         try:
-            before = _attributes(folder)
+            before = entries.attributes(folder)
         finally:
             os.close(folder)
         return Step("dress", one.path, aside, before, self._attributes_of_new(one.path))
 
     def _attributes_of_new(self, path: str) -> Attributes | None:
         try:
-            folder = os.open(f"{self.new}/{path}", _FOLDER)
+            folder = os.open(f"{self.new}/{path}", entries.FOLDER)
         except FileNotFoundError:  # it went while it was packed, before the freeze
             return None
         try:
-            return _attributes(folder)
+            return entries.attributes(folder)
         finally:
             os.close(folder)
 
@@ -173,8 +161,8 @@ class Placing:
             if parent is None:
                 raise AgentError(Code.FILE_CONFLICT, f"the folder of {self._full(step.path)} is gone")
             try:
-                if _status(parent, name) is not None:
-                    _move(name, parent, f"{self.old}/{step.aside}")
+                if entries.status(parent, name) is not None:
+                    entries.move(name, parent, f"{self.old}/{step.aside}")
                 if step.what == "place":
                     os.rename(f"{self.new}/{step.path}", name, dst_dir_fd=parent)
             except OSError as error:
@@ -195,11 +183,11 @@ class Placing:
         with self._parent(step.path) as (parent, name):
             assert parent is not None
             if step.what == "place" and not os.path.lexists(f"{self.new}/{step.path}"):
-                _make_room(f"{self.new}/{step.path}")
+                entries.make_room(f"{self.new}/{step.path}")
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(name, f"{self.new}/{step.path}", src_dir_fd=parent)
             if os.path.lexists(f"{self.old}/{step.aside}"):
-                _move_back(f"{self.old}/{step.aside}", parent, name)
+                entries.move_back(f"{self.old}/{step.aside}", parent, name)
 
     def end(self) -> None:
         """Remove the staging, with what was replaced."""
@@ -210,7 +198,7 @@ class Placing:
             assert parent is not None
             folder = self._open(parent, name)
             try:
-                _set_attributes(folder, wanted)
+                entries.set_attributes(folder, wanted)
             finally:
                 os.close(folder)
 
@@ -218,7 +206,7 @@ class Placing:
     def _parent(self, path: str) -> Iterator[tuple[int | None, str]]:
         """The folder of a path, opened (None: it is not there), and the path's last name."""
         *folders, name = path.split("/")
-        here: int | None = os.open(self.ground, _FOLDER)
+        here: int | None = os.open(self.ground, entries.FOLDER)
         try:
             for folder in folders:
                 assert here is not None
@@ -238,7 +226,7 @@ class Placing:
     def _open(self, parent: int, name: str) -> int:
         """A folder in a folder. Raises AgentError FILE_CONFLICT where that is a link, a file or another file system."""
         try:
-            inner = os.open(name, _FOLDER, dir_fd=parent)
+            inner = os.open(name, entries.FOLDER, dir_fd=parent)
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
@@ -250,88 +238,3 @@ class Placing:
 
     def _full(self, path: str) -> str:
         return baggage.shown(f"{self.ground.rstrip('/')}/{path}")
-
-
-def _status(parent: int, name: str) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _move(name: str, parent: int, target: str) -> None:
-    """Rename, or, for a folder that a lower layer has (rename(2) says EXDEV), its content one by one."""
-    try:
-        os.rename(name, target, src_dir_fd=parent)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        folder = os.open(name, _FOLDER, dir_fd=parent)
-        try:
-            before = _attributes(folder)
-            os.mkdir(target, 0o700)
-            inside = os.open(target, _FOLDER)
-            try:
-                for inner in os.listdir(folder):
-                    _move(inner, folder, f"{target}/{inner}")
-                _set_attributes(inside, before)
-            finally:
-                os.close(inside)
-        finally:
-            os.close(folder)
-        os.rmdir(name, dir_fd=parent)
-
-
-def _move_back(source: str, parent: int, name: str) -> None:
-    """What `_move` has moved, all of it or a part, back to its name."""
-    there = _status(parent, name)
-    if there is None:
-        os.rename(source, name, dst_dir_fd=parent)
-        return
-    folder = os.open(name, _FOLDER, dir_fd=parent)  # a folder of which a part has moved
-    try:
-        for inner in os.listdir(source):
-            _move_back(f"{source}/{inner}", folder, inner)
-    finally:
-        os.close(folder)
-    os.rmdir(source)
-
-
-def _make_room(path: str) -> None:
-    """The folders above a path of the staging: an emptied one may have been moved before."""
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-
-
-def _remove(path: str) -> None:
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
-
-
-def _clear(path: str) -> None:
-    for name in os.listxattr(path):
-        if not name.startswith("trusted.overlay."):
-            os.removexattr(path, name)
-
-
-def _attributes(folder: int) -> Attributes:
-    found = os.fstat(folder)
-    xattrs = {
-        name: os.getxattr(folder, name) for name in os.listxattr(folder) if not name.startswith("trusted.overlay.")
-    }
-    return Attributes(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns, xattrs)
-
-
-def _set_attributes(folder: int, wanted: Attributes) -> None:
-    now = _attributes(folder)
-    if (now.uid, now.gid) != (wanted.uid, wanted.gid):
-        os.fchown(folder, wanted.uid, wanted.gid)
-    for name in now.xattrs.keys() - wanted.xattrs.keys():
-        os.removexattr(folder, name)
-    for name, value in wanted.xattrs.items():
-        if now.xattrs.get(name) != value:
-            os.setxattr(folder, name, value)
-    if now.mode != wanted.mode:
-        os.fchmod(folder, wanted.mode)
-    os.utime(folder, ns=(os.fstat(folder).st_atime_ns, wanted.mtime_ns))

@@ -26,6 +26,7 @@ from controller.core.transfer import Transfer
 from controller.journal import Intent, Journal, Record
 from controller.lab.lab import Lab
 from controller.migrate import Driver, Observer
+from controller.preflight import preflight
 from controller.transfer import Depot
 from controller.views.progress import Display
 from controller.views.tables import show_plan, show_records
@@ -59,7 +60,7 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
     intent = new_intent(request, source.name)
     known = await asyncio.to_thread(rates.load, home)
     async with Move(intent, source, destination, known, request.depot) as move:
-        plan = await move.preflight()
+        plan = await preflight(move, intent, known)
         if dry_run:
             say(plan, as_json, show_plan)
             return EXIT_REFUSED if plan.problems else 0

@@ -1,0 +1,48 @@
+"""What is looked at before anything is touched: the plan of a migration, with whatever stands in its way."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import msgspec
+
+from controller.clients import gather_named
+from controller.core.files import what_does_not_arrive
+from controller.core.machines import unlike, unlike_links
+from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors
+from controller.core.predict import Rates, choose, least
+from controller.journal import Intent
+from controller.lab.pod import Pod
+from controller.parties import Parties
+
+
+async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
+    """`rates`: what moves have taken here. Raises MidstreamError where one of the four does not answer.
+
+    Also warms the four connections, so that no call inside the freeze has to open one.
+    """
+    facts = await gather_named(
+        inspection=parties.source_agent.inspect(intent.workload, intent.files.named),
+        room=parties.destination_agent.room(),
+        source_proxy=parties.source_proxy.health(),
+        destination_proxy=parties.destination_proxy.health(),
+        listeners=parties.destination_proxy.listeners(),
+        ours=parties.source_agent.health(),
+        theirs=parties.destination_agent.health(),
+    )
+    source, destination = facts_of(parties.source), facts_of(parties.destination)
+    allow = intent.allow_loss
+    plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
+    apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
+    proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
+    full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
+    apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
+    features = least(facts["ours"].memory, facts["theirs"].memory)
+    memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features)
+    away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
+    problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]
+    return msgspec.structs.replace(plan, memory=memory, problems=problems)
+
+
+def facts_of(pod: Pod) -> PodFacts:
+    return PodFacts(pod.name, pod.address, pod.address6)
