@@ -5,13 +5,14 @@ many small ones go in one. A parcel stands for itself: it may come again, and ov
 
 | who | message | bytes |
 |---|---|---|
-| source | PARCEL | header; table: for each piece its file's name, where in it, how many bytes, whether the file ends there; then the bytes of all pieces, as they are or compressed as one (zstd) |
+| source | PARCEL | header; table; the bytes of all pieces, as they are or compressed as one (zstd) |
 | destination | ARRIVED | kind, number: all of that parcel is in its files |
 | destination | REFUSED | kind, length, a `Problem` as JSON; then it hangs up |
 
+The table says of each piece its file's name, where in it, how many bytes, and whether the file ends there.
 `attempt` counts how often the folder was begun anew: what belongs to an earlier one is dropped, and the first parcel of
 a later one empties the folder.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

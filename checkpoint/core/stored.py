@@ -25,7 +25,6 @@ VERSION = 1
 MAX_READY_BYTES = 64 << 10
 MAX_MANIFEST_BYTES = 64 << 20
 """10,000 connections make 10,000 files with about 200 bytes each; more than this is no manifest of ours."""
-MAX_PATH_BYTES = 4096
 
 SMALL_BYTES = 4 << 20
 SMALL = "small"

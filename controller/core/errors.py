@@ -12,7 +12,6 @@ Each says what is wrong (`message`), whose fault it is (`fault`) and what to do 
 from __future__ import annotations
 
 EXIT_REFUSED = 1
-EXIT_USAGE = 2
 EXIT_ROLLED_BACK = 3
 EXIT_FAILED = 4
 

@@ -11,14 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import pytest_asyncio
 
 from controller.clients import AgentClient
-from controller.core.errors import EXIT_REFUSED, EXIT_USAGE
+from controller.core.errors import EXIT_REFUSED
 from tests.harness.moving import ONE_LOOP, REDIS_PORT, ask, listens, scene, spoilt, until
 
 pytestmark = ONE_LOOP
+
+EXIT_USAGE = click.UsageError.exit_code
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

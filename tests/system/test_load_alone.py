@@ -132,11 +132,16 @@ async def test_a_clean_run_is_clean(redis: Redis) -> None:
 
 
 async def test_it_is_paced(redis: Redis) -> None:
-    report = await run_load(redis.port, seconds=1.0, pace_seconds=0.05)
-    expected = 8 * (report.ended - report.began) / 0.05
-    counters = [c.replies for c in report.connections if c.role == "counter"]
-    # A busy machine misses turns, which are not made up for; that it hurries must not be.
-    assert all(0.1 * expected < replies < 1.6 * expected for replies in counters)
+    for _ in range(
+        10
+    ):  # a busy machine misses turns, which are not made up for; but not for ever, and it never hurries
+        report = await run_load(redis.port, seconds=1.0, pace_seconds=0.05)
+        expected = 8 * (report.ended - report.began) / 0.05
+        counters = [c.replies for c in report.connections if c.role == "counter"]
+        assert all(replies < 1.6 * expected for replies in counters)
+        if all(replies > 0.4 * expected for replies in counters):
+            return
+    pytest.fail(f"{counters} replies, where {expected:.0f} were due")
 
 
 def stands(pid: int) -> bool:
