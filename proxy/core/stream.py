@@ -52,7 +52,7 @@ def header(mark: Mark, length: int, acknowledged: int) -> bytes:
 class Outgoing:
     """What was given to a link: kept until it is acknowledged."""
 
-    __slots__ = ("_kept", "acknowledged", "given", "mark", "payload")
+    __slots__ = ("_kept", "acknowledged", "given", "mark", "payload", "room")
 
     def __init__(self) -> None:
         self.given = 0
@@ -62,13 +62,10 @@ class Outgoing:
         self.acknowledged = 0
         self.mark: Mark | None = None
         """END or RESET, the last that was given."""
+        self.room = WINDOW_BYTES
+        """So many bytes may be given."""
         self._kept: deque[tuple[int, bytes | bytearray | Mark, int]] = deque()
         """(offset behind it, frame, its payload), oldest first."""
-
-    @property
-    def room(self) -> int:
-        """So many bytes may be given."""
-        return 0 if self.mark else WINDOW_BYTES - self.payload + self.acknowledged
 
     @property
     def over(self) -> bool:
@@ -84,6 +81,7 @@ class Outgoing:
         """`frame` is a header's room and then `size` bytes; it is ours until `acknowledge` gives it back."""
         self.given += size
         self.payload += size
+        self.room -= size
         self._kept.append((self.given, frame, size))
 
     def close(self, mark: Mark) -> None:
@@ -91,6 +89,7 @@ class Outgoing:
         if self.mark in (mark, Mark.RESET):
             return
         self.mark = mark
+        self.room = 0
         self.given += 1
         self._kept.append((self.given, mark, 1))
 
@@ -101,6 +100,8 @@ class Outgoing:
         freed: list[bytes | bytearray] = []
         if offset <= self.acknowledged:
             return freed
+        if self.mark is None:
+            self.room += offset - self.acknowledged
         self.acknowledged = offset
         kept = self._kept
         while kept and kept[0][0] <= offset:
@@ -200,13 +201,13 @@ class Incoming:
     def _take_one_frame(self, view: memoryview) -> memoryview | None:
         """The bytes, if what came is one DATA and nothing else: so it is for whoever asks and is answered."""
         length = len(view) - HEADER_BYTES
-        if length <= 0 or self._left or self._head:
+        if self._left or self._head or self.mark or not 0 < length <= MAX_DATA_BYTES:
             return None
         word, acknowledged = HEADER.unpack_from(view)
-        if word != _DATA | length:
+        if word != _DATA | length or self.received + length - self.delivered > WINDOW_BYTES:
             return None
-        self._begin(word, acknowledged)
-        self._left = 0
+        if acknowledged > self.acknowledged:
+            self.acknowledged = acknowledged
         self.received += length
         self.payload += length
         return view[HEADER_BYTES:]

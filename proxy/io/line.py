@@ -54,9 +54,12 @@ class Line:
 
     def say(self, frame: bytes) -> None:
         """Behind what waits; at once, if nothing does."""
-        self.queue(memoryview(frame))
-        if len(self._pending) == 1:
-            self.flush()
+        connection, view = self.connection, memoryview(frame)
+        sent = self.send(view)
+        if sent == len(view):
+            self._drained()
+        elif self.connection is connection:
+            self.queue(view[sent:])
 
     def answer(self, frame: bytes) -> None:
         """It goes first, then what was queued behind it."""

@@ -85,7 +85,9 @@ class Link(Carrier):
         sent = line.send(scratch.view[:length])
         frame = scratch.keep(length)
         outgoing.keep(frame, size)
-        if sent < length and line.connection is not None:
+        if sent == length:
+            return outgoing.room > 0
+        if line.connection is not None:
             line.queue(memoryview(frame)[sent:length])
         return not line.is_busy and outgoing.room > 0
 

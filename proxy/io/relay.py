@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from proxy.core.stream import HEADER_BYTES, MAX_DATA_BYTES
@@ -21,6 +21,9 @@ SCRATCH_BYTES = MAX_DATA_BYTES
 COPY_BYTES = 32 * 1024
 """What is given and has to be kept is copied if it is so short; a longer one keeps the buffer it was read into."""
 MAX_SPARE = 32
+_BODY_BYTES = SCRATCH_BYTES - HEADER_BYTES
+_MAX_PIECES = 1024
+"""In one sendmsg(2): UIO_MAXIOV."""
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
@@ -109,12 +112,13 @@ class Giver:
         self._poller.read(self._leg, self._readable if wanted else None)
 
     def _readable(self) -> None:
-        room, body = self._link.room, self._scratch.body
+        room = self._link.room
         if not room:  # since it was said that there is: the link had something else to send
             self._read(False)
             return
         try:
-            size = self._leg.recv_into(body if room >= len(body) else body[:room])
+            body = self._scratch.body
+            size = self._leg.recv_into(body if room >= _BODY_BYTES else body[:room])
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -171,23 +175,20 @@ class Taker:
         if leg is None or self._backlog:
             self._backlog += [memoryview(bytes(piece)) for piece in pieces]
             return
-        for number, piece in enumerate(pieces):
-            sent = self._send(leg, piece)
-            if sent < 0:
-                self._handed(sum(map(len, pieces[number:])))
-                return
-            if sent < len(piece):
-                rest = [piece[sent:], *pieces[number + 1 :]]
-                self._backlog += [memoryview(bytes(each)) for each in rest]
-                self._write_when_possible(True)
-                self._handed(sent)
-                return
-            self._handed(sent)
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        sent = self._send(leg, pieces)
+        if sent < 0:
+            self._handed(size)
+            return
+        if sent < size:
+            self._backlog += [memoryview(bytes(piece)) for piece in _behind(pieces, sent)]
+            self._write_when_possible(True)
+        self._handed(sent)
 
-    def _send(self, leg: socket.socket, piece: memoryview) -> int:
+    def _send(self, leg: socket.socket, pieces: list[memoryview]) -> int:
         """How many bytes the leg took; -1: it has failed."""
         try:
-            sent = leg.send(piece)
+            sent = leg.send(pieces[0]) if len(pieces) == 1 else leg.sendmsg(pieces[:_MAX_PIECES])
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -207,7 +208,7 @@ class Taker:
     def _write(self) -> None:
         while (leg := self._leg) and self._backlog:
             piece = self._backlog.popleft()
-            sent = self._send(leg, piece)
+            sent = self._send(leg, [piece])
             if sent < 0:
                 self._handed(len(piece))
                 return
@@ -217,6 +218,14 @@ class Taker:
             self._handed(sent)
             if sent < len(piece):
                 return
+
+
+def _behind(pieces: Iterable[memoryview], count: int) -> Iterator[memoryview]:
+    """What is left of the pieces without their first `count` bytes."""
+    for piece in pieces:
+        if count < len(piece):
+            yield piece[count:]
+        count = max(0, count - len(piece))
 
 
 def reset(sock: socket.socket) -> None:

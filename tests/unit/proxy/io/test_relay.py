@@ -239,3 +239,12 @@ def test_an_adopted_sockets_settings_do_not_disturb() -> None:
 def test_there_is_nothing_to_finish_on_a_dead_socket() -> None:
     with socket.socket() as sock:
         finish(sock)
+
+
+async def test_many_small_pieces_go_in_order(taking: Taking) -> None:
+    taking.start()
+    pieces = [number.to_bytes(4, "big") for number in range(3000)]
+    taking.take(*pieces)
+    expected = b"".join(pieces)
+    assert await parts.read(taking.reader, len(expected)) == expected
+    assert taking.handed == len(expected)
