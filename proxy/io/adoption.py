@@ -19,7 +19,7 @@ import msgspec
 
 from proxy.api import ErrorBody, Leg
 from proxy.core.errors import Code, ProxyError
-from proxy.io.outbound import AdoptedSocket
+from proxy.io.adopted import AdoptedSocket
 from proxy.io.plane import Plane
 
 log = logging.getLogger(__name__)

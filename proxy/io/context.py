@@ -1,23 +1,18 @@
-"""What every flow needs of its surroundings: the loop, the kernel, the shared buffer, and one that waits for drains."""
+"""What every flow needs of its surroundings: the loop, the kernel, and what all of them share."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from proxy.api import Endpoint
-from proxy.core.ledger import TcpState
+from proxy.io.connection import Tls
+from proxy.io.drainer import Drainer
 from proxy.io.poller import Poller
-from proxy.io.relay import Scratch, reset
-from proxy.sys import options
+from proxy.io.relay import Scratch
+from proxy.io.unsaid import Unsaid
 from proxy.sys.kernel import Kernel
-
-if TYPE_CHECKING:
-    from proxy.io.carrier import Carrier
-    from proxy.io.connection import Tls
 
 
 @dataclass
@@ -47,6 +42,12 @@ class Inherited(Protocol):
     """The proxy that has the peer leg."""
 
 
+class Closable(Protocol):
+    """A link (`proxy.io.link`)."""
+
+    def close(self) -> None: ...
+
+
 def count(counters: dict[str, int], key: str) -> None:
     counters[key] = counters.get(key, 0) + 1
 
@@ -65,7 +66,7 @@ class Context:
     """Set whenever a flow has ended."""
     tls: Tls | None = None
     """None: links are in cleartext."""
-    links: set[Carrier] = field(default_factory=set)
+    links: set[Closable] = field(default_factory=set)
     """All that are not over: some outlive their flow for a moment."""
     unsaid: Unsaid = field(init=False)
 
@@ -82,105 +83,3 @@ class Context:
         for link in list(self.links):
             link.close()
         self.unsaid.close()
-
-
-class Unsaid:
-    """Links that may have an acknowledgement to say, which nothing has carried yet. One timer for all of them."""
-
-    SECONDS = 0.5
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._links: set[Carrier] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, link: Carrier) -> None:
-        self._links.add(link)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self.SECONDS, self._say)
-
-    def discard(self, link: Carrier) -> None:
-        self._links.discard(link)
-
-    def close(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = None
-        self._links.clear()
-
-    def _say(self) -> None:
-        links, self._links, self._timer = self._links, set(), None
-        for link in links:
-            link.acknowledge()
-
-
-@dataclass(eq=False)
-class _Draining:
-    sock: socket.socket
-    drained: Callable[[], None]
-    deadline: float
-
-
-class Drainer:
-    """Waits until a socket's other end has acknowledged everything. The kernel does not announce that, so it is asked:
-    soon at first, then more and more seldom while nothing changes. One timer, and only while somebody waits."""
-
-    SOONEST_SECONDS, LATEST_SECONDS = 0.01, 1.0
-    RESET_SECONDS = 1.0
-    """How long a reset waits for the bytes before it: a reset throws away what is unsent, which the sender had sent."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel) -> None:
-        self._loop = loop
-        self._kernel = kernel
-        self._waiting: list[_Draining] = []
-        self._interval = self.SOONEST_SECONDS
-        self._timer: asyncio.TimerHandle | None = None
-
-    def wait(self, sock: socket.socket, drained: Callable[[], None]) -> None:
-        """Call `drained` once nothing is left to be acknowledged, or the connection is gone."""
-        self._add(_Draining(sock, drained, float("inf")))
-
-    def reset(self, sock: socket.socket) -> None:
-        """Reset the connection when its last bytes have arrived, or after a second."""
-        if self._is_drained(sock):
-            reset(sock)
-        else:
-            self._add(_Draining(sock, lambda: reset(sock), self._loop.time() + self.RESET_SECONDS))
-
-    def forget(self, sock: socket.socket) -> None:
-        self._waiting = [entry for entry in self._waiting if entry.sock is not sock]
-
-    def close(self) -> None:
-        """Stop waiting; what still drains is closed by its owner, and the kernel goes on by itself."""
-        if self._timer:
-            self._timer.cancel()
-        self._timer = None
-        for entry in self._waiting:
-            if entry.deadline != float("inf"):
-                reset(entry.sock)
-        self._waiting.clear()
-
-    def _add(self, entry: _Draining) -> None:
-        self._waiting.append(entry)
-        if self._timer:
-            self._timer.cancel()
-        self._interval = self.SOONEST_SECONDS
-        self._timer = self._loop.call_later(self._interval, self._look)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        done = [entry for entry in self._waiting if now >= entry.deadline or self._is_drained(entry.sock)]
-        self._waiting = [entry for entry in self._waiting if entry not in done]
-        self._interval = self.SOONEST_SECONDS if done else min(2 * self._interval, self.LATEST_SECONDS)
-        self._timer = self._loop.call_later(self._interval, self._look) if self._waiting else None
-        for entry in done:
-            entry.drained()
-
-    def _is_drained(self, sock: socket.socket) -> bool:
-        try:
-            if not self._kernel.queued(sock, options.SIOCOUTQ):
-                return True
-            info = self._kernel.get_bytes(sock, options.SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
-        except OSError:
-            return True
-        return info[options.INFO_STATE] == TcpState.CLOSE

@@ -6,19 +6,19 @@ import asyncio
 import logging
 import secrets
 import socket
-from typing import Literal
 
 import msgspec
 
-from proxy.api import U32, Endpoint, FlowNumber, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
+from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
 from proxy.core import hold
 from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
-from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular, whole
+from proxy.core.ledger import Live, Snapshot
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io import initiated
+from proxy.io.adopted import AdoptedSocket, examine, make_leg
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
 from proxy.io.flow import Direction, Ended, Flow
@@ -27,30 +27,11 @@ from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
 from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
-from proxy.sys import address, repair
+from proxy.sys import address
 
 log = logging.getLogger(__name__)
 
 FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the flow goes
-
-
-class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One descriptor of the adoption protocol; the sequence numbers mean nothing for a listener."""
-
-    flow: FlowNumber
-    kind: Literal["flow", "listener", "datagrams"]
-    local: Endpoint
-    peer: Endpoint
-    direction: Literal["inbound", "outbound"] = "inbound"
-    inq_seq: U32 = 0
-    inq_len: U32 = 0
-    outq_seq: U32 = 0
-    outq_len: U32 = 0
-    fin_received: bool = False
-    fin_sent: bool = False
-    """The workload has shut down its side; the FIN is not counted in `outq_seq`."""
-    given_up: str = ""
-    """Why it cannot be kept: it is reset when the others are repointed."""
 
 
 class OutboundMigration:
@@ -92,7 +73,7 @@ class OutboundMigration:
         """
         state = outbound(self.state, Call.ADOPT)
         pairs = list(zip(wanted, socks, strict=True))
-        flows = [(item, sock, *self._examine(item, sock)) for item, sock in pairs if item.kind == "flow"]
+        flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in pairs if item.kind == "flow"]
         self._keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
         legs = [self._keep_flow(*flow) for flow in flows]
         legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
@@ -185,20 +166,6 @@ class OutboundMigration:
     def ledger(self) -> list[LedgerLine]:
         """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""
         return [flow.ledger_line() for flow in self.flows.values() if not flow.is_on_its_way]
-
-    def _examine(self, item: AdoptedSocket, sock: socket.socket) -> tuple[Snapshot, Live]:
-        snapshot = Snapshot(item.inq_seq, item.inq_len, modular(item.outq_seq + item.fin_sent), item.outq_len)
-        try:
-            live = repair.read(self.context.kernel, sock)
-            if not item.given_up:
-                snapshot = whole(snapshot, live)
-            held_since(snapshot, live)
-            repair.leave(self.context.kernel, sock)
-        except OSError as error:
-            raise ProxyError(Code.SOCKET_UNUSABLE, f"flow from {item.peer}: {error.strerror}") from error
-        except ProxyError as error:
-            raise ProxyError(error.code, f"flow from {item.peer}: {error.message}") from error
-        return snapshot, live
 
     def _keep_flow(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live) -> Leg:
         if item.flow in self.legs:  # said twice
@@ -306,25 +273,3 @@ class OutboundMigration:
     def _on_ended(self, flow: Flow) -> None:
         for number in self._ended.take(flow):
             self.flows.pop(number, None)
-
-
-def make_leg(number: int, peer: Endpoint, app: Endpoint, snapshot: Snapshot, live: Live) -> Leg:
-    """The other end of a restored socket, as the destination is to build it."""
-    ends = mirror(snapshot, live)
-    return Leg(
-        flow=number,
-        peer=peer,
-        app=app,
-        snd_seq=ends.snd_seq,
-        rcv_seq=ends.rcv_seq,
-        tcp_options=live.tcp_options,
-        snd_wscale=ends.snd_wscale,
-        rcv_wscale=ends.rcv_wscale,
-        mss=live.mss,
-        timestamp=live.timestamp,
-        snd_wl1=ends.snd_wl1,
-        snd_wnd=ends.snd_wnd,
-        max_window=ends.max_window,
-        rcv_wnd=ends.rcv_wnd,
-        rcv_wup=ends.rcv_wup,
-    )

@@ -15,9 +15,9 @@ import pytest
 from proxy.api import Endpoint, HoldPolicy, Legs, PrepareInbound, PrepareOutbound
 from proxy.core.errors import ProxyError
 from proxy.core.wire import Open
+from proxy.io.adopted import AdoptedSocket
 from proxy.io.connection import Tls
 from proxy.io.context import Context
-from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
 from proxy.sys.kernel import Kernel
 from proxy.sys.routing import Routing

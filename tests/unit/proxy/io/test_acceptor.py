@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.handshake import proof
 from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Open, Refused, Resume, Switch, encode
-from proxy.io import acceptor
+from proxy.io import acceptor, incoming
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
@@ -143,7 +143,7 @@ async def test_a_connection_that_cannot_be_opened(plane: Plane) -> None:
 
 
 async def test_silence_ends(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptor, "GREETING_SECONDS", 0.05)
+    monkeypatch.setattr(incoming, "GREETING_SECONDS", 0.05)
     async with await (await dial(plane)).challenged() as dialled:
         (frame,) = await answers(dialled, 2)
         assert isinstance(frame, Refused)

@@ -13,8 +13,8 @@ from proxy.api import PrepareInbound, PrepareOutbound
 from proxy.core.link import State
 from proxy.core.stream import Mark, header
 from proxy.core.wire import NONCE_BYTES, PROOF_BYTES, Accepted, Challenge, Hello, encode
+from proxy.io.adopted import AdoptedSocket
 from proxy.io.initiated import InitiatedLink
-from proxy.io.outbound import AdoptedSocket
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, Cutter, cutting

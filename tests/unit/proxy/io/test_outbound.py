@@ -11,7 +11,8 @@ import pytest
 from proxy.api import Endpoint, Leg, PrepareOutbound
 from proxy.core.errors import Code, ProxyError
 from proxy.core.migration import Outbound
-from proxy.io.outbound import AdoptedSocket, OutboundMigration
+from proxy.io.adopted import AdoptedSocket
+from proxy.io.outbound import OutboundMigration
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.proxy_image import Image
