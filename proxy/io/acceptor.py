@@ -76,6 +76,8 @@ class Acceptor:
         self._strangers.discard(connection)
         self._known.add(connection)
         self._fresh[connection.number] = connection
+        if connection.migration:
+            connection.migration.expect(connection.via)
         self._listen(True)
 
     def bind(self, migration: InboundMigration, legs: list[Leg]) -> None:

@@ -52,7 +52,9 @@ def examine(kernel: Kernel, item: AdoptedSocket, sock: socket.socket) -> tuple[S
     return snapshot, live
 
 
-def make_leg(number: int, peer: Endpoint, app: Endpoint, snapshot: Snapshot, live: Live) -> Leg:
+def make_leg(
+    number: int, peer: Endpoint, app: Endpoint, snapshot: Snapshot, live: Live, link: int = 0, *, given_up: bool = False
+) -> Leg:
     """The other end of a restored socket, as the destination is to build it."""
     ends = mirror(snapshot, live)
     return Leg(
@@ -71,4 +73,6 @@ def make_leg(number: int, peer: Endpoint, app: Endpoint, snapshot: Snapshot, liv
         max_window=ends.max_window,
         rcv_wnd=ends.rcv_wnd,
         rcv_wup=ends.rcv_wup,
+        given_up=given_up,
+        link=link,
     )

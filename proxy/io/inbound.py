@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from proxy.api import Endpoint, LedgerLine, Leg, PrepareInbound
 from proxy.core.errors import Code, ProxyError
@@ -12,13 +13,15 @@ from proxy.core.handshake import proves
 from proxy.core.migration import Call, Inbound, inbound
 from proxy.core.wire import Hello, Open
 from proxy.io.accepted import AcceptedLink
+from proxy.io.blanks import Blanks
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
+from proxy.io.deferred import Deferred
 from proxy.io.destination import DestinationFlow
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.link import Link
 from proxy.io.retirement import Retirement
-from proxy.sys import nftables, repair
+from proxy.sys import address, nftables, repair
 
 LATE_SECONDS = 30.0
 """A link that was dialled before the workload moved on has shown itself by then (proxy.io.source, GIVE_UP_SECONDS)."""
@@ -35,13 +38,34 @@ class InboundMigration:
         self.plan = plan
         self._tokens = [bytes.fromhex(plan.token)]
         self.state = Inbound.PREPARED
-        self.flows: dict[int, DestinationFlow] = {}
-        self.links: dict[int, Link] = {}
-        """By their own numbers: those that a broken connection's successor may name."""
+        self._flows: dict[int, DestinationFlow] = {}
+        self._links: dict[int, Link] = {}
         self.superseded_at = 0.0
         """When the workload was moved on from here, by the loop's clock; 0: it is here."""
         self._retirement = retirement
         self._ended = Ended(context)
+        self._blanks = Blanks(context.kernel)
+        self._later = Deferred(context.loop)
+
+    @property
+    def flows(self) -> dict[int, DestinationFlow]:
+        self._later.do()
+        return self._flows
+
+    @property
+    def links(self) -> dict[int, Link]:
+        """By their own numbers: those that a broken connection's successor may name."""
+        self._later.do()
+        return self._links
+
+    def expect(self, via: str) -> None:
+        """A connection for a link has come, `via` its other end: have the app leg ready that it will be for."""
+        if self.state is Inbound.PREPARED:
+            self._blanks.prepare(address.family(address.host_of(via)))
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do it when the caller has had his answer, and before anything else here."""
+        self._later.add(work, 0)
 
     @property
     def live_flows(self) -> int:
@@ -68,32 +92,41 @@ class InboundMigration:
         Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
         state = inbound(self.state, Call.BUILD)
-        fresh = [leg for leg in legs if leg.flow not in self.flows]
+        known = self.flows
+        fresh = [leg for leg in legs if leg.flow not in known]
         new = [leg for leg in fresh if not leg.datagrams]
         keys = [_key(leg.app, leg.peer) for leg in new]
         self._retirement.use(keys)
-        socks: list[socket.socket] = []
         try:
-            socks.extend(repair.build(self.context.kernel, leg) for leg in new)
+            socks = self._build(new)
         except ProxyError:
-            for sock in socks:
-                sock.close()  # silent, in repair mode
             for key in keys:
                 self._retirement.retire(key)
             raise
-        built = [
-            self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
-            for leg, sock in zip(new, socks, strict=True)
-        ]
-        for flow, leg in zip(built, new, strict=True):
-            flow.given_up = "the source says so" if leg.given_up else ""
-        self.flows.update((flow.number, flow) for flow in built)
+        self.later(partial(self._keep, new, socks))
         for leg in fresh:
             if leg.datagrams:
                 self._take_datagrams(leg)
         self.state = state
-        self.context.totals.legs_built += len(built)
-        return len(self.flows)
+        self.context.totals.legs_built += len(new)
+        return len(known) + len(new)
+
+    def _build(self, legs: list[Leg]) -> list[socket.socket]:
+        kernel, socks = self.context.kernel, list[socket.socket]()
+        try:
+            for leg in legs:
+                socks.append(repair.build(kernel, leg, self._blanks.take(address.family(leg.peer.host))))
+        except ProxyError:
+            for sock in socks:
+                sock.close()  # silent, in repair mode
+            raise
+        return socks
+
+    def _keep(self, legs: list[Leg], socks: list[socket.socket]) -> None:
+        for leg, sock in zip(legs, socks, strict=True):
+            flow = self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
+            flow.given_up = "the source says so" if leg.given_up else ""
+            self._flows[leg.flow] = flow
 
     def _take_datagrams(self, leg: Leg) -> None:
         speakers = Speakers(self.context, self._retirement, leg.app, leg.peer)
@@ -102,11 +135,12 @@ class InboundMigration:
             self._retirement.retire,
         )  # fmt: skip
         flow.datagrams = speakers
-        self.flows[leg.flow] = flow
+        self._flows[leg.flow] = flow
 
     def resume(self) -> int:
         """Let the app legs speak. The workload is restored, with its sockets, and is about to run."""
         first = self.state is not Inbound.RESUMED
+        self._blanks.close()
         self.state = inbound(self.state, Call.RESUME)
         restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
         if first:
@@ -121,6 +155,7 @@ class InboundMigration:
         """
         if self.state is Inbound.RESUMED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
+        self._blanks.close()
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
         return len(self.flows)

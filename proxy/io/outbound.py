@@ -7,8 +7,6 @@ import logging
 import secrets
 import socket
 
-import msgspec
-
 from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
 from proxy.core import hold
 from proxy.core.alias import alias
@@ -21,6 +19,7 @@ from proxy.io import initiated
 from proxy.io.adopted import AdoptedSocket, examine, make_leg
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
+from proxy.io.deferred import Deferred
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.listener import HeldListener
 from proxy.io.pool import LinkPool
@@ -32,6 +31,9 @@ from proxy.sys import address
 log = logging.getLogger(__name__)
 
 FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the flow goes
+LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
+"""So long after the answer, and so much longer for each flow, what is left to do for the hold is done: the images are
+sealed and the app legs built meanwhile, and the workload waits for that."""
 
 
 class OutboundMigration:
@@ -46,14 +48,20 @@ class OutboundMigration:
         self.target = name
         """The migration that brought the workload to where it is relayed to: this one, or a later one (`switch`)."""
         self.readdress = plan.readdress
-        self.flows: dict[int, SourceFlow] = {}
+        self._flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
         self.listeners: dict[int, HeldListener] = {}
         self.datagrams: dict[int, HeldDatagrams] = {}
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
+        self._later = Deferred(context.loop)
         self._ended = Ended(context)
+
+    @property
+    def flows(self) -> dict[int, SourceFlow]:
+        self._later.do()
+        return self._flows
 
     @property
     def live_flows(self) -> int:
@@ -75,12 +83,13 @@ class OutboundMigration:
         pairs = list(zip(wanted, socks, strict=True))
         flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in pairs if item.kind == "flow"]
         self._keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
-        legs = [self._keep_flow(*flow) for flow in flows]
+        later = LATER_SECONDS + expected * LATER_SECONDS_EACH
+        legs = [self._leg(*flow, later) for flow in flows]
         legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
         self.state = state
         self.context.totals.flows_adopted += len(legs)
-        if self._limiting is None and len(self.flows) >= expected:
-            self._limiting = self.context.loop.call_soon(self._limit)
+        if self._limiting is None and len(self.legs) >= expected:
+            self._limiting = self.context.loop.call_later(later, self._limit)
         return legs
 
     def repoint(self) -> Repointed:
@@ -167,29 +176,31 @@ class OutboundMigration:
         """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""
         return [flow.ledger_line() for flow in self.flows.values() if not flow.is_on_its_way]
 
-    def _keep_flow(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live) -> Leg:
+    def _leg(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live, later: float) -> Leg:
+        """What the destination is to build for a flow, which is kept from now on; `later`: seconds until it is one."""
         if item.flow in self.legs:  # said twice
             sock.close()
             return self.legs[item.flow]
-        peer = Endpoint(address.plain(item.peer.host), item.peer.port)
-        local = Endpoint(address.plain(item.local.host), item.local.port)
-        inherited = self.context.legs.get((local, peer))
+        peer, local = address.unmapped(item.peer), address.unmapped(item.local)
+        inherited = self.context.legs.get((local, peer)) if self.context.legs else None
         if inherited:
             app = Endpoint(alias(self.name, local.host), local.port)
         else:
             app = address.readdressed(item.local, self.plan.readdress)
         number = inherited.number if inherited else item.flow
-        flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
-        flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
-        flow.given_up = item.given_up
-        self.flows[number] = flow
-        leg = make_leg(number, peer, app, snapshot, live)
-        if item.given_up:
-            leg = msgspec.structs.replace(leg, given_up=True)
-        elif dialled := self.links.take():
-            flow.bind(dialled)
-            leg = msgspec.structs.replace(leg, link=dialled.number)
-        self.legs[item.flow] = leg
+        dialled = None if item.given_up else self.links.take()
+        link = dialled.number if dialled else 0
+        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live, link, given_up=bool(item.given_up))
+
+        def keep() -> None:
+            flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
+            flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
+            flow.given_up = item.given_up
+            self._flows[number] = flow
+            if dialled:
+                flow.bind(dialled)
+
+        self._later.add(keep, later)
         return leg
 
     def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:
@@ -213,7 +224,7 @@ class OutboundMigration:
         if item.flow in self.datagrams:  # said twice
             sock.close()
         else:
-            local, peer = (Endpoint(address.plain(end.host), end.port) for end in (item.local, item.peer))
+            local, peer = map(address.unmapped, (item.local, item.peer))
             self.datagrams[item.flow] = HeldDatagrams(self.context, sock, local, peer, item.flow)
         return Leg(item.flow, item.peer, app, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, datagrams=True)
 

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from proxy.api import (
     FlowView,
@@ -123,7 +124,7 @@ class Plane:
         with self._timed("build_seconds"):
             migration = self.inbound_named(name)
             built = LegsBuilt(migration.build(legs.legs))
-            self.acceptor.bind(migration, legs.legs)
+            migration.later(partial(self.acceptor.bind, migration, legs.legs))
             return built
 
     def resume(self, name: str) -> Resumed:

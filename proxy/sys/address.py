@@ -18,6 +18,12 @@ def plain(host: str) -> str:
     return host
 
 
+def unmapped(endpoint: Endpoint) -> Endpoint:
+    """The endpoint as packets have it."""
+    host = plain(endpoint.host)
+    return endpoint if host is endpoint.host else Endpoint(host, endpoint.port)
+
+
 def family(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 

@@ -75,6 +75,12 @@ _DATAGRAMS = {
 _SETS = (*FAMILIES.values(), *_DATAGRAMS.values())
 _UDP = b"\x11\0\0\0"
 """At the end of a key: it is one of datagrams. (The kernel is not told: it has another set for them.)"""
+_SET_BY_LENGTH = {
+    **{each.key_bytes: each for each in FAMILIES.values()},
+    **{each.key_bytes + len(_UDP): each for each in _DATAGRAMS.values()},
+}
+"""Keys differ in length by family, and by the end of those of datagrams."""
+_PORT = struct.Struct("!HH")
 
 
 def datagram_key(app: Endpoint, peer: Endpoint) -> bytes:
@@ -82,24 +88,16 @@ def datagram_key(app: Endpoint, peer: Endpoint) -> bytes:
     return flow_key(app, peer) + _UDP
 
 
-def _set_of(key: bytes) -> Family:
-    """Keys differ in length by family, and by the end of those of datagrams."""
-    return next(each for each in _SETS if len(key) == each.key_bytes + _tail(each))
-
-
-def _tail(family: Family) -> int:
-    return len(_UDP) if family.transport == socket.IPPROTO_UDP else 0
-
-
 def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
     """A set's key: the flow as the application's own packets have it, each part padded to four bytes."""
     family = socket.AF_INET6 if ":" in app.host else socket.AF_INET
-    return b"".join(socket.inet_pton(family, end.host) + struct.pack("!HH", end.port, 0) for end in (app, peer))
+    app_host, peer_host = socket.inet_pton(family, app.host), socket.inet_pton(family, peer.host)
+    return b"%b%b%b%b" % (app_host, _PORT.pack(app.port, 0), peer_host, _PORT.pack(peer.port, 0))
 
 
 def app_host(key: bytes) -> bytes:
     """The workload's own address in a key, as packets have it."""
-    return key[: _set_of(key).address_bytes]
+    return key[: _SET_BY_LENGTH[len(key)].address_bytes]
 
 
 def create(mark: int) -> list[Message]:
@@ -126,7 +124,7 @@ def change(added: Sequence[bytes], removed: Sequence[bytes]) -> list[Message]:
     messages = []
     for kind, keys in ((_DELSETELEM, removed), (_NEWSETELEM, added)):
         for family in _SETS:
-            own = [key[: family.key_bytes] for key in keys if _set_of(key) is family]
+            own = [key[: family.key_bytes] for key in keys if _SET_BY_LENGTH[len(key)] is family]
             messages += [
                 _elements(kind, family, own[start : start + MAX_ELEMENTS_A_MESSAGE])
                 for start in range(0, len(own), MAX_ELEMENTS_A_MESSAGE)

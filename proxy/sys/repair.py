@@ -34,14 +34,16 @@ def leave(kernel: Kernel, sock: socket.socket, how: int = options.REPAIR_OFF_SIL
 
 
 def read(kernel: Kernel, sock: socket.socket) -> Live:
-    """The socket's state. Enters repair mode unless the socket is in it; the caller leaves it.
+    """The socket's state. Enters repair mode unless the socket is in it, as CRIU leaves it; the caller leaves it.
 
     The socket goes on receiving while it is read: what depends on that is read between two looks at rcv_nxt, again and
     again until both are the same. Raises SOCKET_UNUSABLE if they never are.
     """
-    if not kernel.get_int(sock, SOL_TCP, options.TCP_REPAIR):
+    try:
+        write_seq = _sequence(kernel, sock, options.SEND_QUEUE)
+    except PermissionError:  # it is not
         enter(kernel, sock)
-    write_seq = _sequence(kernel, sock, options.SEND_QUEUE)
+        write_seq = _sequence(kernel, sock, options.SEND_QUEUE)
     rcv_nxt = _sequence(kernel, sock, options.RECV_QUEUE)
     for _ in range(READ_ATTEMPTS):
         info = kernel.get_bytes(sock, SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
@@ -79,9 +81,22 @@ def _sequence(kernel: Kernel, sock: socket.socket, queue: int) -> int:
     return kernel.get_int(sock, SOL_TCP, options.TCP_QUEUE_SEQ) % CIRCLE
 
 
-def build(kernel: Kernel, leg: Leg) -> socket.socket:
-    """A socket that is the other end of a restored one; it stays in repair mode. Raises LEG_NOT_BUILT."""
-    sock = foreign_socket(kernel, leg.peer.host)
+def blank(kernel: Kernel, family: int) -> socket.socket:
+    """All of an app leg that can be made before anything is known of its flow. Raises LEG_NOT_BUILT."""
+    sock = foreign_socket(kernel, family)
+    try:
+        enter(kernel, sock)
+        kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.SEND_QUEUE)
+        _speed_up(kernel, sock)
+    except OSError as error:
+        sock.close()
+        raise ProxyError(Code.LEG_NOT_BUILT, f"a socket for an app leg: {error.strerror}") from error
+    return sock
+
+
+def build(kernel: Kernel, leg: Leg, sock: socket.socket) -> socket.socket:
+    """Make of a blank leg the other end of a restored socket; it stays in repair mode. Raises LEG_NOT_BUILT, and the
+    blank is closed."""
     try:
         _assemble(kernel, sock, leg)
     except OSError as error:
@@ -90,10 +105,12 @@ def build(kernel: Kernel, leg: Leg) -> socket.socket:
     return sock
 
 
-def foreign_socket(kernel: Kernel, host: str) -> socket.socket:
+def foreign_socket(kernel: Kernel, family: int) -> socket.socket:
     """A socket that may bind to an address that is not the pod's, and connect from it (IP_FREEBIND could only bind)."""
-    family = address.family(host)
-    sock = kernel.tcp_socket(family)
+    try:
+        sock = kernel.tcp_socket(family)
+    except OSError as error:
+        raise ProxyError(Code.LEG_NOT_BUILT, f"a socket for a foreign address: {error.strerror}") from error
     try:
         if family == socket.AF_INET6:
             kernel.set_int(sock, socket.IPPROTO_IPV6, options.IPV6_TRANSPARENT, 1)
@@ -101,15 +118,14 @@ def foreign_socket(kernel: Kernel, host: str) -> socket.socket:
             kernel.set_int(sock, socket.IPPROTO_IP, options.IP_TRANSPARENT, 1)
     except OSError as error:
         sock.close()
-        raise ProxyError(Code.LEG_NOT_BUILT, f"a socket for the foreign address {host}: {error.strerror}") from error
+        raise ProxyError(Code.LEG_NOT_BUILT, f"a socket for a foreign address: {error.strerror}") from error
     return sock
 
 
 def _assemble(kernel: Kernel, sock: socket.socket, leg: Leg) -> None:
-    enter(kernel, sock)
-    for queue, number in ((options.SEND_QUEUE, leg.snd_seq), (options.RECV_QUEUE, leg.rcv_seq)):
-        kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, queue)
-        kernel.set_bytes(sock, SOL_TCP, options.TCP_QUEUE_SEQ, _WORD.pack(number))
+    kernel.set_bytes(sock, SOL_TCP, options.TCP_QUEUE_SEQ, _WORD.pack(leg.snd_seq))
+    kernel.set_int(sock, SOL_TCP, options.TCP_REPAIR_QUEUE, options.RECV_QUEUE)
+    kernel.set_bytes(sock, SOL_TCP, options.TCP_QUEUE_SEQ, _WORD.pack(leg.rcv_seq))
     kernel.bind(sock, (leg.peer.host, leg.peer.port))
     kernel.connect(sock, (leg.app.host, leg.app.port))  # silent: no packet is sent
     kernel.set_bytes(sock, SOL_TCP, options.TCP_REPAIR_OPTIONS, _negotiated(leg))
@@ -117,7 +133,6 @@ def _assemble(kernel: Kernel, sock: socket.socket, leg: Leg) -> None:
         kernel.set_bytes(sock, SOL_TCP, options.TCP_TIMESTAMP, _WORD.pack(leg.timestamp))
     window = _WINDOW.pack(leg.snd_wl1, leg.snd_wnd, leg.max_window, leg.rcv_wnd, leg.rcv_wup)
     kernel.set_bytes(sock, SOL_TCP, options.TCP_REPAIR_WINDOW, window)
-    _speed_up(kernel, sock)
 
 
 def _negotiated(leg: Leg) -> bytes:
@@ -138,7 +153,7 @@ def fresh(kernel: Kernel, peer: Endpoint) -> socket.socket:
     Repair mode is on while it is bound: the port may be that of a listener of the workload's, or of another leg, which
     only the four-tuple has to differ from (K: SK_FORCE_REUSE in inet_csk_get_port).
     """
-    sock = foreign_socket(kernel, peer.host)
+    sock = foreign_socket(kernel, address.family(peer.host))
     try:
         enter(kernel, sock)
         kernel.bind(sock, (peer.host, peer.port))

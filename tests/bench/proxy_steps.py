@@ -26,6 +26,7 @@ from proxy.api import Endpoint, Legs, PrepareInbound, PrepareOutbound
 from proxy.io.adoption import AdoptionServer
 from proxy.io.context import Context
 from proxy.io.plane import Plane
+from proxy.main import GC_THRESHOLDS
 from proxy.sys.kernel import Kernel
 from proxy.sys.nftables import flow_key
 from proxy.sys.routing import Routing
@@ -65,6 +66,7 @@ async def measure(flows: int) -> None:
     peers, workload = _connections(flows)
     images = [Image(sock) for sock in workload]
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     messages = _messages(images)
     adoption = AdoptionServer(plane, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     legs = []

@@ -14,8 +14,8 @@ import pytest
 from proxy.api import Endpoint, Leg
 from proxy.core.errors import Code, ProxyError
 from proxy.core.ledger import CIRCLE, Snapshot, TcpState
-from proxy.io.outbound import make_leg
-from proxy.sys import options, repair
+from proxy.io.adopted import make_leg
+from proxy.sys import address, options, repair
 from proxy.sys.kernel import Kernel
 
 KERNEL = Kernel()
@@ -53,6 +53,10 @@ def test_reading_tells_the_queues_and_leaves_no_trace(pair: Pair) -> None:
     assert app.recv(10) == b"12345"
 
 
+def build(leg: Leg) -> socket.socket:
+    return repair.build(KERNEL, leg, repair.blank(KERNEL, address.family(leg.peer.host)))
+
+
 def leg_of(peer: socket.socket, app: socket.socket) -> Leg:
     live = repair.read(KERNEL, app)
     # This application remembers its peer's clock, as a restored one does not (its ts_recent is 0): go on from there.
@@ -67,7 +71,7 @@ def test_a_leg_takes_the_peers_place(pair: Pair) -> None:
     repair.leave(KERNEL, app)
     repair.enter(KERNEL, peer)
     peer.close()  # silently: the app does not know
-    built = repair.build(KERNEL, leg)
+    built = build(leg)
     with built:
         repair.leave(KERNEL, built, options.REPAIR_OFF)
         built.send(b"from the leg")
@@ -84,7 +88,7 @@ def test_a_leg_in_repair_closes_silently(pair: Pair) -> None:
     repair.leave(KERNEL, app)
     repair.enter(KERNEL, peer)
     peer.close()
-    repair.build(KERNEL, leg).close()
+    build(leg).close()
     app.setblocking(False)
     with pytest.raises(BlockingIOError):
         app.recv(1)
@@ -94,7 +98,7 @@ def test_a_leg_that_cannot_be_built_says_which(pair: Pair) -> None:
     peer, app = pair
     leg = leg_of(peer, app)
     with pytest.raises(ProxyError, match=f"app leg .*{leg.peer.port} to .*") as raised:
-        repair.build(KERNEL, leg)  # the peer's own socket has these addresses
+        build(leg)  # the peer's own socket has these addresses
     assert raised.value.code is Code.LEG_NOT_BUILT
     repair.leave(KERNEL, app)
 
