@@ -24,8 +24,9 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.images.folder import Stream
 from checkpoint.waiting import readable
 
-CHUNK = 250
-"""Descriptors in one message: the kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
+CHUNK = 40
+"""Descriptors in one message. Few: so that the proxy begins soon, and has few to do when the last one is said. The
+kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
 
 AHEAD = 2
 """Messages on their way at once: while the proxy is at one, the next is made. More might not fit the socket."""

@@ -1,6 +1,6 @@
 """The adoption socket: the agent passes the workload's sockets, with what the image says of them.
 
-SOCK_SEQPACKET, one JSON message a packet, the descriptors beside it (SCM_RIGHTS, at most 250 a message). Only root may
+SOCK_SEQPACKET, one JSON message a packet, the descriptors beside it (SCM_RIGHTS, at most 253 a message). Only root may
 speak. The end of a connection releases nothing: the agent may die and come back, the hold goes on.
 """
 

@@ -33,7 +33,7 @@ from proxy.sys.routing import Routing
 from tests.harness.proxy_image import Image
 
 SOURCE, DESTINATION, PEER = "10.7.0.1", "10.7.0.2", "10.7.0.3"
-MESSAGE_FLOWS = 250
+MESSAGE_FLOWS = 40
 
 
 class Steps:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.api import PrepareInbound
 from proxy.io.connection import Tls
 from proxy.io.context import Context
 from proxy.io.plane import Plane
@@ -35,6 +36,12 @@ async def plane(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def prepared(plane: Plane) -> None:
     """The plane has a migration "m" to itself."""
     await parts.prepared(plane)
+
+
+@pytest.fixture
+async def welcoming(plane: Plane) -> None:
+    """The plane awaits a migration "m", and nobody has dialled."""
+    plane.prepare_inbound("m", PrepareInbound(parts.TOKEN))
 
 
 @pytest.fixture

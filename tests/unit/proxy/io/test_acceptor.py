@@ -2,74 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.core.handshake import proof
-from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Open, Refused, Resume, Switch, encode
-from proxy.io import acceptor, incoming
+from proxy.core.wire import Accepted, Hello, Join, Refused, encode
+from proxy.io import acceptor
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
+from tests.harness.dialled import answers, dial, greeted
 
-
-@pytest.fixture
-async def plane() -> AsyncIterator[Plane]:
-    async with parts.plane() as made:
-        await parts.prepared(made)
-        made.release_outbound("m")
-        yield made
-
-
-class Dialled:
-    """A connection to the acceptor, its challenge heard."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.decoder = Decoder()
-        self.nonce = b""
-
-    async def __aenter__(self) -> Dialled:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.sock.close()
-
-    async def challenged(self) -> Dialled:
-        (challenge,) = await answers(self, 1)
-        assert isinstance(challenge, Challenge)
-        self.nonce = challenge.nonce
-        return self
-
-    def hello(self, migration: str = "m", token: str = parts.TOKEN) -> bytes:
-        return encode(Hello(migration, proof(bytes.fromhex(token), self.nonce, migration)))
-
-
-async def dial(plane: Plane) -> Dialled:
-    sock = socket.socket()
-    sock.setblocking(False)
-    endpoint = parts.link_endpoint(plane)
-    await asyncio.get_running_loop().sock_connect(sock, (endpoint.host, endpoint.port))
-    return Dialled(sock)
-
-
-async def greeted(plane: Plane, said: bytes = b"") -> Dialled:
-    """Its hello said, and something more."""
-    made = await (await dial(plane)).challenged()
-    made.sock.send(made.hello() + said)
-    return made
-
-
-async def answers(dialled: Dialled, frames: int) -> list[Frame]:
-    """The answers, and then the end where there are fewer."""
-    heard: list[Frame] = []
-    async with asyncio.timeout(parts.PATIENCE_SECONDS):
-        while len(heard) < frames and (data := await asyncio.get_running_loop().sock_recv(dialled.sock, 4096)):
-            dialled.decoder.feed(data)
-            while frame := dialled.decoder.next():
-                heard.append(frame)
-    return heard
+pytestmark = pytest.mark.usefixtures("welcoming")
 
 
 async def test_a_greeted_link_may_stay(plane: Plane) -> None:
@@ -107,59 +49,6 @@ async def test_a_stranger_is_refused_counted_and_logged_once(
     assert plane.context.totals.links_refused == {reason: 3}
     assert len(caplog.records) == 1
     assert not plane.acceptor._strangers
-
-
-async def test_a_hello_that_was_overheard_is_of_no_use(plane: Plane) -> None:
-    """It proves that the token is known for one connection's challenge only."""
-    async with await (await dial(plane)).challenged() as first, await (await dial(plane)).challenged() as second:
-        first.sock.send(first.hello())
-        assert await answers(first, 1) == [Accepted()]
-        second.sock.send(first.hello())
-        (refused,) = await answers(second, 2)
-        assert isinstance(refused, Refused)
-        assert refused.code == "forbidden"
-        assert len(plane.acceptor._known) == 1  # the first one is not disturbed
-
-
-@pytest.mark.parametrize("frame", [Join(5, 1), Switch(5, 1), Resume(5, 1, 0)])
-async def test_a_flow_or_link_that_is_not_here(plane: Plane, frame: Frame) -> None:
-    async with await greeted(plane, encode(frame)) as dialled:
-        accepted, refused = await answers(dialled, 3)
-        assert accepted == Accepted()
-        assert isinstance(refused, Refused)
-        assert refused.code == "conflict"
-
-
-async def test_a_connection_that_cannot_be_opened(plane: Plane) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        nobody = Open(5, 1, parts.Endpoint("127.0.0.1", 1), parts.Endpoint(*server.getsockname()))
-    mixed = Open(6, 2, parts.Endpoint("::1", 1), parts.Endpoint("127.0.0.1", 1))
-    for frame, code in ((nobody, "leg_not_built"), (mixed, "bad_request")):
-        async with await greeted(plane, encode(frame)) as dialled:
-            refused = (await answers(dialled, 2))[1]
-            assert isinstance(refused, Refused)
-            assert refused.code == code
-    await parts.eventually(lambda: not plane.context.links)
-
-
-async def test_silence_ends(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "GREETING_SECONDS", 0.05)
-    async with await (await dial(plane)).challenged() as dialled:
-        (frame,) = await answers(dialled, 2)
-        assert isinstance(frame, Refused)
-        assert frame.code == "timeout"
-
-
-async def test_a_link_that_hangs_up_is_forgotten(plane: Plane) -> None:
-    hanging, resetting = await dial(plane), await dial(plane)
-    for each in (hanging, resetting):
-        each.sock.send(b"MI")
-    hanging.sock.close()
-    reset = (await resetting.challenged()).sock
-    reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    await asyncio.sleep(0.02)
-    reset.close()
-    await parts.eventually(lambda: not plane.acceptor._strangers)
 
 
 async def test_strangers_are_limited_and_the_others_wait(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
