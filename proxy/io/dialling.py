@@ -140,13 +140,12 @@ class DialledConnection:
 
     # Without frames
 
-    def bind(self) -> Connection:
+    def bind(self) -> None:
         """It is idle, and both ends know by other means which link it carries: the link's from now on."""
         assert self.connection
         self.state = handshake.bound(self.state)
         self._over = self._handed_over = True
         self._context.poller.read(self.connection, None)
-        return self.connection
 
     def come_back(self) -> None:
         """Its link is over at both ends: it may carry another one."""

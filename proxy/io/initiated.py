@@ -63,10 +63,11 @@ class InitiatedLink(Link):
         self._carrier: DialledConnection | None = None
 
     def bind(self, dialled: DialledConnection) -> None:
-        """Have this connection, which the other end knows to be this link's, or will; nothing is sent before `dial`."""
+        """Have this bound connection: the other end knows whose it is, or will. Nothing is sent before `dial`."""
+        assert dialled.connection
         self._waits = True
         self._carrier = dialled
-        self.carry(dialled.bind(), 0)
+        self.carry(dialled.connection, 0)
 
     def dial(self, patience_seconds: float) -> None:
         """For the first time. Its owner hears link_ready (perhaps at once) and link_accepted, or link_denied."""

@@ -83,8 +83,12 @@ class LinkPool:
             await self._changed.wait()
 
     def take(self) -> DialledConnection | None:
-        """An idle connection, for a link that needs no frame to be known."""
-        return self._idle.popleft() if self._idle else None
+        """An idle connection, bound: for a link that needs no frame to be known, and will have it however it fares."""
+        if not self._idle:
+            return None
+        dialled = self._idle.popleft()
+        dialled.bind()
+        return dialled
 
     def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection:
         """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""

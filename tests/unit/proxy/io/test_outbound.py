@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from proxy.api import Endpoint, Leg, PrepareOutbound
 from proxy.core.errors import Code, ProxyError
 from proxy.core.migration import Outbound
+from proxy.io import outbound
 from proxy.io.adopted import AdoptedSocket
 from proxy.io.outbound import OutboundMigration
 from proxy.io.plane import Plane
@@ -58,6 +60,29 @@ async def test_bytes_that_came_while_criu_looked_at_the_socket_are_held(plane: P
         assert adopt(plane.outbound["m"], image).snd_seq == expected
         (line,) = plane.outbound_ledger("m")
         assert (line.unread_bytes, line.held_bytes) == (0, 10)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_link_may_break_before_its_flow_is_made(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """As at a rollback, when the destination's proxy was faster."""
+    monkeypatch.setattr(outbound, "LATER_SECONDS", 60)
+    moved = parts.Moved(plane)
+    moved.adopt()
+    assert moved.legs[0].link
+    for connection in [*plane.acceptor._known]:
+        plane.acceptor.drop(connection)
+    await asyncio.sleep(0.02)
+    if goes_on:
+        moved.build()
+        moved.commit()
+        plane.resume("m")
+        plane.repoint("m")
+        await moved.become("relaying", "relaying")
+    else:
+        assert plane.release_outbound("m").flows == 1
+    moved.close()
 
 
 async def test_all_or_none(plane: Plane) -> None:

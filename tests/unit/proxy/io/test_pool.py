@@ -161,9 +161,6 @@ async def test_what_carries_nothing_any_more_comes_back_while_it_stands_by(
     pool = await greeted(context, destination, 3)
     bound = [pool.take(), pool.take(), pool.take()]
     assert pool.take() is None
-    for dialled in bound:
-        assert dialled
-        dialled.bind()
     early, first, second = bound
     assert early
     assert first
