@@ -146,13 +146,14 @@ class Driver:
 
     async def _settle(self) -> None:
         """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline, pause = time.monotonic() + SETTLE_SECONDS, RETRY_SECONDS / 10
         while True:
             await self.move.perform(Action.SETTLE)
             accounts = self.move.accounts
             if all(account.settled for account in accounts) or time.monotonic() > deadline:
                 break
-            await asyncio.sleep(RETRY_SECONDS / 10)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS)  # both proxies are relaying what they held: asking keeps them from it
         if words := complaint(accounts):
             self._blame(MidstreamError("ledger-unequal", words))
 

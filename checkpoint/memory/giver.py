@@ -31,7 +31,7 @@ from typing import Any
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
-from checkpoint.memory import channel
+from checkpoint.memory import channel, urgency
 from checkpoint.memory.sparing import Sparing
 
 CONTROL_FD = 3
@@ -188,6 +188,7 @@ def main() -> None:
     if not order:
         return
     giver = Giver(control, order["identity"].encode(), order["host"])
+    urgency.claim()
     control.send(json.dumps({"port": giver.port}).encode())
     threading.Thread(target=giver.serve, name="give", daemon=True).start()
     giver.obey()

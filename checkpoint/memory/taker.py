@@ -32,7 +32,7 @@ from checkpoint.core.errors import AgentError
 from checkpoint.core.pacing import LULL_SECONDS, Pace
 from checkpoint.core.pages import Ask, Space
 from checkpoint.core.pagewire import Request
-from checkpoint.memory import channel, uffd
+from checkpoint.memory import channel, uffd, urgency
 from checkpoint.memory.connection import Connection
 from checkpoint.memory.process import Process
 from checkpoint.memory.status import STATUS_SECONDS, State, Status
@@ -240,6 +240,7 @@ def main() -> None:
             return
         taker = Taker(Path(sys.argv[1]), channel.context(order["identity"].encode(), server=False))
         signal.signal(signal.SIGUSR1, lambda *_: taker.begin())
+        urgency.claim()
         control.send(b"{}")
     try:
         taker.run()
