@@ -1,6 +1,6 @@
-"""Something in the way of a TCP server: lets so many bytes to it pass, then cuts.
+"""Something in the way of a TCP server, at its address: lets so many bytes to it pass, then cuts.
 
-From then on the server is down, or well again; or it takes its time with every byte.
+From then on the server is down, until it is `mend`ed, or well again; or it takes its time with every byte.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ class Cutter:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self._target[0], 0)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def mend(self) -> None:
+        """Nothing is in the way any more."""
+        self._left = 1 << 60
 
     async def close(self) -> None:
         if self._server is not None:
@@ -68,7 +72,7 @@ class Cutter:
         if self._left <= 0:
             self.cuts += 1
             if self._then is Then.WELL:
-                self._left = 1 << 60
+                self.mend()
             self._abort()
 
     def _abort(self) -> None:

@@ -6,6 +6,7 @@ three to five seconds. It is killed, not asked to end: it would take ten seconds
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
-from obstore.store import S3Store
+from obstore.store import MemoryStore, S3Store
 
 from checkpoint.api import Archive
 
@@ -66,12 +67,18 @@ class ObjectStore:
             self.close()
             raise
 
+    def objects(self) -> list[str]:
+        """The paths of what is in the bucket."""
+        return [one["path"] for some in obstore.list(self._bucket()) for one in some]
+
+    def _bucket(self) -> S3Store:
+        return S3Store("images", config=self.archive().options, client_options={"allow_http": True})
+
     def _until_it_takes_something(self) -> None:
-        archive = self.archive()
         end = time.monotonic() + START_SECONDS
         while True:
             try:
-                store = S3Store("images", config=archive.options, client_options={"allow_http": True})
+                store = self._bucket()
                 obstore.put(store, "begun", b"")
                 obstore.delete(store, "begun")
                 return
@@ -102,6 +109,15 @@ def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
             started.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_threads() -> None:
+    """obstore starts its threads, with descriptors of their own, at the first call, and keeps them: no test's leak."""
+
+    async def first() -> None:
+        await obstore.put_async(MemoryStore(), "a", b"")
+
+    asyncio.run(first())
 
 
 def _free_ports(host: str, count: int) -> list[int]:

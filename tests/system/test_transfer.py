@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,17 @@ from controller.clients import AgentClient
 from controller.core.transfer import Transfer
 from controller.transfer import Depot
 from tests.harness.clients import Echo
+from tests.harness.cutter import Then, cutter
 from tests.harness.moving import PORT, scene, until
+from tests.harness.object_store import object_store, start_threads
 from tests.harness.sidecars import AGENT, running
 
 IMAGE_BYTES = 256 << 20
+
+
+@pytest.fixture(scope="module")
+def obstores_own_threads() -> None:
+    start_threads()
 
 
 @pytest.fixture
@@ -38,25 +46,56 @@ async def test_there_and_back_again(stage, tmp_path):
         assert result.transfer.bytes >= result.transfer.wire_bytes > 100_000
     result = await stage.move("server", transfer=Transfer("shared"))
     assert (result.outcome, result.error.code) == ("rolled-back", "folder-not-shared"), result.error
+    (tmp_path / "file").touch()
+    depot = Depot(agent_api.Archive(str(tmp_path / "file/archive")), key_file(tmp_path / "key"))
+    result = await stage.move("server", transfer=Transfer("store"), depot=depot)
+    assert (result.outcome, result.error.code) == ("rolled-back", "archive-refused"), result.error
     for each in streaming:
         await asyncio.to_thread(each.finish)
-    await by_way_of_an_archive(stage, tmp_path)
 
 
-async def by_way_of_an_archive(stage, tmp_path) -> None:
-    """What is not there, or cannot be written to, takes the move back."""
+@pytest.mark.usefixtures("obstores_own_threads")
+async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(stage, tmp_path):
+    """SeaweedFS at the bridge, sealed objects in it; nothing is left there, also of what had arrived in vain."""
     key = key_file(tmp_path / "key")
-    (tmp_path / "file").touch()
-    for place, refusal in (("archive", None), ("file/archive", "archive-refused")):
-        depot = Depot(agent_api.Archive(str(tmp_path / place)), key)
-        result = await stage.move("server", transfer=Transfer("store"), depot=depot, max_hold_seconds=60)
-        if refusal is None:
-            assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
-            stage.a, stage.b = stage.b, stage.a
-        else:
-            assert (result.outcome, result.error.code) == ("rolled-back", refusal), result.error
-    assert (await stage.workloads(stage.a))["server"].state == "running"
-    assert not [path for path in (tmp_path / "archive").rglob("*") if path.is_file()]
+    async with object_store_for(stage) as server:
+        await stage.run_server()
+        client = Echo(stage.client, stage.a.address, PORT)
+        through = Transfer("store")
+        result = await stage.move("server", transfer=through, depot=Depot(server.archive(), key), max_hold_seconds=60)
+        assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
+        half = result.transfer.wire_bytes // 2
+        assert half > 50_000
+        async with cutter(server.host, server.port, after_bytes=half, then=Then.DOWN) as way:
+            depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
+            moving = asyncio.create_task(
+                stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=4)
+            )
+            await runs_again(stage.b, moving)
+            way.mend()
+            result = await moving
+        assert way.cuts == 1
+        assert (result.outcome, result.error.code) == ("rolled-back", "lease-expired"), result.error
+        await asyncio.to_thread(client.finish)
+        assert not await asyncio.to_thread(server.objects)
+
+
+@asynccontextmanager
+async def object_store_for(stage):
+    """One that the pods reach. It takes seconds to start."""
+    with ExitStack() as stack:
+        gateway = f"{stage.a.address.rpartition('.')[0]}.254"
+        yield await asyncio.to_thread(stack.enter_context, object_store(gateway))
+
+
+async def runs_again(pod, moving) -> None:
+    """Until the move's source has let its workload go on; the move itself may take longer."""
+    async with AgentClient("source", pod.agent_socket) as agent:
+        deadline = asyncio.get_running_loop().time() + 30
+        while not any(one.state == "released" for one in await agent.migrations()):
+            assert not moving.done()
+            assert asyncio.get_running_loop().time() < deadline, "it is not taken back"
+            await asyncio.sleep(0.01)
 
 
 def key_file(path: Path) -> agent_api.KeySource:
