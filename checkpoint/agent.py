@@ -20,6 +20,7 @@ from checkpoint.api import (
     ErrorBody,
     Health,
     Packed,
+    PreDump,
     PrepareInbound,
     PrepareOutbound,
     ReceiveImages,
@@ -65,6 +66,7 @@ class Agent:
         app.router.add_delete("/v1/outbound/{migration}", self._forget_outbound)
         app.router.add_post("/v1/outbound/{migration}/send", self._send)
         app.router.add_post("/v1/outbound/{migration}/store", self._store)
+        app.router.add_post("/v1/outbound/{migration}/predump", self._predump)
         app.router.add_post("/v1/inbound/{migration}/look", self._look)
         app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
         for step in ("pack", "stop", "dump", "adopt", "seal", "commit", "release"):
@@ -126,6 +128,10 @@ class Agent:
     async def _store(self, request: web.Request) -> web.Response:
         wanted = await _body(request, StoreImages)
         return _answer(await self._custodian.outbound(request.match_info["migration"]).store(wanted))
+
+    async def _predump(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, PreDump)
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).predump(wanted))
 
     def _outbound_step(self, step: str) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -65,11 +65,16 @@ class Engine(Protocol):
     async def stop(self, root: int) -> Tree:
         """Stop the tree; returns when no instruction of it runs."""
 
+    async def pre_dump(self, helper: Helper, root: int, folders: Folders, parent: str) -> None:
+        """Write what the tree under `root`, which runs on, has written into its memory since the pre-dump in the folder
+        `parent`, relative to the images; everything where that is ""."""
+
     async def dump(
-        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False
-    ) -> DumpReport:
-        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory. A deleted file of
-        more than `ghost_limit_bytes` that is still open is refused."""
+        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
+        parent: str = "",
+    ) -> DumpReport:  # fmt: skip
+        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory. `parent`: without
+        what is in the pre-dump there. A deleted file of more than `ghost_limit_bytes` that is still open is refused."""
 
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         """Make the tree of the images; it is stopped, and a child of PID 1. `lazily`: `checkpoint.memory.taker`, in the

@@ -15,26 +15,24 @@ import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller import relayed
-from controller.clients import gather_named
+from controller import precopy, relayed
+from controller.clients import gather_named, unless_unknown
 from controller.core.accounts import Account, reconcile
-from controller.core.errors import Answered, MemoryLost
+from controller.core.errors import MemoryLost
 from controller.core.phases import Action
 from controller.core.plan import Plan, refuse_what_cannot_move
-from controller.core.predict import Rates
+from controller.core.predict import Choice, Rates, fall_back
 from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
 from controller.preflight import preflight
-from controller.transfer import Depot, agree
+from controller.transfer import Depot, agree, carry_files
 
 T = TypeVar("T")
 
 LINK_TOKEN_BYTES = IMAGE_KEY_BYTES = 32
 _NOT_MEASURED = Rates(copy_bytes_per_second=0.5e9)
-FILES_PATIENCE_SECONDS = 3600.0
-"""The workload runs while its files are packed and unpacked: it takes the time that it takes."""
 
 
 class Move(Parties):
@@ -69,6 +67,8 @@ class Move(Parties):
         self._transfer: agent_api.TransferWay = "shared"
         self.memory: agent_api.Memory | None = None
         """With post-copy: how far the memory has come."""
+        self.rounds: list[agent_api.PreDumped] = []
+        """With pre-copy: what has been copied before the stop; all the rounds, those in vain too."""
 
     async def perform(self, action: Action) -> None:
         """Carries out one action.
@@ -93,13 +93,13 @@ class Move(Parties):
         self.plan = await preflight(self, self.intent, self._rates)
         refuse_what_cannot_move(self.plan)
         self._follows = self.plan.follows
-        self.intent = msgspec.structs.replace(self.intent, memory=self._way)
+        self.intent = msgspec.structs.replace(self.intent, memory=self._choice.way)
 
     @property
-    def _way(self) -> agent_api.MemoryWay:
+    def _choice(self) -> Choice:
         assert self.plan is not None
         assert self.plan.memory is not None
-        return self.plan.memory.way
+        return self.plan.memory
 
     async def _await_ways(self) -> None:
         """Looks once; `controller.migrate` looks again until there are few."""
@@ -110,21 +110,16 @@ class Move(Parties):
     async def _prepare_source(self) -> None:
         assert self.plan is not None
         body = agent_api.PrepareOutbound(
-            self.intent.workload,
-            self.plan.readdress,
-            self.intent.max_hold_seconds,
-            self._image_key,
-            self.intent.allow_loss,
-            self._way,
-            self.intent.files,
-        )
+            self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds, self._image_key,
+            self.intent.allow_loss, self._choice.way, self.intent.files,
+        )  # fmt: skip
         prepared = await self.source_agent.prepare_outbound(self._id, body)
         self._memory_port, self._beacon = prepared.memory_port, prepared.beacon
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
         body = agent_api.PrepareInbound(
-            self.intent.workload, self.plan.argv, self._image_key, self._way, self.intent.files
+            self.intent.workload, self.plan.argv, self._image_key, self._choice.way, self.intent.files
         )
         await self.destination_agent.prepare_inbound(self._id, body)
 
@@ -154,15 +149,26 @@ class Move(Parties):
     async def _carry_files(self) -> None:
         """What there is of them before the freeze; inside it only what has changed since is sent. Where the images do
         not stay on the machine, the files go with them."""
-        if self._transfer != "shared":
+        if self._transfer == "shared":
+            await carry_files(self._id, self.source_agent, self.destination_agent)
+
+    @property
+    def copies_before(self) -> bool:
+        """Whether its memory is copied before the stop."""
+        return self._choice.way == "pre-copy"
+
+    async def _pre_copy(self) -> None:
+        """One round; `controller.migrate` asks for the next."""
+        self.rounds.append(await precopy.copy(self._id, self.source_agent, self._choice, len(self.rounds) + 1))
+
+    async def _start_over(self) -> None:
+        if not self.rounds or self.rounds[-1].then != "fall-back":
             return
-        packed = await self.source_agent.outbound(
-            self._id, "pack", agent_api.Packed, timeout_seconds=FILES_PATIENCE_SECONDS
-        )
-        if packed.folder:
-            await self.destination_agent.inbound(
-                self._id, "stage", agent_api.Custody, packed, timeout_seconds=FILES_PATIENCE_SECONDS
-            )
+        await self._forget()
+        assert self.plan is not None
+        choice = fall_back(self._choice, self.rounds[-1].reason)
+        self.plan = msgspec.structs.replace(self.plan, memory=choice)
+        self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
 
     async def _stop(self) -> None:
         self._learn(await self._source("stop", agent_api.Custody))
@@ -213,7 +219,7 @@ class Move(Parties):
     async def _shorten(self) -> None:
         """Have whatever followed the workload to the source relayed straight to the destination, pod by pod."""
         if self.plan is None:
-            await self._unless_unknown(self._take_over())  # unknown: another proxy, so the flows are gone
+            await unless_unknown(self._take_over())  # unknown: another proxy, so the flows are gone
         if not self._follows:
             return
         await relayed.shorten(
@@ -230,7 +236,7 @@ class Move(Parties):
         if self.intent.memory == "stop-and-copy" or (self.memory is not None and self.memory.state == "complete"):
             return
         # Unknown: an agent forgets a migration only when everything is there.
-        await self._unless_unknown(self._look_at_memory())
+        await unless_unknown(self._look_at_memory())
 
     async def _look_at_memory(self) -> None:
         self.memory = await self.destination_agent.memory(self._id)
@@ -240,35 +246,26 @@ class Move(Parties):
     async def _forget(self) -> None:
         # Unknown: said before, and one of the two did not answer then.
         await gather_named(
-            source=self._unless_unknown(self.source_agent.forget("outbound", self._id)),
-            destination=self._unless_unknown(self.destination_agent.forget("inbound", self._id)),
+            source=unless_unknown(self.source_agent.forget("outbound", self._id)),
+            destination=unless_unknown(self.destination_agent.forget("inbound", self._id)),
         )
 
     async def _release(self) -> None:
-        await self._unless_unknown(self.source_agent.outbound(self._id, "release", agent_api.Custody))
-        await self._unless_unknown(self.source_proxy.release("outbound", self._id))
-        await self._unless_unknown(self.source_agent.forget("outbound", self._id))
+        await unless_unknown(self.source_agent.outbound(self._id, "release", agent_api.Custody))
+        await unless_unknown(self.source_proxy.release("outbound", self._id))
+        await unless_unknown(self.source_agent.forget("outbound", self._id))
 
     async def _discard(self) -> None:
-        await self._unless_unknown(self.destination_agent.forget("inbound", self._id))
+        await unless_unknown(self.destination_agent.forget("inbound", self._id))
 
     async def _close_inbound(self) -> None:
-        await self._unless_unknown(self.destination_proxy.release("inbound", self._id))
+        await unless_unknown(self.destination_proxy.release("inbound", self._id))
 
     async def _source(self, verb: str, answer: type[T]) -> T:
         return await self.source_agent.outbound(self._id, verb, answer, timeout_seconds=self._patience_seconds)
 
     def _learn(self, custody: agent_api.Custody) -> None:
         self.seconds.update(custody.seconds)
-
-    @staticmethod
-    async def _unless_unknown(call: Awaitable[object]) -> None:
-        """Undoing what was never begun is done already."""
-        try:
-            await call
-        except Answered as error:
-            if error.status != 404:
-                raise
 
 
 ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
@@ -280,6 +277,8 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.DIAL_LINKS: Move._dial_links,
     Action.OPEN_TRANSFER: Move._open_transfer,
     Action.CARRY_FILES: Move._carry_files,
+    Action.PRE_COPY: Move._pre_copy,
+    Action.START_OVER: Move._start_over,
     Action.STOP: Move._stop,
     Action.DUMP: Move._dump,
     Action.ADOPT: Move._adopt,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -219,6 +219,15 @@ class ProxyClient(SidecarClient):
 
     async def release(self, side: str, migration: str) -> proxy_api.Released:
         return await self.call("DELETE", f"/v1/{side}/{migration}", proxy_api.Released)
+
+
+async def unless_unknown(call: Awaitable[object]) -> None:
+    """Undoing what was never begun is done already."""
+    try:
+        await call
+    except Answered as error:
+        if error.status != 404:
+            raise
 
 
 async def gather_named(**calls: Any) -> dict[str, Any]:

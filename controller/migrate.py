@@ -50,6 +50,9 @@ class Observer(Protocol):
 
     def waiting(self, why: str) -> None: ...
 
+    def round(self, number: int, written_bytes: int, seconds: float) -> None:
+        """Pre-copy: what one round has copied, and in what time."""
+
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
         """Post-copy: how much has come `seconds` after the fetching began."""
 
@@ -103,6 +106,13 @@ class Driver:
         except MidstreamError as error:
             self._trouble = error
             return self._event_of(error)
+        return self._done()
+
+    def _done(self) -> Event:
+        if self.phase is Phase.PREPARING and self.move.copies_before:
+            return Event.ROUNDS
+        if self.phase is Phase.PRE_COPYING and not self.move.copies_before:
+            return Event.FALL_BACK
         return Event.DONE
 
     async def _together(self, group: tuple[Action, ...]) -> None:
@@ -143,6 +153,15 @@ class Driver:
         if pile.is_too_large:
             hint = "wait until they have read on (midstream flows lists them), or end these connections"
             raise Refused("ways-piled-up", str(pile), "peer", hint)
+
+    async def _pre_copy(self) -> None:
+        """Round after round, until the agent says that it is time, or that it is in vain."""
+        while not self._cancelled:
+            await self.move.perform(Action.PRE_COPY)
+            last = self.move.rounds[-1]
+            self.observer.round(last.number, last.written_bytes, last.seconds)
+            if self.move.rounds[-1].then != "another-round":
+                return
 
     async def _settle(self) -> None:
         """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
@@ -224,6 +243,7 @@ class Driver:
 
 _PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
     Action.AWAIT_WAYS: Driver._await_ways,
+    Action.PRE_COPY: Driver._pre_copy,
     Action.SETTLE: Driver._settle,
     Action.AWAIT_MEMORY: Driver._await_memory,
     Action.DISCARD: lambda driver: driver._discard(Action.DISCARD),

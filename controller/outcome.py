@@ -19,6 +19,7 @@ from controller.core.result import (
     Outcome,
     PhaseTime,
     Problem,
+    RoundAccount,
     TransferAccount,
 )
 
@@ -60,6 +61,7 @@ def _memory(move: Move, times: list[PhaseTime]) -> MemoryAccount | None:
     return MemoryAccount(
         chosen.way, plan.memory_bytes, chosen.freeze_seconds, chosen.total_seconds, total,
         came.arrived_bytes, came.seconds, came.faults,
+        [RoundAccount(one.written_bytes, one.seconds) for one in move.rounds], chosen.fell_back,
     )  # fmt: skip
 
 

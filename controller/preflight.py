@@ -10,7 +10,7 @@ from controller.clients import gather_named
 from controller.core.files import what_does_not_arrive
 from controller.core.machines import unlike, unlike_links
 from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors
-from controller.core.predict import Rates, choose, least
+from controller.core.predict import Rates, choose, usable
 from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
@@ -37,7 +37,7 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
-    features = least(facts["ours"].memory, facts["theirs"].memory)
+    features = usable(facts["ours"].memory, facts["theirs"].memory)
     memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features)
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]

@@ -1,4 +1,4 @@
-"""Has the two agents of a move agree on how its images travel, before the freeze."""
+"""What the two agents of a move do together before the freeze: agree on how its images travel, carry its files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import Refused
 from controller.core.transfer import Transfer
+
+UNFROZEN_PATIENCE_SECONDS = 3600.0
+"""The workload runs while its files are packed and unpacked, or its memory copied: it takes the time that it takes."""
 
 
 class Depot(msgspec.Struct, frozen=True):
@@ -56,3 +59,11 @@ async def agree(
     order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second)
     await source.outbound(migration, "send", agent_api.Custody, order)
     return "direct"
+
+
+async def carry_files(migration: str, source: AgentClient, destination: AgentClient) -> None:
+    """The workload's files, as they are now, beside where they belong. Raises MidstreamError."""
+    patience = UNFROZEN_PATIENCE_SECONDS
+    packed = await source.outbound(migration, "pack", agent_api.Packed, timeout_seconds=patience)
+    if packed.folder:
+        await destination.inbound(migration, "stage", agent_api.Custody, packed, timeout_seconds=patience)

@@ -13,6 +13,7 @@
 | POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
 | POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
 | POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive) |
+| POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
 | POST /v1/outbound/{migration}/stop | | `Custody` |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
@@ -66,7 +67,10 @@ from checkpoint.api.moves import (
     Memory,
     MemorySource,
     MemoryWay,
+    Next,
     Packed,
+    PreDump,
+    PreDumped,
     PrepareInbound,
     PrepareOutbound,
     Restored,
@@ -129,8 +133,11 @@ __all__ = [
     "MemoryFeatures",
     "MemorySource",
     "MemoryWay",
+    "Next",
     "OpenMount",
     "Packed",
+    "PreDump",
+    "PreDumped",
     "PrepareInbound",
     "PrepareOutbound",
     "Problem",

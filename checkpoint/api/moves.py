@@ -8,8 +8,11 @@ import msgspec
 
 from checkpoint.api.transfers import Beacon, FetchImages, TransferReport
 
-MemoryWay = Literal["stop-and-copy", "post-copy"]
-"""How a workload's private memory travels: all of it inside the freeze, or afterwards, while the workload runs."""
+MemoryWay = Literal["stop-and-copy", "post-copy", "pre-copy"]
+"""How a workload's private memory travels: inside the freeze, or while the workload runs: afterwards, or before."""
+
+Next = Literal["another-round", "freeze", "fall-back"]
+"""What a round of pre-copy says is to be done: one more, to stop the workload, or to give pre-copy up."""
 
 
 MOST_GHOST_BYTES = (1 << 32) - 1
@@ -99,6 +102,25 @@ class Custody(msgspec.Struct, frozen=True):
     """Source, post-copy: where in the pod's network the memory is given."""
     beacon: Beacon | None = None
     """Source: by it another agent finds out whether it sees this one's folder."""
+
+
+class PreDump(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One round of pre-copy: what has been written since the round before, everything in the first."""
+
+    number: Annotated[int, msgspec.Meta(ge=1)]
+    base_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.1
+    """What the freeze is expected to take even if nothing were left to copy."""
+
+
+class PreDumped(msgspec.Struct, frozen=True):
+    number: int
+    written_bytes: int
+    seconds: float
+    """Until it was written, and where it is sent, until it had arrived."""
+    then: Next
+    reason: str
+    freeze_seconds: float
+    """What the freeze would be if it came now."""
 
 
 class Dumped(msgspec.Struct, frozen=True):

@@ -115,6 +115,9 @@ _RULES = (
           "a connection of the workload cannot be made again here: {why}"),
     _rule(r"Can not set (?P<kind>flock|posix lock|ofd lock)", Code.LOCK_HELD,
           "a file lock of the workload ({kind}) is held by another process here"),
+    # config.c, check_options
+    _rule(r"Tracking memory is not available", Code.MEMORY_WAY,
+          "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"),
     # the machine
     _rule(r".*: No space left on device", Code.NO_SPACE, "there is no space left for the images"),
     _rule(r".*: Cannot allocate memory|.*Out of memory.*", Code.NO_MEMORY, "there is not enough memory"),

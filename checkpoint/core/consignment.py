@@ -95,7 +95,12 @@ class Consignment:
     @property
     def complete(self) -> bool:
         """Everything has arrived."""
-        return self._sealed and not (self._waiting or self._again or self._under_way)
+        return self._sealed and self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Everything that there is so far has arrived."""
+        return not (self._waiting or self._again or self._under_way)
 
     def _close(self, name: str, size: int) -> None:
         self._cut(name, size, last=True)

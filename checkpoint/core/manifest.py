@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from checkpoint.core import chain
 from checkpoint.core.errors import AgentError, Code
 
 HEADER = "midstream-manifest 1"
@@ -34,7 +35,9 @@ work on one file."""
 
 KEY_BYTES = 32
 TAG_BYTES = 16
-_PAGES = re.compile(r"pages-(0|[1-9][0-9]{0,8})\.img")
+_PAGES = re.compile(rf"({chain.ROUND})?pages-(0|[1-9][0-9]{{0,5}})\.img")
+_PAGES_BITS = 20
+"""As many have that number, of each round of a pre-copy; with 999 rounds that is less than 2^31."""
 _PAGES_FROM = 1 << 31
 _NONCE = struct.Struct(">IQ")  # 12 bytes: the size that GCM takes as it is (SP 800-38D, 8.2.1)
 
@@ -54,13 +57,14 @@ class Manifest:
 
 
 def is_pages(name: str) -> bool:
-    """True for the files that hold memory: pages-<n>.img (criu: image-desc.c, CR_FD_PAGES)."""
+    """True for the files that hold memory: pages-<n>.img (criu: image-desc.c, CR_FD_PAGES), those of rounds too."""
     return _PAGES.fullmatch(name) is not None
 
 
 def place_of_pages(name: str) -> int:
     """The place of a file that holds memory: known before the list is, for it is tagged while CRIU writes it."""
-    return _PAGES_FROM + int(name.removeprefix("pages-").removesuffix(".img"))
+    number, own = chain.split(name)
+    return _PAGES_FROM + (number << _PAGES_BITS) + int(own.removeprefix("pages-").removesuffix(".img"))
 
 
 def places(names: Iterable[str]) -> dict[str, int]:

@@ -1,8 +1,7 @@
 """Pre-copy: memory is copied while the workload runs, round after round, each what was written since the last. Pure.
 
 Needs a kernel that tracks writes (CONFIG_MEM_SOFT_DIRTY; CRIU's feature `mem_track`). When to stop is decided here, by
-what the rounds took; asking CRIU for them is not done yet (`controller.core.predict` refuses it in words), for there is
-no kernel at hand to try it on.
+what the rounds took; `checkpoint.moves.rounds` asks CRIU for them.
 
 A round writes what the workload wrote during the one before it. If the next one, inside the freeze, would be short
 enough, it is time; if the workload writes about as fast as a round copies, no number of rounds will help.
@@ -12,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
+from checkpoint.api import Next, PreDumped
 from checkpoint.core.options import Option
 
 LOG = "pre-dump.log"
 FIRST_ROUND_RATIO = 0.5
 """Rounds that did not at least halve the freeze were not worth what they cost."""
+
+_MOMENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,13 @@ class Round:
 
 @dataclass(frozen=True)
 class Limits:
-    rounds: int = 8
-    freeze_seconds: float = 0.25
-    """A freeze that is short enough."""
     base_seconds: float = 0.1
-    """What a freeze takes without memory."""
+    """What a freeze takes though everything was copied before: above all the restore."""
+    rounds: int = 8
+    left_seconds: float = 0.15
+    """What is left to copy is short enough."""
     dirty_ratio: float = 0.8
     """The workload may write this much of what a round copies in the same time; more does not converge."""
-
-
-class Next(Enum):
-    ANOTHER_ROUND = "another round"
-    FREEZE = "stop the workload and copy the rest"
-    FALL_BACK = "give pre-copy up"
 
 
 @dataclass(frozen=True)
@@ -56,28 +51,36 @@ class Decision:
 
 def decide(rounds: Sequence[Round], limits: Limits) -> Decision:
     """What to do after these rounds; there must be one at least."""
-    last = rounds[-1]
-    copied_per_second = last.written_bytes / last.seconds if last.seconds and last.written_bytes else float("inf")
+    copied_per_second = max(map(_rate, rounds))
     dirtied_per_second = _dirtied_per_second(rounds)
-    left_bytes = dirtied_per_second * last.seconds
-    freeze = limits.base_seconds + left_bytes / copied_per_second
-    if len(rounds) > 1 and freeze <= limits.freeze_seconds:
-        return Decision(Next.FREEZE, "what is left is short enough", freeze)
+    left = dirtied_per_second * rounds[-1].seconds / copied_per_second if copied_per_second else 0.0
+    freeze = limits.base_seconds + left
+    if len(rounds) > 1 and left <= limits.left_seconds:
+        return Decision("freeze", "what is left is short enough", freeze)
     if len(rounds) > 1 and dirtied_per_second > limits.dirty_ratio * copied_per_second:
-        return Decision(Next.FALL_BACK, "the workload writes about as fast as a round copies", freeze)
+        return Decision("fall-back", "the workload writes about as fast as a round copies", freeze)
     if len(rounds) < limits.rounds:
-        return Decision(Next.ANOTHER_ROUND, "there is more to copy", freeze)
+        return Decision("another-round", "there is more to copy", freeze)
     if freeze <= FIRST_ROUND_RATIO * (limits.base_seconds + rounds[0].seconds):
-        return Decision(Next.FREEZE, f"after {limits.rounds} rounds, that is all that can be had", freeze)
-    return Decision(Next.FALL_BACK, f"{limits.rounds} rounds made the freeze hardly shorter", freeze)
+        return Decision("freeze", f"after {limits.rounds} rounds, that is all that can be had", freeze)
+    return Decision("fall-back", f"{limits.rounds} rounds made the freeze hardly shorter", freeze)
+
+
+def answer(rounds: Sequence[Round], limits: Limits) -> PreDumped:
+    """What is said of the last of these rounds."""
+    found, last = decide(rounds, limits), rounds[-1]
+    return PreDumped(len(rounds), last.written_bytes, last.seconds, found.what, found.reason, found.freeze_seconds)
+
+
+def _rate(one: Round) -> float:
+    """How fast it copied: the best one tells, for what each round takes besides counts for much in a small one."""
+    return one.written_bytes / max(one.seconds, _MOMENT)
 
 
 def _dirtied_per_second(rounds: Sequence[Round]) -> float:
     """How fast the workload writes; after the first round nothing is known, and the worst is supposed."""
-    if len(rounds) < 2:
-        return rounds[0].written_bytes / rounds[0].seconds if rounds[0].seconds else float("inf")
-    before, last = rounds[-2:]
-    return last.written_bytes / before.seconds if before.seconds else float("inf")
+    before, last = rounds[-2:] if len(rounds) > 1 else (rounds[0], rounds[0])
+    return last.written_bytes / max(before.seconds, _MOMENT)
 
 
 def pre_dump(pid: int, images: str, work_fd: int, parent: str = "") -> dict[str, Option]:
@@ -86,10 +89,10 @@ def pre_dump(pid: int, images: str, work_fd: int, parent: str = "") -> dict[str,
         "images_dir_fd": -1, "images_dir": images, "work_dir_fd": work_fd, "pid": pid, "track_mem": True,
         "tcp_established": True, "log_level": 2, "log_file": LOG,
     }  # fmt: skip
-    return wanted | last(parent) if parent else wanted
+    return wanted | after(parent) if parent else wanted
 
 
-def last(parent: str) -> dict[str, Option]:
+def after(parent: str) -> dict[str, Option]:
     """What the dump inside the freeze says besides: only what was written since the round in `parent`."""
     return {"track_mem": True, "parent_img": parent}
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint.api import MemoryFeatures
-from checkpoint.core import causes, options
+from checkpoint.core import causes, options, precopy
 from checkpoint.core.errors import AgentError, Code, from_problem
 from checkpoint.criu import kerndat, pipes
 from checkpoint.criu.swrk import Swrk
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
+from checkpoint.images import chain
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
 from checkpoint.kernel import Kernel
@@ -71,20 +73,26 @@ class CriuEngine:
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
 
+    async def pre_dump(self, helper: Helper, root: int, folders: Folders, parent: str) -> None:
+        with _open_folder(folders.work) as work_fd:
+            wanted = precopy.pre_dump(root, str(folders.images), work_fd, parent)
+            response = await _swrk(helper).request(self._messages.PRE_DUMP, wanted)
+        if not response.success:
+            raise self._failure(folders, precopy.LOG)
+
     async def dump(
-        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False
-    ) -> DumpReport:
+        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
+        parent: str = "",
+    ) -> DumpReport:  # fmt: skip
         root = tree.members[0].pid
-        more = options.lazily(_lazy_config(folders.work)) if lazily else {}
-        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
-        try:
-            response = await _swrk(helper).request(
-                self._messages.DUMP, options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
-            )
-        finally:
-            os.close(work_fd)
+        more = options.lazily(_lazy_config(folders.work)) if lazily else precopy.after(parent) if parent else {}
+        with _open_folder(folders.work) as work_fd:
+            wanted = options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
+            response = await _swrk(helper).request(self._messages.DUMP, wanted)
         if not response.success:
             raise self._failure(folders, options.DUMP_LOG)
+        if parent:
+            chain.cut(folders.images)
         await trees.until_stopped(self._kernel, tree.pids)
         images = Images(folders.images, self._messages)
         return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
@@ -102,13 +110,11 @@ class CriuEngine:
         return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
 
     async def _restore(self, helper: Helper, folders: Folders, more: dict[str, options.Option]) -> None:
-        work_fd = os.open(folders.work, os.O_PATH | os.O_DIRECTORY)
         try:
-            response = await _swrk(helper).request(
-                self._messages.RESTORE, options.restore(str(folders.images), work_fd) | more
-            )
+            with _open_folder(folders.work) as work_fd:
+                wanted = options.restore(str(folders.images), work_fd) | more
+                response = await _swrk(helper).request(self._messages.RESTORE, wanted)
         finally:
-            os.close(work_fd)
             await helper.close()
         if not response.success:
             raise self._failure(folders, options.RESTORE_LOG)
@@ -173,6 +179,15 @@ class CriuEngine:
 
     def _failure(self, folders: Folders, log: str) -> AgentError:
         return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
+
+
+@contextmanager
+def _open_folder(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _lazy_config(work: Path) -> str:

@@ -26,12 +26,13 @@ Tags = dict[str, list[bytes]]
 
 
 class Growing:
-    """One dump's, from the time when the folder is empty."""
+    """One dump's, from before CRIU writes it."""
 
-    def __init__(self, folder: Path, key: bytes) -> None:
+    def __init__(self, folder: Path, key: bytes, known: Tags | None = None) -> None:
+        """`known`: of files that are there already."""
         self._folder, self._cipher = folder, AESGCM(key)
         self._buffer = memoryview(bytearray(manifest.CHUNK_BYTES))
-        self.tags: Tags = {}
+        self.tags: Tags = {name: list(tags) for name, tags in (known or {}).items()}
         """Its own until the end."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tag the pages", daemon=True)

@@ -40,6 +40,7 @@ class Messages:
         self.features: Message = rpc.criu_features
         self.DUMP: int = rpc.DUMP
         self.FEATURE_CHECK: int = rpc.FEATURE_CHECK
+        self.PRE_DUMP: int = rpc.SINGLE_PRE_DUMP
         self.RESTORE: int = rpc.RESTORE
         self.file: Message = images["fdinfo"].file_entry
         self.fdinfo: Message = images["fdinfo"].fdinfo_entry

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.engine import DumpReport, Folders, Helper
+from checkpoint.images.growing import Tags
 from checkpoint.memory.ways import Giving
+from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, stat
@@ -19,14 +21,14 @@ _LOG = logging.getLogger(__name__)
 DUMP_TRIES = 3
 """The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
 
-Tagging = Callable[[], AbstractContextManager[None]]
+Tagging = Callable[[Tags], AbstractContextManager[None]]
 
 
 class Dumping:
     """One migration's."""
 
-    def __init__(self, around: Surroundings, record: MigrationRecord, ghost_limit_bytes: int) -> None:
-        self._around, self._record = around, record
+    def __init__(self, around: Surroundings, record: MigrationRecord, ghost_limit_bytes: int, rounds: Rounds) -> None:
+        self._around, self._record, self._rounds = around, record, rounds
         self._ghost_limit_bytes = ghost_limit_bytes
         self._helper: Helper | None = None
         self._giving: Giving | None = None
@@ -60,6 +62,7 @@ class Dumping:
                     raise
                 _LOG.info("%s: %s: dumping once more", self._record.migration, error)
                 shipping.restart()
+                self._rounds.forget()
                 self._around.store.make(self._record.migration)
         return await self._dump_once(tree, folders, shipping, tagging)
 
@@ -73,10 +76,11 @@ class Dumping:
         self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
         try:
-            with tagging():
+            with tagging(self._rounds.tags):
                 return await self._around.engine.dump(
-                    helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily
-                )
+                    helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,
+                    parent=self._rounds.parent,
+                )  # fmt: skip
         finally:
             self._record.helper = None
             self._around.spawn(helper.close(), "criu's end")

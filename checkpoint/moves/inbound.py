@@ -60,11 +60,6 @@ class Inbound(Side):
         self._restoring = Restoring(around, record.migration, self._folders.work, self._incoming, self._timed)
         self._filling = Filling(around, record)
 
-    def custody(self) -> Custody:
-        one = self.record
-        state, reason = self._machine.state, self._machine.reason
-        return Custody(one.migration, one.workload, "destination", state.value, reason, dict(self._seconds))
-
     def same_as(self, wanted: PrepareInbound) -> bool:
         ours = (self.record.workload, self.record.argv, self._image_key or wanted.image_key, self.record.memory)
         return ours == (wanted.workload, wanted.argv, wanted.image_key, wanted.memory)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -23,28 +22,31 @@ from checkpoint.api import (
     Dumped,
     Files,
     Packed,
+    PreDump,
+    PreDumped,
     PrepareOutbound,
     Sealed,
     SendImages,
     StoreImages,
 )
 from checkpoint.baggage.outgoing import Outgoing
-from checkpoint.core import stored
 from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
-from checkpoint.core.stored import Manifest
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.dumping import Dumping
 from checkpoint.moves.ending import Ending
 from checkpoint.moves.lease import Lease
+from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.adopt import Adoption
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,22 +65,18 @@ class Outbound(Side):
         self._folders = around.store.folders(record.migration)
         self._outgoing = Outgoing(around.store.beside(record.migration), around.layer, files.named, arrived)
         self._snapshot = Snapshot(around, self._folders, self._key)
-        self._dumping = Dumping(around, record, files.ghost_limit_bytes)
         self._shipping = Shipping(self._folders.images)
+        self._rounds = Rounds(around, record, self._folders, self._shipping, self._key)
+        self._dumping = Dumping(around, record, files.ghost_limit_bytes, self._rounds)
         self._lease = Lease(around.kernel, self._expire)
         self._ending = Ending(around, record.migration, self._kill, self._close_adoption)
         self._answers: dict[Event, Any] = {}
-        self._giving: Giving | None = None
-        """With post-copy: whoever gives the memory."""
+        self._giving: Giving | None = None  # with post-copy: whoever gives the memory
         self._beacon: Beacon | None = None
 
     def custody(self) -> Custody:
-        one = self.record
-        state, reason = self._machine.state, self._machine.reason
         port = 0 if self._giving is None else self._giving.port
-        return Custody(
-            one.migration, one.workload, "source", state.value, reason, dict(self._seconds), port, self._beacon
-        )
+        return msgspec.structs.replace(super().custody(), memory_port=port, beacon=self._beacon)
 
     def same_as(self, wanted: PrepareOutbound) -> bool:
         one = self.record
@@ -118,15 +116,15 @@ class Outbound(Side):
         async with self._lock:
             if not self._shipping.agreed:
                 self._check(Event.STOP)
-                self._shipping.store(wanted, self._draft)
+                self._shipping.store(wanted, self.record, self._around.here)
             return self.custody()
 
-    def _draft(self) -> Manifest:
-        one = self.record
-        return Manifest(
-            stored.VERSION, one.migration, one.workload, one.argv, time.time(), self._around.here, "", [],
-            one.readdress, "", len(one.members), [], [], [],
-        )  # fmt: skip
+    async def predump(self, wanted: PreDump) -> PreDumped:
+        """One round of pre-copy."""
+        async with self._lock:
+            self._check(Event.STOP)
+            with self._timed("predump"):
+                return await self._rounds.make(wanted)
 
     async def stop(self) -> Custody:
         async with self._lock:
@@ -139,10 +137,9 @@ class Outbound(Side):
         self._apply(Event.STOP)
         # On record first: an agent that dies right after the signal must know that it has to take it back.
         self._around.save()
-        root = self.record.root
-        assert root is not None
+        assert self.record.root is not None
         try:
-            self._tree = await self._around.engine.stop(root.pid)
+            self._tree = await self._around.engine.stop(self.record.root.pid)
         except AgentError as error:
             await self._release(f"{error.problem.message}")
             raise
@@ -151,8 +148,7 @@ class Outbound(Side):
         self._lease.arm(self._machine.deadline())
 
     async def dump(self) -> Dumped:
-        answer: Dumped = await self._once(Event.DUMP, "dump", self._dump)
-        return answer
+        return await self._once(Event.DUMP, "dump", self._dump)
 
     async def _dump(self) -> Dumped:
         tree, images = self._required_tree(), self._folders.images
@@ -173,8 +169,7 @@ class Outbound(Side):
         return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
     async def adopt(self) -> Adopted:
-        answer: Adopted = await self._once(Event.ADOPT, "adopt", self._adopt)
-        return answer
+        return await self._once(Event.ADOPT, "adopt", self._adopt)
 
     async def _adopt(self) -> Adopted:
         legs: list[msgspec.Raw] = []
@@ -186,8 +181,7 @@ class Outbound(Side):
         return Adopted(len(found.flows), len(found.listeners), msgspec.Raw(b"[" + b",".join(map(bytes, legs)) + b"]"))
 
     async def seal(self) -> Sealed:
-        answer: Sealed = await self._once(Event.SEAL, "seal", self._seal)
-        return answer
+        return await self._once(Event.SEAL, "seal", self._seal)
 
     async def _seal(self) -> Sealed:
         found, digest = await self._snapshot.seal(self.record.readdress)
@@ -277,7 +271,7 @@ class Outbound(Side):
             await self.release("the agent was shut down")
         await self._shipping.close()
 
-    async def _once(self, event: Event, name: str, work: Callable[[], Any]) -> Any:
+    async def _once(self, event: Event, name: str, work: Callable[[], Awaitable[T]]) -> T:
         async with self._lock:
             if event not in self._answers:
                 self._check(event)
@@ -285,7 +279,7 @@ class Outbound(Side):
                     answer = await work()
                 self._apply(event)
                 self._answers[event] = answer
-            return self._answers[event]
+            return cast(T, self._answers[event])
 
     def _expire(self) -> None:
         self._around.spawn(self._go_back("the lease ran out", expired=True), "the lease")

@@ -17,7 +17,7 @@ from checkpoint.core.errors import AgentError
 from checkpoint.core.manifest import Manifest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
-from checkpoint.images import store
+from checkpoint.images import chain, store
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, until_gone
 from checkpoint.sockets import sockopts
@@ -54,7 +54,7 @@ class Restoring:
         try:
             with self._timed("files"):
                 await self._place_files(folder, sealed, key)
-            report = await self._run_criu(folder, lazily=lazily)
+            report = await self._run_criu(chain.unfold(folder, sealed.files, self._work / "chain"), lazily=lazily)
         except AgentError:
             manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
             raise

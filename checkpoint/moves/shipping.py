@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoint.api import Sealed, SendImages, StoreImages, TransferReport
+from checkpoint.core import stored
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.stored import Manifest
+from checkpoint.core.journal import MigrationRecord
+from checkpoint.core.stored import Machine, Manifest
 from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.transfer.sending import Sending
@@ -30,14 +33,26 @@ class Shipping:
         """Connect to the agent that they go to. Raises AgentError."""
         self._way = await Sending.open(kernel, key, self._folder, wanted)
 
-    def store(self, wanted: StoreImages, draft: Callable[[], Manifest]) -> None:
-        """Into an archive, once they are sealed; see `Storing`."""
+    def store(self, wanted: StoreImages, record: MigrationRecord, here: Machine) -> None:
+        """Into an archive, once they are sealed."""
+
+        def draft() -> Manifest:
+            return Manifest(
+                stored.VERSION, record.migration, record.workload, record.argv, time.time(), here, "", [],
+                record.readdress, "", len(record.members), [], [], [],
+            )  # fmt: skip
+
         self._way = Storing(self._folder, wanted, draft)
 
     def watch(self) -> None:
         """A dump begins to write them."""
         if self._way is not None:
             self._way.watch()
+
+    async def offer(self, sizes: Mapping[str, int]) -> None:
+        """These are finished, before the dump begins; returns when they have arrived. Raises AgentError."""
+        if self._way is not None:
+            await self._way.offer(sizes)
 
     def restart(self) -> None:
         """That dump is not wanted any more; there will be another."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from checkpoint.api import Custody
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.journal import MigrationRecord
 from checkpoint.moves.surroundings import Surroundings
@@ -30,6 +31,11 @@ class Side:
     @property
     def state(self) -> State:
         return self._machine.state
+
+    def custody(self) -> Custody:
+        one = self.record
+        state, reason = self._machine.state, self._machine.reason
+        return Custody(one.migration, one.workload, one.side, state.value, reason, dict(self._seconds))
 
     @property
     def _key(self) -> bytes:

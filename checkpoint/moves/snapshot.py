@@ -60,9 +60,9 @@ class Snapshot:
         return sockopts.read(self._sockets.by_ino.values())
 
     @contextmanager
-    def tagging(self) -> Iterator[None]:
-        """While CRIU writes the folder, from the start: what can be is tagged already."""
-        growing = Growing(self._folder, self._key)
+    def tagging(self, known: Tags) -> Iterator[None]:
+        """While CRIU writes the folder, from the start: what can be is tagged already. `known`: what was before."""
+        growing = Growing(self._folder, self._key, known)
         try:
             yield
         finally:

@@ -47,6 +47,16 @@ class Sending:
         """The folder, which is empty, is written from now on. Raises AgentError KERNEL."""
         self._watch = Watch(self._kernel, self._folder, self._shipment)
 
+    async def offer(self, sizes: Mapping[str, int]) -> None:
+        """These files of the folder are final already; returns when they have arrived. Raises AgentError."""
+
+        def tell(consignment: Consignment) -> None:
+            for name, size in sizes.items():
+                consignment.closed(name, size)
+
+        self._shipment.tell(tell)
+        await asyncio.to_thread(self._shipment.catch_up)
+
     def restart(self) -> None:
         """The folder will be emptied, and written once more: what is on its way is not wanted any more."""
         self._unwatch()

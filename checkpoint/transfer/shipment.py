@@ -58,6 +58,12 @@ class Shipment:
             self._changed.wait_for(lambda: self._problem is not None or self._consignment.complete)
             self.check()
 
+    def catch_up(self) -> None:
+        """Until everything that there is so far has arrived. Blocks; raises AgentError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._problem is not None or self._consignment.idle)
+            self.check()
+
     # -- of the streams
 
     def next(self, *, patiently: bool) -> Parcel | None:
@@ -80,7 +86,7 @@ class Shipment:
     def arrived(self, number: int) -> None:
         with self._changed:
             self._consignment.arrived(number)
-            if self._consignment.complete:
+            if self._consignment.idle:
                 self.seconds = time.monotonic() - self._began
                 self._changed.notify_all()
 

@@ -46,6 +46,9 @@ class Storing:
     def watch(self) -> None:
         """Nothing is stored before it is sealed: an archive's objects are written once."""
 
+    async def offer(self, sizes: Mapping[str, int]) -> None:
+        """Nor then."""
+
     def restart(self) -> None:
         """Nothing has been stored."""
 

@@ -21,6 +21,7 @@ class Phase(StrEnum):
     PENDING = "Pending"
     PREFLIGHT = "Preflight"
     PREPARING = "Preparing"
+    PRE_COPYING = "PreCopying"
     STOPPING = "Stopping"
     CHECKPOINTING = "Checkpointing"
     ADOPTING = "Adopting"
@@ -39,6 +40,10 @@ class Event(Enum):
     """How the work of a phase ended."""
 
     DONE = "done"
+    ROUNDS = "rounds"
+    """Everything is prepared, and memory is to be copied before the stop."""
+    FALL_BACK = "fall-back"
+    """It was copied in vain: another way is to be prepared."""
     ERROR = "error"
     """A party said no, or could not be reached where that decides nothing."""
     IN_DOUBT = "in-doubt"
@@ -62,6 +67,8 @@ class Action(Enum):
     CARRY_FILES = "both agents: the workload's files packed, and unpacked beside where they belong"
     DIAL_LINKS = "source's proxy: dial the links"
     OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
+    PRE_COPY = "source: round after round, copy the memory that was written since the last"
+    START_OVER = "both agents: where that was in vain, forget it, to be prepared for another way"
     STOP = "source: stop the workload"
     DUMP = "source: dump it, stopped"
     ADOPT = "source: hand its sockets to the proxy"
@@ -89,6 +96,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
         (Action.CARRY_FILES,),
     ),
+    Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),
     Phase.STOPPING: ((Action.STOP,),),
     Phase.CHECKPOINTING: ((Action.DUMP,),),
     Phase.ADOPTING: ((Action.ADOPT,),),
@@ -108,6 +116,7 @@ _FORWARD = (
     Phase.PENDING,
     Phase.PREFLIGHT,
     Phase.PREPARING,
+    Phase.PRE_COPYING,
     Phase.STOPPING,
     Phase.CHECKPOINTING,
     Phase.ADOPTING,
@@ -125,6 +134,10 @@ FINAL = frozenset({Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.FAILED})
 
 TABLE: dict[tuple[Phase, Event], Phase] = {
     **{(phase, Event.DONE): following for phase, following in pairwise(_FORWARD)},
+    # Most moves have no rounds; one that had them in vain is prepared anew, and has none.
+    (Phase.PREPARING, Event.DONE): Phase.STOPPING,
+    (Phase.PREPARING, Event.ROUNDS): Phase.PRE_COPYING,
+    (Phase.PRE_COPYING, Event.FALL_BACK): Phase.PREPARING,
     **{
         (phase, event): Phase.ROLLING_BACK
         for phase in BEFORE_COMMIT

@@ -7,9 +7,9 @@ stand in. What counts as much is in `MUCH_BYTES`: below it the rest of the move 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -25,10 +25,16 @@ after the commit."""
 MUCH_BYTES = 128 << 20
 SAMPLES_KEPT = 40
 
-_BASE_SECONDS = {"stop-and-copy": 0.10, "post-copy": 0.14}
-_BASE_TOTAL_SECONDS = {"stop-and-copy": 0.4, "post-copy": 0.7}
+_BASE_SECONDS: dict[MemoryWay, float] = {"stop-and-copy": 0.10, "post-copy": 0.14, "pre-copy": 0.14}
+_BASE_TOTAL_SECONDS: dict[MemoryWay, float] = {"stop-and-copy": 0.4, "post-copy": 0.7, "pre-copy": 0.7}
 _WALKED_BYTES_PER_SECOND = 40e9
 """Post-copy's part of the freeze: CRIU has the kernel walk through the page tables. Measured by hand on 2 and 4 GiB."""
+
+_COPIES: dict[MemoryWay, tuple[float, float]] = {
+    "stop-and-copy": (1.0, 1.0), "post-copy": (0.0, 1.0), "pre-copy": (0.5, 1.5),
+}  # fmt: skip
+"""How much of the probe, which writes the memory and reads it, falls into the freeze, and into all. Pre-copy has
+written it before, but CRIU reads it inside."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -68,14 +74,17 @@ class Choice(msgspec.Struct, frozen=True):
     reason: str = ""
     risk: str = ""
     """What can go wrong this way that cannot another; "": nothing."""
+    fallback: MemoryWay | None = None
+    """Of pre-copy: how it goes where rounds get nowhere."""
+    fell_back: str = ""
+    """Why it is not pre-copy, which was asked for or begun."""
 
 
 def predict(way: MemoryWay, memory_bytes: int, rates: Rates) -> Prediction:
     """Freeze and total time of a move with so much memory."""
     samples = [one for one in rates.samples if one.way == way]
-    # Of a stop-and-copy the freeze is the copy; post-copy fetches at about the rate of the probe.
-    copy = 1.0 / rates.copy_bytes_per_second
-    first = copy if way == "stop-and-copy" else 1.0 / _WALKED_BYTES_PER_SECOND
+    inside, copy = (part / rates.copy_bytes_per_second for part in _COPIES[way])
+    first = inside or 1.0 / _WALKED_BYTES_PER_SECOND
     freeze = _line([(one.memory_bytes, one.freeze_seconds) for one in samples], _BASE_SECONDS[way], first, memory_bytes)
     total = _line(
         [(one.memory_bytes, one.total_seconds) for one in samples], _BASE_TOTAL_SECONDS[way], copy, memory_bytes
@@ -95,39 +104,57 @@ def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, mem
 
 def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures) -> tuple[Choice, list[Problem]]:
     """The way to take, and what stands in the way of the one that was asked for."""
-    problems = _unavailable(wanted, memory_bytes, features)
-    all_of = {way: predict(way, memory_bytes, rates) for way in get_args(MemoryWay)}
+    ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or features.pre_copy]
+    all_of = {way: predict(way, memory_bytes, rates) for way in ways}
     way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
-    mine = all_of.pop(way)
+    fallback = _way("auto", _without(all_of, "pre-copy"), features.post_copy_bytes >= memory_bytes)[0]
+    if way == "pre-copy":
+        reason += f"; by {fallback} where the workload writes too fast for it"
+    made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
+    if wanted == "pre-copy" and way != wanted:
+        made = msgspec.structs.replace(made, fell_back=NOT_TRACKED, reason=f"{NOT_TRACKED}; {reason}")
+    return made, _unavailable(wanted, memory_bytes, features)
+
+
+def fall_back(choice: Choice, why: str) -> Choice:
+    """From pre-copy, which was begun, to the way that was chosen for this case."""
+    all_of: dict[MemoryWay, Prediction] = {one.way: one for one in choice.others if one.way != "pre-copy"}
+    assert choice.fallback is not None
+    made = _choice(choice.fallback, all_of, "pre-copy was given up", None)
+    return msgspec.structs.replace(made, fell_back=f"pre-copy was given up: {why}")
+
+
+def _choice(way: MemoryWay, all_of: Mapping[MemoryWay, Prediction], reason: str, fallback: MemoryWay | None) -> Choice:
+    mine = all_of[way]
     risk = ""
     if way == "post-copy":
         later = max(0.0, mine.total_seconds - mine.freeze_seconds)
         risk = (f"until its memory has come, about {later:.1f} s after the freeze, the workload needs the pod it left: "
                 "if that is lost meanwhile, so is the workload")  # fmt: skip
-    return Choice(way, mine.freeze_seconds, mine.total_seconds, list(all_of.values()), reason, risk), problems
+    others = list(_without(all_of, way).values())
+    return Choice(way, mine.freeze_seconds, mine.total_seconds, others, reason, risk, fallback)
 
 
-def _way(wanted: Wanted, all_of: dict[MemoryWay, Prediction], post_copy: bool) -> tuple[MemoryWay, str]:
-    if wanted == "stop-and-copy" or wanted == "post-copy":
-        return wanted, "asked for"
+def _without(all_of: Mapping[MemoryWay, Prediction], way: MemoryWay) -> dict[MemoryWay, Prediction]:
+    return {one: found for one, found in all_of.items() if one != way}
+
+
+def _way(wanted: Wanted, all_of: Mapping[MemoryWay, Prediction], post_copy: bool) -> tuple[MemoryWay, str]:
+    if wanted in all_of:
+        return cast(MemoryWay, wanted), "asked for"
     copied = all_of["stop-and-copy"].freeze_seconds
     if copied <= SHORT_FREEZE_SECONDS:
         return "stop-and-copy", "it is little memory"
-    if not post_copy:
-        return "stop-and-copy", "post-copy is not possible here"
-    if all_of["post-copy"].freeze_seconds >= copied:
-        return "stop-and-copy", "post-copy would not make the freeze shorter"
-    return "post-copy", f"the freeze would be {copied:.1f} s with stop-and-copy"
+    if post_copy:
+        if all_of["post-copy"].freeze_seconds >= copied:
+            return "stop-and-copy", "post-copy would not make the freeze shorter"
+        return "post-copy", f"the freeze would be {copied:.1f} s with stop-and-copy"
+    if "pre-copy" in all_of and all_of["pre-copy"].freeze_seconds < copied:
+        return "pre-copy", f"post-copy is not possible here, and the freeze would be {copied:.1f} s with stop-and-copy"
+    return "stop-and-copy", "post-copy is not possible here"
 
 
 def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) -> list[Problem]:
-    if wanted == "pre-copy":
-        why = (
-            "this version does not carry it out"
-            if features.pre_copy
-            else "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
-        )
-        return [Problem("pre-copy-unavailable", f"pre-copy is not possible: {why}", "machine", _AUTO)]
     if wanted == "post-copy" and not features.post_copy_bytes:
         message = "post-copy is not possible: the kernel has no userfaultfd(2) that tells of forks and remappings"
         return [Problem("post-copy-unavailable", message, "machine", _AUTO)]
@@ -140,9 +167,12 @@ def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) ->
     return []
 
 
+NOT_TRACKED = "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
+"""Why pre-copy is not possible."""
+
 _AUTO = "choose --memory auto"
 
 
-def least(ours: MemoryFeatures, theirs: MemoryFeatures) -> MemoryFeatures:
-    """What both machines can do."""
-    return MemoryFeatures(min(ours.post_copy_bytes, theirs.post_copy_bytes), ours.pre_copy and theirs.pre_copy)
+def usable(source: MemoryFeatures, destination: MemoryFeatures) -> MemoryFeatures:
+    """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only."""
+    return MemoryFeatures(min(source.post_copy_bytes, destination.post_copy_bytes), source.pre_copy)

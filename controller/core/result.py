@@ -68,10 +68,20 @@ class LedgerRow(msgspec.Struct, frozen=True):
     )
 
 
+class RoundAccount(msgspec.Struct, frozen=True):
+    """One round of pre-copy, before the freeze."""
+
+    bytes: Annotated[Count, Meta(description="What it copied.")]
+    seconds: Annotated[Seconds, Meta(description="In what time.")]
+
+
 class MemoryAccount(msgspec.Struct, frozen=True):
     """How the workload's memory travelled, and what had been expected of it."""
 
-    way: Annotated[Literal["stop-and-copy", "post-copy"], Meta(description="Inside the freeze, or after it.")]
+    way: Annotated[
+        Literal["stop-and-copy", "post-copy", "pre-copy"],
+        Meta(description="Inside the freeze; or but for the rest after it, or before it."),
+    ]
     memory_bytes: Annotated[Count, Meta(description="The workload's memory, as the plan saw it.")]
     predicted_freeze_seconds: Annotated[Seconds, Meta(description="What the plan expected of the freeze.")]
     predicted_total_seconds: Annotated[Seconds, Meta(description="What it expected of the whole move.")]
@@ -79,6 +89,8 @@ class MemoryAccount(msgspec.Struct, frozen=True):
     fetched_bytes: Annotated[Count, Meta(description="Post-copy: what came after the freeze.")] = 0
     fetch_seconds: Annotated[Seconds, Meta(description="Post-copy: how long that took.")] = 0.0
     faults: Annotated[Count, Meta(description="Post-copy: pages the workload had to wait for.")] = 0
+    rounds: Annotated[list[RoundAccount], Meta(description="Pre-copy: those in vain, too.")] = []
+    fell_back: Annotated[str, Meta(description="Why not pre-copy, where asked for or begun; else empty.")] = ""
 
 
 class TransferAccount(msgspec.Struct, frozen=True):

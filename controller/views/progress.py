@@ -133,6 +133,10 @@ class Display:
             self._waiting = True
             self.note(why)
 
+    def round(self, number: int, written_bytes: int, seconds: float) -> None:
+        """Pre-copy: one round has copied so much; the workload runs."""
+        self.note(f"round {number}: {byte_text(written_bytes)} in {duration_text(seconds)}")
+
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
         """Post-copy: so much of the workload's memory has come since it runs at the destination."""
         if self._memory != (arrived_bytes, total_bytes):

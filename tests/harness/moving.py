@@ -56,6 +56,8 @@ class Silent:
     def waiting(self, why: str) -> None:
         self.waits.append(why)
 
+    def round(self, number: int, written_bytes: int, seconds: float) -> None: ...
+
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None: ...
 
 
@@ -198,14 +200,14 @@ async def spoilt(
 
 
 @asynccontextmanager
-async def scene(**options: Any) -> AsyncIterator[Scene]:
-    """A lab with the pods a, b and client; nothing of it is left afterwards. `options` of a and b: `Lab.create`."""
+async def scene(source_criu: Path | None = None, **options: Any) -> AsyncIterator[Scene]:
+    """A lab with the pods a, b and client; nothing of it is left afterwards.
+
+    `options` of a and b: `Lab.create`. `source_criu`: a's, where it is another.
+    """
     lab = Lab(fresh_home())
     try:
-        created = await asyncio.gather(
-            lab.create("a", **options), lab.create("b", **options), lab.create("client", sidecars=False)
-        )
-        made = Scene(lab, *created)
+        made = Scene(lab, *await _pods(lab, source_criu, options))
         try:
             yield made
         finally:
@@ -213,6 +215,18 @@ async def scene(**options: Any) -> AsyncIterator[Scene]:
     finally:
         await lab.delete_all()
         shutil.rmtree(lab.home, ignore_errors=True)
+
+
+async def _pods(lab: Lab, source_criu: Path | None, options: dict[str, Any]) -> list[Pod]:
+    """All three at a time, but for an `a` with a CRIU of its own."""
+    if source_criu is None:
+        return await asyncio.gather(
+            lab.create("a", **options), lab.create("b", **options), lab.create("client", sidecars=False)
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIDSTREAM_CRIU", str(source_criu))
+        a = await lab.create("a", **options)
+    return [a, *await asyncio.gather(lab.create("b", **options), lab.create("client", sidecars=False))]
 
 
 async def end_workloads(pod: Pod) -> None:

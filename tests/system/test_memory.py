@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
-import random
 import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,50 +14,11 @@ import pytest
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines
-from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, spoilt, until
+from tests.harness.moving import ONE_LOOP, PORT, spoilt, until
 from tests.harness.sidecars import AGENT, running
-
-VALUES = 24
-VALUE_BYTES = 1 << 20
-
+from tests.harness.values import Data
 
 pytestmark = ONE_LOOP
-
-
-class Data:
-    """Values that no compressor makes smaller, in a Redis, and one connection to it."""
-
-    def __init__(self, stage) -> None:
-        self._sock = stage.connect(stage.client, stage.a.address, REDIS_PORT, 30)
-        chance = random.Random(7)
-        self._sums = []
-        for number in range(VALUES):
-            value = chance.randbytes(VALUE_BYTES)
-            self._sums.append(hashlib.sha256(value).digest())
-            self._sock.sendall(b"*3\r\n$3\r\nSET\r\n$2\r\n%02d\r\n$%d\r\n%b\r\n" % (number, VALUE_BYTES, value))
-            assert self._line() == b"+OK"
-
-    def _line(self) -> bytes:
-        line = b""
-        while not line.endswith(b"\r\n"):
-            more = self._sock.recv(1)
-            assert more, "Redis hung up"
-            line += more
-        return line[:-2]
-
-    def check(self) -> None:
-        """Every value is what it was, over the connection that was there before."""
-        for number in reversed(range(VALUES)):
-            self._sock.sendall(b"GET %02d\r\n" % number)
-            left = int(self._line()[1:]) + 2
-            value = bytearray()
-            while left:
-                some = self._sock.recv(left)
-                assert some, "Redis hung up"
-                value += some
-                left -= len(some)
-            assert hashlib.sha256(value[:-2]).digest() == self._sums[number], f"value {number} differs"
-        assert ask(self._sock, "DBSIZE") == f":{VALUES}"
 
 
 async def filled(stage) -> Data:

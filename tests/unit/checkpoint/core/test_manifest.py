@@ -107,9 +107,12 @@ def test_memory_pages_are_known_by_their_name():
 def test_every_chunk_has_a_nonce_of_its_own():
     places = m.places(["b", "c", "a"])
     assert places == {"a": 0, "b": 1, "c": 2}
-    some = m.places(["pages-0.img", "pages-999999999.img", "pages-1000000000.img", "pages-00.img", "b"])
-    assert (some["b"], some["pages-00.img"], some["pages-1000000000.img"]) == (0, 2, 3)
-    assert [some[name] for name in some if m.is_pages(name)] == [2**31, 2**31 + 999_999_999]
+    some = m.places(["pages-0.img", "pages-999999.img", "pages-1000000.img", "pages-00.img", "b"])
+    assert (some["b"], some["pages-00.img"], some["pages-1000000.img"]) == (0, 2, 3)
+    assert [some[name] for name in some if m.is_pages(name)] == [2**31, 2**31 + 999_999]
+    rounds = m.places(["pages-999999.img", "round-1.pages-0.img", "round-1.pages-1.img", "round-999.pages-999999.img"])
+    assert len(set(rounds.values())) == 4
+    assert 2**31 <= min(rounds.values()) <= max(rounds.values()) < 2**32
     assert [m.chunk_count(size) for size in (0, 1, m.CHUNK_BYTES, m.CHUNK_BYTES + 1)] == [1, 1, 1, 2]
     made = [m.nonce(place, chunk) for place in (0, 1, 256, 2**32 - 1) for chunk in (0, 1, 256, 2**32, 2**64 - 1)]
     assert len(set(made)) == len(made)

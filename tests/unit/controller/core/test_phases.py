@@ -35,9 +35,22 @@ def test_the_way_without_trouble_is_the_designs():
 
 
 @pytest.mark.parametrize("phase", sorted(BEFORE_COMMIT))
-@pytest.mark.parametrize("event", [event for event in Event if event is not Event.DONE])
+@pytest.mark.parametrize(
+    "event", [event for event in Event if event not in (Event.DONE, Event.ROUNDS, Event.FALL_BACK)]
+)
 def test_whatever_goes_wrong_before_the_commit_rolls_back(phase, event):
     assert step(phase, event) is Phase.ROLLING_BACK
+
+
+def test_memory_may_be_copied_before_the_stop():
+    assert step(Phase.PREPARING, Event.ROUNDS) is Phase.PRE_COPYING
+    assert step(Phase.PRE_COPYING, Event.DONE) is Phase.STOPPING
+    assert Phase.PRE_COPYING not in FROZEN
+
+
+def test_and_where_that_was_in_vain_all_is_prepared_anew():
+    assert step(Phase.PRE_COPYING, Event.FALL_BACK) is Phase.PREPARING
+    assert [phase for phase in Phase if (phase, Event.FALL_BACK) in TABLE] == [Phase.PRE_COPYING]
 
 
 def test_after_the_commit_nothing_leads_back():

@@ -12,8 +12,9 @@ from controller.core.predict import (
     Rates,
     Sample,
     choose,
-    least,
+    fall_back,
     predict,
+    usable,
 )
 
 GIB = 1 << 30
@@ -93,8 +94,6 @@ def test_what_is_asked_for_is_taken(way):
 @pytest.mark.parametrize(
     ("wanted", "features", "code", "words"),
     [
-        ("pre-copy", ALL, "pre-copy-unavailable", "CONFIG_MEM_SOFT_DIRTY"),
-        ("pre-copy", MemoryFeatures(40 * GIB, True), "pre-copy-unavailable", "does not carry it out"),
         ("post-copy", MemoryFeatures(), "post-copy-unavailable", "userfaultfd"),
         ("post-copy", MemoryFeatures(GIB // 2), "post-copy-unavailable", "up to 512 MiB"),
     ],
@@ -106,5 +105,48 @@ def test_what_is_not_possible_here_is_refused_in_words(wanted, features, code, w
     assert problem.hint
 
 
-def test_two_machines_can_what_both_can():
-    assert least(MemoryFeatures(GIB, True), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, False)
+def test_pages_are_given_by_one_and_fetched_by_the_other_but_tracked_by_one_only():
+    assert usable(MemoryFeatures(GIB, True), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, True)
+    assert usable(MemoryFeatures(GIB), MemoryFeatures(GIB, True)) == MemoryFeatures(GIB, False)
+
+
+TRACKED = MemoryFeatures(40 * GIB, True)
+
+
+def test_pre_copy_is_taken_where_it_is_asked_for_and_possible_and_its_fallback_is_said():
+    found, problems = choose("pre-copy", 4 * GIB, FRESH, TRACKED)
+    assert (found.way, found.fallback, found.fell_back, problems) == ("pre-copy", "post-copy", "", [])
+    assert found.reason == "asked for; by post-copy where the workload writes too fast for it"
+    assert choose("pre-copy", 4 * GIB, FRESH, MemoryFeatures(0, True))[0].fallback == "stop-and-copy"
+
+
+def test_its_freeze_is_half_the_copy_and_its_whole_time_more_than_one():
+    found, plain = predict("pre-copy", 10**9, FRESH), predict("stop-and-copy", 10**9, FRESH)
+    assert predict("post-copy", 10**9, FRESH).freeze_seconds < found.freeze_seconds < plain.freeze_seconds
+    assert found.total_seconds > plain.total_seconds
+
+
+@pytest.mark.parametrize(("size", "way"), [(10 << 20, "stop-and-copy"), (4 * GIB, "post-copy")])
+def test_where_the_kernel_does_not_track_it_goes_as_if_nothing_had_been_asked_for_and_says_so(size, way):
+    found, problems = choose("pre-copy", size, FRESH, ALL)
+    assert (found.way, found.fallback, problems) == (way, None, [])
+    assert "CONFIG_MEM_SOFT_DIRTY" in found.fell_back
+    assert found.reason.startswith(found.fell_back)
+    assert "pre-copy" not in [one.way for one in found.others]
+
+
+def test_auto_takes_it_for_much_memory_where_post_copy_is_not_possible():
+    found, _ = choose("auto", 4 * GIB, FRESH, MemoryFeatures(0, True))
+    assert (found.way, found.fallback) == ("pre-copy", "stop-and-copy")
+    slow = FRESH.learnt(Sample("pre-copy", GIB, 9.0, 9.0))
+    assert choose("auto", GIB, slow, MemoryFeatures(0, True))[0].way == "stop-and-copy"
+    assert choose("auto", 4 * GIB, FRESH, TRACKED)[0].way == "post-copy"
+
+
+def test_rounds_in_vain_lead_to_the_way_that_was_said():
+    begun, _ = choose("pre-copy", 4 * GIB, FRESH, TRACKED)
+    found = fall_back(begun, "it writes too fast")
+    assert (found.way, found.fallback) == ("post-copy", None)
+    assert found.fell_back == "pre-copy was given up: it writes too fast"
+    assert "needs the pod it left" in found.risk
+    assert [one.way for one in found.others] == ["stop-and-copy"]

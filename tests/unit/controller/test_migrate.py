@@ -1,0 +1,114 @@
+"""The driver and pre-copy: recorded rounds through the real phase machine.
+
+The sidecars are stood in for, since this kernel does not track what a process writes: what they answered is recorded.
+`tests/system/test_precopy.py` moves a workload with rounds of the real CRIU's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from checkpoint.api import MemoryFeatures, PreDumped
+from controller.actions import Move
+from controller.core.phases import Action, Event, Phase
+from controller.core.plan import Plan
+from controller.core.predict import Rates, choose
+from controller.journal import Intent, Journal
+from controller.lab.pod import Pod
+from controller.migrate import Driver
+from tests.harness.moving import Silent
+
+GIB, MIB = 1 << 30, 1 << 20
+FREEZE, AGAIN, VAIN = "freeze", "another-round", "fall-back"
+CALM = [PreDumped(1, GIB, 3.4, AGAIN, "", 3.5), PreDumped(2, 70 * MIB, 0.24, FREEZE, "short enough", 0.6)]
+BUSY = [PreDumped(1, GIB, 3.4, AGAIN, "", 3.5), PreDumped(2, GIB, 3.3, VAIN, "it writes too fast", 3.4)]
+
+
+class Recorded(Move):
+    """Every call succeeds; a round's answer is the next of those recorded."""
+
+    def __init__(self, intent: Intent, rounds: list[PreDumped], features: MemoryFeatures) -> None:
+        pods = [Pod(name, 1, "", "", "/nowhere", "", "") for name in (intent.source, intent.destination)]
+        super().__init__(intent, *pods)
+        self.said: list[Action] = []
+        self._recorded, self._features = list(rounds), features
+
+    async def perform(self, action: Action) -> None:
+        self.said.append(action)
+        if action is Action.CHECK_PLAN:
+            memory, _ = choose(self.intent.memory, 4 * GIB, Rates(1e9), self._features)
+            self.plan = Plan("redis", "a", "b", 1, [], 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
+        elif action is Action.PRE_COPY:
+            self.rounds.append(self._recorded.pop(0))
+        elif action is Action.START_OVER:
+            await self._start_over()
+
+    async def _forget(self) -> None:
+        self.said.append(Action.FORGET)
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """Makes a driver of a move with `--memory pre-copy`."""
+    journals = []
+
+    def make(rounds: list[PreDumped], features: MemoryFeatures) -> Driver:
+        intent = Intent("redis-1", "redis", "a", "b", 10, 1 << 20, memory="pre-copy")
+        journals.append(Journal.begin(tmp_path, intent))
+        return Driver(Recorded(intent, rounds, features), journals[-1], Silent())
+
+    yield make
+    for journal in journals:
+        journal.close()
+
+
+async def test_after_the_rounds_that_were_needed_the_workload_is_stopped(drive):
+    driver = drive(CALM, MemoryFeatures(0, True))
+    result = await driver.run()
+    names = [phase.name for phase in result.phases]
+    assert names[2:5] == ["Preparing", "PreCopying", "Stopping"]
+    assert driver.move.said.count(Action.PRE_COPY) == 2
+    assert (result.outcome, result.memory.way, result.memory.fell_back) == ("succeeded", "pre-copy", "")
+    assert [one.bytes for one in result.memory.rounds] == [GIB, 70 * MIB]
+
+
+@pytest.mark.parametrize(
+    ("features", "way"),
+    [(MemoryFeatures(40 * GIB, True), "post-copy"), (MemoryFeatures(0, True), "stop-and-copy")],
+)
+async def test_rounds_in_vain_are_forgotten_and_another_way_is_prepared(drive, features, way):
+    driver = drive(BUSY, features)
+    result = await driver.run()
+    names = [phase.name for phase in result.phases]
+    assert names[2:6] == ["Preparing", "PreCopying", "Preparing", "Stopping"]
+    said = driver.move.said
+    again = said.index(Action.FORGET)
+    assert said.count(Action.PREPARE_SOURCE) == said[again:].count(Action.PREPARE_SOURCE) + 1 == 2
+    assert (result.outcome, result.memory.way) == ("succeeded", way)
+    assert result.memory.fell_back == "pre-copy was given up: it writes too fast"
+    assert len(result.memory.rounds) == 2
+
+
+async def test_where_the_kernel_does_not_track_there_are_none(drive):
+    driver = drive([], MemoryFeatures(40 * GIB))
+    result = await driver.run()
+    assert Phase.PRE_COPYING not in [phase.name for phase in result.phases]
+    assert (result.memory.way, result.memory.rounds) == ("post-copy", [])
+    assert "CONFIG_MEM_SOFT_DIRTY" in result.memory.fell_back
+
+
+async def test_between_two_rounds_it_can_be_cancelled(drive):
+    driver = drive(CALM, MemoryFeatures(0, True))
+    driver.observer.round = lambda *_: driver.cancel()
+    result = await driver.run()
+    assert (result.outcome, driver.move.said.count(Action.PRE_COPY)) == ("rolled-back", 1)
+    assert Action.STOP not in driver.move.said
+
+
+async def test_a_new_controller_that_finds_it_there_takes_it_back(drive):
+    driver = drive([], MemoryFeatures())
+    driver.phase = Phase.PRE_COPYING
+    result = await asyncio.wait_for(driver.run(Event.INTERRUPTED), 10)
+    assert (result.outcome, driver.move.said[:1]) == ("rolled-back", [Action.RELEASE])
