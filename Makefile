@@ -2,6 +2,8 @@
 #     make demo ARGS='--connections 200'        make test ARGS='tests/unit -x'
 SHELL := /bin/bash
 BIN := .venv/bin
+# Where Python may not keep what it has compiled, each command compiles itself anew: half as long again.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench soak clean
 

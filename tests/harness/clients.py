@@ -14,7 +14,8 @@ PATTERN = bytes(range(251)) * 8000
 
 def pattern_at(offset: int, length: int) -> bytes:
     start = offset % 251
-    return (PATTERN * (length // len(PATTERN) + 2))[start : start + length]
+    longer = PATTERN if start + length <= len(PATTERN) else PATTERN * (length // len(PATTERN) + 2)
+    return longer[start : start + length]
 
 
 def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:

@@ -18,7 +18,8 @@ PATTERN = bytes(range(251)) * 5000
 
 def pattern_at(offset, length):
     start = offset % 251
-    return (PATTERN * (length // len(PATTERN) + 2))[start : start + length]
+    longer = PATTERN if start + length <= len(PATTERN) else PATTERN * (length // len(PATTERN) + 2)
+    return longer[start : start + length]
 
 
 class Connection:
@@ -48,7 +49,7 @@ class Connection:
 
     def writable(self):
         if self.mode == b"S":
-            self.sent += self.sock.send(PATTERN[self.sent % 251 :][:200000])
+            self.sent += self.sock.send(pattern_at(self.sent, 200000))
         elif self.out:
             del self.out[: self.sock.send(self.out)]
 

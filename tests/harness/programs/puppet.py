@@ -12,6 +12,11 @@ import threading
 PATTERN = bytes(range(251)) * 600
 
 
+def piece(offset, length):
+    """Of the pattern without end: so many bytes, 150,000 at the most."""
+    return PATTERN[offset % 251 : offset % 251 + length]
+
+
 class Duplex:
     """Sends the pattern until told to end, and checks that the same pattern comes, until it ends."""
 
@@ -25,7 +30,7 @@ class Duplex:
     def send(self):
         try:
             while not self.stop.is_set():
-                self.sent += self.sock.send(PATTERN[self.sent % 251 :][:20000])
+                self.sent += self.sock.send(piece(self.sent, 20000))
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.trouble = self.trouble or f"send: {error!r} after {self.sent}"
@@ -33,8 +38,7 @@ class Duplex:
     def receive(self):
         try:
             while data := self.sock.recv(100000):
-                at = self.got % 251
-                if data != PATTERN[at : at + len(data)]:
+                if data != piece(self.got, len(data)):
                     self.trouble = self.trouble or f"wrong bytes at {self.got}"
                 self.got += len(data)
         except OSError as error:
@@ -58,7 +62,7 @@ def read_all(sock):
     got = 0
     right = True
     while data := sock.recv(100000):
-        right = right and data == PATTERN[got % 251 :][: len(data)]
+        right = right and data == piece(got, len(data))
         got += len(data)
     return [got, right]
 
@@ -67,7 +71,7 @@ def write_all(sock, count):
     """So many bytes of the pattern."""
     sent = 0
     while sent < count:
-        sent += sock.send(PATTERN[sent % 251 :][: min(100000, count - sent)])
+        sent += sock.send(piece(sent, min(100000, count - sent)))
     return sent
 
 
@@ -77,7 +81,7 @@ def fill(sock):
     sock.setblocking(False)
     try:
         while True:
-            sent += sock.send(PATTERN[sent % 251 :][:60000])
+            sent += sock.send(piece(sent, 60000))
     except BlockingIOError:
         sock.setblocking(True)
     return sent

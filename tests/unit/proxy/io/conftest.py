@@ -13,7 +13,7 @@ from proxy.io.context import Context
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, cutting
-from tests.harness.broken import Broken, moved, prepared_over
+from tests.harness.broken import RELINK_SECONDS, Broken, moved, prepared_over
 from tests.harness.link_ends import Destination
 from tests.harness.proxy_process import certified
 
@@ -45,9 +45,10 @@ async def welcoming(plane: Plane) -> None:
 
 
 @pytest.fixture
-async def broken(plane: Plane) -> AsyncIterator[Broken]:
+async def broken(request: pytest.FixtureRequest, plane: Plane) -> AsyncIterator[Broken]:
+    """Its parameter, if the test gives one: for how many seconds a broken link is made again."""
     async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as network:
-        await prepared_over(plane, network)
+        await prepared_over(plane, network, getattr(request, "param", RELINK_SECONDS))
         (flow,) = moved(plane)
         made = Broken(plane, network, flow)
         await made.exchange()

@@ -9,6 +9,7 @@ from tests.harness.broken import Broken, breaks
 pytestmark = [parts.NEEDS_ROOT, parts.BOTH_CARRIERS]
 
 
+@pytest.mark.parametrize("broken", [0.3], indirect=True)
 async def test_a_link_that_cannot_be_made_again_is_given_up(
     broken: Broken, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
