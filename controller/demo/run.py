@@ -21,6 +21,7 @@ from controller.core.errors import MidstreamError
 from controller.core.phases import Action
 from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
+from controller.core.transfer import Transfer
 from controller.demo.options import Options
 from controller.demo.process import LoadError, LoadProcess
 from controller.demo.report import Window
@@ -117,10 +118,17 @@ async def start_redis(pod: Pod) -> None:
 
 
 async def move_redis(
-    home: Path, source: Pod, destination: Pod, display: Display, memory: Wanted = "auto"
+    home: Path,
+    source: Pod,
+    destination: Pod,
+    display: Display,
+    memory: Wanted = "auto",
+    transfer: Transfer = Transfer(),  # noqa: B008 - frozen
 ) -> tuple[MigrationResult, Window | None]:
     """Moves it; the migration's account and when it was frozen."""
-    request = MigrateRequest("redis", source.name, destination.name, MAX_HOLD_SECONDS, MAX_HELD_BYTES, memory=memory)
+    request = MigrateRequest(
+        "redis", source.name, destination.name, MAX_HOLD_SECONDS, MAX_HELD_BYTES, memory=memory, transfer=transfer
+    )
     intent = new_intent(request, source.name)
     async with Move(intent, source, destination, await asyncio.to_thread(rates.load, home)) as move:
         result = await drive(move, Journal.begin(migrations_folder(home), intent), display)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from tests.bench import image_figures
+from tests.bench.image_figures import ImagePlan, Store, Transfer
 from tests.bench.lane_figures import Relay, RelayPlan
 from tests.bench.memory_figures import Memory, MemoryPlan
 
@@ -28,14 +30,15 @@ class Plan(msgspec.Struct, frozen=True):
     rollback_rounds: int
     relay: RelayPlan
     memory: MemoryPlan
+    images: ImagePlan
 
 
 FULL = Plan("full", 20, 12, 5, 5, {3000: 3, 9000: 3}, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)),
-            MemoryPlan((1 << 30, 4 << 30), 1 << 30))  # fmt: skip
+            MemoryPlan((1 << 30, 4 << 30), 1 << 30), ImagePlan(4 << 30, 2, 512 << 20, 1000))  # fmt: skip
 QUICK = Plan("quick", 5, 3, 1, 2, {}, 8, 12_000, 1, RelayPlan(4, idle=(1000,)),
-             MemoryPlan((1 << 28,), 1 << 28))  # fmt: skip
+             MemoryPlan((1 << 28,), 1 << 28), ImagePlan(256 << 20, 1, 64 << 20, 100))  # fmt: skip
 
-SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay", "memory")
+SECTIONS = ("demo", "freeze", "scale", "steady", "rollback", "relay", "memory", "transfer", "store")
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -195,6 +198,8 @@ class Figures(msgspec.Struct, kw_only=True):
     steady: Steady | None = None
     relay: Relay | None = None
     memory: Memory | None = None
+    transfer: Transfer | None = None
+    store: Store | None = None
     failures: list[Failure] = []
     seconds: float = 0.0
     """How long the bench took."""
@@ -221,6 +226,7 @@ class Figures(msgspec.Struct, kw_only=True):
         found = [f"{move.title}: {'; '.join(move.reasons)}" for move in self.moves if move.reasons]
         if self.memory is not None:
             found += [f"{one.title}: {'; '.join(one.reasons)}" for one in self.memory.moves if one.reasons]
+        found += image_figures.bad(self.store)
         return found + [f"{failure.section}: {failure.message}" for failure in self.failures]
 
 

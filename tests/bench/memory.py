@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from controller.core.predict import Wanted
+from controller.core.transfer import Transfer
 from controller.demo import run as demo
 from controller.demo.process import LoadProcess
 from controller.demo.verdict import Verdict, judge
@@ -20,7 +21,7 @@ CONNECTIONS = 64
 SETTLE_SECONDS = 2.0
 
 
-async def move(scene: Stage, size_bytes: int, way: Wanted) -> Verdict:
+async def move(scene: Stage, size_bytes: int, way: Wanted, transfer: Transfer) -> Verdict:
     """Redis with so much memory, under load, from a to b."""
     await demo.start_redis(scene.a)
     options = demo.load_options(scene.a, CONNECTIONS, size_bytes)
@@ -28,7 +29,7 @@ async def move(scene: Stage, size_bytes: int, way: Wanted) -> Verdict:
         await load.ready()
         await asyncio.sleep(SETTLE_SECONDS)
         with Display(quiet=True) as display:
-            result, window = await demo.move_redis(scene.home, scene.a, scene.b, display, way)
+            result, window = await demo.move_redis(scene.home, scene.a, scene.b, display, way, transfer)
         await asyncio.sleep(SETTLE_SECONDS)
         return judge(await load.stop(), result, window)
 
@@ -50,11 +51,12 @@ async def _fill(scene: Stage, size_bytes: int) -> None:
         await load.stop()
 
 
-def of(size_bytes: int, way: str, verdict: Verdict) -> MemoryMove:
+def of(size_bytes: int, way: str, verdict: Verdict, *, direct: bool) -> MemoryMove:
     seen = verdict.result
     late, usual = seen.latency_while_memory_comes_seconds, seen.latency_otherwise_seconds
     return MemoryMove(
         way=way,
+        direct=direct,
         memory_bytes=size_bytes,
         freeze_seconds=seen.freeze_seconds,
         stall_seconds=seen.stall_seconds.max if seen.stall_seconds else 0.0,
@@ -68,10 +70,12 @@ def of(size_bytes: int, way: str, verdict: Verdict) -> MemoryMove:
 async def measure(plan: MemoryPlan, say: Callable[[str], None]) -> Memory:
     """Each move in fresh pods."""
     found = Memory(copied=plan.copied)
-    ways: list[tuple[Wanted, int]] = [*(("post-copy", size) for size in plan.post_copy), ("stop-and-copy", plan.copied)]
-    for way, size in ways:
+    ways: list[tuple[Wanted, int, bool]] = [("post-copy", size, False) for size in plan.post_copy]
+    ways += [("stop-and-copy", plan.copied, False), ("stop-and-copy", plan.copied, True)]
+    for way, size, direct in ways:
         async with stage() as scene:
-            one = of(size, way, await move(scene, size, way))
+            verdict = await move(scene, size, way, Transfer("direct" if direct else "shared"))
+            one = of(size, way, verdict, direct=direct)
         found.moves.append(one)
         say(f"{one.title}: frozen {one.freeze_seconds * 1e3:.0f} ms, {'; '.join(one.reasons) or '0 lost'}")
     async with stage() as scene:

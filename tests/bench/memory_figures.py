@@ -21,13 +21,15 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     post_copy: tuple[int, ...]
     """Bytes of each move by post-copy."""
     copied: int
-    """Bytes of the one by stop-and-copy, and of CRIU alone."""
+    """Bytes of those by stop-and-copy, and of CRIU alone."""
 
 
 class MemoryMove(msgspec.Struct, frozen=True, kw_only=True):
     """One move of a Redis with so much memory, under a load that writes all over it and reads it back."""
 
     way: str
+    direct: bool = False
+    """Its images went from agent to agent; else they stayed in a folder that both see."""
     memory_bytes: int
     freeze_seconds: float
     stall_seconds: float
@@ -41,7 +43,7 @@ class MemoryMove(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def title(self) -> str:
-        return f"{self.memory_bytes / (1 << 30):g} GiB by {self.way}"
+        return f"{self.memory_bytes / (1 << 30):g} GiB by {self.way}{', direct' * self.direct}"
 
 
 class Memory(msgspec.Struct):

@@ -66,6 +66,9 @@ METHOD = """\
   every lane alike. The direct lane shows how little of it is the client's and the server's.
 - **Much memory**: the demo's Redis filled with values that are written and read back at random during the move.
   CRIU alone dumps and restores one as large that nobody uses.
+- **Images**: direct, from a tmpfs to a tmpfs, between two processes over the loopback; the socket sends one buffer
+  again and again, and throws away what it gets. Through the store: SeaweedFS and its volumes on this machine and
+  disk; its own client does not speak S3. Damage: one bit of all the bytes there, restored before the next.
 - Run it again: `make bench`; in two minutes and without writing this file: `make bench ARGS='--quick'`; a part:
   `make bench ARGS='--only demo,freeze'`. Its exit status says whether anything was lost, wrong or reset; no time
   makes it fail."""

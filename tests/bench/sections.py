@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from tests.bench import bare, memory, relay, steady
 from tests.bench.figures import Failure, Figures, Moved
+from tests.bench.image_figures import Store, Transfer
 from tests.bench.stage import Stage, move_under_load, quiet_under_load, stage
 from tests.harness.interposer import Spoil, between
 
@@ -78,6 +82,40 @@ async def much_memory(figures: Figures, say: Say) -> None:
     await _attempts(figures, "memory", say, 1, once)
 
 
+async def transferred(figures: Figures, say: Say) -> None:
+    """Images from agent to agent, beside a plain TLS 1.3 socket."""
+    plan = figures.plan.images
+
+    async def once(label: str) -> None:
+        said = await _program("tests.bench.transfer", "--size", str(plan.sent_bytes), "--rounds", str(plan.rounds))
+        figures.transfer = msgspec.json.decode(said, type=Transfer)
+        say(f"{label}: {', '.join(f'{pair.share:.2f} of a TLS socket' for pair in figures.transfer.pairs)}")
+
+    await _attempts(figures, "transfer", say, 1, once)
+
+
+async def stored(figures: Figures, say: Say) -> None:
+    """Images through an object store, and damage to them."""
+    plan = figures.plan.images
+
+    async def once(label: str) -> None:
+        said = await _program("tests.bench.store", "--size", str(plan.stored_bytes), "--damages", str(plan.damages))
+        figures.store = msgspec.json.decode(said, type=Store)
+        say(f"{label}: written at {figures.store.write / 1e6:.0f} MB/s, read at {figures.store.read / 1e6:.0f} MB/s")
+
+    await _attempts(figures, "store", say, 1, once)
+
+
+async def _program(module: str, *arguments: str) -> bytes:
+    """What a program of the bench says, a process of its own, for its memory is measured. Raises RuntimeError."""
+    argv = [sys.executable, "-m", module, *arguments]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{module} ended with {process.returncode}")
+    return out
+
+
 async def rollback(figures: Figures, say: Say) -> None:
     """The destination refuses, at each place in turn."""
     places = itertools.cycle(REFUSALS)
@@ -99,6 +137,8 @@ SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
     "rollback": rollback,
     "relay": relayed,
     "memory": much_memory,
+    "transfer": transferred,
+    "store": stored,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import lanes, memory_figures
+from tests.bench import image_figures, lanes, memory_figures
 from tests.bench.figures import Comparison, Figures, Moved, Spread, compare, percentile
 from tests.bench.rows import Row
 
@@ -41,6 +41,7 @@ def rows(figures: Figures) -> list[Row]:
         *_rollback(figures),
         *lanes.claims(figures),
         *memory_figures.claims(figures.memory),
+        *image_figures.claims(figures.transfer, figures.store),
     ]
     return [row for row in made if row is not None]
 

@@ -1,4 +1,5 @@
 """Images from agent to agent: `python -m tests.bench.transfer [--size 4GiB]`, beside a plain TLS 1.3 socket.
+What it found is a line of JSON.
 
 Both have a process at each end, on the same cores, over the loopback. The transfer reads files from a tmpfs, and writes
 files there; the socket sends one buffer again and again, and throws away what it gets.
@@ -16,7 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from checkpoint.api import SendImages
 from checkpoint.core.manifest import CHUNK_BYTES
@@ -26,19 +28,11 @@ from checkpoint.memory import channel, identity
 from checkpoint.transfer.receiving import Receiving
 from checkpoint.transfer.sending import Sending
 from controller.core.units import parse_bytes
+from tests.bench.image_figures import Carried, Pair, Transfer
 
 KEY = bytes(range(32))
 HOST = "127.0.0.1"
 PAGES = "pages-1.img"
-
-
-class Carried(NamedTuple):
-    """One way, measured."""
-
-    bytes_per_second: float
-    sender_bytes: int
-    """By how much the sender's resident memory grew."""
-    receiver_bytes: int
 
 
 def transfer(folder: Path, streams: int) -> Carried:
@@ -67,7 +61,7 @@ def plain(size_bytes: int) -> Carried:
                 sock.sendall(buffer)
             sock.shutdown(1)
             _last_word(child)
-            return Carried(size_bytes / (time.monotonic() - began), 0, 0)
+            return Carried(size_bytes / (time.monotonic() - began))
 
 
 @contextmanager
@@ -121,8 +115,7 @@ def fill(folder: Path, size_bytes: int) -> None:
             file.write(block)
 
 
-def measure(size_bytes: int, streams: int, rounds: int) -> list[tuple[Carried, Carried]]:
-    """Pairs of (direct, plain), one after the other."""
+def measure(size_bytes: int, streams: int, rounds: int) -> Transfer:
     found = []
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="midstream-bench-") as name:
         folder = Path(name)
@@ -130,9 +123,9 @@ def measure(size_bytes: int, streams: int, rounds: int) -> list[tuple[Carried, C
             (folder / one).mkdir()
         fill(folder / "here", size_bytes)
         for _ in range(rounds):
-            found.append((transfer(folder, streams), plain(size_bytes)))
+            found.append(Pair(transfer(folder, streams), plain(size_bytes)))
             (folder / "there" / PAGES).unlink()
-    return found
+    return Transfer(size_bytes, found)
 
 
 def main() -> None:
@@ -148,13 +141,8 @@ def main() -> None:
         case ["drain"]:
             _drain()
         case _:
-            for direct, bare in measure(int(flags.size), flags.streams, flags.rounds):
-                ours, floor = direct.bytes_per_second / 1e6, bare.bytes_per_second / 1e6
-                print(
-                    f"direct {ours:.0f} MB/s  TLS socket {floor:.0f} MB/s  {ours / floor:.2f}  memory: source"
-                    f" +{direct.sender_bytes >> 20} MiB, destination +{direct.receiver_bytes >> 20} MiB",
-                    flush=True,
-                )
+            found = measure(int(flags.size), flags.streams, flags.rounds)
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
 
 
 if __name__ == "__main__":

@@ -67,18 +67,23 @@ class ObjectStore:
             self.close()
             raise
 
+    @property
+    def filer(self) -> str:
+        """Where the server's own client, which does not speak S3, copies to."""
+        return f"http://{self.host}:{self._ports['filer']}"
+
     def objects(self) -> list[str]:
         """The paths of what is in the bucket."""
-        return [one["path"] for some in obstore.list(self._bucket()) for one in some]
+        return [one["path"] for some in obstore.list(self.bucket()) for one in some]
 
-    def _bucket(self) -> S3Store:
+    def bucket(self) -> S3Store:
         return S3Store("images", config=self.archive().options, client_options={"allow_http": True})
 
     def _until_it_takes_something(self) -> None:
         end = time.monotonic() + START_SECONDS
         while True:
             try:
-                store = self._bucket()
+                store = self.bucket()
                 obstore.put(store, "begun", b"")
                 obstore.delete(store, "begun")
                 return

@@ -30,6 +30,7 @@ from tests.bench.figures import (
     median,
     percentile,
 )
+from tests.bench.image_figures import Carried, Damage, Pair, Store, Transfer
 from tests.bench.lane_figures import DIRECT, MIDSTREAM, MIDSTREAM_TLS, RIVAL, RIVAL_TLS, Idle, Lane, Relay
 from tests.bench.machine import Usage
 from tests.bench.memory_figures import Memory, MemoryMove, claims
@@ -547,3 +548,22 @@ def test_much_memory_is_claimed_beside_criu_alone_and_what_was_lost_makes_the_be
     figures = Figures(plan=QUICK, sections=["memory"], machine=MACHINE, memory=found)
     assert figures.bad == ["4 GiB by post-copy: 3 replies never came"]
     assert "| 4 GiB by post-copy | 300 ms | 300 ms | 30.0 s | 40 ms | - | 3 replies never came |" in render(figures)
+
+
+def test_images_are_claimed_beside_their_floors_and_unnoticed_damage_makes_the_bench_fail():
+    pairs = [Pair(Carried(rate, 1 << 20, grown), Carried(1e9)) for rate, grown in ((0.8e9, 0), (0.6e9, 200 << 20))]
+    store = Store(1 << 20, "a server", 1e8, 2e8, 3e8, 4e8, 5e8, [Damage("one", 10, 10), Damage("other", 10, 9)])
+    figures = Figures(
+        plan=QUICK, sections=["transfer", "store"], machine=MACHINE, transfer=Transfer(1 << 30, pairs), store=store
+    )
+    assert [(row.what, row.measured, row.met) for row in targets.rows(figures)] == [
+        ("direct transfer / TLS socket", "0.80", True),
+        ("an agent's memory meanwhile", "+200 MiB", False),
+        ("through the store, written", "100 MB/s", None),
+        ("through the store, read", "200 MB/s", None),
+        ("a damaged byte in one", "10 of 10", True),
+        ("a damaged byte in other", "9 of 10", False),
+    ]
+    assert figures.bad == ["store: 1 damaged bytes unnoticed in other"]
+    assert "300 MB/s, the same library alone; 500 MB/s, the server's own client" in render(figures)
+    assert targets.rows(Figures(plan=QUICK, sections=[], machine=MACHINE, transfer=Transfer(1, []))) == []
