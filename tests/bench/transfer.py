@@ -28,6 +28,7 @@ from checkpoint.memory import channel, identity
 from checkpoint.transfer.receiving import Receiving
 from checkpoint.transfer.sending import Sending
 from controller.core.units import parse_bytes
+from controller.lab.init import libc_call, mount_images
 from tests.bench.image_figures import Carried, Pair, Transfer
 
 KEY = bytes(range(32))
@@ -115,10 +116,20 @@ def fill(folder: Path, size_bytes: int) -> None:
             file.write(block)
 
 
+@contextmanager
+def _tmpfs(size_bytes: int) -> Iterator[Path]:
+    """As a pod with room of its own for images has it."""
+    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as name:
+        mount_images(name, size_bytes)
+        try:
+            yield Path(name)
+        finally:
+            libc_call("umount", name.encode())
+
+
 def measure(size_bytes: int, streams: int, rounds: int) -> Transfer:
     found = []
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="midstream-bench-") as name:
-        folder = Path(name)
+    with _tmpfs(2 * size_bytes + CHUNK_BYTES) as folder:
         for one in ("here", "there"):
             (folder / one).mkdir()
         fill(folder / "here", size_bytes)
