@@ -1,10 +1,16 @@
-"""A scene that the tests of a file share: pods take a second to make, and a moment to clear."""
+"""What the tests of a file share: pods and proxies take a second to make, and a moment to clear."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
 import pytest_asyncio
 
 from tests.harness.moving import scene
+from tests.harness.proxy_rig import Rig
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -30,4 +36,27 @@ async def stage(standing):
 async def own_stage():
     """A scene of the test's own, for what ends pods, or parts of them."""
     async with scene() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """Two proxies for all tests of the file."""
+    with closing(Rig(tmp_path_factory.mktemp("proxies"))) as made:
+        made.start_proxies()
+        yield made
+
+
+@pytest.fixture
+def rig(proxies: Rig) -> Iterator[Rig]:
+    """Them, for one test's migration."""
+    with closing(proxies.lent()) as lent:
+        yield lent
+
+
+@pytest.fixture
+def own_rig(tmp_path: Path) -> Iterator[Rig]:
+    """Two proxies of the test's own, for what ends them, or counts all that they have done."""
+    with closing(Rig(tmp_path)) as made:
+        made.start_proxies()
         yield made

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +14,6 @@ from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
 from tests.harness.proxy_process import eventually
 from tests.harness.proxy_rig import Rig
 from tests.harness.talker import SAID_BYTES
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with contextlib.closing(Rig(tmp_path)) as made:
-        made.start_proxies()
-        yield made
-
 
 # --- streams
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,6 @@ from tests.harness.proxy_rig import Rig
 
 TOKEN = "ab" * 32
 STRANGER = 65534
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with contextlib.closing(Rig(tmp_path)) as made:
-        made.start_proxies()
-        yield made
 
 
 # --- the control API
@@ -255,11 +248,11 @@ def _answer(sock: socket.socket) -> list[Frame]:
     return _frames(heard)
 
 
-def test_strangers_on_the_link_port_are_turned_away(rig: Rig) -> None:
-    rig.prepare()
-    token = bytes.fromhex(rig.token)
+def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
+    own_rig.prepare()
+    token = bytes.fromhex(own_rig.token)
 
-    def hello(nonce: bytes, migration: str = rig.migration) -> bytes:
+    def hello(nonce: bytes, migration: str = own_rig.migration) -> bytes:
         return encode(Hello(migration, proof(token, nonce, migration)))
 
     cases: list[tuple[Callable[[bytes], bytes], list[str]]] = [
@@ -268,7 +261,7 @@ def test_strangers_on_the_link_port_are_turned_away(rig: Rig) -> None:
         (lambda _: b"MIDS\x01" + bytes(20), ["bad_request"]),
         (lambda _: b"MIDS\x03\x01\xff\xff", ["bad_request"]),
         (lambda _: encode(Join(5, 1)), ["bad_request"]),
-        (lambda _: encode(Hello(rig.migration, token)), ["forbidden"]),
+        (lambda _: encode(Hello(own_rig.migration, token)), ["forbidden"]),
         (lambda _: hello(bytes(32)), ["forbidden"]),
         (lambda nonce: hello(nonce, "other"), ["forbidden"]),
         (lambda nonce: hello(nonce) + encode(Join(5, 1)), ["accepted", "conflict"]),
@@ -276,13 +269,13 @@ def test_strangers_on_the_link_port_are_turned_away(rig: Rig) -> None:
         (lambda nonce: hello(nonce) + encode(Accepted()), ["accepted", "bad_request"]),
     ]
     for number, (say, expected) in enumerate(cases):
-        with rig.connect(rigs.ADDRESS["b"], 15008) as sock:
+        with own_rig.connect(rigs.ADDRESS["b"], 15008) as sock:
             sock.sendall(say(_challenge(sock)))
             answers = [frame.code if isinstance(frame, Refused) else "accepted" for frame in _answer(sock)]
             assert answers == expected, number
-    with rig.connect(rigs.ADDRESS["b"], 15008) as sock:  # says nothing
+    with own_rig.connect(rigs.ADDRESS["b"], 15008) as sock:  # says nothing
         assert [type(frame) for frame in _answer(sock)] == [Challenge, Refused]
-    text = rig.b.call("GET", "/metrics")[1]
+    text = own_rig.b.call("GET", "/metrics")[1]
     for reason, times in {
         "wire_magic": 2,
         "wire_version": 1,
@@ -292,18 +285,18 @@ def test_strangers_on_the_link_port_are_turned_away(rig: Rig) -> None:
         "conflict": 2,
     }.items():
         assert f'midstream_proxy_links_refused_total{{reason="{reason}"}} {times}.0' in text
-    assert rig.b.log.read_text().count("no migration here has that id and token") == 1
+    assert own_rig.b.log.read_text().count("no migration here has that id and token") == 1
 
 
-def test_a_destination_that_dies_takes_its_flows_with_it(rig: Rig) -> None:
-    move = Move(rig, clients=2)
+def test_a_destination_that_dies_takes_its_flows_with_it(own_rig: Rig) -> None:
+    move = Move(own_rig, clients=2)
     has_begun(move.clients)
     move.run()
     goes_on(move.clients)
-    rig.b.process.kill()
-    rig.b.process.wait()
+    own_rig.b.process.kill()
+    own_rig.b.process.wait()
     assert {client.verdict_after_end() for client in move.clients} <= {"ConnectionResetError", "ended"}
-    eventually(lambda: not rig.a.ok("GET", "/v1/flows"), "nothing is relayed")
+    eventually(lambda: not own_rig.a.ok("GET", "/v1/flows"), "nothing is relayed")
 
 
 def test_a_link_that_cannot_be_had_at_once_is_tried_again(rig: Rig) -> None:
@@ -355,15 +348,15 @@ def test_nothing_is_imported_after_root_is_given_up(tmp_path: Path) -> None:
             assert proxy.complaints() == []
 
 
-def test_the_end_of_the_proxy_gives_held_flows_back(rig: Rig) -> None:
-    move = Move(rig, clients=2)
+def test_the_end_of_the_proxy_gives_held_flows_back(own_rig: Rig) -> None:
+    move = Move(own_rig, clients=2)
     has_begun(move.clients)
-    rig.prepare(links=2)
+    own_rig.prepare(links=2)
     move.freeze()
     move.adopt()
-    rig.a.stop()
+    own_rig.a.stop()
     assert move.agent.sock.recv(10) == b""  # the agent learns of it, and rolls back
-    assert list(rig.a.directory.iterdir()) == []
+    assert list(own_rig.a.directory.iterdir()) == []
     move.workload.thaw()
     goes_on(move.clients)
 
@@ -381,30 +374,30 @@ def test_the_end_of_the_proxy_waits_for_relayed_flows(tmp_path: Path) -> None:
         assert rig.a.process.wait(rigs.PATIENCE_SECONDS) == 0
 
 
-def test_the_end_of_the_proxy_resets_what_is_relayed(rig: Rig) -> None:
-    move = Move(rig, clients=1)
+def test_the_end_of_the_proxy_resets_what_is_relayed(own_rig: Rig) -> None:
+    move = Move(own_rig, clients=1)
     has_begun(move.clients)
     move.run()
-    rig.a.stop()
+    own_rig.a.stop()
     assert move.clients[0].verdict_after_end() == "ConnectionResetError"
     assert move.apps[0].verdict_after_end() == "ConnectionResetError"
 
 
-def test_the_routing_goes_with_the_last_flow(rig: Rig) -> None:
+def test_the_routing_goes_with_the_last_flow(own_rig: Rig) -> None:
     def tables() -> str:
-        with rig.namespaces["b"].entered():
+        with own_rig.namespaces["b"].entered():
             return subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, text=True, check=True).stdout
 
-    move = Move(rig, clients=1)
+    move = Move(own_rig, clients=1)
     has_begun(move.clients)
     move.run()
     assert f"{rigs.ADDRESS['b']} . {rigs.PORT} . {rigs.ADDRESS['c']}" in tables()
     move.check_whole()
-    become(rig, "inbound", "closed")
-    rig.b.ok("DELETE", f"/v1/inbound/{rig.migration}")
+    become(own_rig, "inbound", "closed")
+    own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
     assert "midstream" in tables()  # the last acknowledgements still need it
     eventually(lambda: "midstream" not in tables(), "the table is gone")
-    with rig.namespaces["b"].entered():
+    with own_rig.namespaces["b"].entered():
         rules = subprocess.run(["ip", "rule"], stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "fwmark" not in rules
 
