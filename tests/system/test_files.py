@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,9 @@ from controller.core.errors import Refused
 from controller.core.phases import Action
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
+from controller.lab.readiness import wait_ready
 from controller.migrate import Driver
+from tests.harness import sidecars
 from tests.harness.leaks import fresh_home
 from tests.harness.moving import ONE_LOOP, Scene, until
 
@@ -28,8 +31,8 @@ FIRST, SECOND = "/var/midstream-1", "/var/midstream-2"
 pytestmark = ONE_LOOP
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage():
+@asynccontextmanager
+async def own_roots() -> AsyncIterator[Scene]:
     lab = Lab(fresh_home())
     try:
         made = await asyncio.gather(*(lab.create(name, own_root=True) for name in ("a", "b")))
@@ -37,6 +40,19 @@ async def stage():
     finally:
         await lab.delete_all()
         shutil.rmtree(lab.home, ignore_errors=True)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage():
+    async with own_roots() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage():
+    """Of the test's own: an agent that was killed comes back as another process."""
+    async with own_roots() as made:
+        yield made
 
 
 def inside(pod: Pod, script: str) -> str:
@@ -110,6 +126,40 @@ async def test_what_would_travel_is_said_and_what_is_rolled_back_leaves_the_dest
         assert inside(stage.b, f"cat {SECOND}/log") == "newer"
         assert not staging(stage.b)
         await goes_on(stage.a, SECOND)
+
+
+async def test_the_agent_is_killed_between_the_placing_of_files_and_the_resume(own_stage):
+    """The next one takes them back with the copy, or resumes it with them."""
+    async with running(own_stage, FIRST, "/etc/issue"):
+        look = f"cat /etc/issue; ls -d {FIRST} 2>&1; stat -c '%n %Y %a' /var /etc /etc/issue"
+        before = inside(own_stage.b, look)
+        result = await own_stage.move("writer", prepare=lambda driver: kill_at_the_commit(driver, own_stage.b, False))
+        assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
+        assert inside(own_stage.b, look) == before
+        assert not staging(own_stage.b)
+        await goes_on(own_stage.a, FIRST)
+        result = await own_stage.move("writer", prepare=lambda driver: kill_at_the_commit(driver, own_stage.b, True))
+        assert result.outcome == "succeeded", result.error
+        await goes_on(own_stage.b, FIRST)
+        await until(lambda: not staging(own_stage.b), "what was replaced is still there")
+        assert (await own_stage.move("writer", own_stage.b, own_stage.a)).outcome == "succeeded"
+
+
+def kill_at_the_commit(driver: Driver, destination: Pod, commits: bool) -> None:
+    really = driver.move.perform
+
+    async def perform(action: Action) -> None:
+        if action is Action.COMMIT:
+            assert inside(destination, f"ls {FIRST}/log") == f"{FIRST}/log"
+            victim = sidecars.running(destination, sidecars.AGENT)
+            os.kill(victim, signal.SIGKILL)
+            if not commits:
+                await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
+                await wait_ready(destination)
+                raise Refused("on-purpose", "the commit does not happen", "request")
+        await really(action)
+
+    driver.move.perform = perform
 
 
 async def says_what_travels(stage: Scene) -> None:

@@ -230,3 +230,26 @@ async def test_the_demo_itself(tmp_path):
 async def test_until_is_honest():
     with pytest.raises(AssertionError, match="never"):
         await until(lambda: False, "never", 0.05)
+
+
+async def test_two_moves_into_one_pod_at_once_are_both_whole(stage):
+    await stage.run_server()
+    await stage.run_redis()
+    echo = Echo(stage.client, stage.a.address, PORT)
+    client = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    assert ask(client, "INCR counter") == ":1"
+    for result in await asyncio.gather(stage.move("server"), stage.move("redis")):
+        assert_nothing_lost(result)
+    await asyncio.to_thread(echo.finish)
+    assert ask(client, "INCR counter") == ":2"
+    assert sorted(await stage.workloads(stage.b)) == ["redis", "server"]
+
+
+async def test_of_two_moves_of_one_workload_at_once_one_is_refused(stage):
+    await stage.run_server()
+    echo = Echo(stage.client, stage.a.address, PORT)
+    first, second = await asyncio.gather(stage.move("server"), stage.move("server"))
+    moved, refused = sorted((first, second), key=lambda result: result.outcome, reverse=True)
+    assert_nothing_lost(moved)
+    assert (refused.outcome, refused.error.code, refused.freeze_seconds) == ("rolled-back", "already-migrating", 0.0)
+    await asyncio.to_thread(echo.finish)
