@@ -20,6 +20,7 @@ from controller.clients import AgentClient
 from controller.core.errors import Answered
 from controller.core.transfer import Transfer
 from tests.harness import soft_dirty
+from tests.harness.killing import Killed, killed_controller
 from tests.harness.moving import ONE_LOOP, PORT, scene
 from tests.harness.solo_agent import CRIU
 from tests.harness.values import VALUE_BYTES, Data
@@ -77,6 +78,10 @@ async def test_cancelled_between_two_rounds_it_runs_on_where_it_was(stage):
     assert (result.outcome, result.error.code, result.freeze_seconds) == ("rolled-back", "cancelled", 0.0)
     assert "PreCopying" in [phase.name for phase in result.phases]
     await stage.answers(PORT)
+
+
+async def test_the_controller_is_killed_between_two_rounds(stage):
+    await killed_controller(stage, Killed("PreCopying", "a", "agent", "POST", "/predump", "a"), "pre-copy")
 
 
 async def test_where_the_kernel_does_not_track_the_plan_names_another_way(stage):
