@@ -10,7 +10,8 @@ from controller.core.errors import Refused
 from controller.core.transfer import Transfer
 
 UNFROZEN_PATIENCE_SECONDS = 3600.0
-"""The workload runs while its files are packed and unpacked, or its memory copied: it takes the time that it takes."""
+"""The workload runs while its files are packed and unpacked, or its memory copied: it takes the time that it takes.
+Files of which nothing moves any more are given up by the agents, much earlier."""
 
 
 class Depot(msgspec.Struct, frozen=True):

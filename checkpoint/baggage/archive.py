@@ -7,6 +7,7 @@ Without CAP_MKNOD it makes no device.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,10 @@ _COMMON = [
 ]  # fmt: skip
 _NO_DEVICES = ["/usr/bin/setpriv", "--bounding-set", "-mknod", "--inh-caps", "-mknod", "--"]
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+
+STUCK_SECONDS = 60.0
+"""A file system that answers nothing for so long will not (a server that is gone); what works is waited for."""
+KILLED_SECONDS = 5.0
 
 _SOME_DIFFER = 1
 """tar's exit status when a file changed while it was read, and nothing worse (tar(1), RETURN VALUE)."""
@@ -58,14 +63,43 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _run(argv: list[str], given: bytes, fine: set[int]) -> None:
     try:
-        done = subprocess.run(argv, input=given, capture_output=True, check=False, env=_ENVIRONMENT)
+        tar = subprocess.Popen(
+            argv, env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
     except OSError as error:
         raise AgentError(Code.FILES, f"{argv[0]} cannot be started: {error.strerror}") from error
-    if done.returncode not in fine:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
+    said = _attended(tar, given).decode(errors="replace").strip().splitlines()
+    if tar.returncode not in fine:
         no_room = any("No space left" in line for line in said)
-        words = said[0] if said else f"exit status {done.returncode}"
+        words = said[0] if said else f"exit status {tar.returncode}"
         raise AgentError(Code.NO_SPACE if no_room else Code.FILES, f"the workload's files: {words}")
+
+
+def _attended(tar: subprocess.Popen[bytes], given: bytes) -> bytes:
+    """What it said until its end, however long it works. Raises AgentError FILES when it only stands there."""
+    left: bytes | None = given
+    before = None
+    while True:
+        try:
+            return tar.communicate(left, timeout=STUCK_SECONDS)[1]
+        except subprocess.TimeoutExpired:
+            left, now = None, _work_done(tar.pid)
+            if now == before:
+                tar.kill()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel's hands
+                    tar.communicate(timeout=KILLED_SECONDS)
+                words = f"tar has neither read nor written anything for {STUCK_SECONDS:.0f} s"
+                raise AgentError(Code.FILES, f"the workload's files: {words}") from None
+            before = now
+
+
+def _work_done(pid: int) -> object:
+    """What a child has read and written so far (proc_pid_io(5)), and the time it ran (proc_pid_stat(5))."""
+    try:
+        moved = Path(f"/proc/{pid}/io").read_text()
+        return moved, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:  # at its end
+        return object()
 
 
 def compare(folder: Path, wanted: Mapping[str, Entry]) -> None:
