@@ -135,6 +135,11 @@ class Inbound(Side):
         try:
             self._filling.want(wanted.memory, folder)
             report = await self._restoring.restore(folder, sealed, self._key, lazily=self._filling.lazily)
+            try:
+                self._filling.hold()
+            except AgentError:  # whoever fetches its memory has ended
+                await self._restoring.destroy(report.tree)
+                raise
             self._keep(report, folder)
         except BaseException as error:
             await self.take_files_back()
@@ -144,7 +149,6 @@ class Inbound(Side):
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:
-        self._filling.hold()
         self._tree = report.tree
         self._tree.stopped_before = set(msgspec.json.decode((folder / STOPPED_BEFORE).read_bytes(), type=list[int]))
         self.record.members = [Identity(one.pid, one.start_time) for one in report.tree.members]

@@ -165,12 +165,14 @@ def _options(facts: Facts) -> CheckResult:
 
 
 def _memory_tracking(facts: Facts) -> CheckResult:
-    """Information only: nothing needs them yet, and a person planning for large memories wants to know."""
+    """Information only: without them memory goes inside the freeze."""
     if facts.options is None:
-        return CheckResult("memory tracking", "ok", "not known (not needed)")
+        return CheckResult("memory tracking", "ok", "not known (pre-copy and post-copy need it)")
     on = {option: "on" if facts.options.get(option) else "off" for option in ("MEM_SOFT_DIRTY", "USERFAULTFD")}
     return CheckResult(
-        "memory tracking", "ok", ", ".join(f"{name} {state}" for name, state in on.items()) + " (not needed)"
+        "memory tracking",
+        "ok",
+        ", ".join(f"{name} {state}" for name, state in on.items()) + " (for pre-copy and post-copy)",
     )
 
 

@@ -125,18 +125,18 @@ def _demo_facts(result: DemoResult) -> list[tuple[str, str]]:
 
 
 def _memory_text(result: MigrationResult) -> str:
-    """The way it went, and how the prediction held; nothing where there was so little that nobody asks."""
+    """The way it went, and how the prediction held; of little memory only why it is not the way that was asked for."""
     seen = result.memory
-    if (
-        seen is None
-        or result.outcome != "succeeded"
-        or (seen.way == "stop-and-copy" and seen.memory_bytes < MUCH_BYTES)
-    ):
+    if seen is None or result.outcome != "succeeded":
         return ""
+    if seen.way == "stop-and-copy" and seen.memory_bytes < MUCH_BYTES:
+        return f"by {seen.way}: {seen.fell_back}" if seen.fell_back else ""
+    before = f", {byte_text(sum(one.bytes for one in seen.rounds))} before the freeze" if seen.way == "pre-copy" else ""
     fetched = f", {byte_text(int(seen.fetched_bytes / seen.fetch_seconds))}/s" if seen.fetch_seconds else ""
     took = f"in all {duration_text(seen.total_seconds)}"
     expected = f"predicted: frozen {duration_text(seen.predicted_freeze_seconds)}"
-    return f"{byte_text(seen.memory_bytes)} by {seen.way}{fetched}, {took} ({expected})"
+    back = f": {seen.fell_back}" if seen.fell_back else ""
+    return f"{byte_text(seen.memory_bytes)} by {seen.way}{before}{fetched}, {took} ({expected}){back}"
 
 
 def _newcomers(result: DemoResult) -> str:

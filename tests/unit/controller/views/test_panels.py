@@ -8,10 +8,18 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MigrationResult, Problem
+from controller.core.result import (
+    ByteCounts,
+    FlowCounts,
+    LedgerRow,
+    MemoryAccount,
+    MigrationResult,
+    Problem,
+    RoundAccount,
+)
 from controller.demo.result import Connections, DemoResult, NewConnections, Spread
 from controller.demo.verdict import Verdict
-from controller.views.panels import Ending, byte_text, duration_text, final_panel, final_sentence, headline
+from controller.views.panels import Ending, byte_text, duration_text, facts, final_panel, final_sentence, headline
 
 MOVED = MigrationResult(
     migration="redis-1",
@@ -67,6 +75,27 @@ def test_the_headline_says_it_all(ending: Ending, words: str) -> None:
     assert headline(ending).startswith(words)
     assert words in drawn(ending)
     assert final_sentence(ending).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("account", "words"),
+    [
+        (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4), ""),
+        (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4, fell_back="no kernel"), "by stop-and-copy: no kernel"),
+        (MemoryAccount("stop-and-copy", 1 << 30, 1.1, 1.4, 1.5), "1.0 GiB by stop-and-copy, in all"),
+        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, 1 << 30, 2.0), "post-copy, 512.0 MiB/s, in all"),
+        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, fell_back="in vain"), "(predicted: frozen 200 ms): in vain"),
+        (
+            MemoryAccount(
+                "pre-copy", 1 << 30, 0.6, 2, 2, rounds=[RoundAccount(1 << 30, 2.0), RoundAccount(1 << 30, 1)]
+            ),
+            "by pre-copy, 2.0 GiB before the freeze",
+        ),
+    ],
+)
+def test_it_is_said_how_much_memory_went_and_why_not_as_asked(account: MemoryAccount, words: str) -> None:
+    found = dict(facts(msgspec.structs.replace(MOVED, memory=account)))["memory"]
+    assert words in found if words else not found
 
 
 def test_a_demo_has_its_figures() -> None:

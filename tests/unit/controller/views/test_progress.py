@@ -100,6 +100,7 @@ def test_a_lone_frozen_phase_has_a_bracket_of_its_own() -> None:
 def test_on_a_terminal_it_draws_in_place_and_gives_the_cursor_back() -> None:
     with Screen(terminal=True) as screen:
         screen.note("three pods are up")
+        screen.round(2, 70 << 20, 0.24)
         screen.go(*BEFORE, *FROZEN)
         screen.phase_started("Draining", 0.0)
         screen.held(3, 1 << 20)
@@ -110,6 +111,7 @@ def test_on_a_terminal_it_draws_in_place_and_gives_the_cursor_back() -> None:
         screen.finish(RESULT)
     for words in (
         "✓ three pods",
+        "✓ round 2: 70.0 MiB in 240 ms",
         "50,000 replies/s",
         "0 wrong",
         "64 open",
