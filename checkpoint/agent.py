@@ -69,7 +69,8 @@ class Agent:
         app.router.add_post("/v1/outbound/{migration}/predump", self._predump)
         app.router.add_post("/v1/inbound/{migration}/look", self._look)
         app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
-        for step in ("pack", "stop", "dump", "adopt", "seal", "commit", "release"):
+        app.router.add_post("/v1/outbound/{migration}/stop", self._stop)
+        for step in ("pack", "dump", "adopt", "seal", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
@@ -132,6 +133,10 @@ class Agent:
     async def _predump(self, request: web.Request) -> web.Response:
         wanted = await _body(request, PreDump)
         return _answer(await self._custodian.outbound(request.match_info["migration"]).predump(wanted))
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        ahead = request.query.get("ahead") == "1"
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).stop(ahead=ahead))
 
     def _outbound_step(self, step: str) -> _Handler:
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -171,7 +171,7 @@ class Move(Parties):
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
 
     async def _stop(self) -> None:
-        self._learn(await self._source("stop", agent_api.Custody))
+        self._learn(await self._source("stop?ahead=1", agent_api.Custody))
 
     async def _dump(self) -> None:
         self.dumped = await self._source("dump", agent_api.Dumped)

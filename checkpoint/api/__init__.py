@@ -14,7 +14,7 @@
 | POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
 | POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive) |
 | POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
-| POST /v1/outbound/{migration}/stop | | `Custody` |
+| POST /v1/outbound/{migration}/stop?ahead=1 | | `Custody` (`ahead`: dump, adopt and seal follow unasked) |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
 | POST /v1/outbound/{migration}/adopt | | `Adopted` |
 | POST /v1/outbound/{migration}/seal | | `Sealed` |

@@ -35,6 +35,7 @@ from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.memory.ways import Giving
+from checkpoint.moves.ahead import Ahead
 from checkpoint.moves.dumping import Dumping
 from checkpoint.moves.ending import Ending
 from checkpoint.moves.lease import Lease
@@ -70,6 +71,7 @@ class Outbound(Side):
         self._dumping = Dumping(around, record, files.ghost_limit_bytes, self._rounds)
         self._lease = Lease(around.kernel, self._expire)
         self._ending = Ending(around, record.migration, self._kill, self._close_adoption)
+        self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
         self._answers: dict[Event, Any] = {}
         self._giving: Giving | None = None  # with post-copy: whoever gives the memory
         self._beacon: Beacon | None = None
@@ -126,11 +128,14 @@ class Outbound(Side):
             with self._timed("predump"):
                 return await self._rounds.make(wanted)
 
-    async def stop(self) -> Custody:
+    async def stop(self, *, ahead: bool = False) -> Custody:
+        """`ahead`: what follows, up to the seal, follows at once (`checkpoint.moves.ahead`)."""
         async with self._lock:
             if not self._machine.done(Event.STOP):
                 with self._timed("stop"):
                     await self._stop()
+                if ahead:
+                    self._around.spawn(self._ahead.go(), "go ahead")
             return self.custody()
 
     async def _stop(self) -> None:
@@ -274,6 +279,7 @@ class Outbound(Side):
     async def _once(self, event: Event, name: str, work: Callable[[], Awaitable[T]]) -> T:
         async with self._lock:
             if event not in self._answers:
+                self._ahead.heed(event)
                 self._check(event)
                 with self._timed(name):
                     answer = await work()
