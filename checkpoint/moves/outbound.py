@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -47,8 +46,6 @@ from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.adopt import Adoption
 
-T = TypeVar("T")
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -72,7 +69,6 @@ class Outbound(Side):
         self._lease = Lease(around.kernel, self._expire)
         self._ending = Ending(around, record.migration, self._kill, self._close_adoption)
         self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
-        self._answers: dict[Event, Any] = {}
         self._giving: Giving | None = None  # with post-copy: whoever gives the memory
         self._beacon: Beacon | None = None
 
@@ -275,17 +271,6 @@ class Outbound(Side):
         if self._machine.state in HOLDING:
             await self.release("the agent was shut down")
         await self._shipping.close()
-
-    async def _once(self, event: Event, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        async with self._lock:
-            if event not in self._answers:
-                self._ahead.heed(event)
-                self._check(event)
-                with self._timed(name):
-                    answer = await work()
-                self._apply(event)
-                self._answers[event] = answer
-            return cast(T, self._answers[event])
 
     def _expire(self) -> None:
         self._around.spawn(self._go_back("the lease ran out", expired=True), "the lease")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 from checkpoint.api import Custody
 from checkpoint.core.custody import Event, Machine, State
 from checkpoint.core.journal import MigrationRecord
+from checkpoint.moves.ahead import Ahead
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
+
+T = TypeVar("T")
 
 
 class Side:
@@ -25,6 +29,8 @@ class Side:
         self._machine = Machine(record.state, max_hold_seconds=record.max_hold_seconds)
         self._machine.reason = record.reason
         self._seconds: dict[str, float] = {}
+        self._answers: dict[Event, Any] = {}
+        self._ahead = Ahead({})
         self._tree: Tree | None = None
         """The processes, while they stand still here."""
 
@@ -52,6 +58,18 @@ class Side:
     def _required_tree(self) -> Tree:
         assert self._tree is not None
         return self._tree
+
+    async def _once(self, event: Event, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """A step that is done once, and its answer remembered."""
+        async with self._lock:
+            if event not in self._answers:
+                self._ahead.heed(event)
+                self._check(event)
+                with self._timed(name):
+                    answer = await work()
+                self._apply(event)
+                self._answers[event] = answer
+            return cast(T, self._answers[event])
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
