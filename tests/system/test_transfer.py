@@ -64,9 +64,9 @@ async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(st
         through = Transfer("store")
         result = await stage.move("server", transfer=through, depot=Depot(server.archive(), key), max_hold_seconds=60)
         assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
-        half = result.transfer.wire_bytes // 2
-        assert half > 50_000
-        async with cutter(server.host, server.port, after_bytes=half, then=Then.DOWN) as way:
+        part = result.transfer.wire_bytes // 16  # the next move's may be compressed where these were not, and far fewer
+        assert part > 50_000
+        async with cutter(server.host, server.port, after_bytes=part, then=Then.DOWN) as way:
             depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
             moving = asyncio.create_task(
                 stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=4)
