@@ -23,10 +23,10 @@ from controller.lab.readiness import wait_ready
 from controller.migrate import Driver
 from tests.harness import sidecars
 from tests.harness.leaks import fresh_home
-from tests.harness.moving import ONE_LOOP, Scene, until
+from tests.harness.moving import ONE_LOOP, Scene, end_workloads, until
 
 PROGRAM = Path(__file__).parents[1] / "harness" / "programs" / "files.py"
-FIRST, SECOND = "/var/midstream-1", "/var/midstream-2"
+FIRST, SECOND, NAMED = "/var/midstream-1", "/var/midstream-2", "/srv"
 
 pytestmark = ONE_LOOP
 
@@ -107,6 +107,27 @@ async def test_all_that_it_has_written_moves_with_it_and_home_again(stage):
             kept = os.getxattr(destination.layer / FIRST.lstrip("/") / "private", "trusted.midstream")
             assert kept == b"kept"
     assert Path("/etc/hostname").exists()
+
+
+async def test_a_folder_that_is_named_moves_too(stage):
+    """A volume of each pod's own, as a machine would have it: what is in it goes along with what has it open."""
+    for pod in (stage.a, stage.b):
+        inside(pod, f"mount -t tmpfs -o size=80m volume {NAMED}; echo here > {NAMED}/{pod.name}")
+    await stage.run("writer", "/usr/bin/python3", "-S", str(PROGRAM), f"{NAMED}/data", f"{NAMED}/a")
+    await until(lambda: lines_in(stage.a) > 3, "the program does not write its log")
+    status, _, err = await stage.midstream("migrate", "writer", "--to", "b", "--with", NAMED, "-o", "json")
+    assert status == 0, err
+    moved = lines_in(stage.b)
+    await until(lambda: lines_in(stage.b) > moved + 2, "the log does not grow")
+    assert inside(stage.b, f"head -n -1 {NAMED}/data/log | cut -d' ' -f2- | sort -u") == "all is well"
+    assert inside(stage.b, f"ls {NAMED}").split() == ["b", "data", "data-config"]
+    await end_workloads(stage.b)
+    for pod in (stage.a, stage.b):
+        inside(pod, f"umount {NAMED}")
+
+
+def lines_in(pod: Pod) -> int:
+    return int(inside(pod, f"cat {NAMED}/data/log 2>/dev/null | wc -l"))
 
 
 async def test_what_would_travel_is_said_and_what_is_rolled_back_leaves_the_destinations_files_as_they_were(stage):
