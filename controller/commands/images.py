@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -81,7 +82,8 @@ async def restore(home: Path, request: RestoreRequest, *, as_json: bool) -> None
         MidstreamError: the first thing that went wrong.
     """
     lab = Lab(home)
-    pods = [await _pod_for(lab, name, may_make=at > 0) for at, name in enumerate(pod_names(request))]
+    first = _up(lab.pod(request.pod))
+    pods = [first, *[await _pod_like(lab, first, name) for name in pod_names(request)[1:]]]
     found = await asyncio.gather(*(_start(pod, request) for pod in pods), return_exceptions=True)
     rows = [(pod, one) for pod, one in zip(pods, found, strict=True) if isinstance(one, agent_api.Cloned)]
     if as_json:
@@ -100,16 +102,23 @@ def pod_names(request: RestoreRequest) -> list[str]:
     return [request.pod, *(f"{request.pod}-{number}" for number in range(2, request.copies + 1))]
 
 
-async def _pod_for(lab: Lab, name: str, *, may_make: bool) -> Pod:
-    try:
-        pod = lab.pod(name)
-    except NoSuchPod:
-        if not may_make:
-            raise
-        pod = await lab.create(name)
-        click.echo(f"{pod.name}: {pod.address} {pod.address6}", err=True)
+async def _pod_like(lab: Lab, first: Pod, name: str) -> Pod:
+    """The pod of that name; one like the first is made where there is none."""
+    with contextlib.suppress(NoSuchPod):
+        return _up(lab.pod(name))
+    made = await lab.create(
+        name, memory_bytes=first.memory_bytes, cleartext_links=first.cleartext_links, own_root=first.own_root,
+        shared=first.shared, image_bytes=first.image_bytes,
+    )  # fmt: skip
+    click.echo(f"{made.name}: {made.address} {made.address6}", err=True)
+    return made
+
+
+def _up(pod: Pod) -> Pod:
     if not pod.alive:
-        raise Refused("pod-down", f"pod {name} is down", "request", f"midstream pod create {name} makes it anew")
+        raise Refused(
+            "pod-down", f"pod {pod.name} is down", "request", f"midstream pod create {pod.name} makes it anew"
+        )
     return pod
 
 

@@ -26,7 +26,7 @@ from tests.harness.leaks import fresh_home
 from tests.harness.moving import ONE_LOOP, Scene, end_workloads, until
 
 PROGRAM = Path(__file__).parents[1] / "harness" / "programs" / "files.py"
-FIRST, SECOND, NAMED = "/var/midstream-1", "/var/midstream-2", "/srv"
+FIRST, SECOND, THIRD, NAMED = "/var/midstream-1", "/var/midstream-2", "/var/midstream-3", "/srv"
 
 pytestmark = ONE_LOOP
 
@@ -128,6 +128,26 @@ async def test_a_folder_that_is_named_moves_too(stage):
 
 def lines_in(pod: Pod) -> int:
     return int(inside(pod, f"cat {NAMED}/data/log 2>/dev/null | wc -l"))
+
+
+async def test_copies_have_what_it_had_written_and_their_pods_are_alike(stage):
+    """The archive is where every pod sees it: in the home, which they share."""
+    key, place = stage.lab.home / "key", str(stage.lab.home / "archive")
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    where = ("--key-file", str(key), "-o", "json")
+    async with running(stage, THIRD, "/etc/issue.net"):
+        status, out, err = await stage.midstream("checkpoint", "writer", "--to", place, *where)
+        assert status == 0, err
+        copying = ("restore", json.loads(out)["image"], "--to", "b", "--name", "copy", "--copies", "2")
+        status, _, err = await stage.midstream(*copying, "-a", place, *where)
+        assert status == 0, err
+        for pod in (stage.b, stage.lab.pod("b-2")):
+            assert pod.own_root
+            await goes_on(pod, THIRD)
+            await end_workloads(pod)
+        await goes_on(stage.a, THIRD)
+    await stage.lab.delete("b-2")
 
 
 async def test_what_would_travel_is_said_and_what_is_rolled_back_leaves_the_destinations_files_as_they_were(stage):
