@@ -14,8 +14,8 @@ class MemoryFeatures(msgspec.Struct, frozen=True):
 
     post_copy_bytes: int = 0
     """How much memory post-copy can carry; 0: none."""
-    pre_copy: bool = False
-    """The kernel tracks what a process writes."""
+    pre_copy_bytes: int = 0
+    """The same of pre-copy; 0: the kernel does not track what a process writes."""
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -60,7 +60,8 @@ class CriuEngine:
             return MemoryFeatures()
         finally:
             await helper.close()
-        return MemoryFeatures(pipes.most_bytes() if found.lazy_pages else 0, bool(found.mem_track))
+        most = pipes.most_bytes()
+        return MemoryFeatures(most if found.lazy_pages else 0, most if found.mem_track else 0)
 
     async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         if lazily:
@@ -74,6 +75,7 @@ class CriuEngine:
         return await trees.stop(self._kernel, root)
 
     async def pre_dump(self, helper: Helper, root: int, folders: Folders, parent: str) -> None:
+        pipes.make_room()
         with _open_folder(folders.work) as work_fd:
             wanted = precopy.pre_dump(root, str(folders.images), work_fd, parent)
             response = await _swrk(helper).request(self._messages.PRE_DUMP, wanted)

@@ -1,4 +1,4 @@
-"""Room for a whole workload's memory in pipes, for the moment in which CRIU dumps it lazily.
+"""Room for a whole workload's memory in pipes, for the moment in which CRIU dumps it lazily, or before the freeze.
 
 CRIU takes references to all the pages into pipes of 1,024 pages (criu: page-pipe.c). Who has CAP_SYS_RESOURCE may;
 for all others root's own limits are in the way (pipe(7)), which are the machine's: so they are raised once, on the
@@ -41,6 +41,6 @@ def make_room(soft: Path = _SOFT, largest: Path = _LARGEST, *, privileged: bool 
             _LOG.info("setting %s to %d, from %s", largest, PIPE_BYTES, largest.read_text().strip())
             largest.write_text(str(PIPE_BYTES))
     except OSError as error:
-        message = f"post-copy needs pipes without a limit, and {error.filename} cannot be changed: {error.strerror}"
+        message = f"its memory needs pipes without a limit, and {error.filename} cannot be changed: {error.strerror}"
         hint = "Give the agent CAP_SYS_RESOURCE, or set fs.pipe-user-pages-soft=0 and fs.pipe-max-size=4194304."
         raise AgentError(Code.MEMORY_WAY, message, hint=hint) from error

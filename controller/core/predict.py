@@ -104,7 +104,8 @@ def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, mem
 
 def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures) -> tuple[Choice, list[Problem]]:
     """The way to take, and what stands in the way of the one that was asked for."""
-    ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or features.pre_copy]
+    why_not = _why_not_before(memory_bytes, features)
+    ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or not why_not]
     all_of = {way: predict(way, memory_bytes, rates) for way in ways}
     way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
     fallback = _way("auto", _without(all_of, "pre-copy"), features.post_copy_bytes >= memory_bytes)[0]
@@ -112,7 +113,7 @@ def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeat
         reason += f"; by {fallback} where the workload writes too fast for it"
     made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
     if wanted == "pre-copy" and way != wanted:
-        made = msgspec.structs.replace(made, fell_back=NOT_TRACKED, reason=f"{NOT_TRACKED}; {reason}")
+        made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
     return made, _unavailable(wanted, memory_bytes, features)
 
 
@@ -159,20 +160,27 @@ def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) ->
         message = "post-copy is not possible: the kernel has no userfaultfd(2) that tells of forks and remappings"
         return [Problem("post-copy-unavailable", message, "machine", _AUTO)]
     if wanted == "post-copy" and features.post_copy_bytes < memory_bytes:
-        limit = features.post_copy_bytes >> 20
-        message = f"post-copy is possible up to {limit} MiB here: CRIU needs two open files for every 4 MiB"
+        message = _too_much("post-copy", features.post_copy_bytes)
         return [
             Problem("post-copy-unavailable", message, "machine", "raise the agent's limit of open files (ulimit -n)")
         ]
     return []
 
 
-NOT_TRACKED = "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
-"""Why pre-copy is not possible."""
+def _why_not_before(memory_bytes: int, features: MemoryFeatures) -> str:
+    """Why pre-copy is not possible; "" where it is."""
+    if not features.pre_copy_bytes:
+        return "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
+    return _too_much("pre-copy", features.pre_copy_bytes) if features.pre_copy_bytes < memory_bytes else ""
+
+
+def _too_much(way: str, limit_bytes: int) -> str:
+    return f"{way} is possible up to {limit_bytes >> 20} MiB here: CRIU needs two open files for every 4 MiB"
+
 
 _AUTO = "choose --memory auto"
 
 
 def usable(source: MemoryFeatures, destination: MemoryFeatures) -> MemoryFeatures:
     """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only."""
-    return MemoryFeatures(min(source.post_copy_bytes, destination.post_copy_bytes), source.pre_copy)
+    return MemoryFeatures(min(source.post_copy_bytes, destination.post_copy_bytes), source.pre_copy_bytes)

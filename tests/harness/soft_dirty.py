@@ -7,7 +7,8 @@ else (seccomp_unotify(2)), where this kernel has none:
 - a page of CRIU's own is soft-dirty when it looks whether there is such a thing (criu: kerndat.c);
 - PAGEMAP_SCAN says soft-dirty of every page that is not, byte for byte, in the rounds before.
 
-The last is what a kernel's bit promises, and no more. `program` makes a file that can be given for CRIU.
+The last is what a kernel's bit promises, and no more. `program` makes a file that can be given for CRIU, in a pod that
+nothing is restored in: what CRIU makes would have the filter too.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def drive(tmp_path):
 
 
 async def test_after_the_rounds_that_were_needed_the_workload_is_stopped(drive):
-    driver = drive(CALM, MemoryFeatures(0, True))
+    driver = drive(CALM, MemoryFeatures(0, 40 * GIB))
     result = await driver.run()
     names = [phase.name for phase in result.phases]
     assert names[2:5] == ["Preparing", "PreCopying", "Stopping"]
@@ -76,7 +76,7 @@ async def test_after_the_rounds_that_were_needed_the_workload_is_stopped(drive):
 
 @pytest.mark.parametrize(
     ("features", "way"),
-    [(MemoryFeatures(40 * GIB, True), "post-copy"), (MemoryFeatures(0, True), "stop-and-copy")],
+    [(MemoryFeatures(40 * GIB, 40 * GIB), "post-copy"), (MemoryFeatures(0, 40 * GIB), "stop-and-copy")],
 )
 async def test_rounds_in_vain_are_forgotten_and_another_way_is_prepared(drive, features, way):
     driver = drive(BUSY, features)
@@ -100,7 +100,7 @@ async def test_where_the_kernel_does_not_track_there_are_none(drive):
 
 
 async def test_between_two_rounds_it_can_be_cancelled(drive):
-    driver = drive(CALM, MemoryFeatures(0, True))
+    driver = drive(CALM, MemoryFeatures(0, 40 * GIB))
     driver.observer.round = lambda *_: driver.cancel()
     result = await driver.run()
     assert (result.outcome, driver.move.said.count(Action.PRE_COPY)) == ("rolled-back", 1)

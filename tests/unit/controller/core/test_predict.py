@@ -19,7 +19,7 @@ from controller.core.predict import (
 
 GIB = 1 << 30
 FRESH = Rates(copy_bytes_per_second=1e9)
-ALL = MemoryFeatures(40 * GIB, False)
+ALL = MemoryFeatures(40 * GIB)
 
 
 def test_without_a_move_the_probe_decides():
@@ -106,18 +106,18 @@ def test_what_is_not_possible_here_is_refused_in_words(wanted, features, code, w
 
 
 def test_pages_are_given_by_one_and_fetched_by_the_other_but_tracked_by_one_only():
-    assert usable(MemoryFeatures(GIB, True), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, True)
-    assert usable(MemoryFeatures(GIB), MemoryFeatures(GIB, True)) == MemoryFeatures(GIB, False)
+    assert usable(MemoryFeatures(GIB, 40 * GIB), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, 40 * GIB)
+    assert usable(MemoryFeatures(GIB), MemoryFeatures(GIB, 40 * GIB)) == MemoryFeatures(GIB)
 
 
-TRACKED = MemoryFeatures(40 * GIB, True)
+TRACKED = MemoryFeatures(40 * GIB, 40 * GIB)
 
 
 def test_pre_copy_is_taken_where_it_is_asked_for_and_possible_and_its_fallback_is_said():
     found, problems = choose("pre-copy", 4 * GIB, FRESH, TRACKED)
     assert (found.way, found.fallback, found.fell_back, problems) == ("pre-copy", "post-copy", "", [])
     assert found.reason == "asked for; by post-copy where the workload writes too fast for it"
-    assert choose("pre-copy", 4 * GIB, FRESH, MemoryFeatures(0, True))[0].fallback == "stop-and-copy"
+    assert choose("pre-copy", 4 * GIB, FRESH, MemoryFeatures(0, 40 * GIB))[0].fallback == "stop-and-copy"
 
 
 def test_its_freeze_is_half_the_copy_and_its_whole_time_more_than_one():
@@ -135,11 +135,17 @@ def test_where_the_kernel_does_not_track_it_goes_as_if_nothing_had_been_asked_fo
     assert "pre-copy" not in [one.way for one in found.others]
 
 
+def test_and_so_it_does_where_it_is_too_much():
+    found, _ = choose("pre-copy", 4 * GIB, FRESH, MemoryFeatures(40 * GIB, GIB))
+    assert found.way == "post-copy"
+    assert found.fell_back.startswith("pre-copy is possible up to 1024 MiB")
+
+
 def test_auto_takes_it_for_much_memory_where_post_copy_is_not_possible():
-    found, _ = choose("auto", 4 * GIB, FRESH, MemoryFeatures(0, True))
+    found, _ = choose("auto", 4 * GIB, FRESH, MemoryFeatures(0, 40 * GIB))
     assert (found.way, found.fallback) == ("pre-copy", "stop-and-copy")
     slow = FRESH.learnt(Sample("pre-copy", GIB, 9.0, 9.0))
-    assert choose("auto", GIB, slow, MemoryFeatures(0, True))[0].way == "stop-and-copy"
+    assert choose("auto", GIB, slow, MemoryFeatures(0, 40 * GIB))[0].way == "stop-and-copy"
     assert choose("auto", 4 * GIB, FRESH, TRACKED)[0].way == "post-copy"
 
 
