@@ -74,7 +74,7 @@ def test_complete_is_what_is_sealed_and_has_arrived():
     one.closed("core-1.img", 10)
     (first,) = taken(one)
     one.arrived(first.number)
-    assert not one.complete
+    assert (one.idle, one.complete) == (True, False)
     one.seal({"core-1.img": 10, "manifest": 4})
     assert not one.complete
     (second,) = taken(one)

@@ -50,6 +50,23 @@ async def test_what_is_written_goes_at_once(tmp_path):
         one.assert_same()
 
 
+async def test_what_is_there_before_the_dump_has_arrived_when_that_is_said(tmp_path):
+    """A round of pre-copy; one that is broken off is not waited for."""
+    before = {"round-1.pages-1.img": 2 * CHUNK_BYTES + 3, "round-1.files.img": 5}
+    async with ferry(tmp_path, streams=2) as one:
+        fill(one.here, before)
+        await one.sending.offer(before)
+        assert {name: size(one.there / name) for name in before} == before
+        one.sending.watch()
+        fill(one.here, SIZES)
+        report = await one.finish()
+        one.assert_same()
+        assert report.image_bytes == sum(before.values()) + sum(SIZES.values())
+        one.sending.stop(AgentError(Code.TRANSFER_BROKEN, "taken back"))
+        with pytest.raises(AgentError, match="taken back"):
+            await one.sending.offer({"round-2.files.img": 5})
+
+
 def size(path) -> int:
     return path.stat().st_size if path.exists() else -1
 
