@@ -147,10 +147,11 @@ class Move(Parties):
         )  # fmt: skip
 
     async def _carry_files(self) -> None:
-        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images do
-        not stay on the machine, the files go with them."""
-        if self._transfer == "shared":
-            await carry_files(self._id, self.source_agent, self.destination_agent)
+        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images go
+        through an archive, the files go with them."""
+        if self._transfer != "store":
+            wanted = None if self._transfer == "shared" else self.intent.transfer
+            await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
     @property
     def copies_before(self) -> bool:

@@ -56,15 +56,30 @@ async def agree(
     if wanted.way == "shared":
         message = f"the agent at {address} does not see the folder that the images would be in"
         raise Refused("folder-not-shared", message, "request", "choose --transfer direct, or auto")
-    listening = await destination.inbound(migration, "receive", agent_api.Receiving, agent_api.ReceiveImages(address))
+    listening = await _listen(migration, destination, address)
     order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second)
     await source.outbound(migration, "send", agent_api.Custody, order)
     return "direct"
 
 
-async def carry_files(migration: str, source: AgentClient, destination: AgentClient) -> None:
-    """The workload's files, as they are now, beside where they belong. Raises MidstreamError."""
+async def carry_files(
+    migration: str, source: AgentClient, destination: AgentClient, wanted: Transfer | None, address: str
+) -> None:
+    """The workload's files, as they are now, beside where they belong; `wanted`: how they are sent to `address`, where
+    the destination does not see the source's folder. Raises MidstreamError."""
     patience = UNFROZEN_PATIENCE_SECONDS
     packed = await source.outbound(migration, "pack", agent_api.Packed, timeout_seconds=patience)
+    if packed.folder and wanted is not None:
+        listening = await _listen(migration, destination, address, files=True)
+        order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, files=True)
+        await source.outbound(migration, "send", agent_api.Custody, order, timeout_seconds=patience)
+        packed = msgspec.structs.replace(packed, folder=listening.folder)
     if packed.folder:
         await destination.inbound(migration, "stage", agent_api.Custody, packed, timeout_seconds=patience)
+
+
+async def _listen(
+    migration: str, destination: AgentClient, address: str, *, files: bool = False
+) -> agent_api.Receiving:
+    order = agent_api.ReceiveImages(address, files)
+    return await destination.inbound(migration, "receive", agent_api.Receiving, order)

@@ -27,15 +27,19 @@ class Sight(msgspec.Struct, frozen=True):
 class ReceiveImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     """The pod's own address."""
+    files: bool = False
+    """Not the images: the workload's files, as they were packed before the freeze."""
 
 
 class Receiving(msgspec.Struct, frozen=True):
     port: int
     """Where it listens for whoever has the migration's image key."""
+    folder: str
+    """Where what arrives is put."""
 
 
 class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the images go, as CRIU writes them."""
+    """Where the images go, as CRIU writes them; or the workload's files, at once."""
 
     host: str
     port: int
@@ -43,6 +47,7 @@ class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Connections at once."""
     bytes_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Over all of them; 0: no limit."""
+    files: bool = False
 
 
 class TransferReport(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ class Outgoing:
     def __init__(self, folder: Path, layer: Path | None, named: Iterable[str], arrived: Iterable[Listing]) -> None:
         """`folder` is where archives are made: the images' file system; `layer` the pod's own, `named` folders besides
         it. `arrived` is what had come with the workload. Nothing is made here: `first` or `second` does."""
-        self._folder = folder
+        self.folder = folder
         self._grounds = grounds(layer, named)
         self._arrived = {one.ground: one.entries for one in arrived}
         self._sent: list[list[Entry]] = [[] for _ in self._grounds]
@@ -54,9 +54,9 @@ class Outgoing:
         self._make()
         listings = self.look()
         self._pack(listings, loosely=True)
-        digest = digest_of(self._folder, len(listings))
+        digest = digest_of(self.folder, len(listings))
         self._sent = [one.entries for one in listings]
-        return Packed(str(self._folder), digest, sum(one.files for one in listings), _size(listings))
+        return Packed(str(self.folder), digest, sum(one.files for one in listings), _size(listings))
 
     def second(self) -> None:
         """What has changed since, while the workload stands still. Blocks. Raises AgentError."""
@@ -67,22 +67,22 @@ class Outgoing:
 
     def _make(self) -> None:
         self.close()
-        self._folder.mkdir(mode=0o700)
+        self.folder.mkdir(mode=0o700)
 
     def _pack(self, listings: list[Listing], *, loosely: bool) -> None:
         for place, (listing, sent) in enumerate(zip(listings, self._sent, strict=True)):
             wanted = baggage.changed(sent, listing.entries)
-            archive.pack(self._grounds[place][1], wanted, self._folder / archive_name(place), loosely=loosely)
-        (self._folder / LIST).write_bytes(baggage.encode(listings))
+            archive.pack(self._grounds[place][1], wanted, self.folder / archive_name(place), loosely=loosely)
+        (self.folder / LIST).write_bytes(baggage.encode(listings))
 
     def hand_over(self, images: Path) -> None:
         """Put what `second` has made among the images."""
-        for path in self._folder.iterdir() if self else ():
+        for path in self.folder.iterdir() if self else ():
             path.rename(images / path.name)
         self.close()
 
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def grounds(layer: Path | None, named: Iterable[str]) -> list[tuple[str, Path]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from pathlib import Path
 
-from checkpoint.api import RestoreWorkload
+from checkpoint.api import ReceiveImages, RestoreWorkload
+from checkpoint.api import Receiving as ReceivingAnswer
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
 from checkpoint.transfer.receiving import Receiving
@@ -12,26 +15,31 @@ from checkpoint.transfer.storing import Fetching
 
 
 class Arrival:
-    """One migration's; `own` is its folder for what is not seen here."""
+    """One migration's; `own` is its folder for what is not seen here, `beside` where files come before the freeze."""
 
-    def __init__(self, migration: str, own: Path, here: Machine) -> None:
-        self._migration, self._own, self._here = migration, own, here
+    def __init__(self, migration: str, own: Path, beside: Path, here: Machine) -> None:
+        self._migration, self._own, self._beside, self._here = migration, own, beside, here
         self._fetching = Fetching()
         self._receiving: Receiving | None = None
+        self._files: Receiving | None = None
 
-    @property
-    def listening(self) -> bool:
-        return self._receiving is not None
+    def listen(self, key: bytes, wanted: ReceiveImages) -> ReceivingAnswer:
+        """Have them received, or the workload's files. Asked again it is answered again. Raises AgentError."""
+        if not wanted.files:
+            self._receiving = self._receiving or Receiving(key, wanted.host, self._own)
+            return ReceivingAnswer(self._receiving.port, str(self._own))
+        self._beside.mkdir(mode=0o700, exist_ok=True)
+        self._files = self._files or Receiving(key, wanted.host, self._beside)
+        return ReceivingAnswer(self._files.port, str(self._beside))
 
-    def listen(self, key: bytes, host: str) -> None:
-        """Have them received. Raises AgentError."""
-        self._receiving = Receiving(key, host, self._own)
+    async def hang_up(self) -> None:
+        """No more files: nobody writes them from now on."""
+        if self._files is not None:
+            await self._files.close()
 
-    @property
-    def port(self) -> int:
-        """Where they are received, once it is `listening`."""
-        assert self._receiving is not None
-        return self._receiving.port
+    async def clear(self) -> None:
+        """The files that came are where they belong, or are not wanted."""
+        await asyncio.to_thread(shutil.rmtree, self._beside, ignore_errors=True)
 
     async def folder(self, wanted: RestoreWorkload) -> Path:
         """Where they are; from now on nobody writes to it. Raises AgentError."""
@@ -52,3 +60,5 @@ class Arrival:
     async def close(self) -> None:
         if self._receiving is not None:
             await self._receiving.close()
+        await self.hang_up()
+        await self.clear()

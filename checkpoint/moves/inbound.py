@@ -56,7 +56,9 @@ class Inbound(Side):
         self._incoming = Incoming(
             around.folder, around.layer, record.migration, record.workload, replace_newer=files.replace_newer
         )
-        self._arrival = Arrival(record.migration, self._folders.images, around.here)
+        self._arrival = Arrival(
+            record.migration, self._folders.images, around.store.beside(self._work_name), around.here
+        )
         self._restoring = Restoring(around, record.migration, self._folders.work, self._incoming, self._timed)
         self._filling = Filling(around, record)
 
@@ -91,12 +93,10 @@ class Inbound(Side):
         return Sight(store.sees(wanted))
 
     async def receive(self, wanted: ReceiveImages) -> Receiving:
-        """Listen for the images."""
+        """Listen for the images, or for the workload's files."""
         async with self._lock:
-            if not self._arrival.listening:
-                self._check(Event.RESTORE)
-                self._arrival.listen(self._key, wanted.host)
-            return Receiving(self._arrival.port)
+            self._check(Event.RESTORE)
+            return self._arrival.listen(self._key, wanted)
 
     async def _folder(self, wanted: RestoreWorkload) -> Path:
         if wanted.stored is None:
@@ -110,7 +110,9 @@ class Inbound(Side):
             self._check(Event.RESTORE)
             if wanted.folder:
                 with self._timed("stage"):
+                    await self._arrival.hang_up()
                     await asyncio.to_thread(self._incoming.stage, Path(wanted.folder), wanted.digest)
+                    await self._arrival.clear()
             return self.custody()
 
     async def take_files_back(self) -> None:

@@ -95,11 +95,11 @@ class Outbound(Side):
         return self.custody()
 
     async def send(self, wanted: SendImages) -> Custody:
-        """Connect to the agent that the images go to, before the freeze."""
+        """Connect to the agent that the images go to, before the freeze; or send it the files that were packed."""
         async with self._lock:
-            if not self._shipping.agreed:
+            if wanted.files or not self._shipping.agreed:
                 self._check(Event.STOP)
-                await self._shipping.send(self._around.kernel, self._key, wanted)
+                await self._shipping.send(self._around.kernel, self._key, wanted, self._outgoing.folder)
             return self.custody()
 
     async def pack(self) -> Packed:

@@ -23,15 +23,25 @@ class Shipping:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._way: Sending | Storing | None = None
+        self._files: Sending | None = None
 
     @property
     def agreed(self) -> bool:
         """Whether they are to go anywhere."""
         return self._way is not None
 
-    async def send(self, kernel: Kernel, key: bytes, wanted: SendImages) -> None:
-        """Connect to the agent that they go to. Raises AgentError."""
-        self._way = await Sending.open(kernel, key, self._folder, wanted)
+    async def send(self, kernel: Kernel, key: bytes, wanted: SendImages, packed: Path) -> None:
+        """Connect to the agent that they go to. The workload's files, which are in `packed`, are sent at once: then it
+        returns when all of them have arrived. Raises AgentError."""
+        if not wanted.files:
+            self._way = await Sending.open(kernel, key, self._folder, wanted)
+            return
+        self._files = await Sending.open(kernel, key, packed, wanted)
+        try:
+            await self._files.finish(store.listing(packed))
+        finally:
+            await self._files.close()
+            self._files = None
 
     def store(self, wanted: StoreImages, record: MigrationRecord, here: Machine) -> None:
         """Into an archive, once they are sealed."""
@@ -73,9 +83,11 @@ class Shipping:
 
     def stop(self, *, expired: bool, reason: str) -> None:
         """Break it off: whoever waits for it is told."""
-        if self._way is not None:
-            code = Code.LEASE_EXPIRED if expired else Code.TRANSFER_BROKEN
-            self._way.stop(AgentError(code, f"the images had not arrived: {reason or 'it was taken back'}"))
+        code = Code.LEASE_EXPIRED if expired else Code.TRANSFER_BROKEN
+        why = AgentError(code, f"the images had not arrived: {reason or 'it was taken back'}")
+        for one in (self._files, self._way):
+            if one is not None:
+                one.stop(why)
 
     async def close(self) -> None:
         if self._way is not None:

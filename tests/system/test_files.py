@@ -17,6 +17,7 @@ import pytest_asyncio
 from controller.clients import AgentClient
 from controller.core.errors import Refused
 from controller.core.phases import Action
+from controller.core.transfer import Transfer
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.lab.readiness import wait_ready
@@ -96,9 +97,14 @@ async def test_all_that_it_has_written_moves_with_it_and_home_again(stage):
     look = f"cd {FIRST}; stat -c '%n %F %a %u %g %s %Y %h' sparse link name-1 name-2 private fifo"
     async with running(stage, FIRST, "/etc/hostname"):
         there = inside(stage.a, look)
-        for source, destination in ((stage.a, stage.b), (stage.b, stage.a)):
-            result = await stage.move("writer", source, destination)
+        for source, destination, way in ((stage.a, stage.b, "direct"), (stage.b, stage.a, "shared")):
+            drivers: list[Driver] = []
+            result = await stage.move("writer", source, destination, transfer=Transfer(way), prepare=drivers.append)
             assert result.outcome == "succeeded", result.error
+            assert result.transfer is not None
+            assert result.transfer.way == way
+            assert "stage" in drivers[0].move.seconds, "nothing of them came before the freeze"
+            assert not list(Path(destination.images).glob("*.files"))
             await goes_on(destination, FIRST)
             assert inside(destination, look) == there
             assert int(inside(destination, f"stat -c %b {FIRST}/sparse")) * 512 < 1 << 20
