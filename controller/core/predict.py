@@ -170,7 +170,7 @@ def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) ->
 def _why_not_before(memory_bytes: int, features: MemoryFeatures) -> str:
     """Why pre-copy is not possible; "" where it is."""
     if not features.pre_copy_bytes:
-        return "the kernel does not tell which pages a process has written (CONFIG_MEM_SOFT_DIRTY is off)"
+        return "pre-copy is not possible: the kernel does not tell what a process writes (CONFIG_MEM_SOFT_DIRTY is off)"
     return _too_much("pre-copy", features.pre_copy_bytes) if features.pre_copy_bytes < memory_bytes else ""
 
 
