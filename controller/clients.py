@@ -41,6 +41,7 @@ with _no_authorities():
 
 T = TypeVar("T")
 
+ANSWER_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 << 20
 """10,000 legs are about 4 MB; nothing a sidecar says is longer than this."""
 
@@ -76,7 +77,9 @@ class SidecarClient:
         if self._session is not None:
             await self._session.close()
 
-    async def call(self, method: str, path: str, answer: type[T], body: Any = None, timeout_seconds: float = 30) -> T:
+    async def call(
+        self, method: str, path: str, answer: type[T], body: Any = None, timeout_seconds: float = ANSWER_SECONDS
+    ) -> T:
         """Says `body` and returns the answer as `answer`.
 
         Raises:
@@ -148,12 +151,12 @@ class AgentClient(SidecarClient):
         return await self.call("GET", "/v1/migrations", list[agent_api.Custody])
 
     async def outbound(
-        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = 30
+        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = ANSWER_SECONDS
     ) -> T:
         return await self.call("POST", f"/v1/outbound/{migration}/{verb}", answer, body, timeout_seconds)
 
     async def inbound(
-        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = 30
+        self, migration: str, verb: str, answer: type[T], body: Any = None, timeout_seconds: float = ANSWER_SECONDS
     ) -> T:
         return await self.call("POST", f"/v1/inbound/{migration}/{verb}", answer, body, timeout_seconds)
 
@@ -195,7 +198,9 @@ class ProxyClient(SidecarClient):
         return await self.call("POST", "/v1/switch", proxy_api.Switched, body)
 
     async def prepare_outbound(self, migration: str, body: proxy_api.PrepareOutbound) -> proxy_api.Prepared:
-        return await self.call("PUT", f"/v1/outbound/{migration}", proxy_api.Prepared, body)
+        """However many links it has to dial."""
+        patience = ANSWER_SECONDS + proxy_api.DIAL_SECONDS + body.links * proxy_api.DIAL_SECONDS_EACH
+        return await self.call("PUT", f"/v1/outbound/{migration}", proxy_api.Prepared, body, patience)
 
     async def prepare_inbound(self, migration: str, body: proxy_api.PrepareInbound) -> proxy_api.Prepared:
         return await self.call("PUT", f"/v1/inbound/{migration}", proxy_api.Prepared, body)

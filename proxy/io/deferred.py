@@ -15,9 +15,12 @@ class Deferred:
         self._work: deque[Callable[[], None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, work: Callable[[], None], seconds: float) -> None:
-        """Do it in so many seconds, or as soon as what was added before."""
+    def add(self, work: Callable[[], None]) -> None:
+        """To be done behind what was added before."""
         self._work.append(work)
+
+    def do_in(self, seconds: float) -> None:
+        """Do it in so many seconds, unless that was said before."""
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self.do)
 

@@ -65,7 +65,8 @@ class InboundMigration:
 
     def later(self, work: Callable[[], None]) -> None:
         """Do it when the caller has had his answer, and before anything else here."""
-        self._later.add(work, 0)
+        self._later.add(work)
+        self._later.do_in(0)
 
     @property
     def live_flows(self) -> int:

@@ -83,12 +83,13 @@ class OutboundMigration:
         pairs = list(zip(wanted, socks, strict=True))
         flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in pairs if item.kind == "flow"]
         self._keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
-        later = LATER_SECONDS + expected * LATER_SECONDS_EACH
-        legs = [self._leg(*flow, later) for flow in flows]
+        legs = [self._leg(*flow) for flow in flows]
         legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
         self.state = state
         self.context.totals.flows_adopted += len(legs)
         if self._limiting is None and len(self.legs) >= expected:
+            later = LATER_SECONDS + expected * LATER_SECONDS_EACH
+            self._later.do_in(later)
             self._limiting = self.context.loop.call_later(later, self._limit)
         return legs
 
@@ -176,8 +177,8 @@ class OutboundMigration:
         """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""
         return [flow.ledger_line() for flow in self.flows.values() if not flow.is_on_its_way]
 
-    def _leg(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live, later: float) -> Leg:
-        """What the destination is to build for a flow, which is kept from now on; `later`: seconds until it is one."""
+    def _leg(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live) -> Leg:
+        """What the destination is to build for a flow, which is kept from now on."""
         if item.flow in self.legs:  # said twice
             sock.close()
             return self.legs[item.flow]
@@ -200,7 +201,7 @@ class OutboundMigration:
             if dialled:
                 flow.bind(dialled)
 
-        self._later.add(keep, later)
+        self._later.add(keep)
         return leg
 
     def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:

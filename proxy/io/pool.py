@@ -7,7 +7,7 @@ import contextlib
 import ssl
 from collections import deque
 
-from proxy.api import Endpoint
+from proxy.api import DIAL_SECONDS, DIAL_SECONDS_EACH, Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
@@ -19,9 +19,9 @@ from proxy.io.dialling import DialledConnection, LinkUser
 class LinkPool:
     """A migration's connections that carry no link yet, and the dialling of more."""
 
-    PREPARE_SECONDS = 15.0
-    SECONDS_EACH = 0.005
-    """And so much for each connection: most of it is TLS's, on both machines."""
+    PREPARE_SECONDS, SECONDS_EACH = DIAL_SECONDS, DIAL_SECONDS_EACH
+    AT_ONCE = 256
+    """So many are dialled at the same time: of thousands each would wait for its turn longer than it may."""
     SPARES, SPARE_SECONDS = 16, 30.0
     """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
     REFILL_SECONDS = 0.05
@@ -76,9 +76,11 @@ class LinkPool:
             raise ProxyError(Code.LINK_FAILED, f"link to {self.destination}: {self._why_lost}")
 
     async def _greet(self, links: int) -> None:
-        for _ in range(links):
-            self._greeting.add(self._dial())
-        while self._greeting and not self._why_lost:
+        while (links or self._greeting) and not self._why_lost:
+            if links and len(self._greeting) < self.AT_ONCE:
+                self._greeting.add(self._dial())
+                links -= 1
+                continue
             self._changed.clear()
             await self._changed.wait()
 

@@ -37,6 +37,23 @@ async def test_connections_are_greeted_beforehand(context: Context, destination:
     user.close(context)
 
 
+async def test_only_so_many_are_dialled_at_once(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "AT_ONCE", 2)
+    pool = LinkPool(context, destination.endpoint, "m", TOKEN)
+    preparing = asyncio.create_task(pool.prepare(5), name="preparing")
+    (await destination.take()).send(ACCEPTED)
+    await parts.eventually(lambda: len(pool._greeting) == 2)
+    for idle in range(1, 5):
+        (await destination.take()).send(ACCEPTED)
+        await parts.eventually(lambda idle=idle: pool.idle == idle + 1)  # type: ignore[misc]
+        assert len(pool._greeting) <= 2
+    await preparing
+    assert pool.idle == 5
+    pool.close()
+
+
 async def test_one_that_nobody_answers_in_time_is_dialled_again(
     context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
