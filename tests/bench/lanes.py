@@ -33,6 +33,7 @@ bytes stay in the kernel, while ours are copied into each proxy, kept, and copie
 
 IDLE = """\
 Memory is what stays resident in the two proxies together, per connection; the kernel's buffers are the same for both.
+Of ours OpenSSL keeps some 49 kB for a TLS link's two ends, of which Python can give nothing back; the rest is objects.
 A relayed connection has two descriptors in each proxy, so `ulimit -n` (20,000 here) bounds one proxy to some 9,900."""
 
 
