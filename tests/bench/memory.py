@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from controller.core.predict import Wanted
 from controller.core.transfer import Transfer
 from controller.demo import run as demo
@@ -68,17 +70,27 @@ def of(size_bytes: int, way: str, verdict: Verdict, *, direct: bool) -> MemoryMo
 
 
 async def measure(plan: MemoryPlan, say: Callable[[str], None]) -> Memory:
-    """Each move in fresh pods."""
-    found = Memory(copied=plan.copied)
-    ways: list[tuple[Wanted, int, bool]] = [("post-copy", size, False) for size in plan.post_copy]
-    ways += [("stop-and-copy", plan.copied, False), ("stop-and-copy", plan.copied, True)]
-    for way, size, direct in ways:
-        async with stage() as scene:
-            verdict = await move(scene, size, way, Transfer("direct" if direct else "shared"))
-            one = of(size, way, verdict, direct=direct)
-        found.moves.append(one)
-        say(f"{one.title}: frozen {one.freeze_seconds * 1e3:.0f} ms, {'; '.join(one.reasons) or '0 lost'}")
+    """Each in fresh pods. CRIU alone and stop-and-copy take turns: a host gives memory more and more quickly."""
+    moves = [await _moved(size, "post-copy", say) for size in plan.post_copy]
+    before = await _alone(plan.copied, say)
+    for direct in (False, True):
+        one = await _moved(plan.copied, "stop-and-copy", say, direct=direct)
+        after = await _alone(plan.copied, say)
+        moves.append(msgspec.structs.replace(one, alone_seconds=(before + after) / 2))
+        before = after
+    return Memory(moves)
+
+
+async def _moved(size_bytes: int, way: Wanted, say: Callable[[str], None], *, direct: bool = False) -> MemoryMove:
     async with stage() as scene:
-        found.alone_seconds = await floor(scene, plan.copied)
-    say(f"CRIU alone: {found.alone_seconds * 1e3:.0f} ms")
-    return found
+        verdict = await move(scene, size_bytes, way, Transfer("direct" if direct else "shared"))
+        one = of(size_bytes, way, verdict, direct=direct)
+    say(f"{one.title}: frozen {one.freeze_seconds * 1e3:.0f} ms, {'; '.join(one.reasons) or '0 lost'}")
+    return one
+
+
+async def _alone(size_bytes: int, say: Callable[[str], None]) -> float:
+    async with stage() as scene:
+        seconds = await floor(scene, size_bytes)
+    say(f"CRIU alone: {seconds * 1e3:.0f} ms")
+    return seconds

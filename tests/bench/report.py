@@ -65,7 +65,7 @@ METHOD = """\
   a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the processors, for
   every lane alike. The direct lane shows how little of it is the client's and the server's.
 - **Much memory**: the demo's Redis filled with values that are written and read back at random during the move.
-  CRIU alone dumps and restores one as large that nobody uses.
+  CRIU alone dumps and restores one as large that nobody uses, in turn with the moves by stop-and-copy.
 - **Images**: direct, from a tmpfs to a tmpfs, between two processes over the loopback; the socket sends one buffer
   again and again, and throws away what it gets. Through the store: SeaweedFS and its volumes on this machine and
   disk; its own client does not speak S3. Damage: one bit of all the bytes there, restored before the next.
