@@ -273,8 +273,6 @@ def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
             sock.sendall(say(_challenge(sock)))
             answers = [frame.code if isinstance(frame, Refused) else "accepted" for frame in _answer(sock)]
             assert answers == expected, number
-    with own_rig.connect(rigs.ADDRESS["b"], 15008) as sock:  # says nothing
-        assert [type(frame) for frame in _answer(sock)] == [Challenge, Refused]
     text = own_rig.b.call("GET", "/metrics")[1]
     for reason, times in {
         "wire_magic": 2,
@@ -383,7 +381,7 @@ def test_the_end_of_the_proxy_resets_what_is_relayed(own_rig: Rig) -> None:
     assert move.apps[0].verdict_after_end() == "ConnectionResetError"
 
 
-def test_the_routing_goes_with_the_last_flow(own_rig: Rig) -> None:
+def test_after_five_seconds_the_routing_of_the_last_flow_goes_and_a_silent_stranger(own_rig: Rig) -> None:
     def tables() -> str:
         with own_rig.namespaces["b"].entered():
             return subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -396,7 +394,9 @@ def test_the_routing_goes_with_the_last_flow(own_rig: Rig) -> None:
     become(own_rig, "inbound", "closed")
     own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
     assert "midstream" in tables()  # the last acknowledgements still need it
-    eventually(lambda: "midstream" not in tables(), "the table is gone")
+    with own_rig.connect(rigs.ADDRESS["b"], 15008) as silent:
+        eventually(lambda: "midstream" not in tables(), "the table is gone")
+        assert [type(frame) for frame in _answer(silent)] == [Challenge, Refused]
     with own_rig.namespaces["b"].entered():
         rules = subprocess.run(["ip", "rule"], stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "fwmark" not in rules
