@@ -160,7 +160,7 @@ class Driver:
             await self.move.perform(Action.PRE_COPY)
             last = self.move.rounds[-1]
             self.observer.round(last.number, last.written_bytes, last.seconds)
-            if self.move.rounds[-1].then != "another-round":
+            if last.then != "another-round":
                 return
 
     async def _settle(self) -> None:

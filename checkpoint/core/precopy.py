@@ -95,15 +95,3 @@ def pre_dump(pid: int, images: str, work_fd: int, parent: str = "") -> dict[str,
 def after(parent: str) -> dict[str, Option]:
     """What the dump inside the freeze says besides: only what was written since the round in `parent`."""
     return {"track_mem": True, "parent_img": parent}
-
-
-def command_line(options: dict[str, Option]) -> list[str]:
-    """The same as a command line of `criu`: for a test that asks CRIU's own parser."""
-    flags = {"pid": "--tree", "images_dir": "--images-dir", "parent_img": "--prev-images-dir", "log_file": "--log-file"}
-    words: list[str] = []
-    for name, value in options.items():
-        if name in flags:
-            words += [flags[name], str(value)]
-        elif value is True:
-            words.append("--" + name.replace("_", "-"))
-    return words

@@ -63,7 +63,8 @@ class Outgoing:
         self.mark: Mark | None = None
         """END or RESET, the last that was given."""
         self.room = WINDOW_BYTES
-        """So many bytes may be given."""
+        """So many bytes may be given: none after a mark, else what the window has left. Kept, not worked out: each read
+        of a leg asks for it twice."""
         self._kept: deque[tuple[int, bytes | bytearray | Mark, int]] = deque()
         """(offset behind it, frame, its payload), oldest first."""
 

@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from ssl import SSLSession
+from typing import Protocol
 
+from proxy.api import Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code
 from proxy.core.handshake import Dialling
@@ -15,9 +17,6 @@ from proxy.core.wire import Accepted, Challenge, Decoder, Naming, Refused, WireE
 from proxy.io.connection import Connection, TlsConnection, link_socket, why
 from proxy.io.context import Context
 from proxy.sys import address
-
-if TYPE_CHECKING:
-    from proxy.io.pool import LinkPool
 
 ANSWER_BYTES = 16 * 1024  # one read while answers are due; what is behind them is the link's and is handed on
 CONNECT_SECONDS = 1.0
@@ -57,10 +56,23 @@ class LinkUser(Protocol):
         """It broke before that, or was refused."""
 
 
+class Owner(Protocol):
+    """Who dials: a pool (`proxy.io.pool`)."""
+
+    destination: Endpoint
+    session: SSLSession | None
+    """Of the last TLS handshake: the next one is shorter with it."""
+
+    @property
+    def has_room(self) -> bool: ...
+    def hello(self, nonce: bytes) -> bytes: ...
+    def changed(self, connection: DialledConnection) -> None: ...
+
+
 class DialledConnection:
     """One connection until its link takes it over. Never blocks; every failure reaches its user or its pool once."""
 
-    def __init__(self, context: Context, pool: LinkPool) -> None:
+    def __init__(self, context: Context, pool: Owner) -> None:
         self.state = Dialling.CONNECTING
         self.lost: Lost | None = None
         self.connection: Connection | None = None

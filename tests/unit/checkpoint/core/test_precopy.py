@@ -8,7 +8,7 @@ from math import isfinite
 import pytest
 
 from checkpoint.api import PreDumped
-from checkpoint.core.precopy import Limits, Round, after, answer, command_line, decide, pre_dump
+from checkpoint.core.precopy import Limits, Round, after, answer, decide, pre_dump
 from tests.harness.made_images import MESSAGES
 from tests.harness.solo_agent import CRIU
 
@@ -74,6 +74,18 @@ def test_the_request_is_one_that_crius_protocol_has(wanted):
     made = MESSAGES.options(**{"images_dir_fd": -1, **wanted})
     assert made.track_mem
     made.SerializeToString()
+
+
+def command_line(options):
+    """The same as a command line of `criu`, whose parser is asked."""
+    flags = {"pid": "--tree", "images_dir": "--images-dir", "parent_img": "--prev-images-dir", "log_file": "--log-file"}
+    words = []
+    for name, value in options.items():
+        if name in flags:
+            words += [flags[name], str(value)]
+        elif value is True:
+            words.append("--" + name.replace("_", "-"))
+    return words
 
 
 @pytest.mark.parametrize("parent", ["", "../1"])
