@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.core.flow import State
 from proxy.core.wire import Switch
 from proxy.io.dialling import Lost
 from proxy.io.initiated import UNKNOWN, InitiatedLink, number
@@ -44,9 +45,13 @@ class Switching:
         return False
 
     def _is_unknown_for_good(self) -> bool:
-        """The workload has closed its end before it moved, unless the flow is so young that it is on its way there."""
+        """The workload had closed it before it moved: any other adopted flow's leg is there before the commit.
+
+        A connection that a listener of ours took may wait there to be taken, while it is young and has not been ended.
+        """
         young = self._loop.time() - self._flow.began < self.GIVE_UP_SECONDS
-        return self._refusal == UNKNOWN and not young
+        waits = young and self._flow.direction == "accepted" and self._flow.state is not State.LINK_ENDED
+        return self._refusal == UNKNOWN and not waits
 
     async def _ask(self) -> bool:
         while (former := self._flow.switching) and not former.done():

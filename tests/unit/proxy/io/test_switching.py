@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -51,10 +52,11 @@ async def test_it_changes_over_and_nothing_is_lost(moved: parts.Moved) -> None:
     await parts.eventually(lambda: len(flow.path.links) == 1)
 
 
-async def test_a_young_flow_that_is_not_known_yet_is_asked_for_again(
+async def test_a_young_newcomer_that_is_not_known_yet_is_asked_for_again(
     moved: parts.Moved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Switching, "RETRY_SECONDS", 0.005)
+    flow_of(moved.plane).direction = "accepted"
     flows = moved.plane.inbound["m"].flows
     ((number, there),) = flows.items()
     del flows[number]
@@ -66,14 +68,33 @@ async def test_a_young_flow_that_is_not_known_yet_is_asked_for_again(
     await exchange(moved)
 
 
-async def test_a_flow_that_is_not_known_any_more_keeps_its_way(moved: parts.Moved) -> None:
-    flows = moved.plane.inbound["m"].flows
+async def asked_in_vain(moved: parts.Moved) -> int:
+    """How often the destination has been asked for a flow that it does not know, until that is given up."""
+    flows, refused = moved.plane.inbound["m"].flows, moved.plane.context.totals.links_refused
     known = dict(flows)
     flows.clear()
-    flow_of(moved.plane).began -= Switching.GIVE_UP_SECONDS
     assert not await switching(moved).run()
-    await exchange(moved)
     flows.update(known)
+    return refused["conflict"]
+
+
+async def test_an_adopted_flow_that_is_not_known_any_more_keeps_its_way(moved: parts.Moved) -> None:
+    assert await asked_in_vain(moved) == 1
+    await exchange(moved)
+
+
+async def test_an_old_newcomer_that_is_not_known_any_more_keeps_its_way(moved: parts.Moved) -> None:
+    flow_of(moved.plane).direction = "accepted"
+    flow_of(moved.plane).began -= Switching.GIVE_UP_SECONDS
+    assert await asked_in_vain(moved) == 1
+    await exchange(moved)
+
+
+async def test_a_newcomer_that_the_workload_has_ended_is_not_waited_for(moved: parts.Moved) -> None:
+    flow_of(moved.plane).direction = "accepted"
+    moved.app.shutdown(socket.SHUT_WR)
+    await moved.become("link_ended", "leg_ended")
+    assert await asked_in_vain(moved) == 1
 
 
 async def test_nobody_is_asked_without_end(moved: parts.Moved, monkeypatch: pytest.MonkeyPatch) -> None:
