@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tests.harness import leaks
 
-ON_THE_MACHINE = {"system", "chaos", "bench"}
+ON_THE_MACHINE = {"system", "chaos"}
 """The folders whose tests make namespaces, links and mounts; the others can leave descriptors and processes only."""
 
 
