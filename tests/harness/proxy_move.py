@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from proxy.sys import repair
+from proxy.sys import options, repair
 from tests.harness import proxy_rig as rigs
-from tests.harness.proxy_image import KERNEL, Image
+from tests.harness.proxy_image import KERNEL, Image, is_listener
 from tests.harness.proxy_process import eventually
 from tests.harness.proxy_rig import Rig
 from tests.harness.talker import Talker
@@ -27,6 +27,17 @@ class Move:
         self.bases[sock.getsockname()[1]] = bases(sock)
         sock.sendall(first)
         return self.rig.talker(sock, sent=1, **more)
+
+    def is_heard(self) -> bool:
+        """Whether the workload has accepted every peer, and read all that they have said."""
+        socks = self.workload.sockets()
+        try:
+            flows = [sock for sock in socks if not is_listener(sock)]
+            unread = sum(KERNEL.queued(sock, options.SIOCINQ) for sock in flows)
+            return (len(flows), unread) == (len(self.clients), 0)
+        finally:
+            for sock in socks:
+                sock.close()
 
     def freeze(self) -> None:
         self.workload.freeze()

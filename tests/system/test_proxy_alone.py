@@ -182,6 +182,7 @@ def test_a_silent_half_closed_flow_still_hears_of_a_reset(rig: Rig) -> None:
     """The peer has ended its stream, nothing is written: only the kernel's hang-up tells of the reset."""
     move = Move(rig)
     move.clients = [move.join(first=b"q", quiet=True)]
+    eventually(move.is_heard, "the workload knows what is asked of it")
     move.run()
     (client,), (app,) = move.clients, move.apps
     app.stop_writing()
