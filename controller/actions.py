@@ -27,7 +27,7 @@ from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
 from controller.preflight import preflight
-from controller.transfer import Depot, agree, carry_files
+from controller.transfer import Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
 
@@ -62,11 +62,10 @@ class Move(Parties):
         self._token = secrets.token_hex(LINK_TOKEN_BYTES)
         self._follows = ""
         """The migration that brought the workload to the source, as far as it is known here."""
-        self._memory_port = 0
-        self._beacon: agent_api.Beacon | None = None
-        self._transfer: agent_api.TransferWay = "shared"
+        self._prepared: agent_api.Custody | None = None
+        self._agreed = Agreed()
         self.memory: agent_api.Memory | None = None
-        """With post-copy: how far the memory has come."""
+        """How far the memory has come that is in no image."""
         self.rounds: list[agent_api.PreDumped] = []
         """With pre-copy: what has been copied before the stop; all the rounds, those in vain too."""
 
@@ -113,8 +112,7 @@ class Move(Parties):
             self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds, self._image_key,
             self.intent.allow_loss, self._choice.way, self.intent.files,
         )  # fmt: skip
-        prepared = await self.source_agent.prepare_outbound(self._id, body)
-        self._memory_port, self._beacon = prepared.memory_port, prepared.beacon
+        self._prepared = await self.source_agent.prepare_outbound(self._id, body)
 
     async def _prepare_destination(self) -> None:
         assert self.plan is not None
@@ -141,16 +139,18 @@ class Move(Parties):
         await self.source_proxy.prepare_outbound(self._id, body)
 
     async def _open_transfer(self) -> None:
-        self._transfer = await agree(
-            self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._beacon,
+        assert self._prepared is not None
+        self._agreed = await agree(
+            self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._prepared,
             self.destination.address, self._depot, self.intent.max_hold_seconds,
+            straight=self._choice.goes_straight,
         )  # fmt: skip
 
     async def _carry_files(self) -> None:
         """What there is of them before the freeze; inside it only what has changed since is sent. Where the images go
         through an archive, the files go with them."""
-        if self._transfer != "store":
-            wanted = None if self._transfer == "shared" else self.intent.transfer
+        if self._agreed.way != "store":
+            wanted = None if self._agreed.way == "shared" else self.intent.transfer
             await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
     @property
@@ -189,10 +189,9 @@ class Move(Parties):
 
     async def _restore(self) -> None:
         assert self.sealed is not None
-        memory = agent_api.MemorySource(self.source.address, self._memory_port) if self._memory_port else None
-        stored = None
-        if self._depot is not None and self._transfer == "store":
-            stored = self._depot.fetching(self.intent.max_hold_seconds)
+        memory = agent_api.MemorySource(self.source.address, port) if (port := self._agreed.memory_port) else None
+        archived = self._depot if self._agreed.way == "store" else None
+        stored = archived.fetching(self.intent.max_hold_seconds) if archived is not None else None
         body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory, stored)
         await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
@@ -234,7 +233,8 @@ class Move(Parties):
 
     async def _await_memory(self) -> None:
         """Looks once; `controller.migrate` asks again until everything is there."""
-        if self.intent.memory == "stop-and-copy" or (self.memory is not None and self.memory.state == "complete"):
+        among_images = self.intent.memory != "post-copy" and not self._agreed.memory_port
+        if among_images or (self.memory is not None and self.memory.state == "complete"):
             return
         # Unknown: an agent forgets a migration only when everything is there.
         await unless_unknown(self._look_at_memory())

@@ -27,18 +27,28 @@ class Depot(msgspec.Struct, frozen=True):
         return agent_api.FetchImages(self.archive, self.key, deadline_seconds)
 
 
+class Agreed(msgspec.Struct, frozen=True):
+    """How the images travel, and the port at the source where the memory is given that is in none of them; 0: none."""
+
+    way: agent_api.TransferWay = "shared"
+    memory_port: int = 0
+
+
 async def agree(
     migration: str,
     wanted: Transfer,
     source: AgentClient,
     destination: AgentClient,
-    beacon: agent_api.Beacon | None,
+    prepared: agent_api.Custody,
     address: str,
     depot: Depot | None,
     max_hold_seconds: float,
-) -> agent_api.TransferWay:
-    """Both have been prepared. `beacon` is the source's, `address` the destination pod's own. The workload stands still
-    for `max_hold_seconds` at the most while its images are stored.
+    *,
+    straight: bool,
+) -> Agreed:
+    """Both have been prepared: `prepared` is the source's word, `address` the destination pod's own. The workload
+    stands still for `max_hold_seconds` at the most while its images are stored. `straight`: where they are sent, the
+    memory shall go from process to process, through no image.
 
     That both see one folder is never assumed: the destination looks for what the source has written there. Where it
     does not see it, or direct was asked for, it listens, and the source connects. Raises MidstreamError.
@@ -48,18 +58,18 @@ async def agree(
             message = "images that are stored on their way are sealed with a key: name an archive and a key"
             raise Refused("no-key", message, "request", "say --archive PLACE and --key-file FILE")
         await source.outbound(migration, "store", agent_api.Custody, depot.storing(max_hold_seconds))
-        return "store"
+        return Agreed("store", prepared.memory_port)
     if wanted.way != "direct":
-        assert beacon is not None
-        if (await destination.inbound(migration, "look", agent_api.Sight, beacon)).seen:
-            return "shared"
+        assert prepared.beacon is not None
+        if (await destination.inbound(migration, "look", agent_api.Sight, prepared.beacon)).seen:
+            return Agreed("shared", prepared.memory_port)
     if wanted.way == "shared":
         message = f"the agent at {address} does not see the folder that the images would be in"
         raise Refused("folder-not-shared", message, "request", "choose --transfer direct, or auto")
-    listening = await _listen(migration, destination, address)
-    order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second)
-    await source.outbound(migration, "send", agent_api.Custody, order)
-    return "direct"
+    listening = await _listen(migration, destination, agent_api.ReceiveImages(address, memory=straight))
+    order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, memory=straight)
+    sending = await source.outbound(migration, "send", agent_api.Custody, order)
+    return Agreed("direct", sending.memory_port)
 
 
 async def carry_files(
@@ -70,7 +80,7 @@ async def carry_files(
     patience = UNFROZEN_PATIENCE_SECONDS
     packed = await source.outbound(migration, "pack", agent_api.Packed, timeout_seconds=patience)
     if packed.folder and wanted is not None:
-        listening = await _listen(migration, destination, address, files=True)
+        listening = await _listen(migration, destination, agent_api.ReceiveImages(address, files=True))
         order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, files=True)
         await source.outbound(migration, "send", agent_api.Custody, order, timeout_seconds=patience)
         packed = msgspec.structs.replace(packed, folder=listening.folder)
@@ -78,8 +88,5 @@ async def carry_files(
         await destination.inbound(migration, "stage", agent_api.Custody, packed, timeout_seconds=patience)
 
 
-async def _listen(
-    migration: str, destination: AgentClient, address: str, *, files: bool = False
-) -> agent_api.Receiving:
-    order = agent_api.ReceiveImages(address, files)
+async def _listen(migration: str, destination: AgentClient, order: agent_api.ReceiveImages) -> agent_api.Receiving:
     return await destination.inbound(migration, "receive", agent_api.Receiving, order)

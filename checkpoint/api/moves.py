@@ -73,7 +73,7 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """How the memory of a workload that runs already is coming along (post-copy)."""
+    """How the memory is coming along that is in no image: with post-copy, of a workload that runs already."""
 
     state: Literal["waiting", "fetching", "complete", "lost"]
     reason: str = ""
@@ -99,7 +99,7 @@ class Custody(msgspec.Struct, frozen=True):
     seconds: dict[str, float] = {}
     """How long the agent's own steps took."""
     memory_port: int = 0
-    """Source, post-copy: where in the pod's network the memory is given."""
+    """Source: where in the pod's network the memory is given, where it is in no image."""
     beacon: Beacon | None = None
     """Source: by it another agent finds out whether it sees this one's folder."""
 
@@ -167,5 +167,5 @@ class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The folder; "": what has been received, or is stored."""
     manifest_digest: str
     memory: MemorySource | None = None
-    """With post-copy; else None."""
+    """Where it is in no image."""
     stored: FetchImages | None = None

@@ -29,6 +29,8 @@ class ReceiveImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pod's own address."""
     files: bool = False
     """Not the images: the workload's files, as they were packed before the freeze."""
+    memory: bool = False
+    """The memory comes beside the images, from process to process: see `SendImages`."""
 
 
 class Receiving(msgspec.Struct, frozen=True):
@@ -48,6 +50,9 @@ class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Over all of them; 0: no limit."""
     files: bool = False
+    memory: bool = False
+    """The workload's private memory is in no image: it goes straight from the stopped processes to the restored ones,
+    all of it before the commit."""
 
 
 class TransferReport(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ the migration's key. One process a migration, started by the source's agent befo
 It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each order:
 
 - `{"identity", "host"}`, the first one: answered with `{"port"}`
+- `{"rate": bytes a second}`: give no more; 0, as in the beginning: no limit
 - `{"spare": true}` with the listener of CRIU's questions, where there is one (`checkpoint.memory.sparing`)
 - `{"open": [pid, …]}` once the workload stands still
 - `{"map": path}` after the dump: write there what CRIU was spared
@@ -31,6 +32,7 @@ from typing import Any
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
+from checkpoint.core.throttle import Throttle
 from checkpoint.memory import channel, urgency
 from checkpoint.memory.sparing import Sparing
 
@@ -112,6 +114,7 @@ class Giver:
         self._memory = Memory()
         self._committed = threading.Event()
         self._sparing: Sparing | None = None
+        self._throttle = Throttle(0)
 
     @property
     def port(self) -> int:
@@ -136,6 +139,8 @@ class Giver:
                     self._sparing.begin(order["open"])
             if "map" in order and self._sparing is not None:
                 self._sparing.write(Path(order["map"]))
+            if "rate" in order:
+                self._throttle = Throttle(order["rate"])
         except OSError as error:
             return {"error": str(error)}
         if order.get("commit"):
@@ -165,7 +170,10 @@ class Giver:
             if one.kind == pagewire.DONE:
                 taker.sendall(pagewire.encode_answer(pagewire.Answer(0, 0, 0)))
                 return True
-            taker.sendall(self._memory.answer(one))
+            answer = self._memory.answer(one)
+            if delay := self._throttle.delay(len(answer), time.monotonic()):
+                time.sleep(delay)
+            taker.sendall(answer)
         return False
 
 

@@ -1,6 +1,7 @@
-"""Both ends of post-copy as the agent sees them: `Giving` at the source, `Taking` at the destination.
+"""Both ends of memory that is in no image, as the agent sees them: `Giving` at the source, `Taking` at the destination.
 
-Each owns one helper process that outlives the agent, and is found again by the next one.
+Each owns one helper process. With post-copy that outlives the agent from the commit on, and is found again by the next
+one; where all of the memory comes before the commit nobody needs it afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Giving:
 
     @classmethod
     async def start(cls, kernel: Kernel, image_key: bytes, host: str) -> Giving:
-        """Raises AgentError MEMORY_HELPER."""
+        """Listening at `host`. Raises AgentError MEMORY_HELPER."""
         order = {"identity": _identity(image_key), "host": host}
         return cls(await MemoryHelper.start(kernel, giver.__name__, [], order))
 
@@ -45,6 +46,10 @@ class Giving:
     @property
     def identity(self) -> Identity:
         return self._helper.identity
+
+    async def limit(self, bytes_per_second: float) -> None:
+        """It gives no more than that; 0: no limit."""
+        await self._helper.ask({"rate": bytes_per_second})
 
     async def spare(self, listener: int) -> None:
         """Have it answer what CRIU will ask over `listener`, which is closed here."""
@@ -121,6 +126,11 @@ class Taking:
             return msgspec.json.decode((self._folder / STATUS).read_bytes(), type=Memory)
         except (OSError, msgspec.DecodeError):
             return Memory("lost", "The process that fetches the workload's memory left no word")
+
+    def abort(self) -> None:
+        """Whoever waits for its end is told that the memory is lost."""
+        if self._helper is not None:
+            self._helper.signal(signal.SIGKILL)
 
     async def ended(self) -> Memory:
         """Wait for its end; how it stood then. Anything but "complete" means that the memory is lost."""

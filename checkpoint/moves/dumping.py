@@ -34,7 +34,9 @@ class Dumping:
         self._giving: Giving | None = None
 
     async def prepare(self, giving: Giving | None) -> None:
-        """Start CRIU, so that the freeze does not pay for it. `giving`: with post-copy, whoever gives the memory."""
+        """Start CRIU, so that the freeze does not pay for it; another one, where it is said again. `giving`: whoever
+        gives the memory, where it is in no image."""
+        await self.close()
         self._giving = giving
         self._helper = await self._start()
 
@@ -93,4 +95,4 @@ class Dumping:
 
     @property
     def _lazily(self) -> bool:
-        return self._record.memory == "post-copy"
+        return self._giving is not None

@@ -1,4 +1,6 @@
-"""Post-copy at the destination: the workload runs, and its memory is fetched until the last page has come."""
+"""The destination's part in memory that is in no image: it is fetched, from process to process, before the commit, or,
+with post-copy, while the workload runs, until the last page has come.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import msgspec
 
 from checkpoint.api import Memory, MemorySource
 from checkpoint.core.custody import State
-from checkpoint.core.errors import AgentError
+from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import MigrationRecord
 from checkpoint.images.folder import Images
 from checkpoint.memory.ways import Taking
@@ -18,7 +20,7 @@ from checkpoint.moves.surroundings import Surroundings
 
 
 class Filling:
-    """One migration's; it does nothing where the memory comes with the images."""
+    """One migration's; it does nothing where the memory is among the images."""
 
     def __init__(self, around: Surroundings, record: MigrationRecord) -> None:
         self._around, self._record = around, record
@@ -26,12 +28,17 @@ class Filling:
 
     @property
     def lazily(self) -> bool:
-        """Whether memory is still to come when the workload is restored."""
+        """Whether memory is still to come when CRIU is done."""
         return self._taking is not None
+
+    @property
+    def later(self) -> bool:
+        """Whether it is still to come when the workload runs."""
+        return self._record.memory == "post-copy" and self._taking is not None
 
     async def prepare(self, key: bytes, work: Path) -> None:
         """Start the taker. Raises AgentError MEMORY_HELPER."""
-        if self._record.memory == "post-copy":
+        if self._taking is None:
             self._taking = await Taking.start(self._around.kernel, key, work)
             self._record.pager = self._taking.identity
 
@@ -47,14 +54,27 @@ class Filling:
         if self._taking is not None and source is not None:
             self._taking.want(source, Images(folder, self._around.messages))
 
-    def hold(self) -> None:
-        """The workload stands restored: it must not run without its memory. Raises AgentError MEMORY_LOST."""
-        if self._taking is not None:
+    async def secure(self) -> None:
+        """The workload stands restored: it must not run without its memory, and has all of it afterwards unless that
+        comes later. Raises AgentError, MEMORY_LOST or TRANSFER_BROKEN."""
+        if self._taking is None:
+            return
+        if self.later:
             self._taking.hold()
+            return
+        self._taking.begin()
+        found = await self._taking.ended()
+        if found.state != "complete":
+            raise AgentError(Code.TRANSFER_BROKEN, f"the memory did not come: {found.reason}")
+
+    def abort(self) -> None:
+        """Break `secure` off: it fails."""
+        if self._taking is not None and not self.later:
+            self._taking.abort()
 
     def begin(self, ended: Callable[[Memory], Awaitable[None]]) -> None:
-        """The workload runs: fetch everything; then `ended` is told how it stands."""
-        if self._taking is not None:
+        """The workload runs: fetch everything that is left; then `ended` is told how it stands."""
+        if self._taking is not None and self.later:
             self._taking.begin()
             self._around.spawn(self._until_taken(self._taking, ended), "the fetching of the memory")
 

@@ -69,7 +69,8 @@ class Inbound(Side):
     async def prepare(self) -> Custody:
         self._around.store.make(self._work_name)
         await self._restoring.prepare()
-        await self._filling.prepare(self._key, self._folders.work)
+        if self.record.memory == "post-copy":
+            await self._filling.prepare(self._key, self._folders.work)
         return self.custody()
 
     def memory(self) -> Memory:
@@ -96,6 +97,9 @@ class Inbound(Side):
         """Listen for the images, or for the workload's files."""
         async with self._lock:
             self._check(Event.RESTORE)
+            if wanted.memory:
+                await self._filling.prepare(self._key, self._folders.work)
+                self._around.save()
             return self._arrival.listen(self._key, wanted)
 
     async def _folder(self, wanted: RestoreWorkload) -> Path:
@@ -138,8 +142,9 @@ class Inbound(Side):
             self._filling.want(wanted.memory, folder)
             report = await self._restoring.restore(folder, sealed, self._key, lazily=self._filling.lazily)
             try:
-                self._filling.hold()
-            except AgentError:  # whoever fetches its memory has ended
+                with self._timed("memory"):
+                    await self._filling.secure()
+            except BaseException:  # whoever fetches its memory has ended
                 await self._restoring.destroy(report.tree)
                 raise
             self._keep(report, folder)
@@ -160,7 +165,7 @@ class Inbound(Side):
 
     async def resume(self) -> Custody:
         async with self._lock:
-            event = Event.RESUME if not self._filling.lazily else Event.RUN
+            event = Event.RESUME if not self._filling.later else Event.RUN
             if not self._machine.done(event):
                 self._check(event)
                 with self._timed("resume"):
@@ -169,7 +174,7 @@ class Inbound(Side):
 
     def _resume(self) -> None:
         held = self._required_tree()
-        self._apply(Event.RESUME if not self._filling.lazily else Event.RUN)
+        self._apply(Event.RESUME if not self._filling.later else Event.RUN)
         one = self.record
         self._workloads.adopt(WorkloadRecord(one.workload, one.members[0], one.argv, one.migration))
         # On record first: an agent that dies before the signal sends it after its restart.
@@ -198,6 +203,7 @@ class Inbound(Side):
         """Before the resume: kill the stopped copy, or break off its making. After it: only forget."""
         self._arrival.stop()
         self._restoring.abort()
+        self._filling.abort()
         async with self._lock:
             if self._machine.state is State.TAKING:
                 raise AgentError(Code.WRONG_STATE, "the workload's memory is still on its way")

@@ -37,6 +37,7 @@ from checkpoint.memory.ways import Giving
 from checkpoint.moves.ahead import Ahead
 from checkpoint.moves.dumping import Dumping
 from checkpoint.moves.ending import Ending
+from checkpoint.moves.handing import Handing
 from checkpoint.moves.lease import Lease
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
@@ -69,12 +70,11 @@ class Outbound(Side):
         self._lease = Lease(around.kernel, self._expire)
         self._ending = Ending(around, record.migration, self._kill, self._close_adoption)
         self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
-        self._giving: Giving | None = None  # with post-copy: whoever gives the memory
+        self._handing = Handing(around, record)
         self._beacon: Beacon | None = None
 
     def custody(self) -> Custody:
-        port = 0 if self._giving is None else self._giving.port
-        return msgspec.structs.replace(super().custody(), memory_port=port, beacon=self._beacon)
+        return msgspec.structs.replace(super().custody(), memory_port=self._handing.port, beacon=self._beacon)
 
     def same_as(self, wanted: PrepareOutbound) -> bool:
         one = self.record
@@ -88,10 +88,8 @@ class Outbound(Side):
         self._around.store.make(self.record.migration)
         self._beacon = self._around.store.mark(self.record.migration)
         if self.record.memory == "post-copy":
-            host = next(iter(self.record.readdress))
-            self._giving = await Giving.start(self._around.kernel, self._key, host)
-            self.record.pager = self._giving.identity
-        await self._dumping.prepare(self._giving)
+            await self._handing.start(self._key)
+        await self._dumping.prepare(self._handing.giving)
         return self.custody()
 
     async def send(self, wanted: SendImages) -> Custody:
@@ -99,6 +97,10 @@ class Outbound(Side):
         async with self._lock:
             if wanted.files or not self._shipping.agreed:
                 self._check(Event.STOP)
+                if wanted.memory and not self._handing.port:
+                    await self._dumping.prepare(await self._handing.start(self._key))
+                if self._handing.giving is not None:
+                    await self._handing.giving.limit(wanted.bytes_per_second)
                 await self._shipping.send(self._around.kernel, self._key, wanted, self._outgoing.folder)
             return self.custody()
 
@@ -164,8 +166,8 @@ class Outbound(Side):
             options, _ = await asyncio.gather(looking, packing)
         self._shipping.check()
         self._outgoing.hand_over(images)
-        if self._giving is not None:
-            await self._giving.write_map(images)
+        if self._handing.giving is not None:
+            await self._handing.giving.write_map(images)
         self._snapshot.keep(options, self.record.stopped_before)
         return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
@@ -198,15 +200,14 @@ class Outbound(Side):
     async def _commit(self) -> None:
         """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
         self._check(Event.COMMIT)
-        if self._giving is not None:
-            await self._giving.commit()  # first of all: from here on it needs no agent
+        await self._handing.commit()
         self._apply(Event.COMMIT)
         self._around.save()
         tree = self._required_tree()
         self._tree = None
-        if self._giving is not None:
+        if self._handing.after is not None:
             self._apply(Event.YIELD)
-        self._ending.begin(tree, self._giving)
+        self._ending.begin(tree, self._handing.after)
         self._around.given_up(self.record.workload)
         self._lease.disarm()
 
@@ -216,7 +217,7 @@ class Outbound(Side):
 
     def go_on_giving(self, giving: Giving, tree: Tree) -> None:
         """After the agent's restart."""
-        self._giving = giving
+        self._handing.giving = giving
         self._ending.begin(tree, giving)
 
     async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
@@ -232,9 +233,7 @@ class Outbound(Side):
 
     async def _release(self, reason: str, *, expired: bool = False) -> None:
         self._lease.disarm()
-        if self._giving is not None:
-            await self._giving.close()
-            self._giving = None
+        await self._handing.close()
         if self._adoption is not None:
             # A proxy that is dead or deaf has let go already, or its legs are mended below.
             with suppress(AgentError):
@@ -262,6 +261,8 @@ class Outbound(Side):
             if self._machine.state not in (State.RELEASED, State.COMMITTED):
                 raise AgentError(Code.WRONG_STATE, f"release it first: the migration is {self.state.value}")
             self._outgoing.close()
+            if self._handing.after is None:
+                await self._handing.close()
             self._around.store.remove(self.record.migration)
             await self._shipping.close()
             return self.custody()

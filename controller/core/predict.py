@@ -23,6 +23,9 @@ SHORT_FREEZE_SECONDS = 0.25
 after the commit."""
 
 MUCH_BYTES = 128 << 20
+STRAIGHT_BYTES = 32 << 20
+"""From here on what images of the memory cost is more than two processes more, which are started before the freeze."""
+
 SAMPLES_KEPT = 40
 
 _BASE_SECONDS: dict[MemoryWay, float] = {"stop-and-copy": 0.10, "post-copy": 0.14, "pre-copy": 0.14}
@@ -78,6 +81,13 @@ class Choice(msgspec.Struct, frozen=True):
     """Of pre-copy: how it goes where rounds get nowhere."""
     fell_back: str = ""
     """Why it is not pre-copy, which was asked for or begun."""
+    straight: bool = False
+    """Both agents can have it go from process to process, through no image, and it is enough for that."""
+
+    @property
+    def goes_straight(self) -> bool:
+        """Where the agents do not see one folder, inside the freeze."""
+        return self.straight and self.way == "stop-and-copy"
 
 
 def predict(way: MemoryWay, memory_bytes: int, rates: Rates) -> Prediction:
@@ -112,6 +122,7 @@ def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeat
     if way == "pre-copy":
         reason += f"; by {fallback} where the workload writes too fast for it"
     made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
+    made = msgspec.structs.replace(made, straight=STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes)
     if wanted == "pre-copy" and way != wanted:
         made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
     return made, _unavailable(wanted, memory_bytes, features)
@@ -122,7 +133,7 @@ def fall_back(choice: Choice, why: str) -> Choice:
     all_of: dict[MemoryWay, Prediction] = {one.way: one for one in choice.others if one.way != "pre-copy"}
     assert choice.fallback is not None
     made = _choice(choice.fallback, all_of, "pre-copy was given up", None)
-    return msgspec.structs.replace(made, fell_back=f"pre-copy was given up: {why}")
+    return msgspec.structs.replace(made, fell_back=f"pre-copy was given up: {why}", straight=choice.straight)
 
 
 def _choice(way: MemoryWay, all_of: Mapping[MemoryWay, Prediction], reason: str, fallback: MemoryWay | None) -> Choice:

@@ -86,8 +86,8 @@ class MemoryAccount(msgspec.Struct, frozen=True):
     predicted_freeze_seconds: Annotated[Seconds, Meta(description="What the plan expected of the freeze.")]
     predicted_total_seconds: Annotated[Seconds, Meta(description="What it expected of the whole move.")]
     total_seconds: Annotated[Seconds, Meta(description="From Preparing to the end.")]
-    fetched_bytes: Annotated[Count, Meta(description="Post-copy: what came after the freeze.")] = 0
-    fetch_seconds: Annotated[Seconds, Meta(description="Post-copy: how long that took.")] = 0.0
+    fetched_bytes: Annotated[Count, Meta(description="What came from process to process, through no image.")] = 0
+    fetch_seconds: Annotated[Seconds, Meta(description="How long that took.")] = 0.0
     faults: Annotated[Count, Meta(description="Post-copy: pages the workload had to wait for.")] = 0
     rounds: Annotated[list[RoundAccount], Meta(description="Pre-copy: those in vain, too.")] = []
     fell_back: Annotated[str, Meta(description="Why not pre-copy, where asked for or begun; else empty.")] = ""

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
+from controller.core.transfer import Transfer
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines
 from tests.harness.moving import ONE_LOOP, PORT, spoilt, until
 from tests.harness.sidecars import AGENT, running
@@ -21,10 +23,10 @@ from tests.harness.values import Data
 pytestmark = ONE_LOOP
 
 
-async def filled(stage) -> Data:
+async def filled(stage, mebibytes: int = 24) -> Data:
     """A Redis in a, and what it knows."""
     await stage.run_redis()
-    return await asyncio.to_thread(Data, stage)
+    return await asyncio.to_thread(Data, stage, mebibytes)
 
 
 def helpers(pod, module: str) -> list[int]:
@@ -105,6 +107,41 @@ async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has
         result = await asyncio.wait_for(moving, 30)
     assert result.outcome == "succeeded", result.error
     assert json.loads(await asyncio.to_thread(lines.ask, "sum")) == before
+
+
+async def end(pod, module: str) -> None:
+    """Its agent, giver or taker."""
+    (victim,) = [running(pod, AGENT)] if module == AGENT else helpers(pod, module)
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: not Path(f"/proc/{victim}").exists(), "it does not end")
+
+
+async def release(pod) -> None:
+    async with AgentClient("source", pod.agent_socket) as agent:
+        (mine,) = [one.migration for one in await agent.migrations() if one.state == "sealed"]
+        await agent.outbound(mine, "release", agent_api.Custody)
+
+
+async def test_between_agents_it_goes_straight_before_the_commit_and_whoever_dies_meanwhile_rolls_back(own_stage):
+    data = await filled(own_stage, 40)
+    slowly = Transfer("direct", bytes_per_second=4e6)
+    for pod, victim in ((own_stage.a, ""), (own_stage.b, "taker"), (own_stage.b, AGENT), (own_stage.a, AGENT)):
+        moving = asyncio.create_task(own_stage.move("redis", transfer=slowly, max_hold_seconds=20))
+        await until(lambda: copies(own_stage.b) == ["b:T"], "nothing is restored")
+        await (end(pod, victim) if victim else release(pod))
+        result = await moving
+        assert result.outcome == "rolled-back", result.error
+        await until(lambda: len(copies(own_stage.a, own_stage.b)) == 1, "two copies are left")
+        await until(lambda: not helpers(own_stage.a, "giver") + helpers(own_stage.b, "taker"), "a helper is left")
+        await asyncio.to_thread(data.check)
+    result = await own_stage.move("redis", transfer=Transfer("direct"))
+    assert result.outcome == "succeeded", result.error
+    assert result.memory is not None
+    assert result.transfer is not None
+    assert result.memory.fetched_bytes > 40 << 20 > 8 * result.transfer.bytes
+    await asyncio.to_thread(data.check)
+    assert copies(own_stage.a, own_stage.b) in (["b:S"], ["b:R"])
+    assert not helpers(own_stage.a, "giver") + helpers(own_stage.b, "taker")
 
 
 async def test_before_the_commit_a_dead_giver_rolls_back(stage):

@@ -9,6 +9,7 @@ from controller.core.predict import (
     MUCH_BYTES,
     SAMPLES_KEPT,
     SHORT_FREEZE_SECONDS,
+    STRAIGHT_BYTES,
     Rates,
     Sample,
     choose,
@@ -67,6 +68,16 @@ def test_much_memory_comes_afterwards_and_the_risk_is_said():
     assert (found.way, problems) == ("post-copy", [])
     assert "needs the pod it left" in found.risk
     assert "stop-and-copy" in found.reason
+
+
+def test_from_process_to_process_it_goes_where_it_is_enough_and_both_agents_can_inside_the_freeze():
+    def straight(wanted, size, features):
+        return choose(wanted, size, FRESH, features)[0].goes_straight
+
+    assert straight("stop-and-copy", STRAIGHT_BYTES, ALL)
+    assert not straight("stop-and-copy", STRAIGHT_BYTES - 1, ALL)
+    assert not straight("stop-and-copy", STRAIGHT_BYTES, MemoryFeatures())
+    assert not straight("post-copy", STRAIGHT_BYTES, ALL)
 
 
 @pytest.mark.parametrize(
