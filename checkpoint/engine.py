@@ -86,6 +86,9 @@ class Engine(Protocol):
     def kill(self, tree: Tree) -> None:
         """End a tree: when this returns, no instruction of it runs any more."""
 
+    def discard(self, tree: Tree) -> None:
+        """End a copy that never ran, so that nobody hears of it."""
+
     def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:
         """Undo what a dump did to the stopped tree (its sockets' repair mode) and let it run again.
 

@@ -64,6 +64,10 @@ class Kernel:
     def inode(self, fd: int) -> int:
         return os.fstat(fd).st_ino
 
+    def enter_repair(self, sock: socket.socket) -> None:
+        """Have a connection send nothing more, not at its end either. Raises OSError for a listening socket."""
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+
     def leave_repair(self, sock: socket.socket) -> None:
         """Make a socket that CRIU dumped an ordinary one again; nothing is sent."""
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)

@@ -69,7 +69,7 @@ async def recover_destination(around: Surroundings, workloads: Workloads, record
         held.close()
     elif record.state in (State.RESTORING, State.WAITING):
         if record.state is State.RESTORING:
-            await _end_partial_copy(around.kernel, record)
+            await _end_partial_copy(around, record)
         # The images' key died with the agent that had it.
         await _end_taker(around, record)
         await one.take_files_back()
@@ -98,9 +98,9 @@ def _let_go(around: Surroundings, record: MigrationRecord) -> None:
     held.close()
 
 
-async def _end_partial_copy(kernel: Kernel, record: MigrationRecord) -> None:
-    held = tree.hold_all(kernel, record.pids)
-    tree.kill(kernel, held)
+async def _end_partial_copy(around: Surroundings, record: MigrationRecord) -> None:
+    held = tree.hold_all(around.kernel, record.pids)
+    around.engine.discard(held)
     await tree.until_gone(held, _HELPER_SECONDS)
     held.close()
 

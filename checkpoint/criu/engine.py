@@ -23,6 +23,7 @@ from checkpoint.processes import procfs
 from checkpoint.processes import tree as trees
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import is_tcp, sockets_of
+from checkpoint.sockets.silence import silence
 
 _GONE_SECONDS = 10.0
 _MAX_LOG_BYTES = 1 << 20
@@ -138,7 +139,7 @@ class CriuEngine:
         """
         while any(trees.descendants(pid) for pid in pids):
             tree = trees.hold_all(self._kernel, pids)
-            trees.kill(self._kernel, tree)
+            self.discard(tree)
             gone = await trees.until_gone(tree, _GONE_SECONDS)
             tree.close()
             if not gone:
@@ -153,6 +154,10 @@ class CriuEngine:
         trees.resume(self._kernel, tree)
 
     def kill(self, tree: Tree) -> None:
+        trees.kill(self._kernel, tree)
+
+    def discard(self, tree: Tree) -> None:
+        silence(self._kernel, tree)
         trees.kill(self._kernel, tree)
 
     def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:

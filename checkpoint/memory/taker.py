@@ -2,14 +2,14 @@
 a migration, started by the destination's agent before the freeze.
 
 FOLDER is the migration's work folder. CRIU's restore connects to `lazy-pages.socket` there and hands over a userfaultfd
-for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity"}`; an empty object comes back.
-What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and which
-pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it goes
-is in FOLDER/`memory.json` (`checkpoint.memory.status`).
+for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity", "kill"}`; an empty object comes
+back. What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and
+which pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it
+goes is in FOLDER/`memory.json` (`checkpoint.memory.status`).
 
-It depends on its agent for nothing and outlives it. When the source is lost it kills the workload: a page that cannot
-come must not be taken for zeros, which is what the kernel gives once nobody has the userfaultfd any more. For the case
-that this process is killed, the agent holds duplicates of every userfaultfd.
+It depends on its agent for nothing and outlives it. When the source is lost it kills the workload, if `kill` says that
+it runs: a page that cannot come must not be taken for zeros, which is what the kernel gives once nobody has the
+userfaultfd any more. For the case that this process is killed, the agent holds duplicates of every userfaultfd then.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Lost(Exception):
 class Taker:
     """The loop: faults, answers, and CRIU's hand-over."""
 
-    def __init__(self, folder: Path, secured: ssl.SSLContext) -> None:
-        self._folder, self._secured = folder, secured
+    def __init__(self, folder: Path, secured: ssl.SSLContext, *, kill: bool) -> None:
+        self._folder, self._secured, self._kill = folder, secured, kill
         self._selector = selectors.DefaultSelector()
         self._buffer = uffd.Buffer()
         self._processes: dict[int, Process] = {}
@@ -223,8 +223,8 @@ class Taker:
         self._status.write(state, left, self._told, reason)
 
     def give_up(self, reason: str) -> None:
-        """Kill the workload, and say why."""
-        for pidfd in self._victims:
+        """Kill the workload, where it may run, and say why."""
+        for pidfd in self._victims if self._kill else ():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         self._tell("lost", reason)
@@ -238,7 +238,8 @@ def main() -> None:
         order = json.loads(control.recv(1 << 20) or b"{}")
         if not order:
             return
-        taker = Taker(Path(sys.argv[1]), channel.context(order["identity"].encode(), server=False))
+        secured = channel.context(order["identity"].encode(), server=False)
+        taker = Taker(Path(sys.argv[1]), secured, kill=order["kill"])
         signal.signal(signal.SIGUSR1, lambda *_: taker.begin())
         urgency.claim()
         control.send(b"{}")

@@ -88,9 +88,10 @@ class Taking:
         self._held: list[int] = []
 
     @classmethod
-    async def start(cls, kernel: Kernel, image_key: bytes, folder: Path) -> Taking:
-        """`folder` is the migration's work folder. Raises AgentError MEMORY_HELPER."""
-        order = {"identity": _identity(image_key)}
+    async def start(cls, kernel: Kernel, image_key: bytes, folder: Path, *, later: bool) -> Taking:
+        """`folder` is the migration's work folder. `later`: the workload runs meanwhile, and is killed where its memory
+        is lost; else it stands still, and is the agent's to end. Raises AgentError MEMORY_HELPER."""
+        order = {"identity": _identity(image_key), "kill": later}
         return cls(kernel, await MemoryHelper.start(kernel, taker.__name__, [str(folder)], order), folder)
 
     @classmethod

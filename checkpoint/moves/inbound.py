@@ -145,7 +145,7 @@ class Inbound(Side):
                 with self._timed("memory"):
                     await self._filling.secure()
             except BaseException:  # whoever fetches its memory has ended
-                await self._restoring.destroy(report.tree)
+                await self._restoring.discard(report.tree)
                 raise
             self._keep(report, folder)
         except BaseException as error:
@@ -209,7 +209,7 @@ class Inbound(Side):
                 raise AgentError(Code.WRONG_STATE, "the workload's memory is still on its way")
             if self._machine.state not in FINAL:
                 if self._tree is not None:
-                    await self._restoring.destroy(self._tree)
+                    await self._restoring.discard(self._tree)
                     self._tree = None
                 await self.take_files_back()
                 self._apply(Event.DISCARD, reason="the controller asked for it")

@@ -61,7 +61,7 @@ class Restoring:
         try:
             manifest.compare(sealed, await looking)
         except BaseException:
-            await self.destroy(report.tree)
+            await self.discard(report.tree)
             raise
         self._set_options(report.tree, folder)
         return report
@@ -94,11 +94,15 @@ class Restoring:
         for words in sockopts.write(self._around.kernel, copy, wanted):
             _LOG.warning("%s: not carried over: %s", self._migration, words)
 
+    async def discard(self, held: Tree) -> None:
+        """End a copy that never ran."""
+        self._around.engine.discard(held)
+        await _gone(held)
+
     async def destroy(self, held: Tree) -> None:
-        """End a copy that must not run, or not any more."""
+        """End a copy that must not run any more."""
         self._around.engine.kill(held)
-        await until_gone(held, _GONE_SECONDS)
-        held.close()
+        await _gone(held)
 
     def abort(self) -> None:
         """Break off a restore: whoever waits for it is told that it failed."""
@@ -110,3 +114,8 @@ class Restoring:
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
+
+
+async def _gone(held: Tree) -> None:
+    await until_gone(held, _GONE_SECONDS)
+    held.close()
