@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Where Python may not keep what it has compiled, each command compiles itself anew: half as long again.
 export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak clean
+.PHONY: help setup demo test check bench soak vm clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ bench: setup ## measure freeze, stalls and throughput (see docs/bench.md)
 soak: setup ## move workloads from pod to pod, again and again, under load: ARGS='--moves 100'
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+vm: setup ## run a command on Debian's own kernel, in a virtual machine: ARGS='pytest tests/system/test_precopy.py'
+	@.ci/vm
+	@$(BIN)/python -m tests.vm $(ARGS)
+
 clean: ## remove what setup and the tests made
-	rm -rf .venv .criu .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage build *.egg-info
+	rm -rf .venv .criu .vm .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

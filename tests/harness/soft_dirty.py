@@ -16,12 +16,14 @@ from __future__ import annotations
 import array
 import ctypes
 import fcntl
+import functools
 import os
 import platform
 import re
 import select
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,8 +47,16 @@ _PAGE, _WORD, _PRESENT = 4096, 8, 4
 _FOLDER = re.compile(r"(.*)/(?:images|rounds/\d+)")
 
 
+@functools.cache
+def tracked(criu: Path) -> bool:
+    """Whether this kernel itself tracks what is written, as `criu` sees it."""
+    return subprocess.run([criu, "check", "--feature", "mem_dirty_track"], capture_output=True).returncode == 0
+
+
 def program(folder: Path, criu: Path) -> Path:
-    """A program in `folder` that stands for `criu`."""
+    """`criu`, or where this kernel does not track a program in `folder` that stands for it."""
+    if tracked(criu):
+        return criu
     made = folder / "criu"
     made.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} {criu.resolve()} "$@"\n')
     made.chmod(0o755)
