@@ -23,6 +23,7 @@ from controller.lab.pod import Pod
 from controller.lab.readiness import wait_ready
 from controller.migrate import Driver
 from tests.harness import sidecars
+from tests.harness.keys import key_file
 from tests.harness.leaks import fresh_home
 from tests.harness.moving import ONE_LOOP, Scene, end_workloads, until
 
@@ -139,8 +140,7 @@ def lines_in(pod: Pod) -> int:
 async def test_copies_have_what_it_had_written_and_their_pods_are_alike(stage):
     """The archive is where every pod sees it: in the home, which they share."""
     key, place = stage.lab.home / "key", str(stage.lab.home / "archive")
-    key.write_bytes(bytes(range(32)))
-    key.chmod(0o600)
+    key_file(key)
     where = ("--key-file", str(key), "-o", "json")
     async with running(stage, THIRD, "/etc/issue.net"):
         status, out, err = await stage.midstream("checkpoint", "writer", "--to", place, *where)

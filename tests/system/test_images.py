@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import signal
 import socket
 from pathlib import Path
@@ -16,6 +15,7 @@ import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import Answered, MidstreamError, Unreachable
 from tests.harness.clients import Echo
+from tests.harness.keys import key_file
 from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
 from tests.harness.sidecars import AGENT, running, sidecar
 
@@ -29,12 +29,6 @@ async def stage():
 @pytest.fixture
 def key(tmp_path):
     return key_file(tmp_path / "key")
-
-
-def key_file(path: Path) -> agent_api.KeySource:
-    path.write_bytes(secrets.token_bytes(32))
-    path.chmod(0o600)
-    return agent_api.KeySource(file=str(path))
 
 
 async def test_a_checkpoint_and_its_copies(stage, key, tmp_path):

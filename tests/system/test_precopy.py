@@ -9,30 +9,52 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from checkpoint.api import PreDump, PreDumped, PrepareOutbound
+from checkpoint.api import Archive, PreDump, PreDumped, PrepareOutbound
+from checkpoint.core.precopy import LOG
+from checkpoint.statefile import StateFile
 from controller.clients import AgentClient
 from controller.core.errors import Answered
 from controller.core.transfer import Transfer
+from controller.transfer import Depot
 from tests.harness import soft_dirty
+from tests.harness.clients import Echo
+from tests.harness.keys import key_file
 from tests.harness.killing import Killed, killed_controller
-from tests.harness.moving import ONE_LOOP, PORT, scene
+from tests.harness.moving import ONE_LOOP, PORT, scene, until
+from tests.harness.sidecars import AGENT, running
 from tests.harness.solo_agent import CRIU
 from tests.harness.values import VALUE_BYTES, Data
 
 pytestmark = ONE_LOOP
 
-VALUES = 6
+VALUES = 16
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    """A CRIU for which the kernel tracks what is written."""
+    return soft_dirty.program(tmp_path_factory.mktemp("criu"), CRIU)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing(tmp_path_factory):
+async def standing(tracking):
     """In place of the other tests' scene: the kernel of `a` tracks what is written."""
-    async with scene(source_criu=soft_dirty.program(tmp_path_factory.mktemp("criu"), CRIU)) as made:
+    async with scene(source_criu=tracking) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage(tracking):
+    async with scene(source_criu=tracking) as made:
         yield made
 
 
@@ -42,8 +64,8 @@ def untracked():
         pytest.skip("this kernel tracks what is written")
 
 
-@pytest.mark.parametrize("transfer", [Transfer(), Transfer("direct")], ids=["shared", "direct"])
-async def test_what_is_written_between_two_rounds_arrives_too(stage, transfer):
+@pytest.mark.parametrize("way", ["shared", "direct", "store"])
+async def test_what_is_written_between_two_rounds_arrives_too(stage, tmp_path, way):
     await stage.run_redis()
     data = await asyncio.to_thread(Data, stage, VALUES)
 
@@ -51,11 +73,12 @@ async def test_what_is_written_between_two_rounds_arrives_too(stage, transfer):
         """After each round one value becomes another: the later rounds have the page anew."""
         driver.observer.round = lambda number, *_: data.write(number)
 
-    result = await stage.move("redis", memory="pre-copy", transfer=transfer, prepare=prepare)
+    depot = Depot(Archive(str(tmp_path / "archive")), key_file(tmp_path / "key"))
+    result = await stage.move("redis", memory="pre-copy", transfer=Transfer(way), depot=depot, prepare=prepare)
     assert (result.outcome, result.memory.way, result.memory.fell_back) == ("succeeded", "pre-copy", ""), result.error
     first, *others = result.memory.rounds
     assert others, "there are two rounds at least"
-    assert first.bytes > VALUES * VALUE_BYTES > max(one.bytes for one in others) > VALUE_BYTES
+    assert first.bytes > VALUES * VALUE_BYTES > max(one.bytes for one in others) > VALUE_BYTES, result.memory.rounds
     await asyncio.to_thread(data.check)
 
 
@@ -87,6 +110,41 @@ async def test_cancelled_between_two_rounds_it_runs_on_where_it_was(stage):
 
 async def test_the_controller_is_killed_between_two_rounds(stage):
     await killed_controller(stage, Killed("PreCopying", "a", "agent", "POST", "/predump", "a"), "pre-copy")
+
+
+async def test_an_agent_killed_inside_a_round_leaves_the_workload_where_it_was(own_stage):
+    """CRIU goes on without it, and the next agent waits for its end: CRIU's log is a pipe that nobody reads before."""
+    await own_stage.run_server()
+    client = Echo(own_stage.client, own_stage.a.address, PORT)
+    victim = running(own_stage.a, AGENT)
+    logs = []
+
+    def prepare(driver):
+        driver.observer.phase_started = lambda name, _: name == "PreCopying" and logs.append(pipe_for_log(own_stage.a))
+
+    moving = asyncio.create_task(own_stage.move("server", memory="pre-copy", prepare=prepare))
+    await until(lambda: criu_at_work(own_stage.a), "CRIU is not asked")
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
+    fd = os.open(logs[0], os.O_RDONLY | os.O_NONBLOCK)
+    result = await moving
+    os.close(fd)
+    assert result.outcome == "rolled-back", result.error
+    assert (await own_stage.workloads(own_stage.a))["server"].state == "running"
+    await asyncio.to_thread(client.finish)
+
+
+def pipe_for_log(pod) -> Path:
+    """In place of the log of CRIU's next pre-dump: it waits there until somebody reads."""
+    (work,) = Path(pod.images).glob("*/work")
+    os.mkfifo(work / LOG)
+    return work / LOG
+
+
+def criu_at_work(pod) -> bool:
+    """Whether the agent has written down that it waits for a CRIU."""
+    with closing(StateFile(Path(pod.directory) / "agent" / "state.json")) as file:
+        return any(one.helper for one in file.load().migrations)
 
 
 @pytest.mark.usefixtures("untracked")

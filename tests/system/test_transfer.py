@@ -16,6 +16,7 @@ from controller.core.transfer import Transfer
 from controller.transfer import Depot
 from tests.harness.clients import Echo
 from tests.harness.cutter import Then, cutter
+from tests.harness.keys import key_file
 from tests.harness.moving import PORT, scene, until
 from tests.harness.object_store import object_store, start_threads
 from tests.harness.sidecars import AGENT, running
@@ -97,12 +98,6 @@ async def take_back(pod, way) -> None:
             await asyncio.sleep(0.01)
         way.mend()
         await releasing
-
-
-def key_file(path: Path) -> agent_api.KeySource:
-    path.write_bytes(bytes(range(32)))
-    path.chmod(0o600)
-    return agent_api.KeySource(file=str(path))
 
 
 async def test_a_wire_too_slow_for_the_hold_and_agents_killed_while_they_stream(stage):
