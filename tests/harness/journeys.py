@@ -1,4 +1,4 @@
-"""One scene for a whole test module, and moves there and nowhere back: what workload and connection tests share."""
+"""Moves there and nowhere back: what workload and connection tests share."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from controller.clients import AgentClient, ProxyClient
-from controller.commands.moves import migrations_folder
-from controller.core.errors import Answered
 from controller.core.phases import Phase
 from controller.core.result import MigrationResult
 from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
 from controller.migrate import Driver
-from proxy.api import Released
-from tests.harness.moving import Scene
+from tests.harness.moving import Scene, end_workloads
 
 PROGRAMS = Path(__file__).with_name("programs")
 PYTHON = ("/usr/bin/python3", "-S")
@@ -30,19 +26,6 @@ def assert_nothing_lost(result: MigrationResult) -> None:
     assert result.flows.lost == 0
     assert result.bytes.lost == 0
     assert all(row.offsets_equal for row in result.ledger), result.ledger
-
-
-async def forget(stage: Scene, name: str) -> None:
-    """Ends a workload wherever it is now, and has the proxies forget its moves: they listen at the source till then."""
-    for pod in (stage.a, stage.b):
-        async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
-            if name in {one.name for one in await agent.workloads()}:
-                await agent.kill(name)
-    for pod, side in ((stage.a, "outbound"), (stage.b, "inbound")):
-        async with ProxyClient(f"proxy of {pod.name}", pod.proxy_socket) as proxy:
-            for log in migrations_folder(stage.lab.home).glob(f"{name}-*.jsonl"):
-                with suppress(Answered):  # it is forgotten already
-                    await proxy.call("DELETE", f"/v1/{side}/{log.stem}?force=1", Released)
 
 
 @asynccontextmanager
@@ -58,7 +41,8 @@ async def workload(stage: Scene, name: str, port: int, *argv: str) -> AsyncItera
         yield
     finally:
         stage.close()
-        await forget(stage, name)
+        for pod in (stage.a, stage.b):
+            await end_workloads(pod)
 
 
 async def moved(stage: Scene, name: str, prepare: Callable[[Driver], None] = lambda driver: None) -> MigrationResult:
@@ -150,3 +134,7 @@ def at_phase(phase: Phase, act: Callable[[], None]) -> Callable[[Driver], None]:
         driver.observer.phase_started = phase_started  # type: ignore[method-assign]
 
     return prepare
+
+
+def cancelled_while_restoring(driver: Driver) -> None:
+    at_phase(Phase.RESTORING, driver.cancel)(driver)

@@ -32,8 +32,8 @@ from tests.harness.clients import connect
 from tests.harness.interposer import Interposer, Spoil, between
 from tests.harness.leaks import fresh_home
 
-ONE_LOOP = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("module_loop")]
-"""The mark of files whose tests share a scene."""
+ONE_LOOP = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("one_loop")]
+"""The mark of files whose tests share a scene, with other files or among themselves."""
 SERVER = Path(__file__).with_name("server.py")
 PORT = 7000
 REDIS_PORT = 6379

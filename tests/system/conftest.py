@@ -1,4 +1,4 @@
-"""What the tests of a file share: pods and proxies take a second to make, and a moment to clear."""
+"""What the tests share: pods and proxies take a second to make, and a moment to clear."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from tests.harness.moving import scene
 from tests.harness.proxy_rig import Rig
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def module_loop():
-    """The module's event loop is there before a test's leak check takes its first look."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def one_loop():
+    """The scene's event loop is there before a test's leak check takes its first look."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def standing():
-    """One scene for all tests of the file."""
+    """One scene for all tests of this folder that end no part of it."""
     async with scene() as made:
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def stage(standing):
     """With nothing in it that an earlier test has left."""
     yield standing
     await standing.clear()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def own_stage():
     """A scene of the test's own, for what ends pods, or parts of them."""
     async with scene() as made:

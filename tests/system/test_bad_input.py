@@ -24,7 +24,7 @@ pytestmark = ONE_LOOP
 EXIT_USAGE = click.UsageError.exit_code
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def standing():
     """One scene for all tests that move nothing; a Redis runs in a, with a client."""
     async with scene() as made:
@@ -33,7 +33,7 @@ async def standing():
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def stage(standing):
     """The shared scene; the workload is unharmed afterwards and its connection open."""
     before = int(ask(standing.counter, "INCR counter")[1:])
@@ -41,7 +41,7 @@ async def stage(standing):
     assert ask(standing.counter, "INCR counter") == f":{before + 1}", "the workload came to harm"
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def own_stage():
     """A scene of the test's own, for what changes pods."""
     async with scene() as made:

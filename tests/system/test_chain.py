@@ -21,7 +21,7 @@ from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt
 pytestmark = ONE_LOOP
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def standing():
     async with scene() as made:
         made.c = await made.lab.create("c")

@@ -44,13 +44,13 @@ async def own_roots() -> AsyncIterator[Scene]:
         shutil.rmtree(lab.home, ignore_errors=True)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stage():
     async with own_roots() as made:
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def own_stage():
     """Of the test's own: an agent that was killed comes back as another process."""
     async with own_roots() as made:

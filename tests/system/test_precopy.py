@@ -45,14 +45,14 @@ def tracking(tmp_path_factory):
     return soft_dirty.program(tmp_path_factory.mktemp("criu"), CRIU)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def standing(tracking):
     """In place of the other tests' scene: the kernel of `a` tracks what is written."""
     async with scene(source_criu=tracking) as made:
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def own_stage(tracking):
     async with scene(source_criu=tracking) as made:
         yield made

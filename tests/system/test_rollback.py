@@ -15,7 +15,7 @@ from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt
 pytestmark = ONE_LOOP
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def unharmed():
     """One scene for all tests after which the workload is where it was; the test server runs in a."""
     async with scene() as made:

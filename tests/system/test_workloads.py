@@ -14,22 +14,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, program, workload
-from tests.harness.moving import Scene, listens, scene, until
+from tests.harness.moving import ONE_LOOP, Scene, listens, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = ONE_LOOP
 
 POSTGRES = pwd.getpwnam("postgres")[2:4]
 POSTGRES_PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"))
 POSTGRES_PORT = 7103
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stage():
-    async with scene() as made:
-        yield made
 
 
 def lines(stage: Scene, port: int) -> Lines:

@@ -1,0 +1,115 @@
+"""UDP sockets: what comes to the old address, and the answers to it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from controller.core.phases import Phase
+from controller.lab.namespaces import in_network
+from tests.harness.journeys import Puppet, at_phase, cancelled_while_restoring, moved
+from tests.harness.moving import ONE_LOOP, Scene
+
+pytestmark = ONE_LOOP
+
+ASKED = {"every": 7350, "bound": 7351}
+"""The puppet's sockets: one at every address of both families, one at its pod's own."""
+
+
+class Talk:
+    """The client's sockets, and the puppet's that they talk to: three that ask, and a server that the puppet asks."""
+
+    def __init__(self, stage: Scene, told: Puppet, six: bool) -> None:
+        self.stage, self.told, self.six = stage, told, six
+        self.own, self.new, self.theirs = [
+            pod.address6 if six else pod.address for pod in (stage.a, stage.b, stage.client)
+        ]
+        self.askers = [self.socket() for _ in range(3)]
+        self.server = self.socket()
+        self.bind(int(self.server.family))
+
+    def socket(self) -> socket.socket:
+        """One of the client's."""
+
+        def make() -> socket.socket:
+            sock = socket.socket(socket.AF_INET6 if self.six else socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((self.theirs, 0))
+            sock.settimeout(10)
+            return sock
+
+        return in_network(self.stage.client, make)
+
+    def bind(self, family: int) -> None:
+        dgram = "socket.SOCK_DGRAM"
+        self.told.do(f"every = socket.socket(socket.AF_INET6, {dgram}); every.bind(('::', {ASKED['every']}))")
+        self.told.do(f"bound = socket.socket({family}, {dgram}); bound.bind(({self.own!r}, {ASKED['bound']}))")
+        self.told.do(f"out = socket.socket({family}, {dgram}); out.connect({self.server.getsockname()[:2]!r})")
+        self.told.do("for each in (every, bound, out): each.settimeout(10)")
+
+    def ask(self, text: str) -> None:
+        for asker in self.askers:
+            for port in ASKED.values():
+                asker.sendto(text.encode(), (self.own, port))
+
+    async def hear(self, name: str, count: int) -> list[tuple[str, list]]:
+        """So many datagrams that have come to one of the puppet's sockets: the words, and who said them."""
+        code = f"(lambda said, peer: [said.decode(), peer[:2]])(*{name}.recvfrom(100))"
+        return [await asyncio.to_thread(self.told.do, code) for _ in range(count)]
+
+    def answered(self, name: str, asker: socket.socket) -> None:
+        """The puppet's answers reach an asker, from the address that it asks, and it can go on asking."""
+        host, asked_from = asker.getsockname()[:2]
+        mapped = host if self.six or name == "bound" else f"::ffff:{host}"
+        self.told.do(f"{name}.sendto(b'answer', ({mapped!r}, {asked_from}))")
+        assert asker.recvfrom(100)[0] == b"answer"
+        asker.sendto(b"again", (self.own, ASKED[name]))
+        assert self.told.do(f"{name}.recv(100).decode()") == "again"
+        self.told.do(f"{name}.sendto(b'from where?', ({mapped!r}, {asked_from}))")
+        assert asker.recvfrom(100)[1][:2] == (self.own, ASKED[name])
+
+    def close(self) -> None:
+        for sock in (*self.askers, self.server):
+            sock.close()
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_datagrams_to_the_old_address_and_the_answers_to_them(stage, told, six):
+    """Unread at the stop, sent during the hold, and sent afterwards: each comes once, in order, from its sender's
+    address, and the answer comes from the address that was asked. What goes to the new address is native."""
+    talk = Talk(stage, told, six)
+    told.do("out.send(b'before')")
+    assert talk.server.recv(100) == b"before"
+    talk.ask("unread")
+    cancelled = await stage.move("puppet", prepare=cancelled_while_restoring)  # it gives back what was unread
+    assert cancelled.outcome == "rolled-back"
+    result = await moved(stage, "puppet", at_phase(Phase.RESTORING, lambda: talk.ask("held")))
+    talk.ask("late")
+    for name in ASKED:
+        heard = await talk.hear(name, 9)
+        for asker in talk.askers:
+            words = [
+                said for said, (peer, at) in heard if (peer.removeprefix("::ffff:"), at) == asker.getsockname()[:2]
+            ]
+            assert words == ["unread", "held", "late"]
+            talk.answered(name, asker)
+    rows = [row for row in result.ledger if row.direction == "datagrams"]
+    assert [row.dropped_datagrams for row in rows] == [0, 0, 0]
+    assert {view.direction for view in await stage.flows(stage.a)} == {"inbound", "datagrams"}
+    connected_and_native(talk)
+    talk.close()
+
+
+def connected_and_native(talk: Talk) -> None:
+    """The connected socket goes on with its server, as if from the old address; the new address is asked directly."""
+    assert sorted(talk.told.do("[bound.getsockname()[0], out.getsockname()[0]]")) == [talk.new, talk.new]
+    talk.told.do("out.send(b'after')")
+    said, at = talk.server.recvfrom(100)
+    assert (said, at[0]) == (b"after", talk.own)
+    talk.server.sendto(b"reply", at[:2])
+    assert talk.told.do("out.recv(100).decode()") == "reply"
+    with talk.socket() as fresh:
+        fresh.sendto(b"native", (talk.new, ASKED["bound"]))
+        talk.told.do("said, at = bound.recvfrom(100); bound.sendto(said, at)")
+        assert fresh.recvfrom(100)[1][:2] == (talk.new, ASKED["bound"])

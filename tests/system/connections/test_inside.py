@@ -1,0 +1,49 @@
+"""What connects the workload with itself moves with it."""
+
+from __future__ import annotations
+
+from tests.harness.journeys import moved
+from tests.harness.moving import ONE_LOOP
+
+pytestmark = ONE_LOOP
+
+
+INSIDE = """
+import array, ctypes
+libc = ctypes.CDLL(None)
+def loop(host, family=socket.AF_INET):
+    server = socket.create_server((host, 0), family=family)
+    one = socket.create_connection(server.getsockname()[:2])
+    return server, one, server.accept()[0]
+loops = [loop('127.0.0.1'), loop('::1', socket.AF_INET6), loop(OWN)]
+for _, one, other in loops: one.send(b'there'); other.send(b'back')
+pair = socket.socketpair(); pair[0].send(b'stream')
+grams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); grams[0].send(b'one'); grams[0].send(b'two')
+named = socket.socket(socket.AF_UNIX); named.bind(FOLDER + '/sock'); named.listen()
+caller = socket.socket(socket.AF_UNIX); caller.connect(FOLDER + '/sock'); callee = named.accept()[0]
+caller.send(b'called')
+carrier = socket.socketpair(); hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
+pipe = os.pipe(); os.write(pipe[1], b'pipe')
+event = os.eventfd(5)
+timer = libc.timerfd_create(1, 0)
+libc.timerfd_settime(timer, 0, struct.pack('qqqq', 0, 50_000_000, 0, 50_000_000), None)
+poll = select.epoll(); poll.register(timer, select.EPOLLIN); poll.register(event, select.EPOLLIN)
+"""
+
+
+async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
+    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them."""
+    told.do(f"OWN, FOLDER = {stage.a.address!r}, {str(tmp_path)!r}")
+    told.do(INSIDE)
+    result = await moved(stage, "puppet")
+    assert result.flows.adopted == 1
+    assert told.do("[[b.recv(9).decode(), a.recv(9).decode()] for _, a, b in loops]") == [["there", "back"]] * 3
+    assert told.do("[one.getsockname()[0] for _, one, _ in loops]") == ["127.0.0.1", "::1", stage.b.address]
+    assert told.do("loops[2][1].send(b'again'), loops[2][2].recv(9).decode()") == [5, "again"]
+    assert told.do("pair[1].recv(9).decode(), grams[1].recv(9).decode(), grams[1].recv(9).decode()") == [
+        "stream", "one", "two",
+    ]  # fmt: skip
+    assert told.do("callee.recv(9).decode(), os.read(pipe[0], 9).decode()") == ["called", "pipe"]
+    assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
+    assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]
+    assert told.do("poll.poll(5) == [(timer, 1)]")
