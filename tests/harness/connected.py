@@ -12,6 +12,7 @@ from tests.harness.moving import Scene
 from tests.harness.programs.puppet import Duplex
 
 PORT = 7300
+WITNESS_PAUSE_SECONDS = 0.001
 
 
 @contextmanager
@@ -30,6 +31,13 @@ def accepted(stage: Scene, told: Puppet, name: str = "sock", port: int = PORT, a
     sock = stage.connect(stage.client, address or stage.a.address, port)
     told.do(f"{name} = server{port}.accept()[0]")
     return sock
+
+
+def witness(stage: Scene, told: Puppet) -> Duplex:
+    """Another connection that streams both ways and is not what is tried; at the puppet's end it is `pump`."""
+    sock = accepted(stage, told, "other")
+    told.do(f"pump = Duplex(other, {WITNESS_PAUSE_SECONDS})")
+    return Duplex(sock, WITNESS_PAUSE_SECONDS)
 
 
 async def finish(told: Puppet, client: Duplex) -> None:

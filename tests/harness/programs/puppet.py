@@ -18,10 +18,14 @@ def piece(offset, length):
 
 
 class Duplex:
-    """Sends the pattern until told to end, and checks that the same pattern comes, until it ends."""
+    """Sends the pattern until told to end, and checks that the same pattern comes, until it ends.
 
-    def __init__(self, sock):
+    With a pause after each piece the processor is left to others: where it is not the stream that is tried.
+    """
+
+    def __init__(self, sock, pause_seconds=0):
         self.sock, self.sent, self.got, self.trouble = sock, 0, 0, ""
+        self.pause_seconds = pause_seconds
         self.stop = threading.Event()
         self.threads = [threading.Thread(target=run, daemon=True) for run in (self.send, self.receive)]
         for thread in self.threads:
@@ -31,6 +35,8 @@ class Duplex:
         try:
             while not self.stop.is_set():
                 self.sent += self.sock.send(piece(self.sent, 20000))
+                if self.pause_seconds:
+                    self.stop.wait(self.pause_seconds)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.trouble = self.trouble or f"send: {error!r} after {self.sent}"

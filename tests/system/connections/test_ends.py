@@ -9,10 +9,10 @@ import struct
 import pytest
 
 from controller.core.phases import Phase
-from tests.harness.connected import accepted, finish
+from tests.harness.connected import accepted, finish, witness
 from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
-from tests.harness.programs.puppet import Duplex, read_all, write_all
+from tests.harness.programs.puppet import read_all, write_all
 
 pytestmark = ONE_LOOP
 
@@ -105,8 +105,7 @@ async def test_reset_by_the_peer_before_the_move_or_during_the_hold(stage, told,
 
     CHECKPOINTING begins when the workload stands, and before CRIU has looked; None: the reset waits for it already.
     """
-    sock, other = accepted(stage, told), Duplex(accepted(stage, told, "other"))
-    told.do("pump = Duplex(other)")
+    sock, other = accepted(stage, told), witness(stage, told)
 
     def reset():
         write_all(sock, unread)

@@ -10,10 +10,9 @@ import pytest
 
 from checkpoint.processes import procfs
 from controller.lab.namespaces import in_network
-from tests.harness.connected import PORT, accepted, finish
+from tests.harness.connected import PORT, accepted, finish, witness
 from tests.harness.journeys import cancelled_while_restoring
 from tests.harness.moving import ONE_LOOP
-from tests.harness.programs.puppet import Duplex
 
 pytestmark = ONE_LOOP
 
@@ -64,8 +63,7 @@ async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched
 @pytest.mark.parametrize("kind", ["urgent", "signed"])
 async def test_what_cannot_be_kept_is_reset_where_that_is_allowed_and_the_rest_moves(stage, told, kind):
     """Both ends see a reset once the workload has moved, and not before; the result names the connection."""
-    other = Duplex(accepted(stage, told, "other"))
-    told.do("pump = Duplex(other)")
+    other = witness(stage, told)
     if kind == "signed":
         told.do(SIGN)
         told.do(f"server = socket.create_server(('', {PORT + 1})); sign(server, {stage.client.address!r}, 0)")
