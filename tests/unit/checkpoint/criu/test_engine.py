@@ -1,4 +1,4 @@
-"""The engine's smaller parts; the dump and the restore themselves are in tests/system/test_agent_alone.py."""
+"""The engine's smaller parts; the dump and the restore themselves are in tests/system/agent."""
 
 from __future__ import annotations
 

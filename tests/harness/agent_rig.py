@@ -1,0 +1,104 @@
+"""Two agents by themselves: real CRIU, real namespaces, a real Redis; no proxy and no controller.
+
+Two pods of the same machine; what is asked of the agent goes over its socket, as the controller asks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.harness.adopter import Adopter
+from tests.harness.solo_agent import SoloAgent
+from tests.harness.solo_pod import SoloPod
+
+PORT = 6379
+REDIS = ["redis-server", "--port", str(PORT), "--save", "", "--protected-mode", "no"]
+SLEEP = ["sleep", "1000"]
+IMAGE_KEY = "0123456789abcdef" * 4
+
+
+class Rig:
+    """Two pods with an agent each; the first also has an adopter."""
+
+    def __init__(self, home: Path, images: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            self.images = images
+            self.pods = [
+                stack.enter_context(SoloPod(home / "a", "10.9.0.1", 20_000)),
+                stack.enter_context(SoloPod(home / "b", "10.9.0.2", 30_000)),
+            ]
+            self.a = stack.enter_context(SoloAgent(self.pods[0], images))
+            self.b = stack.enter_context(SoloAgent(self.pods[1], images))
+            self.adopter = stack.enter_context(Adopter(self.a.adopt_path))
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def run(self, name: str, argv: list[str], **more: Any) -> int:
+        pid: int = self.a.ask("POST", "/v1/workloads", {"name": name, "argv": argv, **more})["pid"]
+        return pid
+
+    def redis(self) -> int:
+        pid = self.run("redis", REDIS)
+        until(lambda: "Ready to accept" in (self.pods[0].directory / "redis.log").read_text())
+        return pid
+
+    def prepare(self, migration: str, name: str, *, hold: float = 30.0) -> None:
+        readdress = {self.pods[0].address: self.pods[1].address}
+        body = {"workload": name, "readdress": readdress, "max_hold_seconds": hold, "image_key": IMAGE_KEY}
+        assert self.a.ask("PUT", f"/v1/outbound/{migration}", body)["state"] == "prepared"
+        body = {"workload": name, "argv": [], "image_key": IMAGE_KEY}
+        assert self.b.ask("PUT", f"/v1/inbound/{migration}", body)["state"] == "waiting"
+
+    def out(self, migration: str, *steps: str) -> Any:
+        for step in steps:
+            answer = self.a.ask("POST", f"/v1/outbound/{migration}/{step}")
+        return answer
+
+    def restore(self, migration: str, sealed: Any) -> Any:
+        body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+        return self.b.ask("POST", f"/v1/inbound/{migration}/restore", body)
+
+    def state(self, agent: SoloAgent, name: str) -> str:
+        state: str = agent.ask("GET", f"/v1/workloads/{name}")["workload"]["state"]
+        return state
+
+    def clean(self) -> None:
+        """End what a test left, so that the next one starts from nothing."""
+        for agent in (self.a, self.b):
+            for one in agent.ask("GET", "/v1/migrations"):
+                side = "outbound" if one["side"] == "source" else "inbound"
+                if side == "outbound" and one["state"] in ("stopped", "dumped", "adopted", "sealed"):
+                    agent.ask("POST", f"/v1/outbound/{one['migration']}/release")
+                agent.ask("DELETE", f"/v1/{side}/{one['migration']}")
+            for one in agent.ask("GET", "/v1/workloads"):
+                agent.ask("DELETE", f"/v1/workloads/{one['name']}")
+        for sock in self.adopter.held:  # after a commit they are the proxy's for good
+            sock.close()
+        self.adopter.held.clear()
+        for path in (*self.pods[0].directory.glob("*.log"), *self.pods[1].directory.glob("*.log")):
+            if path.name != "agent.log":
+                path.unlink()
+
+
+def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.01)
+
+
+def ping(client: socket.socket) -> None:
+    client.sendall(b"PING\r\n")
+    assert client.recv(100) == b"+PONG\r\n"
+
+
+def stopped(rig: Rig, pid: int) -> bool:
+    stat = rig.pods[0].run(["cat", f"/proc/{pid}/stat"])
+    return stat.rsplit(")", 1)[1].split()[0] == "T"

@@ -1,0 +1,120 @@
+"""Agents that are killed, at the source and at the destination, and started anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+
+import pytest
+
+from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
+from tests.harness.solo_pod import PYTHON
+
+
+@pytest.mark.parametrize(
+    "steps", [(), ("stop",), ("stop", "dump"), ("stop", "dump", "adopt"), ("stop", "dump", "adopt", "seal")]
+)
+def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, ...]) -> None:
+    pid = rig.redis()
+    with rig.pods[0].connect((rig.pods[0].address, PORT)) as client:
+        ping(client)
+        rig.prepare("m", "redis")
+        if steps:
+            rig.out("m", *steps)
+        rig.a.restart()
+        (custody,) = rig.a.ask("GET", "/v1/migrations")
+        assert (custody["state"], custody["reason"]) == ("released", "the agent was started anew")
+        assert not stopped(rig, pid)
+        assert rig.adopter.held == []
+        ping(client)
+        assert rig.state(rig.a, "redis") == "running"
+
+
+def test_an_agent_killed_during_the_dump_waits_for_criu(rig: Rig) -> None:
+    """A process with so much memory that the dump takes long enough to be met in its middle."""
+    source = "import time; b = bytearray(b'x' * (400 << 20)); print('up', flush=True)\nwhile True: time.sleep(0.01)"
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
+    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text(), 30)
+    rig.prepare("m", "w")
+    rig.out("m", "stop")
+
+    def dump() -> None:
+        with contextlib.suppress(OSError, AssertionError, json.JSONDecodeError, Exception):
+            rig.out("m", "dump")
+
+    thread = threading.Thread(target=dump)
+    thread.start()
+    until(lambda: (rig.images / "m" / "images" / "pages-1.img").exists())
+    rig.a.kill()
+    thread.join()
+    rig.a.start()
+    assert rig.a.ask("GET", "/v1/migrations")[0]["state"] == "released"
+    assert not stopped(rig, pid)
+    assert rig.state(rig.a, "w") == "running"
+    assert rig.a.ask("GET", "/v1/workloads/w")["problems"] == []
+
+
+def test_an_agent_killed_in_the_commit_finishes_it(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.out("m", "stop", "dump", "adopt", "seal")
+    rig.a.kill()
+    path = rig.pods[0].directory / "agent" / "state.json"
+    state = json.loads(path.read_text().splitlines()[-1])
+    state["migrations"][0]["state"] = "committing"  # as it stands between the record and the signals
+    path.write_text(json.dumps(state) + "\n")
+    rig.a.start()
+    assert rig.a.ask("GET", "/v1/migrations")[0]["state"] == "committed"
+    until(lambda: pid not in rig.pods[0].pids())
+    assert rig.out("m", "commit")["state"] == "committed"
+
+
+def test_a_killed_destination_agent_keeps_a_restored_copy_stopped(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
+    rig.b.restart()
+    assert rig.b.ask("GET", "/v1/migrations")[0]["state"] == "restored"
+    assert pid in rig.pods[1].pids()
+    rig.out("m", "commit")
+    rig.b.ask("POST", "/v1/inbound/m/resume")
+    assert rig.state(rig.b, "w") == "running"
+
+
+def test_a_killed_destination_agent_has_no_key_and_restores_no_more(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    rig.b.restart()
+    (custody,) = rig.b.ask("GET", "/v1/migrations")
+    assert (custody["state"], custody["reason"]) == ("discarded", "the agent was started anew")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    assert rig.b.refused("POST", "/v1/inbound/m/restore", body)[:2] == (409, "wrong-state")
+    assert pid not in rig.pods[1].pids()
+    rig.out("m", "release")
+    assert rig.state(rig.a, "w") == "running"
+
+
+def test_a_killed_destination_agent_leaves_no_partial_copy(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
+    rig.b.kill()
+    path = rig.pods[1].directory / "agent" / "state.json"
+    state = json.loads(path.read_text().splitlines()[-1])
+    state["migrations"][0]["state"] = "restoring"  # as it stands while CRIU works
+    path.write_text(json.dumps(state) + "\n")
+    rig.b.start()
+    assert rig.b.ask("GET", "/v1/migrations")[0]["state"] == "discarded"
+    assert pid not in rig.pods[1].pids()
+
+
+def test_a_discarded_copy_is_killed(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
+    assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
+    until(lambda: pid not in rig.pods[1].pids())  # dead already; the pod's PID 1 still has to reap it
+    rig.out("m", "release")
+    assert rig.state(rig.a, "w") == "running"

@@ -1,0 +1,107 @@
+"""The way back: a rollback, a lease that runs out, a proxy that dies or refuses."""
+
+from __future__ import annotations
+
+import contextlib
+
+from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
+
+
+def test_rollback_leaves_connections_as_they_were(rig: Rig) -> None:
+    pid = rig.redis()
+    clients = [rig.pods[0].connect((rig.pods[0].address, PORT)) for _ in range(5)]
+    with contextlib.ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(client)
+            ping(client)
+        rig.prepare("m", "redis")
+        assert rig.out("m", "stop")["state"] == "stopped"
+        assert stopped(rig, pid)
+        rig.out("m", "dump")
+        adopted = rig.out("m", "adopt")
+        assert (adopted["flows"], len(adopted["legs"]), adopted["listeners"]) == (5, 5, 2)
+        clients[0].sendall(b"PING\r\n")  # during the hold
+        custody = rig.out("m", "seal", "release")
+        assert custody["state"] == "released"
+        assert {"stop", "dump", "adopt", "seal", "release"} <= set(custody["seconds"])
+        assert clients[0].recv(100) == b"+PONG\r\n"
+        for client in clients:
+            ping(client)
+        with rig.pods[0].connect((rig.pods[0].address, PORT)) as late:
+            ping(late)
+    assert rig.adopter.held == []
+    # SO_REUSEADDR is back: the port can be bound again although connections of it are in TIME_WAIT.
+    assert rig.state(rig.a, "redis") == "running"
+    rig.a.ask("DELETE", "/v1/workloads/redis")
+    rig.redis()
+
+
+def test_rollback_without_a_dump_and_without_anything(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.out("m", "stop", "release")
+    assert not stopped(rig, pid)
+    rig.prepare("n", "w")
+    assert rig.out("n", "release")["state"] == "released"
+    assert rig.out("n", "release")["state"] == "released"
+    assert rig.a.refused("POST", "/v1/outbound/n/stop")[:2] == (409, "wrong-state")
+
+
+def test_what_was_stopped_before_stays_stopped(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.pods[0].run(["kill", "-STOP", str(pid)])
+    rig.prepare("m", "w")
+    rig.out("m", "stop", "release")
+    assert stopped(rig, pid)
+    rig.prepare("n", "w")
+    sealed = rig.out("n", "stop", "dump", "adopt", "seal")
+    rig.restore("n", sealed)
+    rig.out("n", "commit")
+    rig.b.ask("POST", "/v1/inbound/n/resume")
+    assert rig.state(rig.b, "w") == "stopped"
+
+
+def test_the_lease_lets_the_workload_go_and_refuses_the_commit(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w", hold=0.3)
+    rig.out("m", "stop")
+    until(lambda: rig.a.ask("GET", "/v1/migrations")[0]["state"] == "released")
+    assert not stopped(rig, pid)
+    assert rig.a.ask("GET", "/v1/migrations")[0]["reason"] == "the lease ran out"
+    status, code, message = rig.a.refused("POST", "/v1/outbound/m/commit")
+    assert (status, code, message) == (409, "lease-expired", "the hold was promised to last 0.3 s at most")
+
+
+def test_a_proxy_that_dies_during_the_hold_releases_the_workload(rig: Rig) -> None:
+    rig.redis()
+    with rig.pods[0].connect((rig.pods[0].address, PORT)) as client:
+        ping(client)
+        rig.prepare("m", "redis")
+        rig.out("m", "stop", "dump", "adopt")
+        rig.adopter.die()
+        try:
+            until(lambda: rig.a.ask("GET", "/v1/migrations")[0]["state"] == "released")
+            assert rig.a.ask("GET", "/v1/migrations")[0]["reason"] == "the proxy died"
+            ping(client)
+            rig.prepare("n", "redis")
+            rig.out("n", "stop", "dump")
+            assert rig.a.refused("POST", "/v1/outbound/n/adopt")[:2] == (502, "proxy-unreachable")
+            rig.out("n", "release")
+            ping(client)
+        finally:
+            rig.adopter.__init__(rig.a.adopt_path)  # type: ignore[misc]
+
+
+def test_a_proxy_that_refuses_is_quoted(rig: Rig) -> None:
+    rig.redis()
+    rig.adopter.die()
+    rig.adopter.__init__(rig.a.adopt_path, refuse="the ledger disagrees")  # type: ignore[misc]
+    try:
+        rig.prepare("m", "redis")
+        rig.out("m", "stop", "dump")
+        refusal = (502, "proxy-refused", "the proxy refused: the ledger disagrees")
+        assert rig.a.refused("POST", "/v1/outbound/m/adopt") == refusal
+        rig.out("m", "release")
+    finally:
+        rig.adopter.die()
+        rig.adopter.__init__(rig.a.adopt_path)  # type: ignore[misc]
