@@ -20,7 +20,7 @@ from controller.demo.process import LoadError, LoadProcess
 from controller.demo.report import Report
 from controller.lab.pod import Pod
 from tests.harness.clients import Echo, Stream
-from tests.harness.journeys import puppet
+from tests.harness.journeys import start_puppet
 from tests.harness.moving import PORT, REDIS_PORT, Scene, scene
 from tests.harness.outgoing import Outgoing
 
@@ -142,12 +142,11 @@ async def redis(stage: Scene, connections: int, losses: Losses) -> AsyncIterator
 @asynccontextmanager
 async def outgoing(stage: Scene, connections: int, losses: Losses) -> AsyncIterator[None]:
     """The workload is the client here, of a server in the client's pod."""
-    async with puppet(stage) as told:
-        calls = Outgoing(stage, told, max(1, connections // 4))
-        try:
-            yield
-        finally:
-            await _heard(calls.finish, losses)
+    calls = Outgoing(stage, await start_puppet(stage), max(1, connections // 4))
+    try:
+        yield
+    finally:
+        await _heard(calls.finish, losses)
 
 
 async def _heard(finish: Callable[[], None], losses: Losses) -> None:

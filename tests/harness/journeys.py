@@ -90,7 +90,7 @@ def program(pod: Pod, *argv: str) -> subprocess.Popen[str]:
 
 
 class Puppet:
-    """The program `puppet.py` in pod a, told what to do over a connection of its own, which moves with it."""
+    """The program `puppet.py`, told what to do over a connection of its own, which moves with it."""
 
     PORT = 7200
 
@@ -109,15 +109,12 @@ class Puppet:
         return answer
 
 
-@asynccontextmanager
-async def puppet(stage: Scene) -> AsyncIterator[Puppet]:
-    argv = (*PYTHON, str(PROGRAMS / "puppet.py"), str(Puppet.PORT))
-    async with workload(stage, "puppet", Puppet.PORT, *argv):
-        lines = Lines(stage.connect(stage.client, stage.a.address, Puppet.PORT))
-        try:
-            yield Puppet(lines)
-        finally:
-            lines.close()
+async def start_puppet(stage: Scene, name: str = "puppet", pod: Pod | None = None, port: int = Puppet.PORT) -> Puppet:
+    """One in pod a, or as told."""
+    pod = pod or stage.a
+    await stage.run(name, *PYTHON, str(PROGRAMS / "puppet.py"), str(port), pod=pod)
+    await stage.answers(port, pod)
+    return Puppet(Lines(stage.connect(stage.client, pod.address, port)))
 
 
 def at_phase(phase: Phase, act: Callable[[], None]) -> Callable[[Driver], None]:

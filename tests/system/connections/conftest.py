@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest_asyncio
 
-from tests.harness.journeys import puppet
+from tests.harness.journeys import start_puppet
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def told(stage):
-    async with puppet(stage) as made:
-        yield made
+    return await start_puppet(stage)
