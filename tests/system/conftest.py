@@ -39,9 +39,9 @@ async def own_stage():
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Two proxies for all tests of the file."""
+    """Two proxies for all tests of this folder that end neither of them."""
     with closing(Rig(tmp_path_factory.mktemp("proxies"))) as made:
         made.start_proxies()
         yield made

@@ -1,0 +1,124 @@
+"""Who comes to the link port, and links that cannot be had at once: real processes, real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Callable
+
+from proxy.core.handshake import proof
+from proxy.core.wire import Accepted, Challenge, Decoder, Frame, Hello, Join, Refused, Resume, encode
+from tests.harness import proxy_rig as rigs
+from tests.harness.proxy_move import Move, become, goes_on, has_begun, ledger
+from tests.harness.proxy_process import eventually
+from tests.harness.proxy_rig import Rig
+
+
+def _challenge(sock: socket.socket) -> bytes:
+    sock.settimeout(rigs.PATIENCE_SECONDS)
+    (challenge,) = _frames(sock.recv(4096))
+    assert isinstance(challenge, Challenge)
+    return challenge.nonce
+
+
+def _frames(data: bytes) -> list[Frame]:
+    decoder, frames = Decoder(), []
+    decoder.feed(data)
+    while frame := decoder.next():
+        frames.append(frame)
+    return frames
+
+
+def _answer(sock: socket.socket) -> list[Frame]:
+    sock.settimeout(rigs.PATIENCE_SECONDS)
+    heard = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := sock.recv(4096):
+            heard += data
+    return _frames(heard)
+
+
+def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
+    own_rig.prepare()
+    token = bytes.fromhex(own_rig.token)
+
+    def hello(nonce: bytes, migration: str = own_rig.migration) -> bytes:
+        return encode(Hello(migration, proof(token, nonce, migration)))
+
+    cases: list[tuple[Callable[[bytes], bytes], list[str]]] = [
+        (lambda _: b"GET / HTTP/1.0\r\n\r\n", ["bad_request"]),
+        (lambda _: b"\x16\x03\x01" + bytes(200), ["bad_request"]),
+        (lambda _: b"MIDS\x01" + bytes(20), ["bad_request"]),
+        (lambda _: b"MIDS\x03\x01\xff\xff", ["bad_request"]),
+        (lambda _: encode(Join(5, 1)), ["bad_request"]),
+        (lambda _: encode(Hello(own_rig.migration, token)), ["forbidden"]),
+        (lambda _: hello(bytes(32)), ["forbidden"]),
+        (lambda nonce: hello(nonce, "other"), ["forbidden"]),
+        (lambda nonce: hello(nonce) + encode(Join(5, 1)), ["accepted", "conflict"]),
+        (lambda nonce: hello(nonce) + encode(Resume(5, 1, 0)), ["accepted", "conflict"]),
+        (lambda nonce: hello(nonce) + encode(Accepted()), ["accepted", "bad_request"]),
+    ]
+    for number, (say, expected) in enumerate(cases):
+        with own_rig.connect(rigs.ADDRESS["b"], 15008) as sock:
+            sock.sendall(say(_challenge(sock)))
+            answers = [frame.code if isinstance(frame, Refused) else "accepted" for frame in _answer(sock)]
+            assert answers == expected, number
+    text = own_rig.b.call("GET", "/metrics")[1]
+    for reason, times in {
+        "wire_magic": 2,
+        "wire_version": 1,
+        "wire_length": 1,
+        "wire_order": 2,
+        "forbidden": 3,
+        "conflict": 2,
+    }.items():
+        assert f'midstream_proxy_links_refused_total{{reason="{reason}"}} {times}.0' in text
+    assert own_rig.b.log.read_text().count("no migration here has that id and token") == 1
+
+
+def test_a_link_that_cannot_be_had_at_once_is_tried_again(rig: Rig) -> None:
+    """The destination's link port is shut for a moment at the repoint; nothing has been sent, so nothing is lost."""
+    move = Move(rig, clients=2)
+    has_begun(move.clients)
+    rig.prepare()
+    move.freeze()
+    move.adopt()
+    move.restore()
+    with rig.namespaces["b"].entered():
+        subprocess.run(["nft", "-f", "-"], input=SHUT, text=True, check=True)
+    move.commit()
+    # one link is always dialled beforehand
+    assert sorted(line["state"] for line in ledger(rig, "outbound")) == ["linking", "relaying"]
+    with rig.namespaces["b"].entered():
+        subprocess.run(["nft", "delete", "table", "inet", "shut"], check=True)
+    goes_on([*move.clients, *move.apps])
+    move.check_whole()
+
+
+SHUT = """
+table inet shut {
+  chain input { type filter hook input priority 0; tcp dport 15008 tcp flags syn reject with tcp reset; }
+}
+"""
+
+
+def test_after_five_seconds_the_routing_of_the_last_flow_goes_and_a_silent_stranger(own_rig: Rig) -> None:
+    def tables() -> str:
+        with own_rig.namespaces["b"].entered():
+            return subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    move = Move(own_rig, clients=1)
+    has_begun(move.clients)
+    move.run()
+    assert f"{rigs.ADDRESS['b']} . {rigs.PORT} . {rigs.ADDRESS['c']}" in tables()
+    move.check_whole()
+    become(own_rig, "inbound", "closed")
+    own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
+    assert "midstream" in tables()  # the last acknowledgements still need it
+    with own_rig.connect(rigs.ADDRESS["b"], 15008) as silent:
+        eventually(lambda: "midstream" not in tables(), "the table is gone")
+        assert [type(frame) for frame in _answer(silent)] == [Challenge, Refused]
+    with own_rig.namespaces["b"].entered():
+        rules = subprocess.run(["ip", "rule"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert "fwmark" not in rules
