@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import pwd
-import random
 import socket
 import ssl
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, program, workload
+from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, workload
 from tests.harness.moving import ONE_LOOP, Scene, listens, until
+from tests.harness.postgres import POSTGRES_PORT, POSTGRES_PROGRAMS, Psql, make_cluster, ready, shut_down
+from tests.harness.site import digest_of, get, make_site
 
 pytestmark = ONE_LOOP
-
-POSTGRES = pwd.getpwnam("postgres")[2:4]
-POSTGRES_PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"))
-POSTGRES_PORT = 7103
 
 
 def lines(stage: Scene, port: int) -> Lines:
@@ -52,51 +46,6 @@ async def test_redis_with_persistence_a_blocked_client_and_half_a_transaction(st
         asking.say("INFO persistence")
         for client in (asking, blocked, half):
             client.close()
-
-
-NGINX = """
-daemon off; master_process on; worker_processes 2; user root; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
-    uwsgi_temp_path {folder}; scgi_temp_path {folder};
-    server {{
-        listen 8443 ssl; root {folder}; ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/key.pem;
-        keepalive_timeout 60;
-    }}
-}}
-"""
-
-
-def make_site(folder: Path) -> bytes:
-    """A certificate, a configuration, and 24 MB that nobody can guess; gives their digest."""
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{folder}/key.pem", "-out",
-         f"{folder}/cert.pem", "-days", "2", "-subj", "/CN=site", "-addext", "subjectAltName=DNS:site"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    content = random.Random(os.urandom(8)).randbytes(24 << 20)
-    (folder / "big").write_bytes(content)
-    return hashlib.sha256(content).digest()
-
-
-def get(sock: socket.socket, path: str) -> int:
-    """Asks for a path; gives the length of what follows."""
-    sock.sendall(f"GET {path} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += sock.recv(1)
-    assert head.startswith(b"HTTP/1.1 200"), head
-    return int(head.lower().split(b"content-length:")[1].split()[0])
-
-
-def digest_of(sock: socket.socket, length: int, digest=None):
-    digest = digest or hashlib.sha256()
-    while length and (data := sock.recv(min(length, 65536))):
-        digest.update(data)
-        length -= len(data)
-    return digest
 
 
 async def test_nginx_with_tls_two_workers_and_downloads_half_way(stage, tmp_path):
@@ -165,57 +114,6 @@ def runs(client: Lines, wanted: int) -> None:
     raise AssertionError(f"fewer than {wanted} programs were run")
 
 
-def make_cluster(folder: Path) -> None:
-    """A database cluster that nobody else reaches, the postgres user's own."""
-    folder.mkdir()
-    os.chown(folder, *POSTGRES)
-    argv = [
-        f"{POSTGRES_PROGRAMS}/initdb",
-        "--no-sync",
-        "--auth",
-        "trust",
-        "--encoding",
-        "UTF8",
-        "--locale",
-        "C",
-        str(folder),
-    ]
-    subprocess.run(argv, user=POSTGRES[0], group=POSTGRES[1], extra_groups=[], cwd="/", check=True, capture_output=True)
-    with (folder / "pg_hba.conf").open("a") as file:
-        file.write("host all all 0.0.0.0/0 trust\n")
-
-
-class Psql:
-    """A psql in the client's pod that is told statements and answers with rows."""
-
-    def __init__(self, stage: Scene) -> None:
-        argv = (
-            "/usr/bin/psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only",
-            "-h", stage.a.address, "-p", str(POSTGRES_PORT), "-U", "postgres",
-        )  # fmt: skip
-        self.process = program(stage.client, *argv)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._in, self._out = self.process.stdin, self.process.stdout
-
-    def tell(self, statement: str) -> None:
-        self._in.write(f"{statement};\n\\echo done\n")
-        self._in.flush()
-
-    def hear(self) -> list[str]:
-        """What it said since the last time, to the end of the statement that was told then."""
-        return [line.rstrip("\n") for line in iter(self._out.readline, "done\n")]
-
-    def ask(self, statement: str) -> list[str]:
-        self.tell(statement)
-        return self.hear()
-
-    def end(self) -> None:
-        self._in.close()
-        self._out.close()
-        self.process.wait(10)
-
-
 @pytest.fixture
 def open_folder():
     """A folder that every user can reach; pytest's own ones are root's."""
@@ -248,18 +146,6 @@ async def test_postgresql_with_a_transaction_a_lock_a_listener_and_a_copy(stage,
         await shut_down(stage.b, (await stage.workloads(stage.b))["postgres"].pid, data)
 
 
-async def shut_down(pod, pid: int, data: Path) -> None:
-    """Its own fast shutdown: killed, it would leave its shared memory in /dev/shm, which is the machine's."""
-    subprocess.run(["nsenter", f"--target={pod.pid1}", "--pid", "--mount", "kill", "-INT", str(pid)], check=True)
-    await until(lambda: not (data / "postmaster.pid").exists(), "PostgreSQL does not end", 20)
-
-
-def ready(data: Path) -> bool:
-    """Its last word into postmaster.pid."""
-    file = data / "postmaster.pid"
-    return file.exists() and "ready" in file.read_text()
-
-
 def try_postgres_half(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
     assert owner.ask("create table t (n int primary key, v int); insert into t values (1, 10)") == []
     assert owner.ask("begin; update t set v = v + 1 where n = 1") == []
@@ -267,8 +153,7 @@ def try_postgres_half(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -
     assert listener.ask("listen news") == []
     while owner.ask("select count(*) from pg_locks where not granted") != ["1"]:
         pass
-    copier._in.write("copy t from stdin;\n" + "".join(f"{n}\t{n}\n" for n in range(2, 3000)))
-    copier._in.flush()
+    copier.type("copy t from stdin;\n" + "".join(f"{n}\t{n}\n" for n in range(2, 3000)))
 
 
 def try_postgres_rest(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
