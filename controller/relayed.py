@@ -3,7 +3,6 @@ having each of them relayed straight to where the workload goes now."""
 
 from __future__ import annotations
 
-import asyncio
 from itertools import chain
 
 import proxy.api as proxy_api
@@ -28,7 +27,10 @@ async def _flows(pod: Pod) -> list[proxy_api.FlowView]:
 async def shorten(
     source: Pod, destination: Pod, *, follows: str, migration: str, token: str, relink_seconds: float
 ) -> None:
-    """Pod by pod, all at once: what `follows` had brought to `source` goes straight to `destination`."""
+    """Pod by pod, all at once: what `follows` had brought to `source` goes straight to `destination`.
+
+    Raises MidstreamError, the first one's where several proxies cannot be told.
+    """
 
     async def switch(pod: Pod) -> None:
         body = proxy_api.Switch(
@@ -42,6 +44,4 @@ async def shorten(
         async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
             await proxy.switch(body)
 
-    async with asyncio.TaskGroup() as group:
-        for pod in neighbours(source):
-            group.create_task(switch(pod), name=f"switch the flows of pod {pod.name}")
+    await gather_named(**{f"switch the flows of pod {pod.name}": switch(pod) for pod in neighbours(source)})

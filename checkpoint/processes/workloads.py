@@ -83,10 +83,15 @@ class Workloads:
         """End one and forget it; raises AgentError NO_WORKLOAD."""
         record = self.get(name)
         if tree.is_alive(record.root.pid, record.root.start_time):
-            held = await tree.stop(self._kernel, record.root.pid)  # first, or a child could be born meanwhile
-            tree.kill(self._kernel, held)
-            await tree.until_gone(held, _GONE_SECONDS)
-            held.close()
+            try:
+                held = await tree.stop(self._kernel, record.root.pid)  # first, or a child could be born meanwhile
+            except AgentError as error:
+                if error.code is not Code.WORKLOAD_GONE:  # it has just ended by itself
+                    raise
+            else:
+                tree.kill(self._kernel, held)
+                await tree.until_gone(held, _GONE_SECONDS)
+                held.close()
         self.forget(name)
         return Workload(record.name, record.root.pid, record.argv, "exited")
 

@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import checkpoint.api as agent_api
+from controller import rates
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
 from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
@@ -67,6 +70,8 @@ class Scene:
     def __init__(self, lab: Lab, a: Pod, b: Pod, client: Pod) -> None:
         self.lab, self.a, self.b, self.client = lab, a, b, client
         self._sockets: list[socket.socket] = []
+        self.own_ports = count(20_000)
+        """For connections from a port that the kernel gives to nobody, and that no other test has had."""
 
     def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
         """A connection from `pod`, closed with the scene at the latest."""
@@ -92,7 +97,10 @@ class Scene:
             await forget_moves(pod, [log.stem for log in logs])
         for log in logs:
             log.unlink()
-        (self.lab.home / "rates.json").unlink(missing_ok=True)
+        known = self.lab.home / rates.NAME
+        if known.exists():  # the moves are forgotten; what the machine can do was probed once, and is still true
+            fresh = msgspec.structs.replace(rates.load(self.lab.home), samples=[])
+            known.write_bytes(msgspec.json.encode(fresh))
         await nothing_is_left(pods)
 
     async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:

@@ -37,7 +37,7 @@ async def test_connections_opened_while_it_comes_home_are_all_served(stage):
     opened = []
 
     def dial(pod):
-        own = (stage.client.address, 20000 + len(opened))
+        own = (stage.client.address, next(stage.own_ports))
         opened.append(socket.create_connection((pod.address, REDIS_PORT), 10, own))
 
     def watch(driver):

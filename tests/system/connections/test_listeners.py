@@ -59,7 +59,8 @@ async def test_a_group_of_listeners_on_one_port(stage, told):
     waiting = [stage.connect(stage.client, stage.a.address, PORT) for _ in range(12)]
     await moved(stage, "puppet")
     # From ports that the kernel gives to nobody: one of a relayed connection's would be the same connection there.
-    waiting += [stage.connect(stage.client, stage.b.address, PORT, own_port=20000 + each) for each in range(12)]
+    more = [stage.connect(stage.client, stage.b.address, PORT, own_port=next(stage.own_ports)) for _ in range(12)]
+    waiting += more
     told.do("got = []; [one.setblocking(False) for one in group]")
     for _ in range(500):
         told.do("for one in select.select(group, [], [], 0.1)[0]: got.append(one.accept()[0])")

@@ -46,6 +46,22 @@ async def test_a_workload_runs_is_seen_and_is_ended(workloads, tmp_path, wait_un
     assert caught.value.code is Code.NO_WORKLOAD
 
 
+class Late(Kernel):
+    """Whatever it shall take hold of has just ended by itself, and was reaped."""
+
+    def pidfd_open(self, pid: int) -> int:
+        os.kill(pid, signal.SIGKILL)
+        reap(pid)
+        return super().pidfd_open(pid)
+
+
+async def test_one_that_ends_by_itself_while_it_is_ended_is_forgotten_too(tmp_path):
+    workloads = Workloads(Late(), tmp_path, 0)
+    await workloads.run(RunWorkload("w", ["sleep", "1000"], {"PATH": "/bin"}))
+    assert (await workloads.kill("w")).state == "exited"
+    assert workloads.records() == []
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
