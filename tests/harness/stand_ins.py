@@ -1,4 +1,4 @@
-"""Pods in which nothing runs: records of living ones, and sidecars that answer as they are told, on the real sockets."""
+"""Pods in which nothing runs: records, and sidecars that answer as they are told, on the real sockets."""
 
 from __future__ import annotations
 
