@@ -149,6 +149,8 @@ def encode(frame: Frame) -> bytes:
 class Decoder:
     """Takes bytes in any pieces, gives whole frames. After an error it is of no more use."""
 
+    __slots__ = ("_buffer",)
+
     def __init__(self) -> None:
         self._buffer = bytearray()
 

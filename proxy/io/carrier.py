@@ -78,7 +78,7 @@ class Carrier(ABC):
             else:
                 line.queue(memoryview(header(Mark.DATA, len(piece), self._said)))
                 line.queue(piece)
-        if line.is_busy:
+        if line.pending:
             line.flush()
         if reads:
             self.read(rest)
@@ -165,7 +165,7 @@ class Carrier(ABC):
         if self.incoming.delivered > self._said:
             self._acknowledge()
             return  # and look again when it is on its way
-        if line.is_busy or (self._clean and self._free()):
+        if line.pending or (self._clean and self._free()):
             return
         self.state = step(self.state, Event.FINISHED)
         line.end()

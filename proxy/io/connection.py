@@ -76,8 +76,11 @@ class TlsConnection:
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """With it the next handshake is short; there once something has been read."""
-        return self._tls.session
+        """With it the next handshake is short; there once something has been read.
+
+        None if this one's was short already: the old one is still good, and each copy keeps a certificate of its own.
+        """
+        return None if self._tls.session_reused else self._tls.session
 
     def handshake(self) -> bool | None:
         """One step. None: done; else what to wait for, True: to be written to. Raises OSError."""

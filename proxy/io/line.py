@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable
 
 from proxy.io.connection import Connection, why
@@ -14,7 +13,7 @@ class Line:
     """Never blocks: what the connection does not take at once waits, in order. `drained` is called when all of that has
     gone, `broke` with the reason when the connection fails."""
 
-    __slots__ = ("_broke", "_drained", "_pending", "_poller", "connection", "mute")
+    __slots__ = ("_broke", "_drained", "_poller", "connection", "mute", "pending")
 
     def __init__(self, poller: Poller, drained: Callable[[], None], broke: Callable[[str], None]) -> None:
         self.connection: Connection | None = None
@@ -23,24 +22,19 @@ class Line:
         self._poller = poller
         self._drained = drained
         self._broke = broke
-        self._pending: deque[memoryview] = deque()
-        """Frames and rests of frames that the connection has not taken."""
-
-    @property
-    def is_busy(self) -> bool:
-        """Something waits: what is sent now would overtake it."""
-        return bool(self._pending)
+        self.pending: list[memoryview] = []
+        """Frames and rests of frames that the connection has not taken: what is sent now would overtake them."""
 
     def read(self, readable: Callback) -> None:
         if self.connection is not None:
             self._poller.read(self.connection, readable)
 
-    def send(self, view: memoryview) -> int:
+    def send(self, frame: bytes | memoryview) -> int:
         """How much of it went at once; the rest is the caller's to queue."""
-        if self.connection is None or self.mute or self._pending:
+        if self.connection is None or self.mute or self.pending:
             return 0
         try:
-            return self.connection.send(view)
+            return self.connection.send(frame)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -48,43 +42,46 @@ class Line:
             return 0
 
     def queue(self, view: memoryview) -> None:
-        if not self._pending and self.connection is not None and not self.mute:
+        if not self.pending and self.connection is not None and not self.mute:
             self._poller.write(self.connection, self.flush)
-        self._pending.append(view)
+        self.pending.append(view)
 
     def say(self, frame: bytes) -> None:
         """Behind what waits; at once, if nothing does."""
-        connection, view = self.connection, memoryview(frame)
-        sent = self.send(view)
-        if sent == len(view):
+        connection = self.connection
+        sent = self.send(frame)
+        if sent == len(frame):
             self._drained()
         elif self.connection is connection:
-            self.queue(view[sent:])
+            self.queue(memoryview(frame)[sent:])
 
     def answer(self, frame: bytes) -> None:
         """It goes first, then what was queued behind it."""
         self.mute = False
         if self.connection is not None:
-            self._pending.appendleft(memoryview(frame))
+            self.pending.insert(0, memoryview(frame))
             self._poller.write(self.connection, self.flush)
             self.flush()
 
     def flush(self) -> None:
-        pending, connection = self._pending, self.connection
+        pending, connection = self.pending, self.connection
         if connection is None or self.mute:
             return
+        gone = 0
         try:
-            while pending:
-                view = pending[0]
+            for view in pending:
                 sent = connection.send(view)
                 if sent < len(view):
-                    pending[0] = view[sent:]
-                    return
-                pending.popleft()
+                    pending[gone] = view[sent:]
+                    break
+                gone += 1
         except (BlockingIOError, InterruptedError):
-            return
+            pass
         except OSError as error:
             self._broke(why(error))
+            return
+        del pending[:gone]
+        if pending:
             return
         self._poller.write(connection, None)
         self._drained()
@@ -104,7 +101,7 @@ class Line:
         return connection
 
     def drop(self) -> None:
-        self._pending.clear()
+        self.pending.clear()
         if (connection := self.leave()) is not None:
             self._poller.forget(connection)
             connection.close()

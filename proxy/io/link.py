@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.core.link import State
-from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, Mark
+from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, MAX_DATA_BYTES, Mark
 from proxy.core.wire import WireError
 from proxy.io.carrier import Carrier
 from proxy.io.context import Context
@@ -72,8 +72,9 @@ class Link(Carrier):
             self._check_end()
 
     @property
-    def room(self) -> int:
-        return 0 if self._line.is_busy else self.outgoing.room
+    def has_room(self) -> bool:
+        """For the longest frame: with less of it left, a window that was full would be given crumbs."""
+        return self.outgoing.room >= MAX_DATA_BYTES and not self._line.pending
 
     def give(self, size: int) -> bool:
         """The first `size` bytes of the scratch buffer's body. Whether there is room for more."""
@@ -82,14 +83,12 @@ class Link(Carrier):
         HEADER.pack_into(scratch.view, 0, _DATA | size, acknowledged)
         length = HEADER_BYTES + size
         line = self._line
-        sent = line.send(scratch.view[:length])
         frame = scratch.keep(length)
         outgoing.keep(frame, size)
-        if sent == length:
-            return outgoing.room > 0
-        if line.connection is not None:
-            line.queue(memoryview(frame)[sent:length])
-        return not line.is_busy and outgoing.room > 0
+        sent = line.send(frame)
+        if sent < length and line.connection is not None:
+            line.queue(memoryview(frame)[sent:])
+        return self.has_room
 
     def end(self) -> None:
         """The flow's stream has ended here."""
@@ -119,7 +118,8 @@ class Link(Carrier):
         try:
             pieces = incoming.take(view)
             if incoming.acknowledged > self.outgoing.acknowledged:
-                self.context.scratch.give_back(self.outgoing.acknowledge(incoming.acknowledged))
+                if freed := self.outgoing.acknowledge(incoming.acknowledged):
+                    self.context.scratch.give_back(freed)
                 self._go_on()
         except WireError as error:
             self._distrust(error)

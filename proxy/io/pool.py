@@ -20,8 +20,9 @@ class LinkPool:
     """A migration's connections that carry no link yet, and the dialling of more."""
 
     PREPARE_SECONDS, SECONDS_EACH = DIAL_SECONDS, DIAL_SECONDS_EACH
-    AT_ONCE = 256
-    """So many are dialled at the same time: of thousands each would wait for its turn longer than it may."""
+    AT_ONCE = 128
+    """So many are dialled at the same time: of thousands each would wait too long for its turn, and the memory that
+    handshakes take at the same time stays the process's."""
     SPARES, SPARE_SECONDS = 16, 30.0
     """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
     REFILL_SECONDS = 0.05

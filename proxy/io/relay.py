@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -21,7 +20,6 @@ SCRATCH_BYTES = MAX_DATA_BYTES
 COPY_BYTES = 32 * 1024
 """What is given and has to be kept is copied if it is so short; a longer one keeps the buffer it was read into."""
 MAX_SPARE = 32
-_BODY_BYTES = SCRATCH_BYTES - HEADER_BYTES
 _MAX_PIECES = 1024
 """In one sendmsg(2): UIO_MAXIOV."""
 
@@ -45,25 +43,25 @@ class Scratch:
         self.body = self.view[HEADER_BYTES:]
         """Behind room for a frame's header."""
 
-    def keep(self, size: int) -> bytes | bytearray:
+    def keep(self, size: int) -> bytes | memoryview:
         """The first `size` bytes, for longer than this callback."""
+        kept = self.view[:size]
         if size <= COPY_BYTES:
-            return bytes(self.view[:size])
-        block = self._block
+            return bytes(kept)
         self._renew()
-        return block
+        return kept
 
-    def give_back(self, frames: Iterable[bytes | bytearray]) -> None:
+    def give_back(self, frames: Iterable[memoryview]) -> None:
         for frame in frames:
-            if isinstance(frame, bytearray) and len(self._spare) < MAX_SPARE:
-                self._spare.append(frame)
+            if isinstance(frame.obj, bytearray) and len(self._spare) < MAX_SPARE:
+                self._spare.append(frame.obj)
 
 
 class Room(Protocol):
     """What a giver gives to: a link."""
 
     @property
-    def room(self) -> int: ...
+    def has_room(self) -> bool: ...
     def give(self, size: int) -> bool: ...
 
 
@@ -97,7 +95,7 @@ class Giver:
 
     def go_on(self) -> None:
         """The link may have room again."""
-        if self.running and not self._reading and self._link.room:
+        if self.running and not self._reading and self._link.has_room:
             self._read(True)
 
     def stop(self) -> None:
@@ -112,13 +110,11 @@ class Giver:
         self._poller.read(self._leg, self._readable if wanted else None)
 
     def _readable(self) -> None:
-        room = self._link.room
-        if not room:  # since it was said that there is: the link had something else to send
+        if not self._link.has_room:  # since it was said that there is: the link had something else to send
             self._read(False)
             return
         try:
-            body = self._scratch.body
-            size = self._leg.recv_into(body if room >= _BODY_BYTES else body[:room])
+            size = self._leg.recv_into(self._scratch.body)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -142,7 +138,7 @@ class Taker:
         self._handed = handed
         self._failed: Callable[[], None] | None = None
         self._leg: socket.socket | None = None
-        self._backlog: deque[memoryview] = deque()
+        self._backlog: list[memoryview] = []
         self._writing = False
         self.discarding = False
         """The leg takes no more: what comes is dropped."""
@@ -207,16 +203,14 @@ class Taker:
 
     def _write(self) -> None:
         while (leg := self._leg) and self._backlog:
-            piece = self._backlog.popleft()
-            sent = self._send(leg, [piece])
+            pieces = self._backlog[:_MAX_PIECES]
+            sent = self._send(leg, pieces)
             if sent < 0:
-                self._handed(len(piece))
                 return
-            if sent < len(piece):
-                self._backlog.appendleft(piece[sent:])
+            self._backlog[: len(pieces)] = _behind(pieces, sent)
             self._write_when_possible(bool(self._backlog))  # before it is told: then the leg may be another link's
             self._handed(sent)
-            if sent < len(piece):
+            if sent < sum(map(len, pieces)):
                 return
 
 

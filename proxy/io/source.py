@@ -66,6 +66,7 @@ class SourceFlow(Flow):
 
     def unhold(self) -> None:
         self.buffer.restore(self.context.kernel, self.leg)
+        self.live = None
 
     def skip_unread(self) -> None:
         assert self.snapshot

@@ -25,15 +25,16 @@ LINES: tuple[Line, ...] = (
 )
 
 WHY = """\
-Where it falls short of HAProxy's: a round trip costs each of our proxies more system calls (its sockets are in an epoll
-set of their own, inside the event loop's; a TLS record is read in two), and the interpreter's way from one to the
-other: frames, offsets and what is kept until it is acknowledged, so that a link that breaks can be made again. p50, p99
-and the processor time a request have that on top alike. In bulk HAProxy splices where its links are cleartext: the
-bytes stay in the kernel, while ours are copied into each proxy, kept, and copied out again. With TLS both have to."""
+Where it falls short of HAProxy's: a message costs either proxy one receive and one send (a TLS record two receives),
+and a wake-up of ours one call more (its sockets are in an epoll set of their own, inside the event loop's). The rest is
+the interpreter's way from one call to the other: frames, offsets and what is kept until it is acknowledged, so that a
+link that breaks can be made again. p50, p99 and the processor time a request have that on top alike. In bulk HAProxy
+can splice where its links are cleartext: the bytes stay in the kernel, while ours are copied into each proxy, kept, and
+copied out again. With TLS both have to."""
 
 IDLE = """\
 Memory is what stays resident in the two proxies together, per connection; the kernel's buffers are the same for both.
-Of ours OpenSSL keeps some 49 kB for a TLS link's two ends, of which Python can give nothing back; the rest is objects.
+Both check certificates at both ends. Of ours OpenSSL keeps some 41 kB for a TLS link's two ends; the rest is objects.
 A relayed connection has two descriptors in each proxy, so `ulimit -n` (20,000 here) bounds one proxy to some 9,900."""
 
 

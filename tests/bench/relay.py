@@ -190,10 +190,12 @@ async def _rivals(stage: Scene) -> AsyncIterator[list[int]]:
     """HAProxy in both pods. Gives their processes."""
     key = stage.lab.home / "haproxy.pem"
     await asyncio.to_thread(_make_certificate, key)
+    mutual = f"ssl crt {key} ca-file {key} verify required"
+    """As between our proxies: both ends show a certificate, and check the other's."""
     first = _config(key, [(CLEAR_PORTS[0], "", stage.b.address, CLEAR_PORTS[1], ""),
-                          (TLS_PORTS[0], "", stage.b.address, TLS_PORTS[1], "ssl verify none")])  # fmt: skip
+                          (TLS_PORTS[0], "", stage.b.address, TLS_PORTS[1], mutual)])  # fmt: skip
     second = _config(key, [(CLEAR_PORTS[1], "", stage.b.address, PORT, ""),
-                           (TLS_PORTS[1], f"ssl crt {key}", stage.b.address, PORT, "")])  # fmt: skip
+                           (TLS_PORTS[1], mutual, stage.b.address, PORT, "")])  # fmt: skip
     with _haproxy(stage, stage.a, first) as there, _haproxy(stage, stage.b, second) as here:
         for pod, port in ((stage.b, CLEAR_PORTS[1]), (stage.a, CLEAR_PORTS[0]), (stage.a, TLS_PORTS[0])):
             await stage.answers(port, pod)

@@ -61,9 +61,9 @@ METHOD = """\
 - **Relayed**: a small C program (`tests/bench/traffic.c`) is both ends; its server is moved from one pod to another
   with the lane's connections open: between pods with TLS, the default, and between pods with cleartext links. Direct
   connections go to where the server is now; HAProxy's (Debian's, mode tcp, one thread, splicing where it can) through
-  one in either pod, with and without TLS between the two. All lanes are open at once, and each round measures each for
-  a second or two, in an order that changes. Nothing is pinned: client, server and proxies share the processors, for
-  every lane alike. The direct lane shows how little of it is the client's and the server's.
+  one in either pod, with TLS between the two (both show certificates) and without. All lanes are open at once, and each
+  round measures each for a second or two, in an order that changes. Nothing is pinned: client, server and proxies share
+  the processors, for every lane alike. The direct lane shows how little of it is the client's and the server's.
 - **Much memory**: the demo's Redis filled with values that are written and read back at random during the move.
   CRIU alone dumps and restores one as large that nobody uses, in turn with the moves by stop-and-copy.
 - **Images**: direct, from a tmpfs to a tmpfs, between two processes over the loopback; the socket sends one buffer

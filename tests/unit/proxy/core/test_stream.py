@@ -19,8 +19,8 @@ def data(payload: bytes, acknowledged: int = 0) -> bytes:
     return header(Mark.DATA, len(payload), acknowledged) + payload
 
 
-def keep(outgoing: Outgoing, payload: bytes) -> bytes:
-    frame = data(payload)
+def keep(outgoing: Outgoing, payload: bytes) -> memoryview:
+    frame = memoryview(data(payload))
     outgoing.keep(frame, len(payload))
     return frame
 
@@ -58,12 +58,12 @@ def test_an_end_that_lost_bytes_it_had_acknowledged_or_made_some_up_is_not_belie
 
 def test_ends_take_an_offset_each_and_are_said_again_like_bytes() -> None:
     outgoing = Outgoing()
-    keep(outgoing, b"ab")
+    outgoing.keep(data(b"ab"), 2)
     outgoing.close(Mark.END)
     outgoing.close(Mark.END)
     assert (outgoing.given, outgoing.payload, outgoing.room) == (3, 2, 0)
     assert missing(outgoing, 1) == [b"b", Mark.END]
-    assert len(outgoing.acknowledge(3)) == 1
+    assert outgoing.acknowledge(3) == []  # short frames are copies, which nobody wants back
     assert outgoing.over
     assert outgoing.unacknowledged == 0
     outgoing.close(Mark.RESET)

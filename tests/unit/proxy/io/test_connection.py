@@ -33,11 +33,11 @@ def pair(folders: tuple[Path, Path]) -> Iterator[Pair]:
         each.close()
 
 
-def begin(initiator: Tls, acceptor: Tls, host: str = "127.0.0.2") -> Pair:
+def begin(initiator: Tls, acceptor: Tls, host: str = "127.0.0.2", session: ssl.SSLSession | None = None) -> Pair:
     one, two = parts.tcp_pair("127.0.0.2")
     for sock in (one, two):
         sock.setblocking(False)
-    return initiator.dialled(one, host, None), acceptor.accepted(two)
+    return initiator.dialled(one, host, session), acceptor.accepted(two)
 
 
 def shake_hands(pair: Pair) -> None:
@@ -72,6 +72,20 @@ def test_bytes_of_both_ends_and_the_end(pair: Pair) -> None:
     assert patiently(lambda: two.recv_into(view)) == 0
     assert two.send(b"still") == 5
     assert patiently(lambda: one.recv(100)) == b"still"
+
+
+def test_a_session_is_good_for_many_short_handshakes(folders: tuple[Path, Path]) -> None:
+    initiator, acceptor = map(Tls, folders)
+    session: ssl.SSLSession | None = None
+    for number in range(4):
+        one, two = begin(initiator, acceptor, session=session)
+        shake_hands((one, two))
+        two.send(b"hello")
+        assert patiently(lambda one=one: one.recv(100)) == b"hello"
+        assert (one.session is None) == bool(number)
+        session = session or one.session
+        one.close()
+        two.close()
 
 
 def test_much_more_than_the_buffers_hold(pair: Pair) -> None:

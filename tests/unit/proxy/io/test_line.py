@@ -49,11 +49,11 @@ async def test_what_does_not_go_at_once_goes_in_order(ends: Ends) -> None:
     sent = line.send(whole)
     assert 0 < sent < len(MUCH)
     line.queue(whole[sent:])
-    assert line.is_busy
+    assert line.pending
     assert line.send(memoryview(b"overtakes")) == 0
     line.say(b", then this")
     assert await parts.read(ends.there, len(MUCH) + 11) == MUCH + b", then this"
-    await parts.eventually(lambda: not line.is_busy)
+    await parts.eventually(lambda: not line.pending)
     assert ends.drains == 1
 
 
@@ -81,7 +81,7 @@ async def test_a_break_is_told_while_something_waits(ends: Ends) -> None:
     ends.line.say(MUCH)
     reset(ends.there)
     await parts.eventually(lambda: ends.reasons)
-    assert not ends.line.is_busy
+    assert not ends.line.pending
 
 
 async def test_it_ends_and_it_is_left(ends: Ends) -> None:
