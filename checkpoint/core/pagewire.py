@@ -3,8 +3,9 @@
 | who | message | bytes |
 |---|---|---|
 | taker | GET | kind, process, space, number, image address, size |
+| taker | NOW | as GET: somebody waits for it |
 | taker | DONE | the same, all but the kind 0: every page has come |
-| giver | answer to a GET, in their order | space, number, size, present; then the pages that are not all zeros |
+| giver | answer to a GET or NOW, in their order | space, number, size, present; then the pages that are not all zeros |
 | giver | answer to DONE | the header, all 0 |
 
 `process` is the PID at the source. `space` and `number` are the taker's own, and come back as they went. `present` has
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 
-GET, DONE = 1, 2
+GET, DONE, NOW = 1, 2, 3
 
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIQQ")
@@ -57,7 +58,7 @@ def decode_request(raw: bytes) -> Request:
     """Raises AgentError BAD_REQUEST for what no taker says."""
     one = Request(*_REQUEST.unpack(raw))
     aligned = one.image % PAGE_BYTES == 0 and one.size % PAGE_BYTES == 0
-    if one == Request(DONE) or (one.kind == GET and aligned and 0 < one.size <= CHUNK_BYTES
+    if one == Request(DONE) or (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
                                 and one.image + one.size < _ADDRESS_END):  # fmt: skip
         return one
     raise AgentError(Code.BAD_REQUEST, f"no request for memory: {one}")

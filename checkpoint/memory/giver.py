@@ -165,11 +165,13 @@ class Giver:
 
     def _serve(self, taker: ssl.SSLSocket) -> bool:
         """Answer requests; True when the taker has everything, False when it hung up."""
+        mine = urgency.Urgency()
         while raw := _exactly(taker, pagewire.REQUEST_BYTES):
             one = pagewire.decode_request(raw)
             if one.kind == pagewire.DONE:
                 taker.sendall(pagewire.encode_answer(pagewire.Answer(0, 0, 0)))
                 return True
+            mine.someone_waits(one.kind == pagewire.NOW)
             answer = self._memory.answer(one)
             if delay := self._throttle.delay(len(answer), time.monotonic()):
                 time.sleep(delay)

@@ -2,13 +2,13 @@
 a migration, started by the destination's agent before the freeze.
 
 FOLDER is the migration's work folder. CRIU's restore connects to `lazy-pages.socket` there and hands over a userfaultfd
-for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity", "kill"}`; an empty object comes
+for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity", "runs"}`; an empty object comes
 back. What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and
 which pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it
 goes is in FOLDER/`memory.json` (`checkpoint.memory.status`).
 
-It depends on its agent for nothing and outlives it. When the source is lost it kills the workload, if `kill` says that
-it runs: a page that cannot come must not be taken for zeros, which is what the kernel gives once nobody has the
+It depends on its agent for nothing and outlives it. When the source is lost it kills the workload, if that `runs`
+meanwhile: a page that cannot come must not be taken for zeros, which is what the kernel gives once nobody has the
 userfaultfd any more. For the case that this process is killed, the agent holds duplicates of every userfaultfd then.
 """
 
@@ -55,8 +55,8 @@ class Lost(Exception):
 class Taker:
     """The loop: faults, answers, and CRIU's hand-over."""
 
-    def __init__(self, folder: Path, secured: ssl.SSLContext, *, kill: bool) -> None:
-        self._folder, self._secured, self._kill = folder, secured, kill
+    def __init__(self, folder: Path, secured: ssl.SSLContext, *, runs: bool) -> None:
+        self._folder, self._secured, self._runs = folder, secured, runs
         self._selector = selectors.DefaultSelector()
         self._buffer = uffd.Buffer()
         self._processes: dict[int, Process] = {}
@@ -65,7 +65,8 @@ class Taker:
         self._wanted: dict[str, Any] = {}
         self._connection: Connection | None = None
         self._restored = False
-        self._pace = Pace()
+        self._pace = Pace(runs=runs)
+        self._urgency = urgency.Urgency()
         self._turn = 0
         self._status = Status(folder)
         self._told = time.monotonic()
@@ -142,10 +143,11 @@ class Taker:
         self._selector.register(fd, selectors.EVENT_READ, one.take_events)
 
     def _fault(self, one: Process, address: int) -> None:
+        self._urgency.someone_waits(True)
         self._status.faults += 1
         self._pace.fault(time.monotonic())
         if (found := one.fault(address)) is not None:
-            self._ask(one, found)
+            self._ask(one, found, pagewire.NOW)
 
     # -- the giver
 
@@ -153,8 +155,8 @@ class Taker:
         assert self._connection is not None
         return self._connection
 
-    def _ask(self, one: Process, found: Ask) -> None:
-        request = Request(pagewire.GET, one.pid, one.number, found.number, found.image, found.size)
+    def _ask(self, one: Process, found: Ask, kind: int = pagewire.GET) -> None:
+        request = Request(kind, one.pid, one.number, found.number, found.image, found.size)
         self._dare(lambda: self._giver().say(request))
 
     def _ask_more(self) -> None:
@@ -164,6 +166,7 @@ class Taker:
         for _ in range(len(self._processes)):
             one = self._processes[1 + self._turn % len(self._processes)]
             while room > 0 and (found := one.space.next(size)) is not None:
+                self._urgency.someone_waits(False)
                 self._ask(one, found)
                 room -= 1
             if room <= 0:
@@ -224,7 +227,7 @@ class Taker:
 
     def give_up(self, reason: str) -> None:
         """Kill the workload, where it may run, and say why."""
-        for pidfd in self._victims if self._kill else ():
+        for pidfd in self._victims if self._runs else ():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         self._tell("lost", reason)
@@ -239,7 +242,7 @@ def main() -> None:
         if not order:
             return
         secured = channel.context(order["identity"].encode(), server=False)
-        taker = Taker(Path(sys.argv[1]), secured, kill=order["kill"])
+        taker = Taker(Path(sys.argv[1]), secured, runs=order["runs"])
         signal.signal(signal.SIGUSR1, lambda *_: taker.begin())
         urgency.claim()
         control.send(b"{}")

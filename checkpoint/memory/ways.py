@@ -88,10 +88,10 @@ class Taking:
         self._held: list[int] = []
 
     @classmethod
-    async def start(cls, kernel: Kernel, image_key: bytes, folder: Path, *, later: bool) -> Taking:
-        """`folder` is the migration's work folder. `later`: the workload runs meanwhile, and is killed where its memory
+    async def start(cls, kernel: Kernel, image_key: bytes, folder: Path, *, runs: bool) -> Taking:
+        """`folder` is the migration's work folder. `runs`: the workload does, meanwhile, and is killed where its memory
         is lost; else it stands still, and is the agent's to end. Raises AgentError MEMORY_HELPER."""
-        order = {"identity": _identity(image_key), "kill": later}
+        order = {"identity": _identity(image_key), "runs": runs}
         return cls(kernel, await MemoryHelper.start(kernel, taker.__name__, [str(folder)], order), folder)
 
     @classmethod

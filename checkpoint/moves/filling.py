@@ -39,8 +39,8 @@ class Filling:
     async def prepare(self, key: bytes, work: Path) -> None:
         """Start the taker. Raises AgentError MEMORY_HELPER."""
         if self._taking is None:
-            later = self._record.memory == "post-copy"
-            self._taking = await Taking.start(self._around.kernel, key, work, later=later)
+            runs = self._record.memory == "post-copy"
+            self._taking = await Taking.start(self._around.kernel, key, work, runs=runs)
             self._record.pager = self._taking.identity
 
     def find(self, work: Path) -> None:

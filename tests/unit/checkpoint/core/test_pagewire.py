@@ -12,6 +12,7 @@ from checkpoint.core.pagewire import (
     ANSWER_BYTES,
     DONE,
     GET,
+    NOW,
     REQUEST_BYTES,
     Answer,
     Request,
@@ -25,7 +26,7 @@ from checkpoint.core.pagewire import (
 GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
 
 
-@pytest.mark.parametrize("one", [GOOD, Request(DONE)])
+@pytest.mark.parametrize("one", [GOOD, GOOD._replace(kind=NOW), Request(DONE)])
 def test_a_request_comes_back_as_it_went(one):
     raw = encode_request(one)
     assert len(raw) == REQUEST_BYTES
@@ -36,7 +37,7 @@ def test_a_request_comes_back_as_it_went(one):
     "change",
     [
         {"kind": 0},
-        {"kind": 3},
+        {"kind": 4},
         {"kind": DONE},
         {"size": 0},
         {"size": CHUNK_BYTES + PAGE_BYTES},
