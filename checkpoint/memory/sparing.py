@@ -35,10 +35,11 @@ class Sparing:
     def write(self, path: Path) -> None:
         """After the dump: for each process the ranges that the dump has not, and that were ever written.
 
-        Raises OSError.
+        Raises OSError. A kernel without PAGEMAP_SCAN (before Linux 6.7) answers neither us nor CRIU, which then asks
+        nobody and is spared nothing: that is none.
         """
         self._looking.join()
-        if self._error is not None:
+        if self._error is not None and self._spared:
             raise self._error
         found: dict[int, list[tuple[int, int]]] = {}
         for pid, area in sorted(self._spared):

@@ -1,4 +1,4 @@
-"""`python soft_dirty.py CRIU ARGUMENT…`: CRIU, made to believe that this kernel tracks what processes write.
+"""CRIU, made to believe that this kernel tracks what processes write.
 
 The real CRIU runs, and does all it does; only what a kernel with CONFIG_MEM_SOFT_DIRTY would say is said by somebody
 else (seccomp_unotify(2)), where this kernel has none:
@@ -14,11 +14,9 @@ nothing is restored in: what CRIU makes would have the filter too.
 from __future__ import annotations
 
 import array
-import ctypes
 import fcntl
 import functools
 import os
-import platform
 import re
 import select
 import socket
@@ -34,12 +32,8 @@ from checkpoint.criu.shade import PAGEMAP_SCAN
 from checkpoint.images.folder import entries
 from checkpoint.images.pb import Messages
 from checkpoint.memory import scan
+from tests.harness import bpf
 
-_AUDIT, _READ, _WRITE, _IOCTL, _SECCOMP = {
-    "x86_64": (0xC000003E, 0, 1, 16, 317), "aarch64": (0xC00000B7, 63, 64, 29, 277),
-}[platform.machine()]  # fmt: skip
-_LOAD, _JUMP_IF_EQUAL, _RETURN, _ALLOW, _NOTIFY = 0x20, 0x15, 0x06, 0x7FFF0000, 0x7FC00000
-_NUMBER_AT, _ARCHITECTURE_AT, _SECOND_AT, _THIRD_AT = 0, 4, 24, 32
 _RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
 _QUESTION, _ANSWER = struct.Struct("<QIIiIQ6Q"), struct.Struct("<QqiI")
 _SOFT_DIRTY_REGION, _SOFT_DIRTY_ENTRY = 1 << 7, 1 << 55  # K: linux/fs.h, PAGE_IS_SOFT_DIRTY; mm/pagemap.rst
@@ -58,13 +52,15 @@ def program(folder: Path, criu: Path) -> Path:
     if tracked(criu):
         return criu
     made = folder / "criu"
-    made.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).resolve()} {criu.resolve()} "$@"\n')
+    begin = f"import sys; sys.path.insert(0, '{Path(__file__).parents[2]}'); from {__name__} import main; main()"
+    made.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{begin}" {criu.resolve()} "$@"\n')
     made.chmod(0o755)
     (folder / "python").symlink_to(criu.parent.resolve() / "python")
     return made
 
 
 def main() -> None:
+    """Becomes the CRIU that the first argument names, with the others."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if not child:
@@ -83,20 +79,14 @@ def main() -> None:
 def _install() -> int:
     """Asks about ioctl(…, PAGEMAP_SCAN, …), and about reads of 8 bytes and writes of 2."""
     steps = [
-        (_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_IF_EQUAL, 0, 10, _AUDIT),
-        (_LOAD, 0, 0, _NUMBER_AT), (_JUMP_IF_EQUAL, 0, 2, _IOCTL),
-        (_LOAD, 0, 0, _SECOND_AT), (_JUMP_IF_EQUAL, 7, 6, PAGEMAP_SCAN),
-        (_JUMP_IF_EQUAL, 0, 2, _WRITE), (_LOAD, 0, 0, _THIRD_AT), (_JUMP_IF_EQUAL, 4, 3, 2),
-        (_JUMP_IF_EQUAL, 0, 2, _READ), (_LOAD, 0, 0, _THIRD_AT), (_JUMP_IF_EQUAL, 1, 0, _WORD),
-        (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _NOTIFY),
+        (bpf.LOAD, 0, 0, bpf.ARCHITECTURE_AT), (bpf.JUMP_IF_EQUAL, 0, 10, bpf.AUDIT),
+        (bpf.LOAD, 0, 0, bpf.NUMBER_AT), (bpf.JUMP_IF_EQUAL, 0, 2, bpf.IOCTL),
+        (bpf.LOAD, 0, 0, bpf.SECOND_AT), (bpf.JUMP_IF_EQUAL, 7, 6, PAGEMAP_SCAN),
+        (bpf.JUMP_IF_EQUAL, 0, 2, bpf.WRITE), (bpf.LOAD, 0, 0, bpf.THIRD_AT), (bpf.JUMP_IF_EQUAL, 4, 3, 2),
+        (bpf.JUMP_IF_EQUAL, 0, 2, bpf.READ), (bpf.LOAD, 0, 0, bpf.THIRD_AT), (bpf.JUMP_IF_EQUAL, 1, 0, _WORD),
+        (bpf.RETURN, 0, 0, bpf.ALLOW), (bpf.RETURN, 0, 0, bpf.NOTIFY),
     ]  # fmt: skip
-    packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
-    described = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(packed)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    listener: int = libc.syscall(_SECCOMP, 1, 1 << 3, described)
-    if listener < 0:
-        raise OSError(ctypes.get_errno(), "seccomp")
-    return listener
+    return bpf.install(steps, bpf.NEW_LISTENER)
 
 
 def _supervise(sock: socket.socket, pycriu: Path) -> None:
@@ -120,11 +110,11 @@ def _supervise(sock: socket.socket, pycriu: Path) -> None:
 def _value(tracker: Tracker, asker: int, call: int, fd: int, second: int, third: int) -> int | None:
     """What the call gives; None: whatever the kernel says."""
     link = Path(f"/proc/{asker}/fd/{fd}").readlink()
-    if call == _WRITE:
+    if call == bpf.WRITE:
         return 2 if link.name == "clear_refs" else None
     if link.name != "pagemap":
         return None
-    if call == _READ:
+    if call == bpf.READ:
         return _read_entry(asker, fd, second)
     pid = int(link.parent.name)
     return None if pid == asker else tracker.scan(asker, pid, third)
@@ -215,7 +205,3 @@ def _kernels(pid: int, asked: scan.Argument) -> tuple[list[tuple[int, int, int]]
         count = fcntl.ioctl(pagemap, scan.REQUEST, argument)
     flat = room[: 3 * count]
     return list(zip(flat[::3], flat[1::3], flat[2::3], strict=True)), scan.decode(bytes(argument)).walk_end
-
-
-if __name__ == "__main__":
-    main()

@@ -10,13 +10,16 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from checkpoint.core.areas import BLOCK_BYTES
 from checkpoint.criu import shade
+from checkpoint.memory import scan
 from checkpoint.memory.sparing import Sparing
+from tests.harness.bpf import refuse_ioctl
 from tests.unit.checkpoint.memory.conftest import AREA, SMALL
 
 _ASKER = """
@@ -88,6 +91,23 @@ def test_a_process_that_has_gone_is_an_error_in_words(sleeper, tmp_path):
     sparing = Sparing(read)  # nobody asks: its end is there at once
     with pytest.raises(OSError, match="No such file"):
         sparing.begin([1 << 22])
+
+
+def test_a_kernel_that_cannot_be_asked_spares_criu_nothing(sleeper, tmp_path):
+    """PAGEMAP_SCAN came with Linux 6.7: an older one is asked by CRIU in another way, which nobody answers but it."""
+    read, write = os.pipe()
+    os.close(write)
+    sparing = Sparing(read)
+
+    def begin():
+        refuse_ioctl(scan.REQUEST)
+        sparing.begin([sleeper.pid])
+
+    thread = threading.Thread(target=begin)  # the filter's, and who looks is started by it
+    thread.start()
+    thread.join()
+    sparing.write(tmp_path / "map")
+    assert json.loads((tmp_path / "map").read_text()) == {}
 
 
 def test_where_there_is_no_such_filter_the_program_runs_as_it_would_have(tmp_path):
