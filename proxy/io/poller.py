@@ -100,8 +100,18 @@ class Poller:
         watched.mask = mask
 
     def _dispatch(self) -> None:
+        """More has come meanwhile, often, and the way through the loop and back costs more than another look."""
+        left = MAX_EVENTS
+        while left:
+            ready = self._epoll.poll(0, left)
+            self._handle(ready)
+            left -= len(ready)
+            if len(ready) < 2:  # little is going on: the look would be in vain
+                return
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
         self._batch += 1
-        for descriptor, events in self._epoll.poll(0, MAX_EVENTS):
+        for descriptor, events in ready:
             watched = self._watched.get(descriptor)
             if watched is None or watched.batch == self._batch:
                 continue  # forgotten, or another socket with the same number, since this batch was fetched

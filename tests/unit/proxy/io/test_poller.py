@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
@@ -102,6 +103,22 @@ async def test_a_new_socket_does_not_get_an_old_ones_events(poller: Poller) -> N
         if sock.fileno() >= 0:
             poller.forget(sock)
             sock.close()
+
+
+async def test_the_loop_has_its_turn_however_much_there_is_to_read(poller: Poller) -> None:
+    pairs = [socket.socketpair() for _ in range(3)]
+    called: list[int] = []
+    for number, (one, two) in enumerate(pairs):
+        two.send(b"x")
+        poller.read(one, partial(called.append, number))
+    for _ in range(3):
+        before = len(called)
+        await parts.eventually(lambda before=before: len(called) > before)
+    assert set(called) == {0, 1, 2}
+    for one, two in pairs:
+        poller.forget(one)
+        one.close()
+        two.close()
 
 
 async def test_one_callbacks_failure_is_nobody_elses(poller: Poller, caplog: pytest.LogCaptureFixture) -> None:
