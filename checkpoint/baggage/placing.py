@@ -96,6 +96,8 @@ class Placing:
             kind = scan.kind_of(there)
             if kind is None:
                 raise AgentError(Code.FILE_CONFLICT, f"{self._full(one.path)} is a device or a socket there")
+            if kind is one.kind is Kind.FOLDER and there.st_dev != os.stat(self.ground).st_dev:
+                return None  # something is mounted there too: it stays as it is, and nothing is put into it
             known = scan.entry(one.path, kind, there)
             if kind is Kind.FOLDER and one.kind is Kind.FOLDER and not one.whole:
                 assert parent is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,15 +102,37 @@ def test_a_link_where_a_folder_comes_is_not_followed(folders, tmp_path):
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_folder_on_another_file_system_is_not_entered(folders):
-    (folders.there / "d").mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", str(folders.there / "d")], check=True)
+@contextlib.contextmanager
+def mounted(folder: Path) -> Iterator[None]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
     try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_on_another_file_system_is_not_entered(folders):
+    with mounted(folders.there / "d"):
         folders.pack()
         error = folders.refused()
-    finally:
-        subprocess.run(["umount", str(folders.there / "d")], check=True)
     assert (error.code, "another file system" in error.problem.message) == (Code.FILE_CONFLICT, True)
+
+
+def test_a_folder_for_mounts_on_which_something_is_mounted_there_too_stays_as_it_is(folders):
+    (folders.source / "d/file").unlink()
+    (folders.source / "d").chmod(0o711)
+    (folders.source / "more").write_text("new")
+    with mounted(folders.there / "d"):
+        (folders.there / "d/theirs").touch()
+        before = (folders.there / "d").stat()
+        folders.pack()
+        folders.place()
+        folders.incoming().keep()
+        after = (folders.there / "d").stat()
+        assert (after.st_dev, after.st_mode, after.st_mtime_ns) == (before.st_dev, before.st_mode, before.st_mtime_ns)
+        assert [path.name for path in (folders.there / "d").iterdir()] == ["theirs"]
+    assert (folders.there / "more").read_text() == "new"
 
 
 def test_a_socket_is_neither_sent_nor_replaced(folders):
