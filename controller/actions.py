@@ -147,11 +147,10 @@ class Move(Parties):
         )  # fmt: skip
 
     async def _carry_files(self) -> None:
-        """What there is of them before the freeze; inside it only what has changed since is sent. Where the images go
-        through an archive, the files go with them."""
-        if self._agreed.way != "store":
-            wanted = None if self._agreed.way == "shared" else self.intent.transfer
-            await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
+        """What there is of them before the freeze; inside it only what has changed since is sent."""
+        ways = {"shared": None, "direct": self.intent.transfer, "store": self._depot}
+        wanted = ways[self._agreed.way]
+        await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
     @property
     def copies_before(self) -> bool:

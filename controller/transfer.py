@@ -20,8 +20,8 @@ class Depot(msgspec.Struct, frozen=True):
     archive: agent_api.Archive
     key: agent_api.KeySource
 
-    def storing(self, deadline_seconds: float) -> agent_api.StoreImages:
-        return agent_api.StoreImages(self.archive, self.key, deadline_seconds)
+    def storing(self, deadline_seconds: float, *, files: bool = False) -> agent_api.StoreImages:
+        return agent_api.StoreImages(self.archive, self.key, deadline_seconds, files)
 
     def fetching(self, deadline_seconds: float) -> agent_api.FetchImages:
         return agent_api.FetchImages(self.archive, self.key, deadline_seconds)
@@ -73,19 +73,24 @@ async def agree(
 
 
 async def carry_files(
-    migration: str, source: AgentClient, destination: AgentClient, wanted: Transfer | None, address: str
+    migration: str, source: AgentClient, destination: AgentClient, wanted: Transfer | Depot | None, address: str
 ) -> None:
-    """The workload's files, as they are now, beside where they belong; `wanted`: how they are sent to `address`, where
-    the destination does not see the source's folder. Raises MidstreamError."""
+    """The workload's files, as they are now, beside where they belong; `wanted`: how they are sent to `address`, or
+    where they are stored, where the destination does not see the source's folder. Raises MidstreamError."""
     patience = UNFROZEN_PATIENCE_SECONDS
     packed = await source.outbound(migration, "pack", agent_api.Packed, timeout_seconds=patience)
-    if packed.folder and wanted is not None:
+    if not packed.folder:
+        return
+    if isinstance(wanted, Depot):
+        order = wanted.storing(patience, files=True)
+        await source.outbound(migration, "store", agent_api.Custody, order, timeout_seconds=patience)
+        packed = msgspec.structs.replace(packed, stored=wanted.fetching(patience))
+    elif wanted is not None:
         listening = await _listen(migration, destination, agent_api.ReceiveImages(address, files=True))
-        order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, files=True)
-        await source.outbound(migration, "send", agent_api.Custody, order, timeout_seconds=patience)
+        sending = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, files=True)
+        await source.outbound(migration, "send", agent_api.Custody, sending, timeout_seconds=patience)
         packed = msgspec.structs.replace(packed, folder=listening.folder)
-    if packed.folder:
-        await destination.inbound(migration, "stage", agent_api.Custody, packed, timeout_seconds=patience)
+    await destination.inbound(migration, "stage", agent_api.Custody, packed, timeout_seconds=patience)
 
 
 async def _listen(migration: str, destination: AgentClient, order: agent_api.ReceiveImages) -> agent_api.Receiving:

@@ -49,6 +49,8 @@ class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
     files: int = 0
     size_bytes: int = 0
+    stored: FetchImages | None = None
+    """What is in the folder is fetched from there."""
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

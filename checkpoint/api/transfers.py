@@ -71,15 +71,16 @@ class TransferReport(msgspec.Struct, frozen=True):
 
 
 class StoreImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the images go when they are sealed."""
+    """Where the images go when they are sealed; or the workload's files, at once."""
 
     archive: Archive
     key: KeySource
     deadline_seconds: float
+    files: bool = False
 
 
 class FetchImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where they have been stored, under the migration's name."""
+    """Where they have been stored, under the migration's name, or one made of it."""
 
     archive: Archive
     key: KeySource

@@ -33,7 +33,8 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}\Z")]
 """A file's name and nothing else: no folder, no way out of one, no hidden file."""
-ImageName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")]
+MAX_NAME = 64
+ImageName = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}\Z")]
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,12 +6,12 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from checkpoint.api import ReceiveImages, RestoreWorkload
+from checkpoint.api import Packed, ReceiveImages, RestoreWorkload
 from checkpoint.api import Receiving as ReceivingAnswer
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
 from checkpoint.transfer.receiving import Receiving
-from checkpoint.transfer.storing import Fetching
+from checkpoint.transfer.storing import Fetching, files_image
 
 
 class Arrival:
@@ -32,8 +32,17 @@ class Arrival:
         self._files = self._files or Receiving(key, wanted.host, self._beside)
         return ReceivingAnswer(self._files.port, str(self._beside))
 
+    async def files(self, wanted: Packed) -> Path:
+        """Where the workload's files are; nobody writes them from now on. Raises AgentError."""
+        if wanted.stored is not None:
+            self._beside.mkdir(mode=0o700, exist_ok=True)
+            await self._fetching.fetch(files_image(self._migration), wanted.stored, self._beside, self._here)
+            return self._beside
+        await self.hang_up()
+        return Path(wanted.folder)
+
     async def hang_up(self) -> None:
-        """No more files: nobody writes them from now on."""
+        """No more files."""
         if self._files is not None:
             await self._files.close()
 

@@ -114,8 +114,8 @@ class Inbound(Side):
             self._check(Event.RESTORE)
             if wanted.folder:
                 with self._timed("stage"):
-                    await self._arrival.hang_up()
-                    await asyncio.to_thread(self._incoming.stage, Path(wanted.folder), wanted.digest)
+                    folder = await self._arrival.files(wanted)
+                    await asyncio.to_thread(self._incoming.stage, folder, wanted.digest)
                     await self._arrival.clear()
             return self.custody()
 

@@ -112,11 +112,11 @@ class Outbound(Side):
                 return await asyncio.to_thread(self._outgoing.first) if self._outgoing else Packed("")
 
     async def store(self, wanted: StoreImages) -> Custody:
-        """Have the images go into an archive, once they are sealed."""
+        """Have the images go into an archive, once they are sealed; or the files that were packed, at once."""
         async with self._lock:
-            if not self._shipping.agreed:
+            if wanted.files or not self._shipping.agreed:
                 self._check(Event.STOP)
-                self._shipping.store(wanted, self.record, self._around.here)
+                await self._shipping.store(wanted, self.record, self._around.here, self._outgoing.folder)
             return self.custody()
 
     async def predump(self, wanted: PreDump) -> PreDumped:

@@ -14,7 +14,7 @@ from checkpoint.core.stored import Machine, Manifest
 from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.transfer.sending import Sending
-from checkpoint.transfer.storing import Storing
+from checkpoint.transfer.storing import Storing, files_image
 
 
 class Shipping:
@@ -23,7 +23,7 @@ class Shipping:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._way: Sending | Storing | None = None
-        self._files: Sending | None = None
+        self._files: Sending | Storing | None = None
 
     @property
     def agreed(self) -> bool:
@@ -43,16 +43,27 @@ class Shipping:
             await self._files.close()
             self._files = None
 
-    def store(self, wanted: StoreImages, record: MigrationRecord, here: Machine) -> None:
-        """Into an archive, once they are sealed."""
+    async def store(self, wanted: StoreImages, record: MigrationRecord, here: Machine, packed: Path) -> None:
+        """Into an archive, once they are sealed. The workload's files, which are in `packed`, at once: then it returns
+        when all of them are there. Raises AgentError."""
 
         def draft() -> Manifest:
+            name = files_image(record.migration) if wanted.files else record.migration
             return Manifest(
-                stored.VERSION, record.migration, record.workload, record.argv, time.time(), here, "", [],
+                stored.VERSION, name, record.workload, record.argv, time.time(), here, "", [],
                 record.readdress, "", len(record.members), [], [], [],
             )  # fmt: skip
 
-        self._way = Storing(self._folder, wanted, draft)
+        if not wanted.files:
+            self._way = Storing(self._folder, wanted, draft)
+        elif self._files is None:  # said twice, they are there
+            self._files = Storing(packed, wanted, draft)
+            try:
+                await self._files.finish(store.listing(packed))
+            except BaseException:
+                await self._files.close()
+                self._files = None
+                raise
 
     def watch(self) -> None:
         """A dump begins to write them."""
@@ -90,6 +101,7 @@ class Shipping:
                 one.stop(why)
 
     async def close(self) -> None:
-        if self._way is not None:
-            await self._way.close()
-            self._way = None
+        ways, self._way, self._files = (self._way, self._files), None, None
+        for one in ways:
+            if one is not None:
+                await one.close()

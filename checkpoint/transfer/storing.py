@@ -7,6 +7,7 @@ The same objects as a checkpoint's (`checkpoint.archive`), under the migration's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -18,7 +19,7 @@ from checkpoint.archive import archivist
 from checkpoint.archive.orders import Read, Write, WriteDone
 from checkpoint.core import manifest as tags
 from checkpoint.core.errors import AgentError
-from checkpoint.core.stored import Machine, Manifest
+from checkpoint.core.stored import MAX_NAME, Machine, Manifest
 from checkpoint.transfer.shipment import closed
 
 KEPT_SECONDS = 3600.0
@@ -28,6 +29,14 @@ _DELETE_SECONDS = 10.0
 """An archive that does not answer keeps nobody waiting: the migration is over."""
 
 _LOG = logging.getLogger(__name__)
+
+_FILES = "files."
+
+
+def files_image(migration: str) -> str:
+    """The name that the workload's files have in the archive, as short as a name must be."""
+    return f"{_FILES}{migration[len(_FILES) - MAX_NAME :]}"
+
 
 _PROOF = "proof"
 """What the folder's own manifest is called in the archive, whose manifest is another."""
@@ -59,7 +68,8 @@ class Storing:
     async def finish(self, sizes: Mapping[str, int]) -> TransferReport:
         """Store the sealed folder. Raises AgentError."""
         self.check()
-        (self._folder / _PROOF).hardlink_to(self._folder / tags.NAME)
+        with contextlib.suppress(FileNotFoundError):  # the workload's files are proved by their list's digest
+            (self._folder / _PROOF).hardlink_to(self._folder / tags.NAME)
         draft, one = self._draft(), self._wanted
         self._image = draft.image
         order = Write(one.archive, one.key, str(self._folder), draft, KEPT_SECONDS, one.deadline_seconds, "auto")
@@ -104,7 +114,8 @@ class Fetching:
         work: Coroutine[Any, Any, Manifest] = archivist.carry_out(order, Manifest)
         self._download = asyncio.create_task(work, name="fetch the images")
         await _unless_stopped(self._download, lambda: None)
-        (folder / _PROOF).rename(folder / tags.NAME)
+        with contextlib.suppress(FileNotFoundError):
+            (folder / _PROOF).rename(folder / tags.NAME)
 
     def stop(self) -> None:
         if self._download is not None:

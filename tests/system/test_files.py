@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import Refused
 from controller.core.phases import Action
@@ -22,6 +23,7 @@ from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.lab.readiness import wait_ready
 from controller.migrate import Driver
+from controller.transfer import Depot
 from tests.harness import sidecars
 from tests.harness.keys import key_file
 from tests.harness.leaks import fresh_home
@@ -96,15 +98,20 @@ async def goes_on(pod: Pod, top: str) -> None:
 
 async def test_all_that_it_has_written_moves_with_it_and_home_again(stage):
     look = f"cd {FIRST}; stat -c '%n %F %a %u %g %s %Y %h' sparse link name-1 name-2 private fifo"
+    archive = stage.lab.home / "moves"
+    depot = Depot(agent_api.Archive(str(archive)), key_file(stage.lab.home / "moves.key"))
     async with running(stage, FIRST, "/etc/hostname"):
         there = inside(stage.a, look)
-        for source, destination, way in ((stage.a, stage.b, "direct"), (stage.b, stage.a, "shared")):
+        there_and_back = [(stage.a, stage.b), (stage.b, stage.a)]
+        for (source, destination), way in zip(2 * there_and_back, ("direct", "shared", "store", "shared"), strict=True):
             drivers: list[Driver] = []
-            result = await stage.move("writer", source, destination, transfer=Transfer(way), prepare=drivers.append)
+            how = {"transfer": Transfer(way), "depot": depot, "max_hold_seconds": 30}
+            result = await stage.move("writer", source, destination, **how, prepare=drivers.append)
             assert result.outcome == "succeeded", result.error
             assert result.transfer is not None
             assert result.transfer.way == way
             assert "stage" in drivers[0].move.seconds, "nothing of them came before the freeze"
+            assert not [path for path in archive.rglob("*") if path.is_file()]
             assert not list(Path(destination.images).glob("*.files"))
             await goes_on(destination, FIRST)
             assert inside(destination, look) == there

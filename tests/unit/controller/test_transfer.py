@@ -88,7 +88,7 @@ async def test_what_is_stored_needs_an_archive_with_a_key_and_no_other_agent(pai
 
 
 def packed(folder: str) -> dict[str, Any]:
-    return {"folder": folder, "digest": "d", "files": 2, "size_bytes": 3}
+    return {"folder": folder, "digest": "d", "files": 2, "size_bytes": 3, "stored": None}
 
 
 async def test_files_are_unpacked_where_they_were_packed_if_that_is_seen(pair: Pair) -> None:
@@ -103,6 +103,16 @@ async def test_files_that_are_sent_are_unpacked_where_they_arrived(pair: Pair) -
     assert pair.source.calls == [PACK, SEND]
     assert pair.source.asked[-1][1]["files"] is True
     assert pair.destination.asked[-1] == (STAGE, packed("/there"))
+
+
+async def test_files_that_are_stored_are_fetched_from_there(pair: Pair) -> None:
+    pair.source.answers |= {PACK: packed("/here"), STORE: PREPARED}
+    pair.destination.answers[STAGE] = PREPARED
+    await carry_files("m", pair.to_source, pair.to_destination, DEPOT, "10.0.0.2")
+    assert pair.source.calls == [PACK, STORE]
+    assert pair.source.asked[-1][1]["files"] is True
+    ((call, said),) = pair.destination.asked
+    assert (call, said["digest"], said["stored"]["archive"]["url"]) == (STAGE, "d", "/archive")
 
 
 async def test_without_files_nobody_is_asked_for_more(pair: Pair) -> None:

@@ -1,4 +1,4 @@
-"""The workload's files from agent to agent before the freeze: `Shipping` sends them, `Arrival` receives them."""
+"""The workload's files before the freeze: `Shipping` sends or stores them, `Arrival` receives or fetches them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.api import ReceiveImages, RestoreWorkload, SendImages
+from checkpoint.api import Archive, FetchImages, Packed, ReceiveImages, RestoreWorkload, SendImages, StoreImages
+from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.journal import MigrationRecord
 from checkpoint.core.stored import Machine
 from checkpoint.kernel import Kernel
 from checkpoint.moves.arrival import Arrival
 from checkpoint.moves.shipping import Shipping
+from tests.harness.keys import key_file
 
 KEY = bytes(32)
 HOST = "127.0.0.1"
@@ -50,6 +53,32 @@ async def test_they_are_in_a_folder_of_their_own_once_they_are_sent(arrival, pac
     with pytest.raises(AgentError) as caught:
         await arrival.folder(RestoreWorkload("", ""))
     assert caught.value.code is Code.WRONG_STATE, "they are no images"
+
+
+async def test_by_way_of_an_archive_they_are_there_until_the_move_is_over(arrival, packed, tmp_path):
+    place = Archive(str(tmp_path / "archive")), key_file(tmp_path / "key"), 60.0
+    record = MigrationRecord("m", "w", "source", State.PREPARED)
+    shipping = Shipping(tmp_path / "images")
+    for _ in range(2):
+        await shipping.store(StoreImages(*place, files=True), record, HERE, packed)
+    assert not shipping.agreed, "the images go nowhere yet"
+    there = await arrival.files(Packed("not seen there", stored=FetchImages(*place)))
+    assert there == tmp_path / "beside"
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
+        path.name: path.read_bytes() for path in packed.iterdir()
+    }
+    await shipping.close()
+    assert not [path for path in (tmp_path / "archive").rglob("*") if path.is_file()]
+
+
+async def test_an_archive_that_cannot_be_written_is_an_error_each_time(packed, tmp_path):
+    (tmp_path / "file").touch()
+    wanted = StoreImages(Archive(str(tmp_path / "file/archive")), key_file(tmp_path / "key"), 60.0, files=True)
+    shipping = Shipping(tmp_path / "images")
+    for _ in range(2):
+        with pytest.raises(AgentError) as caught:
+            await shipping.store(wanted, MigrationRecord("m", "w", "source", State.PREPARED), HERE, packed)
+        assert caught.value.code is Code.ARCHIVE_REFUSED
 
 
 async def test_a_destination_that_is_gone_is_an_error_in_words(arrival, packed, tmp_path):
