@@ -7,12 +7,13 @@ import contextlib
 import socket
 import struct
 import subprocess
+from functools import partial
 
-import pytest
+import pytest_asyncio
 
 from proxy.api import LINK_PORT
 from tests.harness.clients import Echo, Stream
-from tests.harness.moving import PORT, scene, until
+from tests.harness.moving import ONE_LOOP, PORT, until
 
 RESETTING = f"""
 table inet breaking {{
@@ -21,11 +22,28 @@ table inet breaking {{
 """
 
 
-@pytest.fixture
-async def stage():
-    async with scene() as made:
-        await made.run_server()
-        yield made
+pytestmark = ONE_LOOP
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(stage):
+    """With the test server in a, and what its pods' proxies have counted before the test began."""
+    await stage.run_server()
+    stage.counted = {(pod.name, what): counted(pod, what) for pod in (stage.a, stage.b) for what in COUNTED}
+    return stage
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def third(stage):
+    yield await stage.lab.create("c")
+    await stage.lab.delete("c")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def plain(stage):
+    """A pod whose links are not encrypted."""
+    yield await stage.lab.create("plain", cleartext_links=True)
+    await stage.lab.delete("plain")
 
 
 def within(pod, *argv: str, text: str = "") -> str:
@@ -49,8 +67,11 @@ async def go_on(clients) -> None:
     await until(lambda: all(c.got > b for c, b in zip(clients, before, strict=True)), "it does not go on", 20)
 
 
-def breaks(pod, what: str = "broken") -> int:
-    """How often links of the pod's proxy broke, or were made again ("resumed")."""
+COUNTED = ("broken", "resumed")
+
+
+def counted(pod, what: str) -> int:
+    """How often links of the pod's proxy broke, or were made again, since it was started."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(pod.proxy_socket))
         sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -60,13 +81,18 @@ def breaks(pod, what: str = "broken") -> int:
     return int(float(found[0].split()[1])) if found else 0
 
 
-async def broken_and_made_again(pod, dials) -> None:
-    """Severs the pod's links; returns when they, and those of the pod that dials, broke, and all are there again."""
-    pods = (pod, dials)
-    before = [breaks(one) for one in pods]
+def breaks(stage, pod, what: str = "broken") -> int:
+    """The same since the test began."""
+    return counted(pod, what) - stage.counted[pod.name, what]
+
+
+async def broken_and_made_again(stage, pod) -> None:
+    """Severs the pod's links; returns when they, and those of a, which dials, broke, and all are there again."""
+    before = [(one, breaks(stage, one)) for one in (pod, stage.a)]
     await asyncio.to_thread(sever, pod)
-    await until(lambda: all(breaks(one) > was for one, was in zip(pods, before, strict=True)), "nothing broke", 20)
-    await until(lambda: breaks(dials, "resumed") == breaks(dials), "not all links were made again", 20)
+    await until(lambda: all(breaks(stage, one) > was for one, was in before), "nothing broke", 20)
+    made = partial(breaks, stage, stage.a, "resumed")
+    await until(lambda: made() == breaks(stage, stage.a), "not all links were made again", 20)
 
 
 async def test_flows_survive_whatever_happens_to_their_links(stage):
@@ -79,7 +105,7 @@ async def test_flows_survive_whatever_happens_to_their_links(stage):
     assert result.outcome == "succeeded", result.error
     await go_on(clients)
     for pod in (stage.a, stage.b, stage.a):  # the initiator's, the acceptor's
-        await broken_and_made_again(pod, stage.a)
+        await broken_and_made_again(stage, pod)
         await go_on(clients)
 
     # A firewall that loses its mind for a moment: the initiator hears of it, the acceptor does not.
@@ -102,10 +128,9 @@ async def test_flows_survive_whatever_happens_to_their_links(stage):
         await asyncio.to_thread(client.finish)
 
 
-async def test_links_that_break_while_flows_switch_to_new_ones(stage):
+async def test_links_that_break_while_flows_switch_to_new_ones(stage, third):
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
     clients.append(Stream(stage.client, stage.a.address, PORT))
-    third = await stage.lab.create("c")
     result = await stage.move("server")
     assert result.outcome == "succeeded", result.error
     pods = (stage.a, stage.b, third)
@@ -153,11 +178,10 @@ async def test_a_reset_is_a_reset_and_no_broken_link(stage):
             break
         await asyncio.sleep(0.05)
     assert not [*await stage.flows(stage.a), *await stage.flows(stage.b)]
-    assert breaks(stage.a) == breaks(stage.b) == 0
+    assert breaks(stage, stage.a) == breaks(stage, stage.b) == 0
 
 
-async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(stage):
-    plain = await stage.lab.create("plain", cleartext_links=True)
+async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(stage, plain):
     result = await stage.move("server", stage.a, plain)
     assert result.outcome == "rolled-back"
     assert "TLS" in result.error.message
@@ -170,12 +194,11 @@ async def test_links_are_encrypted_and_pods_with_cleartext_links_are_told_apart(
         assert stranger.recv(100)[:1] in (b"\x15", b"")  # an alert of TLS's, and no word of ours
 
 
-async def test_pods_whose_links_do_not_go_together_are_told_apart_at_once(stage):
+async def test_pods_whose_links_do_not_go_together_are_told_apart_at_once(stage, plain):
     """In either direction, before anything is touched."""
-    clear = await stage.lab.create("clear", cleartext_links=True)
-    result = await stage.move("server", stage.a, clear)
+    result = await stage.move("server", stage.a, plain)
     assert (result.outcome, result.error.code, result.freeze_seconds) == ("rolled-back", "links-differ", 0)
-    assert "the links of pod clear are in cleartext, those of pod a are TLS" in result.error.message
+    assert "the links of pod plain are in cleartext, those of pod a are TLS" in result.error.message
     assert [phase.name for phase in result.phases] == ["Pending", "Preflight", "RollingBack"]
     client = Echo(stage.client, stage.a.address, PORT)
     await go_on([client])
