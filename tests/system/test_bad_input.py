@@ -25,12 +25,12 @@ EXIT_USAGE = click.UsageError.exit_code
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def standing():
-    """One scene for all tests that move nothing; a Redis runs in a, with a client."""
-    async with scene() as made:
-        await made.run_redis()
-        made.counter = made.connect(made.client, made.a.address, REDIS_PORT)
-        yield made
+async def standing(standing):
+    """For all tests that move nothing a Redis runs in a, with a client."""
+    await standing.run_redis()
+    standing.counter = standing.connect(standing.client, standing.a.address, REDIS_PORT)
+    yield standing
+    await standing.clear()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -1,0 +1,54 @@
+"""Pods as the command line lists and deletes them, and what their proxies relay; sidecars answer on real sockets."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from checkpoint.api import Workload
+from controller.commands import pods
+from controller.core.errors import Refused
+from controller.lab.pod import save
+from proxy.api import Endpoint, FlowView
+from tests.harness.stand_ins import stands
+
+LIST, FLOWS = "GET /v1/workloads", "GET /v1/flows"
+END = Endpoint("10.0.0.9", 1)
+FLOW = FlowView("m", 1, "source", END, END, "", "inbound", "relaying", 0, 0, 0)
+
+
+async def test_each_pod_is_listed_with_what_runs_in_it(capsys):
+    async with stands("a", "b") as (home, (a, b)):
+        a.agent.answers[LIST] = [Workload("w", 20_001, ["server"], "running")]
+        save(msgspec.structs.replace(b.pod, pid1=0))
+        await pods.list_pods(home, as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["alive"], len(row["workloads"])) for row in rows] == [("a", True, 1), ("b", False, 0)]
+    assert rows[0]["address"] == a.pod.address
+
+
+@pytest.mark.parametrize(
+    ("state", "flows", "words"),
+    [("running", [], "pod a runs w"), ("stopped", [FLOW], "pod a runs w"), ("exited", [FLOW], "pod a relays 1 flow")],
+)
+async def test_none_of_them_is_deleted_while_one_is_used(state, flows, words):
+    async with stands("unused", "a") as (home, (unused, a)):
+        unused.agent.answers[LIST], unused.proxy.answers[FLOWS] = [], []
+        a.agent.answers[LIST], a.proxy.answers[FLOWS] = [Workload("w", 20_001, ["server"], state)], flows
+        with pytest.raises(Refused, match=words) as caught:
+            await pods.delete_pods(home, ["unused", "a"], force=False)
+        assert caught.value.code == "pod-in-use"
+        assert "--force" in caught.value.hint
+        assert unused.pod.agent_socket.exists()
+
+
+async def test_the_flows_of_all_living_pods_are_shown_with_their_pod(capsys):
+    async with stands("a", "b", "dead") as (home, (a, b, dead)):
+        a.proxy.answers[FLOWS], b.proxy.answers[FLOWS] = [FLOW], []
+        save(msgspec.structs.replace(dead.pod, pid1=0))
+        await pods.show_flows(home, as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["pod"], row["flow"], row["state"]) == ("a", 1, "relaying")
+    assert dead.proxy.asked == []
