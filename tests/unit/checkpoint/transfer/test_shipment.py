@@ -129,6 +129,7 @@ def test_a_slow_wire_makes_it_compress_and_a_short_parcel_says_nothing_of_the_wi
     shipment = Shipment(mode=Mode.AUTO)
     for _ in range(20):
         shipment.went(1000, 1000, 0.0, 10.0)
+    assert shipment.squeeze.report().wire_bytes_per_second == 0
     assert not shipment.wants_compression()
     for _ in range(20):
         shipment.went(CHUNK_BYTES, CHUNK_BYTES, 0.0, 1.0)
