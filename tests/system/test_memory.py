@@ -167,10 +167,10 @@ async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_
 
 
 @pytest.mark.parametrize("module", ["giver", "taker"])
-async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_copy_runs(stage, module):
-    await filled(stage)
-    async with giving_stands_still(stage) as (moving, giver):
-        (victim,) = helpers(stage.a, "giver") if module == "giver" else helpers(stage.b, "taker")
+async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_copy_runs(own_stage, module):
+    await filled(own_stage)
+    async with giving_stands_still(own_stage) as (moving, giver):
+        (victim,) = helpers(own_stage.a, "giver") if module == "giver" else helpers(own_stage.b, "taker")
         os.kill(victim, signal.SIGKILL)
         if module == "taker":
             os.kill(giver, signal.SIGCONT)
@@ -179,7 +179,7 @@ async def test_memory_that_cannot_come_any_more_is_a_failure_in_words_and_no_cop
     assert result.error is not None
     assert result.error.code == "memory-lost"
     assert "had not all of its memory yet when the" in result.error.message
-    await until(lambda: not copies(stage.b), "the copy without its memory does not end")
-    async with AgentClient("agent", stage.b.agent_socket) as agent:
+    await until(lambda: not copies(own_stage.b), "the copy without its memory does not end")
+    async with AgentClient("agent", own_stage.b.agent_socket) as agent:
         with pytest.raises(MidstreamError):
             await agent.outbound(result.migration, "stop", dict)
