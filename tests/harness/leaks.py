@@ -115,11 +115,11 @@ def _namespaces() -> Iterator[str]:
 
 
 def _links() -> Iterator[str]:
-    with IPRoute() as ip:
-        for link in ip.get_links():
-            alias = str(link.get("IFLA_IFALIAS") or "")
+    for link in Path("/sys/class/net").iterdir():  # by netlink it takes ten times as long, twice a test
+        with contextlib.suppress(OSError):  # one that goes just now
+            alias = (link / "ifalias").read_text().strip()
             if alias.startswith(HOMES):
-                yield f"link {link.get('IFLA_IFNAME')} of {alias}"
+                yield f"link {link.name} of {alias}"
 
 
 def _tables() -> list[str]:

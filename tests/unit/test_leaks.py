@@ -34,19 +34,24 @@ def test_an_orphan_of_a_process_that_has_ended():
     assert leaks.left_since(before, machine=False) == []
 
 
-def test_a_home_a_mount_and_a_table():
+def test_a_home_a_link_a_mount_and_a_table():
     before = leaks.take(machine=True)
     home = leaks.fresh_home()
     home.mkdir()
+    bridge = f"mst{os.getpid()}"
+    subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
+    subprocess.run(["ip", "link", "set", bridge, "alias", str(home)], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", home], check=True)
     subprocess.run(["nft", "add", "table", "inet", home.name], check=True)
     left = leaks.left_since(before, machine=True)
     subprocess.run(["nft", "delete", "table", "inet", home.name], check=True)
+    subprocess.run(["ip", "link", "delete", bridge], check=True)
     subprocess.run(["umount", home], check=True)
     home.rmdir()
     # Others may work on this machine, and a lab of theirs be half-way taken away: that settles, but not at once.
     assert [line for line in left if home.name in line] == [
         f"home {home}",
+        f"link {bridge} of {home}",
         f"mount {home}",
         f"nft table inet {home.name}",
     ]
