@@ -36,7 +36,10 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--memory", default="4G", help="its memory, as QEMU reads it (%(default)s)")
     parser.add_argument("--seconds", type=int, default=3600, help="it is ended after this long (%(default)s)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments: .venv/bin is in its PATH")
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    if not chosen.command:
+        parser.error("which command? make vm ARGS='COMMAND'")
+    return chosen
 
 
 def main() -> int:
