@@ -67,7 +67,7 @@ async def test_idle_for_longer_than_either_end_waits_for_a_sign_of_life(stage, t
     for each in alive:
         sock.setsockopt(*each)
     for text in ("before", "after"):
-        # A second, a probe, a second, another, and a second without an answer; one alone a busy machine may be late for.
+        # A second, a probe, a second, another, and a second without an answer; a busy machine is late for one alone.
         await asyncio.sleep(3.3)
         sock.sendall(text.encode())
         assert told.do("sock.recv(9).decode()") == text
