@@ -133,7 +133,7 @@ class Checkpoints:
         key = secrets.token_hex(tags.KEY_BYTES)
         await self._custodian.prepare_inbound(migration, PrepareInbound(workload, argv, key), "clone")
         try:
-            _, digest = await self._store.seal(folder, bytes.fromhex(key), store.listing(folder), {}, {})
+            _, digest = await self._store.seal(folder, bytes.fromhex(key), store.listing(folder), {})
             inbound = self._custodian.inbound(migration)
             restored = await inbound.restore(RestoreWorkload(str(folder), digest))
             await inbound.resume()

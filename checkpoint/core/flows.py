@@ -39,7 +39,6 @@ _EVERY_ADDRESS = ("0.0.0.0", "::")
 class InetSocket(msgspec.Struct, frozen=True):
     """An inet_sk_entry of files.img, without what nobody here asks for."""
 
-    file_id: int
     ino: int
     type: int
     proto: int
@@ -123,6 +122,13 @@ def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Cont
         if held.socket.ino not in in_hand:
             raise AgentError(Code.UNSUPPORTED_SOCKET, _adrift(held.socket))
     return found
+
+
+def agree(one: Held, other: Held) -> bool:
+    """Whether two accounts of a connection say the same of what the proxy is told."""
+    mine, theirs = one.socket, other.socket
+    ends = (mine.local, mine.peer) == (theirs.local, theirs.peer)
+    return ends and (mine.state, one.direction) == (theirs.state, other.direction)
 
 
 def direction_of(local: End, listening: Set[End]) -> Direction:

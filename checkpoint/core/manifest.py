@@ -2,7 +2,7 @@
 
 Every file, memory pages included, is named with its size and the **tags** of its chunks: GMAC, which is AES-256-GCM
 with the chunk as associated data and nothing to encrypt (NIST SP 800-38D, 3), under a key that only the two agents of
-the migration have. A tag's nonce is the file's place (`places`) and the chunk's in the file, so no tag stands for
+the migration have. A tag's nonce is the file's place (`places`) plus the chunk's in the file, so no tag stands for
 another place than its own. Names, sizes and order are proved by the SHA-256 of the manifest itself, which travels from
 agent to agent through the controller, not beside the images.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,8 +37,15 @@ TAG_BYTES = 16
 _PAGES = re.compile(rf"({chain.ROUND})?pages-(0|[1-9][0-9]{{0,5}})\.img")
 _PAGES_BITS = 20
 """As many have that number, of each round of a pre-copy; with 999 rounds that is less than 2^31."""
-_PAGES_FROM = 1 << 31
-_NONCE = struct.Struct(">IQ")  # 12 bytes: the size that GCM takes as it is (SP 800-38D, 8.2.1)
+_STREAM = re.compile(r"tcp-stream-(0|[1-9a-f][0-9a-f]{0,7})\.img")
+
+NONCE_BYTES = 12
+"""The size that GCM takes as it is (SP 800-38D, 8.2.1)."""
+_CHUNKS_BITS = 64
+_STREAM_CHUNKS_BITS = 24
+"""A queue of 16 TiB: there is none."""
+_STREAMS_FROM, _PAGES_FROM = 1 << 30, 1 << 31
+"""Beyond every list: no manifest has as many lines."""
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -61,15 +67,34 @@ def is_pages(name: str) -> bool:
     return _PAGES.fullmatch(name) is not None
 
 
+def inode_of(name: str) -> int | None:
+    """Which connection's state the file holds: tcp-stream-<inode>.img (criu: image-desc.c); or None."""
+    found = _STREAM.fullmatch(name)
+    return int(found[1], 16) if found else None
+
+
 def place_of_pages(name: str) -> int:
     """The place of a file that holds memory: known before the list is, for it is tagged while CRIU writes it."""
     number, own = chain.split(name)
-    return _PAGES_FROM + (number << _PAGES_BITS) + int(own.removeprefix("pages-").removesuffix(".img"))
+    index = int(own.removeprefix("pages-").removesuffix(".img"))
+    return _PAGES_FROM + (number << _PAGES_BITS) + index << _CHUNKS_BITS
+
+
+def place_of_stream(inode: int) -> int:
+    """The place of a connection's file, which is tagged while CRIU is at the next one."""
+    return (_STREAMS_FROM << _CHUNKS_BITS) + (inode << _STREAM_CHUNKS_BITS)
 
 
 def places(names: Iterable[str]) -> dict[str, int]:
-    """Each file's place: in the sorted list, but for those that hold memory, whose numbers are beyond every list."""
-    return {name: place_of_pages(name) if is_pages(name) else at for at, name in enumerate(sorted(names))}
+    """The nonce of each file's first chunk: a place of its own, or that in the sorted list of all."""
+    return {name: _place(name, at) for at, name in enumerate(sorted(names))}
+
+
+def _place(name: str, at: int) -> int:
+    if is_pages(name):
+        return place_of_pages(name)
+    inode = inode_of(name)
+    return at << _CHUNKS_BITS if inode is None else place_of_stream(inode)
 
 
 def chunk_count(size: int) -> int:
@@ -79,7 +104,7 @@ def chunk_count(size: int) -> int:
 
 def nonce(place: int, chunk: int) -> bytes:
     """The nonce of one chunk's tag: no two chunks of a folder have the same."""
-    return _NONCE.pack(place, chunk)
+    return (place + chunk).to_bytes(NONCE_BYTES, "big")
 
 
 def encode(manifest: Manifest) -> bytes:

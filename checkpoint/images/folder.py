@@ -216,7 +216,6 @@ class Images:
 
 def _socket(one: Message) -> flows.InetSocket:
     return flows.InetSocket(
-        file_id=one.id,
         ino=one.ino,
         type=one.type,
         proto=one.proto,

@@ -72,18 +72,16 @@ def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:
     return [_tag_span(f"{folder}/{one.name}", cipher, one) for one in work]
 
 
-def prove(key: bytes, places: Mapping[str, int], contents: Mapping[str, bytes]) -> dict[str, manifest.Proof]:
-    """The proofs of files whose contents are at hand; `places` has each one's place (`manifest.places`)."""
-    cipher = AESGCM(key)
-    return {name: manifest.Proof(_tags_of(cipher, places[name], raw), len(raw)) for name, raw in contents.items()}
-
-
-def _tags_of(cipher: AESGCM, place: int, raw: bytes) -> tuple[bytes, ...]:
-    if len(raw) <= manifest.CHUNK_BYTES:
-        return (cipher.encrypt(manifest.nonce(place, 0), b"", raw),)
+def proof(cipher: AESGCM, place: int, raw: bytes) -> manifest.Proof:
+    """Of a file whose content is at hand; `place`: see `manifest.places`."""
     step = manifest.CHUNK_BYTES
-    pieces = (memoryview(raw)[start : start + step] for start in range(0, len(raw), step))
-    return tuple(cipher.encrypt(manifest.nonce(place, at), b"", piece) for at, piece in enumerate(pieces))
+    view = memoryview(raw)
+    tags = (cipher.encrypt(manifest.nonce(place, at), b"", view[at * step : (at + 1) * step]) for at in _chunks(raw))
+    return manifest.Proof(tuple(tags), len(raw))
+
+
+def _chunks(raw: bytes) -> range:
+    return range(manifest.chunk_count(len(raw)))
 
 
 def _tag_span(path: str, cipher: AESGCM, span: Span) -> list[bytes]:

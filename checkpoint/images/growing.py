@@ -58,14 +58,13 @@ class Growing:
 
     def _tag(self, name: str, size: int) -> None:
         tags = self.tags.setdefault(name, [])
+        place = manifest.place_of_pages(name)
         fd = os.open(self._folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             while len(tags) < size // manifest.CHUNK_BYTES and not self._over.is_set():
                 chunk = len(tags)
                 if os.preadv(fd, [self._buffer], chunk * manifest.CHUNK_BYTES) < manifest.CHUNK_BYTES:
                     return
-                tags.append(
-                    self._cipher.encrypt(manifest.nonce(manifest.place_of_pages(name), chunk), b"", self._buffer)
-                )
+                tags.append(self._cipher.encrypt(manifest.nonce(place, chunk), b"", self._buffer))
         finally:
             os.close(fd)

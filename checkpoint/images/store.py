@@ -93,27 +93,22 @@ class Store:
         return Manifest(await self.prove(folder, key, sizes, sizes))
 
     async def seal(
-        self,
-        folder: Path,
-        key: bytes,
-        dumped: Mapping[str, int],
-        pages: Mapping[str, Proof],
-        known: Mapping[str, bytes],
+        self, folder: Path, key: bytes, dumped: Mapping[str, int], proved: Mapping[str, Proof]
     ) -> tuple[Manifest, str]:
         """Write the folder's manifest; give it and its digest.
 
-        `dumped` is the folder's listing right after the dump, `pages` what was proved of it by then, and `known` has
-        the content of some files: that is signed for, whatever the file has become meanwhile. Once for each key: a
-        second time would tag what may have been edited since with the nonces of the first. Raises AgentError
-        IMAGE_DAMAGED where a file came, went, or is a page file of another size.
+        `dumped` has the names of its files right after the dump, and `proved` what is signed for already: that stands,
+        whatever the file has become meanwhile. Once for each key: a second time would tag what may have been edited
+        since with the nonces of the first. Raises AgentError IMAGE_DAMAGED where a file came, went, or is of another
+        size than was proved.
         """
         sizes = listing(folder)
         manifests.compare_names(dumped, sizes)
-        for name, one in pages.items():
+        for name, one in proved.items():
             if sizes[name] != one.size:
                 raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was dumped")
-        rest = await self.prove(folder, key, sizes, [name for name in sizes if name not in pages and name not in known])
-        found = Manifest({**pages, **gmac.prove(key, manifests.places(sizes), known), **rest})
+        rest = await self.prove(folder, key, sizes, [name for name in sizes if name not in proved])
+        found = Manifest({**proved, **rest})
         raw = manifests.encode(found)
         files.write(f"{folder}/{manifests.NAME}", raw)
         return found, manifests.digest(raw)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
@@ -21,7 +22,15 @@ _LOG = logging.getLogger(__name__)
 DUMP_TRIES = 3
 """The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
 
-Tagging = Callable[[Tags], AbstractContextManager[None]]
+
+class Beside(NamedTuple):
+    """What is done with the images while CRIU writes them."""
+
+    shipping: Shipping
+    tagging: Callable[[Tags], AbstractContextManager[None]]
+    """Given the tags of what is there before."""
+    again: Callable[[], Awaitable[None]]
+    """All of that dump was in vain; there will be another."""
 
 
 class Dumping:
@@ -51,34 +60,35 @@ class Dumping:
             raise
         return helper
 
-    async def dump(self, tree: Tree, folders: Folders, shipping: Shipping, tagging: Tagging) -> DumpReport:
-        """Dump the stopped tree, and have what is written shipped, and tagged meanwhile. Raises AgentError.
+    async def dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
+        """Dump the stopped tree. Raises AgentError.
 
         Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue.
         """
         for _ in range(DUMP_TRIES - 1):
             try:
-                return await self._dump_once(tree, folders, shipping, tagging)
+                return await self._dump_once(tree, folders, beside)
             except AgentError as error:
                 if error.code is not Code.QUEUE_MOVED:
                     raise
                 _LOG.info("%s: %s: dumping once more", self._record.migration, error)
-                shipping.restart()
+                beside.shipping.restart()
+                await beside.again()
                 self._rounds.forget()
                 self._around.store.make(self._record.migration)
-        return await self._dump_once(tree, folders, shipping, tagging)
+        return await self._dump_once(tree, folders, beside)
 
-    async def _dump_once(self, tree: Tree, folders: Folders, shipping: Shipping, tagging: Tagging) -> DumpReport:
+    async def _dump_once(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         helper = self._helper or await self._start()
         self._helper = None
         if self._giving is not None:
             await self._giving.open(tree.pids)
-        shipping.watch()
+        beside.shipping.watch()
         seen = stat(helper.pid)
         self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
         self._around.save()
         try:
-            with tagging(self._rounds.tags):
+            with beside.tagging(self._rounds.tags):
                 return await self._around.engine.dump(
                     helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,
                     parent=self._rounds.parent,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -35,9 +34,10 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.ahead import Ahead
-from checkpoint.moves.dumping import Dumping
+from checkpoint.moves.dumping import Beside, Dumping
 from checkpoint.moves.ending import Ending
 from checkpoint.moves.handing import Handing
+from checkpoint.moves.handover import Handover
 from checkpoint.moves.lease import Lease
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
@@ -45,7 +45,6 @@ from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets.adopt import Adoption
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,16 +58,16 @@ class Outbound(Side):
     ) -> None:  # fmt: skip
         """`image_key` is "" for a migration that an agent before this one prepared: it is over, or goes back."""
         super().__init__(around, record, image_key)
-        self._adoption: Adoption | None = None
         self._allow_loss = allow_loss
         self._folders = around.store.folders(record.migration)
         self._outgoing = Outgoing(around.store.beside(record.migration), around.layer, files.named, arrived)
         self._snapshot = Snapshot(around, self._folders, self._key)
+        self._handover = Handover(around, record.migration, self._folders.images, self._key, self._proxy_lost)
         self._shipping = Shipping(self._folders.images)
         self._rounds = Rounds(around, record, self._folders, self._shipping, self._key)
         self._dumping = Dumping(around, record, files.ghost_limit_bytes, self._rounds)
         self._lease = Lease(around.kernel, self._expire)
-        self._ending = Ending(around, record.migration, self._kill, self._close_adoption)
+        self._ending = Ending(around, record.migration, self._kill, self._handover.close)
         self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
         self._handing = Handing(around, record)
         self._beacon: Beacon | None = None
@@ -157,11 +156,13 @@ class Outbound(Side):
         tree, images = self._required_tree(), self._folders.images
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
-            await asyncio.to_thread(self._snapshot.give_up, tree)
-        looking = self._around.spawn(asyncio.to_thread(self._snapshot.look, tree), "look at the sockets")
+            await asyncio.to_thread(self._handover.give_up, tree)
+        self._handover.watch()
+        looking = self._around.spawn(self._handover.look(tree), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         try:
-            report = await self._dumping.dump(tree, self._folders, self._shipping, self._snapshot.tagging)
+            beside = Beside(self._shipping, self._snapshot.tagging, self._handover.again)
+            report = await self._dumping.dump(tree, self._folders, beside)
         finally:
             options, _ = await asyncio.gather(looking, packing)
         self._shipping.check()
@@ -172,22 +173,13 @@ class Outbound(Side):
         return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
     async def adopt(self) -> Adopted:
-        return await self._once(Event.ADOPT, "adopt", self._adopt)
-
-    async def _adopt(self) -> Adopted:
-        legs: list[msgspec.Raw] = []
-        if self._snapshot.sort():
-            self._adoption = Adoption(self._around.adopt_path, self.record.migration, self._proxy_lost)
-            legs = await self._snapshot.adopt(self._adoption)
-        self._snapshot.close_sockets()
-        found = self._snapshot.sorted
-        return Adopted(len(found.flows), len(found.listeners), msgspec.Raw(b"[" + b",".join(map(bytes, legs)) + b"]"))
+        return await self._once(Event.ADOPT, "adopt", self._handover.finish)
 
     async def seal(self) -> Sealed:
         return await self._once(Event.SEAL, "seal", self._seal)
 
     async def _seal(self) -> Sealed:
-        found, digest = await self._snapshot.seal(self.record.readdress)
+        found, digest = await self._snapshot.seal(self.record.readdress, self._handover)
         return await self._shipping.finish(digest, found.image_bytes)
 
     async def commit(self) -> Custody:
@@ -234,14 +226,11 @@ class Outbound(Side):
     async def _release(self, reason: str, *, expired: bool = False) -> None:
         self._lease.disarm()
         await self._handing.close()
-        if self._adoption is not None:
-            # A proxy that is dead or deaf has let go already, or its legs are mended below.
-            with suppress(AgentError):
-                await self._adoption.release()
-        self._close_adoption()
+        await self._handover.release()
         self._snapshot.close()
         if self._tree is not None:
-            self._around.engine.release(self._tree, self._snapshot.reuse_address(), self._snapshot.backlogs())
+            handed = self._handover
+            self._around.engine.release(self._tree, handed.reuse_address(), handed.backlogs())
             self._tree.close()
             self._tree = None
         self._apply(Event.RELEASE, reason=reason, expired=expired)
@@ -284,8 +273,3 @@ class Outbound(Side):
             await self.release(reason, expired=expired)
         except AgentError as error:
             _LOG.info("%s: nothing to release: %s", self.record.migration, error)
-
-    def _close_adoption(self) -> None:
-        if self._adoption is not None:
-            self._adoption.close()
-            self._adoption = None

@@ -10,10 +10,11 @@ import secrets
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from checkpoint.core import flows, manifest, options, readdress
 from checkpoint.core.journal import Journal
-from checkpoint.images import files
+from checkpoint.images import files, gmac
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Message, Messages
 from checkpoint.images.store import Store, listing, read
@@ -87,8 +88,9 @@ async def _seal(folder: Path, messages: Messages, store: Store) -> None:
     images.edit_sockets({"127.0.0.1": "127.0.0.3"}, [])
     key = secrets.token_bytes(manifest.KEY_BYTES)
     dumped = listing(folder)
-    pages = await store.prove(folder, key, dumped, filter(manifest.is_pages, dumped))
-    known = {stream.name: stream.raw for stream in streams.values()}
-    sealed, digest = await store.seal(folder, key, dumped, pages, known)
+    proved = await store.prove(folder, key, dumped, filter(manifest.is_pages, dumped))
+    for ino, stream in streams.items():
+        proved[stream.name] = gmac.proof(AESGCM(key), manifest.place_of_stream(ino), stream.raw)
+    sealed, digest = await store.seal(folder, key, dumped, proved)
     manifest.compare(read(folder, digest), await store.survey(folder, key))
     assert sealed.image_bytes

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -99,6 +99,13 @@ class Given(NamedTuple):
     sock: socket.socket
 
 
+class Taken(NamedTuple):
+    """One message's sockets, which the proxy has, and the legs of the flows among them, in the same order."""
+
+    given: Sequence[Given]
+    legs: list[msgspec.Raw]
+
+
 def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
     """Raises AgentError PROXY_REFUSED."""
     try:
@@ -134,7 +141,7 @@ class Adoption:
         self._migration = migration
         self._lost = lost
         self._watching = False
-        self._unanswered = 0
+        self._unanswered: deque[Sequence[Given]] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.connect(path)  # a unix connect waits for nobody: the listener's queue is there or it is not
@@ -145,53 +152,61 @@ class Adoption:
             ) from error
         self._socket.setblocking(False)
 
-    async def adopt(self, given: Iterator[Given], flows: int) -> list[msgspec.Raw]:
-        """Give all sockets, chunk by chunk, and return the legs of the `flows` among them; then watch the proxy.
+    async def give(self, given: Sequence[Given], flows: int) -> list[Taken]:
+        """Give one message's sockets, CHUNK at most; `flows` is how many flows all messages have together.
 
-        What `given` does to make the next chunk is done while the proxy is at the last one. Raises AgentError
+        Gives what the proxy has by now: while it is at one message, the next can be made. Raises AgentError
         PROXY_REFUSED or PROXY_UNREACHABLE.
         """
-        legs: list[msgspec.Raw] = []
-        while chunk := list(islice(given, CHUNK)):
-            request = _Adopt(self._migration, [one.say for one in chunk], flows)
-            self._say(request, [one.sock.fileno() for one in chunk])
-            if self._unanswered == AHEAD:
-                legs += (await self._answer()).legs
-        while self._unanswered:
-            legs += (await self._answer()).legs
-        self._watch()
-        return legs
+        self._say(_Adopt(self._migration, [one.say for one in given], flows), given)
+        return [await self._taken() for _ in range(len(self._unanswered) - AHEAD + 1)]
+
+    async def settle(self) -> list[Taken]:
+        """Wait until the proxy has everything, and give what had not been answered. Raises AgentError."""
+        return [await self._taken() for _ in range(len(self._unanswered))]
+
+    def watch(self) -> None:
+        """Everything is settled: from now on the proxy says nothing unasked, so whatever can be read is its end."""
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._ended)
+        self._watching = True
 
     async def release(self) -> None:
         """Tell the proxy to let go; a proxy that is dead already has."""
         self._unwatch()
-        while self._unanswered:
-            await self._late_answer()
-        self._say(_Release(self._migration), [])
+        await self.drain()
+        self._say(_Release(self._migration), ())
         await self._answer()
+
+    async def drain(self) -> None:
+        """Wait for the answers to what is on its way, since something else failed: a refusal does not matter any more.
+
+        Raises AgentError PROXY_UNREACHABLE.
+        """
+        while self._unanswered:
+            try:
+                await self._answer()
+            except AgentError as error:
+                if error.code is not Code.PROXY_REFUSED:
+                    raise
 
     def close(self) -> None:
         self._unwatch()
         self._socket.close()
 
-    async def _late_answer(self) -> None:
-        """To what was on its way when something else failed: whether it was refused does not matter any more."""
+    def _say(self, request: _Adopt | _Release, given: Sequence[Given]) -> None:
         try:
-            await self._answer()
-        except AgentError as error:
-            if error.code is not Code.PROXY_REFUSED:
-                raise
-
-    def _say(self, request: _Adopt | _Release, fds: list[int]) -> None:
-        try:
-            socket.send_fds(self._socket, [msgspec.json.encode(request)], fds)
+            socket.send_fds(self._socket, [msgspec.json.encode(request)], [one.sock.fileno() for one in given])
         except OSError as error:
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not listen: {error}") from error
-        self._unanswered += 1
+        self._unanswered.append(given)
+
+    async def _taken(self) -> Taken:
+        given = self._unanswered[0]
+        return Taken(given, (await self._answer()).legs)
 
     async def _answer(self) -> _Answer:
         """The answer to the oldest request that has none yet."""
-        self._unanswered -= 1
+        self._unanswered.popleft()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await readable(self._socket.fileno())
@@ -208,16 +223,11 @@ class Adoption:
             raise AgentError(Code.PROXY_REFUSED, f"the proxy refused: {answer.error.message}", hint=answer.error.hint)
         return answer
 
-    def _watch(self) -> None:
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._ended)
-        self._watching = True
-
     def _unwatch(self) -> None:
         if self._watching:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._watching = False
 
     def _ended(self) -> None:
-        """The proxy says nothing unasked: whatever can be read now is its end."""
         self._unwatch()
         self._lost()

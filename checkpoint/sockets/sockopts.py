@@ -12,6 +12,7 @@ from checkpoint.core.sockopts import SocketOption, SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import OpenSocket
+from checkpoint.sockets.live import state_of
 
 FILE = "socket-options.json"
 """A file of ours among the images: a list of `SocketOptions`."""
@@ -24,7 +25,7 @@ def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
     usual = {(family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind}
     found: list[SocketOptions] = []
     for one in opened:
-        kind = _KINDS.get(one.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0], _Kind.CONNECTED)
+        kind = _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
         options = usual[one.sock.family, kind].lost(one.sock)
         if kind is _Kind.CONNECTED:
             options += _lost_clamp(one.sock)
@@ -54,7 +55,7 @@ class _Kind(Enum):
 
 
 _KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
-"""By TCP_INFO's first byte, the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
+"""By the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
 
 
 def _lost_clamp(sock: socket.socket) -> list[tuple[str, int, int, str]]:

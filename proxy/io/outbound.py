@@ -179,9 +179,9 @@ class OutboundMigration:
 
     def _leg(self, item: AdoptedSocket, sock: socket.socket, snapshot: Snapshot, live: Live) -> Leg:
         """What the destination is to build for a flow, which is kept from now on."""
-        if item.flow in self.legs:  # said twice
+        if item.flow in self.legs:
             sock.close()
-            return self.legs[item.flow]
+            return self._leg_again(item, snapshot, live)
         peer, local = address.unmapped(item.peer), address.unmapped(item.local)
         inherited = self.context.legs.get((local, peer)) if self.context.legs else None
         if inherited:
@@ -202,6 +202,15 @@ class OutboundMigration:
                 flow.bind(dialled)
 
         self._later.add(keep)
+        return leg
+
+    def _leg_again(self, item: AdoptedSocket, snapshot: Snapshot, live: Live) -> Leg:
+        """CRIU has dumped once more, or the agent has not heard our answer: the last account of a flow counts."""
+        old = self.legs[item.flow]
+        flow = self.flows[old.flow]
+        flow.snapshot, flow.live = snapshot, live
+        leg = make_leg(old.flow, old.peer, old.app, snapshot, live, old.link, given_up=old.given_up)
+        self.legs[item.flow] = leg
         return leg
 
     def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:

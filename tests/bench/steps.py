@@ -44,7 +44,7 @@ STEPS = (
     Step("source's agent: dump", _agent("dump"), 1),
     Step("CRIU's own account of it", _dump_work, 2),
     Step("Adopting", _phase("Adopting")),
-    Step("source's agent: adopt, its proxy's part included", _agent("adopt"), 1),
+    Step("source's agent: adopt what is left after the dump", _agent("adopt"), 1),
     Step("Transferring", _phase("Transferring")),
     Step("source's agent: seal", _agent("seal"), 1),
     Step("destination's proxy: build the legs", _call("BUILD_LEGS"), 1),

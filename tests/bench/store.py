@@ -111,7 +111,7 @@ async def _loose(folder: Path, cases: int) -> Damage:
     images = store.make("m").images
     for name, size in ((PAGES, tags.CHUNK_BYTES + 60_000), ("files.img", 3_000), ("core-1.img", 500)):
         (images / name).write_bytes(os.urandom(size))
-    _, digest = await store.seal(images, key, stores.listing(images), {}, {})
+    _, digest = await store.seal(images, key, stores.listing(images), {})
     detected, chance = 0, random.Random(2)
     for _ in range(cases):
         with _damaged(images, chance):

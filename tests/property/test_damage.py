@@ -101,7 +101,7 @@ def test_every_damage_is_found_and_named():
         store = Store(Path(name))
         folder = store.make("m").images
         make(folder, content)
-        sealed, _ = runner.run(store.seal(folder, KEY, stores.listing(folder), {}, {}))
+        sealed, _ = runner.run(store.seal(folder, KEY, stores.listing(folder), {}))
         content[m.NAME] = (folder / m.NAME).read_bytes()
         for _ in range(CASES):
             damage = chance.choice(DAMAGES)

@@ -24,7 +24,7 @@ def mapped(host: str) -> tuple[int, ...]:
 def sock(number, source, source_port, destination=ANY4, destination_port=0, state=tcp.ESTABLISHED, **more):
     given = {"type": flows.SOCK_STREAM, "proto": flows.IPPROTO_TCP, "backlog": 5, "reuse_address": False} | more
     return InetSocket(
-        file_id=number, ino=number, state=state, source=source, source_port=source_port, destination=destination,
+        ino=number, state=state, source=source, source_port=source_port, destination=destination,
         destination_port=destination_port, **given,
     )  # fmt: skip
 

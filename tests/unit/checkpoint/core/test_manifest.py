@@ -104,16 +104,27 @@ def test_memory_pages_are_known_by_their_name():
     assert not m.is_pages("pages-012.img"), "two names must not have one place"
 
 
+def test_connections_are_known_by_their_name():
+    assert m.inode_of("tcp-stream-1f.img") == 0x1F
+    assert m.inode_of("tcp-stream-01f.img") is None, "two names must not have one place"
+    assert m.inode_of("tcp-stream-1F.img") is m.inode_of("tcp-stream-100000000.img") is m.inode_of("files.img") is None
+
+
 def test_every_chunk_has_a_nonce_of_its_own():
     places = m.places(["b", "c", "a"])
-    assert places == {"a": 0, "b": 1, "c": 2}
+    assert places == {"a": 0, "b": 1 << 64, "c": 2 << 64}
     some = m.places(["pages-0.img", "pages-999999.img", "pages-1000000.img", "pages-00.img", "b"])
-    assert (some["b"], some["pages-00.img"], some["pages-1000000.img"]) == (0, 2, 3)
-    assert [some[name] for name in some if m.is_pages(name)] == [2**31, 2**31 + 999_999]
+    assert (some["b"], some["pages-00.img"], some["pages-1000000.img"]) == (0, 2 << 64, 3 << 64)
+    assert [some[name] for name in some if m.is_pages(name)] == [2**31 << 64, 2**31 + 999_999 << 64]
     rounds = m.places(["pages-999999.img", "round-1.pages-0.img", "round-1.pages-1.img", "round-999.pages-999999.img"])
     assert len(set(rounds.values())) == 4
-    assert 2**31 <= min(rounds.values()) <= max(rounds.values()) < 2**32
+    assert 2**31 << 64 <= min(rounds.values()) <= max(rounds.values()) < 2**32 << 64
+    streams = m.places(["tcp-stream-0.img", "tcp-stream-1.img", "tcp-stream-ffffffff.img"])
+    assert streams == {name: m.place_of_stream(m.inode_of(name)) for name in streams}
+    assert 2**30 << 64 <= min(streams.values()) <= max(streams.values()) < 2**31 << 64
     assert [m.chunk_count(size) for size in (0, 1, m.CHUNK_BYTES, m.CHUNK_BYTES + 1)] == [1, 1, 1, 2]
-    made = [m.nonce(place, chunk) for place in (0, 1, 256, 2**32 - 1) for chunk in (0, 1, 256, 2**32, 2**64 - 1)]
+    everywhere = [0, 1 << 64, 256 << 64, *rounds.values()]
+    made = [m.nonce(place, chunk) for place in everywhere for chunk in (0, 1, 256, 2**32, 2**64 - 1)]
+    made += [m.nonce(place, chunk) for place in streams.values() for chunk in (0, 1, 256, 2**24 - 1)]
     assert len(set(made)) == len(made)
     assert {len(one) for one in made} == {12}

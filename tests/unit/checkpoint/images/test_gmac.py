@@ -32,6 +32,7 @@ def test_each_chunk_is_tagged_in_its_place(tmp_path):
     (tmp_path / "pages-1.img").write_bytes(raw)
     expected = [AESGCM(KEY).encrypt(manifest.nonce(7, at), b"", raw[at * MIB : (at + 1) * MIB]) for at in range(3)]
     assert gmac.tag(str(tmp_path), KEY, [whole("pages-1.img", 7, len(raw))]) == [expected]
+    assert gmac.proof(AESGCM(KEY), 7, raw) == manifest.Proof(tuple(expected), len(raw))
     parts = [Span("pages-1.img", 7, len(raw), range(2)), Span("pages-1.img", 7, len(raw), range(2, 3))]
     assert gmac.tag(str(tmp_path), KEY, parts) == [expected[:2], expected[2:]]
 
@@ -41,7 +42,7 @@ def test_the_work_is_cut_into_jobs_of_one_length():
     first = manifest.place_of_pages("pages-1.img")
     jobs = gmac.plan(sizes, ["c", "b", "pages-1.img", "a"])
     assert [[(one.name, one.place, one.chunks) for one in job] for job in jobs] == [
-        [("c", 2, range(2)), ("b", 1, range(1)), ("pages-1.img", first, range(4))],
+        [("c", 2 << 64, range(2)), ("b", 1 << 64, range(1)), ("pages-1.img", first, range(4))],
         [("pages-1.img", first, range(4, 8))],
         [("pages-1.img", first, range(8, 9)), ("a", 0, range(1))],
     ]

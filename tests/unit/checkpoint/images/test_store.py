@@ -7,9 +7,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from checkpoint.core import manifest
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.images import gmac
 from checkpoint.images import store as stores
 from checkpoint.images.gmac import JOB_BYTES
 from checkpoint.images.store import Store
@@ -38,7 +40,7 @@ def folder(store):
 async def seal(store, folder, key=KEY):
     dumped = stores.listing(folder)
     pages = await store.prove(folder, key, dumped, [PAGES])
-    return await store.seal(folder, key, dumped, pages, {})
+    return await store.seal(folder, key, dumped, pages)
 
 
 def test_folders_are_roots_own_and_empty_each_time(store):
@@ -84,20 +86,20 @@ async def test_pages_written_between_dump_and_seal_show_at_the_destination(store
     with open(folder / PAGES, "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
-    found, _ = await store.seal(folder, KEY, dumped, pages, {})
+    found, _ = await store.seal(folder, KEY, dumped, pages)
     with pytest.raises(AgentError, match=PAGES):
         manifest.compare(found, await store.survey(folder, KEY))
 
 
 @pytest.mark.parametrize("size", [0, 5, manifest.CHUNK_BYTES, 2 * manifest.CHUNK_BYTES + 1])
-async def test_what_is_known_is_signed_for_and_not_what_the_file_became(store, folder, size):
-    raw = os.urandom(size)
-    (folder / "tcp.img").write_bytes(raw)
-    dumped = stores.listing(folder)
-    found, _ = await store.seal(folder, KEY, dumped, {}, {"tcp.img": raw})
+async def test_what_is_proved_is_signed_for_and_not_what_the_file_became(store, folder, size):
+    raw, name = os.urandom(size), "tcp-stream-1f.img"
+    (folder / name).write_bytes(raw)
+    proved = {name: gmac.proof(AESGCM(KEY), manifest.place_of_stream(0x1F), raw)}
+    found, _ = await store.seal(folder, KEY, stores.listing(folder), proved)
     manifest.compare(found, await store.survey(folder, KEY))
-    (folder / "tcp.img").write_bytes(bytes(size) + b"x")
-    with pytest.raises(AgentError, match=r"tcp\.img"):
+    (folder / name).write_bytes(bytes(size) + b"x")
+    with pytest.raises(AgentError, match=name):
         manifest.compare(found, await store.survey(folder, KEY))
 
 
@@ -115,7 +117,7 @@ async def test_what_came_or_went_since_the_dump_is_not_sealed(store, folder, cha
     pages = await store.prove(folder, KEY, dumped, [PAGES])
     change(folder)
     with pytest.raises(AgentError, match=words) as caught:
-        await store.seal(folder, KEY, dumped, pages, {})
+        await store.seal(folder, KEY, dumped, pages)
     assert caught.value.code is Code.IMAGE_DAMAGED
     assert not (folder / manifest.NAME).exists()
 

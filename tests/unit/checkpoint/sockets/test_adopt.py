@@ -23,36 +23,39 @@ def given(sock: socket.socket, number: int = 1) -> Given:
     return Given(said, sock)
 
 
-async def test_every_socket_arrives_in_chunks(tmp_path, listener):
-    everything = [given(listener, number) for number in range(adopt.CHUNK + 3)]
-    with Adopter(tmp_path / "adopt.sock") as adopter:
+def flow(sock: socket.socket, number: int) -> Given:
+    said = adopt.AdoptedSocket(number, "flow", ("127.0.0.1", 1), ("127.0.0.1", 2), "inbound")
+    return Given(said, sock)
+
+
+async def give(adoption: Adoption, *everything: Given) -> list[adopt.Taken]:
+    return [*await adoption.give(everything, 0), *await adoption.settle()]
+
+
+async def test_every_socket_arrives_and_is_answered_for_in_order(tmp_path, listener):
+    with Adopter(tmp_path / "adopt.sock") as adopter, socket.create_connection(listener.getsockname()) as one:
         adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
-        assert await adoption.adopt(iter(everything), 0) == []
-        assert [len(request["sockets"]) for request in adopter.requests] == [adopt.CHUNK, 3]
-        assert {sock.getsockname() for sock in adopter.held} == {listener.getsockname()}
+        messages = [[flow(one, 1), given(listener, 2)], [given(listener, 3)], [flow(one, 4)]]
+        taken = [some for message in messages for some in await adoption.give(message, 2)]
+        taken += await adoption.settle()
+        assert [some.given for some in taken] == messages
+        assert [[leg.flow for leg in adopt.ends_of(some.legs)] for some in taken] == [[1], [], [4]]
+        assert [len(request["sockets"]) for request in adopter.requests] == [2, 1, 1]
+        assert {sock.getsockname() for sock in adopter.held} == {listener.getsockname(), one.getsockname()}
         await adoption.release()
         assert adopter.held == []
         adoption.close()
 
 
-async def test_the_next_chunk_is_made_while_the_proxy_is_at_the_last(tmp_path, listener):
+async def test_the_next_message_is_made_while_the_proxy_is_at_the_last(tmp_path, listener):
     """And what fails in between leaves no answer behind that the release could take for its own."""
-    made = []
-
-    def everything():
-        for number in range(2 * adopt.CHUNK):
-            made.append(number)
-            yield given(listener, number)
-        raise AgentError(Code.IMAGE_DAMAGED, "the second chunk was made, and no third")
-
     with Adopter(tmp_path / "adopt.sock") as adopter:
         adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
-        with pytest.raises(AgentError, match="no third"):
-            await adoption.adopt(everything(), 0)
-        assert len(made) == 2 * adopt.CHUNK
+        assert await adoption.give([given(listener, 1)], 0) == []
+        assert len(await adoption.give([given(listener, 2)], 0)) == 1
         await adoption.release()
         assert adopter.held == []
-        assert [len(request.get("sockets", ())) for request in adopter.requests] == [adopt.CHUNK, adopt.CHUNK, 0]
+        assert [len(request.get("sockets", ())) for request in adopter.requests] == [1, 1, 0]
         adoption.close()
 
 
@@ -60,7 +63,8 @@ async def test_the_proxys_death_is_noticed_once(tmp_path, listener, wait_until):
     lost = []
     adopter = Adopter(tmp_path / "adopt.sock")
     adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: lost.append(1))
-    await adoption.adopt(iter([given(listener)]), 0)
+    await give(adoption, given(listener))
+    adoption.watch()
     adopter.die()
     await wait_until(lambda: lost)
     with pytest.raises(AgentError) as caught:
@@ -74,8 +78,11 @@ async def test_a_refusal_is_quoted(tmp_path, listener):
     with Adopter(tmp_path / "adopt.sock", refuse="no"):
         adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
         with pytest.raises(AgentError, match="the proxy refused: no") as caught:
-            await adoption.adopt(iter([given(listener)]), 0)
+            await give(adoption, given(listener))
         assert caught.value.code is Code.PROXY_REFUSED
+        await adoption.give([given(listener)], 0)
+        await adoption.drain()  # what is refused when nobody wants it any more
+        assert await adoption.settle() == []
         adoption.close()
 
 
@@ -89,7 +96,7 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(tmp_path, listener, mo
         if not answer:
             monkeypatch.setattr(Adopter, "_answer", lambda _, connection: connection.shutdown(socket.SHUT_RDWR))
         with pytest.raises(AgentError) as caught:
-            await adoption.adopt(iter([given(listener)]), 0)
+            await give(adoption, given(listener))
         assert caught.value.code is code
         adoption.close()
         assert adopter.held == []
@@ -101,7 +108,7 @@ async def test_a_proxy_that_does_not_answer_is_not_waited_for(tmp_path, listener
     with Adopter(tmp_path / "adopt.sock"):
         adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
         with pytest.raises(AgentError) as caught:
-            await adoption.adopt(iter([given(listener)]), 0)
+            await give(adoption, given(listener))
         assert caught.value.code is Code.PROXY_UNREACHABLE
         adoption.close()
 

@@ -42,10 +42,29 @@ async def test_an_adopted_socket_is_untouched_and_out_of_repair(plane: Plane) ->
         (line,) = plane.outbound_ledger("m")
         await parts.eventually(lambda: plane.outbound_ledger("m")[0].held_bytes == 9)
         assert (line.unread_bytes, line.state) == (6, "held")
-        assert adopt(plane.outbound["m"], image) == leg  # said twice
+        assert adopt(plane.outbound["m"], image).snd_seq == leg.snd_seq  # said twice
         assert plane.release_outbound("m").flows == 1
         assert app.recv(100) == b"unread and held"
         assert app.getblocking()
+
+
+async def test_of_a_flow_that_is_said_again_the_last_image_counts(plane: Plane) -> None:
+    """CRIU had to dump once more, and the peer went on meanwhile."""
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        image = Image(app)
+        first = adopt(plane.outbound["m"], image)
+        peer.sendall(b"unread by now")
+        await parts.eventually(lambda: plane.outbound_ledger("m")[0].held_bytes == 13)
+        later = Image(app)
+        later.flow = image.flow
+        leg = adopt(plane.outbound["m"], later)
+        assert (leg.flow, leg.link) == (first.flow, first.link)
+        assert leg.snd_seq == (first.snd_seq + 13) % 2**32
+        (line,) = plane.outbound_ledger("m")
+        assert (line.unread_bytes, line.held_bytes) == (13, 0)
+        assert plane.release_outbound("m").flows == 1
+        assert app.recv(100) == b"unread by now"
 
 
 async def test_bytes_that_came_while_criu_looked_at_the_socket_are_held(plane: Plane) -> None:

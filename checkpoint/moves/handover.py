@@ -1,0 +1,243 @@
+"""The workload's sockets on their way to the proxy: each connection as soon as CRIU has written its image, while it is
+at the next one.
+
+What the image says of a connection's addresses and its state is in files.img, which CRIU writes last. So a connection
+goes early only if its state was the same before CRIU looked at it and is afterwards; in the end files.img is held
+against all that was said. What is left then, listeners among it, goes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from checkpoint.api import Adopted
+from checkpoint.core import flows, manifest, readdress
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.flows import Held
+from checkpoint.core.manifest import Proof
+from checkpoint.core.sockopts import SocketOptions
+from checkpoint.images import gmac
+from checkpoint.images.folder import Images, Stream
+from checkpoint.images.progress import Progress
+from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes.tree import Tree
+from checkpoint.sockets import adopt, live, sockopts, unkept
+from checkpoint.sockets.adopt import Adoption, Given, LegEnds, Taken
+from checkpoint.sockets.duplicates import OpenSockets
+
+
+class Handover:
+    """One migration's. `watch` before the dump and `look` beside it, `again` before a further dump, `finish` after it;
+    `release` or `close` at any time."""
+
+    def __init__(
+        self, around: Surroundings, migration: str, folder: Path, key: bytes, lost: Callable[[], None]
+    ) -> None:
+        """`folder` is where CRIU writes its images, `key` the 32 bytes that they are proved by. `lost` is called when
+        the proxy dies while it has the sockets.
+        """
+        self.sorted = flows.Sorted([], [], [], [])
+        self.proofs: dict[str, Proof] = {}
+        """Of the connections' images: they are edited for the destination as soon as the proxy has the connection."""
+        self._around, self._migration, self._folder, self._lost = around, migration, folder, lost
+        self._cipher = AESGCM(key)
+        self._images = Images(folder, around.messages)
+        self._sockets: OpenSockets | None = None
+        self._adoption: Adoption | None = None
+        self._progress: Progress | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._given_up: dict[int, str] = {}
+        """The connections that cannot be kept, by inode, and why."""
+        self._live: dict[int, Held] = {}
+        """The connections as they were before CRIU looked, by inode."""
+        self._given: dict[int, Held] = {}
+        """Those that the proxy has or is getting, by inode."""
+        self._numbers: dict[int, int] = {}
+        """The number of each by inode: it stays the same when it is given again."""
+        self._under_way: dict[int, tuple[Held, Stream]] = {}
+        """Those whose legs the proxy has not said yet, by number."""
+        self._restored_at: dict[int, str] = {}
+        """Each adopted connection's own address at the destination, by the socket's inode."""
+        self._legs: list[msgspec.Raw] = []
+
+    def give_up(self, tree: Tree) -> None:
+        """Find the connections that cannot be kept: the rest moves without them. Blocks."""
+        self._given_up = unkept.given_up(self._around.kernel, tree)
+
+    def watch(self) -> None:
+        """CRIU is about to write its images. Raises AgentError KERNEL."""
+        self._progress = Progress(self._around.kernel, self._folder)
+
+    async def look(self, tree: Tree) -> list[SocketOptions]:
+        """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save."""
+        options = await asyncio.to_thread(self._look, tree)
+        self._following = self._around.spawn(self._follow(), "give the sockets")
+        return options
+
+    async def again(self) -> None:
+        """CRIU is going to dump once more: everything is given again after that, as the new images say."""
+        if self._progress is not None:
+            self._progress.forget()
+        await self._let_go_of_task()
+        if self._adoption is not None:
+            await self._adoption.drain()
+        self._put_back()
+        for mine in (self._given, self._under_way, self._legs, self.proofs, self._restored_at):
+            mine.clear()
+
+    async def finish(self) -> Adopted:
+        """CRIU has dumped: give what is left, and wait until the proxy has everything. Raises AgentError."""
+        if self._progress is not None:
+            self._progress.end()
+        if self._following is not None:
+            await self._following
+        self._sort()
+        rest = self._rest()
+        while some := list(islice(rest, adopt.CHUNK)):
+            await self._give(some, len(self.sorted.flows))
+        if self._adoption is not None:
+            for taken in await self._adoption.settle():
+                self._keep(taken)
+            self._adoption.watch()
+        self._close_sockets()
+        legs = msgspec.Raw(b"[" + b",".join(map(bytes, self._legs)) + b"]")
+        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), legs)
+
+    def edit_addresses(self, addresses: dict[str, str]) -> None:
+        """Of all sockets in the images, for the destination. Raises AgentError."""
+        self._images.edit_sockets(addresses, self.sorted.inside, self._restored_at)
+
+    async def release(self) -> None:
+        """Have the proxy give everything back."""
+        if self._progress is not None:
+            self._progress.forget()
+        await self._let_go_of_task()
+        if self._adoption is not None:
+            # A proxy that is dead or deaf has let go already, or its legs are mended by the engine.
+            with suppress(AgentError):
+                await self._adoption.release()
+        self.close()
+
+    def close(self) -> None:
+        """Once the proxy's part is over, or nobody is to adopt anything."""
+        if self._progress is not None:
+            self._progress.close()
+        if self._following is not None:
+            self._following.cancel()
+        if self._adoption is not None:
+            self._adoption.close()
+            self._adoption = None
+        self._close_sockets()
+
+    def reuse_address(self) -> dict[int, bool]:
+        """What the workload had set of SO_REUSEADDR on each adopted TCP socket, by inode."""
+        everything = [*self._live.values(), *self.sorted.flows, *self.sorted.listeners]
+        return {one.socket.ino: one.socket.reuse_address for one in everything}
+
+    def backlogs(self) -> dict[int, int]:
+        """The backlog of each listener, by inode."""
+        return {one.socket.ino: one.socket.backlog for one in self.sorted.listeners}
+
+    def _look(self, tree: Tree) -> list[SocketOptions]:
+        self._close_sockets()
+        self._sockets = OpenSockets(self._around.kernel, tree)
+        opened = self._sockets.by_ino
+        options = sockopts.read(opened.values())  # before anybody else has them
+        sockets = [live.describe(ino, one.sock) for ino, one in opened.items()]
+        found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], opened)
+        self._live = {held.socket.ino: held for held in found.flows}
+        return options
+
+    async def _follow(self) -> None:
+        assert self._progress is not None
+        while inodes := await self._progress.next(adopt.CHUNK):
+            if some := [self._describe(self._live[ino]) for ino in inodes if self._is_as_it_was(ino)]:
+                await self._give(some, len(self._live))
+
+    def _is_as_it_was(self, ino: int) -> bool:
+        return ino in self._live and live.state_of(self._duplicate(ino)) == self._live[ino].socket.state
+
+    def _sort(self) -> None:
+        """Tell the sockets apart as the images have them, and hold that against what was said."""
+        assert self._sockets is not None
+        self._images = Images(self._folder, self._around.messages)
+        self.sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
+        dumped = {held.socket.ino: held for held in self.sorted.flows}
+        for ino, held in self._given.items():
+            if ino not in dumped or not flows.agree(held, dumped[ino]):
+                words = f"CRIU dumped the connection {held.socket} as another than the proxy was given"
+                raise AgentError(Code.INTERNAL, words)
+
+    def _rest(self) -> Iterator[Given]:
+        """What was not given yet; an image is read when its turn comes."""
+        assert self._sockets is not None
+        datagrams = self._sockets.datagrams
+        for held in self.sorted.flows:
+            if held.socket.ino not in self._given:
+                yield self._describe(held)
+        for held in self.sorted.listeners:
+            yield Given(adopt.describe(held, None), self._duplicate(held.socket.ino))
+        for held in self.sorted.datagrams:
+            yield Given(adopt.describe(held, None, kind="datagrams"), datagrams[held.socket.ino].sock)
+
+    def _describe(self, held: Held) -> Given:
+        ino = held.socket.ino
+        stream = self._images.stream(ino)
+        say = adopt.describe(held, stream)
+        say.flow = self._numbers.setdefault(ino, say.flow)
+        say.given_up = self._given_up.get(ino, "")
+        self._given[ino] = held
+        self._under_way[say.flow] = held, stream
+        return Given(say, self._duplicate(ino))
+
+    async def _give(self, some: list[Given], flow_count: int) -> None:
+        if self._adoption is None:
+            self._adoption = Adoption(self._around.adopt_path, self._migration, self._lost)
+        for taken in await self._adoption.give(some, flow_count):
+            self._keep(taken)
+
+    def _keep(self, taken: Taken) -> None:
+        """The proxy has these: what it says of them goes into their images."""
+        numbers = [one.say.flow for one in taken.given if one.say.kind == "flow"]
+        for number, ends in zip(numbers, adopt.ends_of(taken.legs[: len(numbers)]), strict=True):
+            self._edit(*self._under_way.pop(number), ends)
+        self._legs += taken.legs
+
+    def _edit(self, held: Held, stream: Stream, ends: LegEnds) -> None:
+        numbers = readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers))
+        expects = numbers.inq_seq if ends.snd_seq is None else ends.snd_seq
+        stream.write(readdress.reading_from(numbers, expects))
+        place = manifest.place_of_stream(held.socket.ino)
+        self.proofs[stream.name] = gmac.proof(self._cipher, place, stream.raw)
+        if ends.app:
+            self._restored_at[held.socket.ino] = ends.app[0]
+
+    def _put_back(self) -> None:
+        """CRIU is to see SO_REUSEADDR as the workload had it: leaving repair mode sets it (`proxy.sys.repair`)."""
+        for ino, held in self._given.items():
+            self._duplicate(ino).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, held.socket.reuse_address)
+
+    async def _let_go_of_task(self) -> None:
+        """Let the task end that gives the sockets; why it may have failed is of no interest any more."""
+        if self._following is not None:
+            with suppress(AgentError):
+                await self._following
+            self._following = None
+
+    def _duplicate(self, ino: int) -> socket.socket:
+        assert self._sockets is not None
+        return self._sockets.by_ino[ino].sock
+
+    def _close_sockets(self) -> None:
+        """Once the proxy has its own, or will not get any."""
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None

@@ -1,0 +1,240 @@
+"""The handover with real sockets, which a child has open, and with a dump that the test writes, image by image."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from checkpoint.core import manifest, readdress
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.images import gmac
+from checkpoint.images.folder import Images
+from checkpoint.images.store import listing
+from checkpoint.kernel import Kernel
+from checkpoint.moves.handover import Handover
+from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes.tree import Tree, hold_all
+from checkpoint.sockets import adopt, live
+from tests.harness import made_images
+from tests.harness.adopter import Adopter
+
+KEY = bytes(range(32))
+
+
+class Dump:
+    """A listener, two connections to it, and a child that has all three; `image` writes what CRIU would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.peers = [socket.create_connection(self.listener.getsockname()) for _ in range(2)]
+        self.ends = [self.listener.accept()[0] for _ in self.peers]
+        for one in self.ends:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # they have it of the listener
+        fds = [one.fileno() for one in (self.listener, *self.ends)]
+        self.child = subprocess.Popen(["sleep", "60"], pass_fds=fds)
+
+    def ino(self, sock: socket.socket) -> int:
+        return os.fstat(sock.fileno()).st_ino
+
+    def image(self, end: socket.socket, **numbers: int) -> None:
+        """Of one connection. `numbers` are of tcp_stream_entry."""
+        usual = {"inq_len": 0, "inq_seq": 1000, "outq_len": 0, "outq_seq": 2000, "rcv_wnd": 9, "rcv_wup": 1000}
+        entry = made_images.stream(usual | numbers)
+        made_images.write(self.folder, f"tcp-stream-{self.ino(end):x}", [entry], bytes(entry.inq_len + entry.outq_len))
+
+    def finish(self, *, state: int | None = None) -> None:
+        """The list of all sockets, which CRIU writes last; `state` is that of the second connection."""
+        states = [live.state_of(one) for one in self.ends]
+        states[1] = states[1] if state is None else state
+        ports = [one.getsockname()[1] for one in self.peers]
+        sockets = [(self.listener, 10, 0), *zip(self.ends, states, ports, strict=True)]
+        host, port = [readdress.words_of("127.0.0.1", [0])[0]], self.listener.getsockname()[1]
+        found = [
+            made_images.inet(self.ino(sock), state, host, port, host if peer else [0], peer)
+            for sock, state, peer in sockets
+        ]
+        made_images.write(self.folder, "files", found)
+
+    def close(self) -> None:
+        self.child.kill()
+        self.child.wait()
+        for one in (self.listener, *self.peers, *self.ends):
+            one.close()
+
+
+class Scene:
+    def __init__(self, folder: Path, socket_path: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.dump = Dump(folder)
+        self.tree: Tree = hold_all(Kernel(), [self.dump.child.pid])
+        self.adopter = Adopter(socket_path)
+        self.tasks: list[asyncio.Task[object]] = []
+        self.lost: list[bool] = []
+        around = Surroundings(
+            Kernel(), None, made_images.MESSAGES, None, str(socket_path), lambda: None, self._spawn, print
+        )
+        self.handover = Handover(around, "m", folder, KEY, lambda: self.lost.append(True))
+
+    def _spawn(self, work, name: str) -> asyncio.Task[object]:
+        self.tasks.append(asyncio.create_task(work, name=name))
+        return self.tasks[-1]
+
+    async def begin(self) -> None:
+        self.handover.watch()
+        await self.handover.look(self.tree)
+
+    def said(self) -> list[dict]:
+        """What the proxy was told, socket by socket."""
+        return [one for request in self.adopter.requests for one in request.get("sockets", ())]
+
+    async def close(self) -> None:
+        self.handover.close()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.adopter._thread.is_alive():
+            self.adopter.die()
+        self.tree.close()
+        self.dump.close()
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(adopt, "CHUNK", 1)
+    monkeypatch.setattr(adopt, "AHEAD", 1)
+    made = Scene(tmp_path / "images", tmp_path / "adopt.sock")
+    yield made
+    await made.close()
+
+
+async def test_a_connection_goes_as_soon_as_its_image_is_whole_and_the_rest_after_the_dump(scene, wait_until):
+    await scene.begin()
+    first, second = scene.dump.ends
+    scene.dump.image(first)
+    await wait_until(lambda: scene.said())
+    assert [one["inq_seq"] for one in scene.said()] == [1000]
+    assert tuple(scene.said()[0]["peer"]) == first.getpeername()
+    scene.dump.image(second, inq_seq=7)
+    scene.dump.finish()
+    adopted = await scene.handover.finish()
+    assert (adopted.flows, adopted.listeners) == (2, 1)
+    assert [one["kind"] for one in scene.said()] == ["flow", "flow", "listener"]
+    assert len({one["flow"] for one in scene.said()}) == 3
+    legs = msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
+    assert [leg.flow for leg in adopt.ends_of(legs)] == [one["flow"] for one in scene.said()[:2]]
+    assert len(scene.adopter.held) == 3
+
+
+async def test_what_is_edited_is_proved_as_it_is_then(scene):
+    """A send queue stays behind: the adopted socket has it."""
+    await scene.begin()
+    for end in scene.dump.ends:
+        scene.dump.image(end, outq_len=5, inq_len=3)
+    scene.dump.finish()
+    await scene.handover.finish()
+    images = Images(scene.folder, made_images.MESSAGES)
+    for end in scene.dump.ends:
+        stream = images.stream(scene.dump.ino(end))
+        assert (stream.numbers.outq_len, stream.numbers.inq_len) == (0, 3)
+    streams = [name for name in listing(scene.folder) if name.startswith("tcp-stream-")]
+    assert sorted(streams) == sorted(scene.handover.proofs)
+    spans = [gmac.Span(name, manifest.places(streams)[name], one.size, range(1))
+             for name, one in scene.handover.proofs.items()]  # fmt: skip
+    assert gmac.tag(str(scene.folder), KEY, spans) == [list(one.tags) for one in scene.handover.proofs.values()]
+
+
+async def test_a_connection_that_changed_while_criu_was_at_it_waits_for_the_list_of_all(scene, wait_until):
+    await scene.begin()
+    first, second = scene.dump.ends
+    scene.dump.peers[1].shutdown(socket.SHUT_WR)
+    await wait_until(lambda: live.state_of(second) == readdress.CLOSE_WAIT)
+    scene.dump.image(second, inq_seq=1001)
+    scene.dump.image(first)
+    await wait_until(lambda: scene.said())
+    assert tuple(scene.said()[0]["peer"]) == first.getpeername()
+    scene.dump.finish()
+    await scene.handover.finish()
+    (said,) = [one for one in scene.said() if tuple(one["peer"]) == second.getpeername()]
+    assert (said["fin_received"], said["inq_seq"]) == (True, 1000)
+
+
+async def test_an_image_that_contradicts_what_was_said_is_no_image_to_restore(scene, wait_until):
+    await scene.begin()
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    await wait_until(lambda: len(scene.said()) == 2)
+    scene.dump.finish(state=readdress.FIN_WAIT2)
+    with pytest.raises(AgentError, match="as another than the proxy was given") as caught:
+        await scene.handover.finish()
+    assert caught.value.code is Code.INTERNAL
+    await scene.handover.release()
+    assert scene.adopter.held == []
+
+
+async def test_after_a_dump_in_vain_everything_is_given_again(scene, wait_until):
+    await scene.begin()
+    first, second = scene.dump.ends
+    scene.dump.image(first)
+    await wait_until(lambda: scene.said())
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as leaving repair mode does
+    await scene.handover.again()
+    assert first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+    assert scene.handover.proofs == {}
+    scene.dump.image(first, inq_seq=1005)
+    scene.dump.image(second)
+    scene.dump.finish()
+    assert (await scene.handover.finish()).flows == 2
+    once, again = [one for one in scene.said() if tuple(one["peer"]) == first.getpeername()]
+    assert once["flow"] == again["flow"]
+    assert (once["inq_seq"], again["inq_seq"]) == (1000, 1005)
+    assert len(scene.handover.proofs) == 2
+
+
+async def test_a_dump_in_vain_may_end_before_the_sockets_were_looked_at(scene):
+    scene.handover.watch()
+    await scene.handover.again()
+    await scene.handover.look(scene.tree)
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    scene.dump.finish()
+    assert (await scene.handover.finish()).flows == 2
+
+
+async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_until):
+    await scene.begin()
+    scene.adopter.die()
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    await wait_until(lambda: all(task.done() for task in scene.tasks))
+    with pytest.raises(AgentError) as caught:
+        await scene.handover.finish()
+    assert caught.value.code is Code.PROXY_UNREACHABLE
+    await scene.handover.release()
+
+
+async def test_a_proxy_that_dies_with_the_sockets_is_noticed(scene, wait_until):
+    await scene.begin()
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    scene.dump.finish()
+    await scene.handover.finish()
+    scene.adopter.die()
+    await wait_until(lambda: scene.lost)
+
+
+async def test_what_was_given_while_the_dump_went_on_is_released(scene, wait_until):
+    await scene.begin()
+    scene.dump.image(scene.dump.ends[0])
+    await wait_until(lambda: scene.said())
+    await scene.handover.release()
+    assert scene.adopter.held == []
+    inode = scene.dump.ino(scene.dump.ends[0])
+    assert scene.handover.reuse_address()[inode] is False
+    assert scene.handover.backlogs() == {}
