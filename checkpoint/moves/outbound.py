@@ -33,11 +33,11 @@ from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.memory.ways import Giving
+from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
 from checkpoint.moves.dumping import Beside, Dumping
 from checkpoint.moves.ending import Ending
 from checkpoint.moves.handing import Handing
-from checkpoint.moves.handover import Handover
 from checkpoint.moves.lease import Lease
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
@@ -62,12 +62,12 @@ class Outbound(Side):
         self._folders = around.store.folders(record.migration)
         self._outgoing = Outgoing(around.store.beside(record.migration), around.layer, files.named, arrived)
         self._snapshot = Snapshot(around, self._folders, self._key)
-        self._handover = Handover(around, record.migration, self._folders.images, self._key, self._proxy_lost)
+        self._adopting = Adopting(around, record.migration, self._folders.images, self._key, self._proxy_lost)
         self._shipping = Shipping(self._folders.images)
         self._rounds = Rounds(around, record, self._folders, self._shipping, self._key)
         self._dumping = Dumping(around, record, files.ghost_limit_bytes, self._rounds)
         self._lease = Lease(around.kernel, self._expire)
-        self._ending = Ending(around, record.migration, self._kill, self._handover.close)
+        self._ending = Ending(around, record.migration, self._kill, self._adopting.close)
         self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
         self._handing = Handing(around, record)
         self._beacon: Beacon | None = None
@@ -156,12 +156,12 @@ class Outbound(Side):
         tree, images = self._required_tree(), self._folders.images
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
-            await asyncio.to_thread(self._handover.give_up, tree)
-        self._handover.watch()
-        looking = self._around.spawn(self._handover.look(tree), "look at the sockets")
+            await asyncio.to_thread(self._adopting.give_up, tree)
+        self._adopting.watch()
+        looking = self._around.spawn(self._adopting.look(tree), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         try:
-            beside = Beside(self._shipping, self._snapshot.tagging, self._handover.again)
+            beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
             report = await self._dumping.dump(tree, self._folders, beside)
         finally:
             options, _ = await asyncio.gather(looking, packing)
@@ -173,13 +173,13 @@ class Outbound(Side):
         return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
 
     async def adopt(self) -> Adopted:
-        return await self._once(Event.ADOPT, "adopt", self._handover.finish)
+        return await self._once(Event.ADOPT, "adopt", self._adopting.finish)
 
     async def seal(self) -> Sealed:
         return await self._once(Event.SEAL, "seal", self._seal)
 
     async def _seal(self) -> Sealed:
-        found, digest = await self._snapshot.seal(self.record.readdress, self._handover)
+        found, digest = await self._snapshot.seal(self.record.readdress, self._adopting)
         return await self._shipping.finish(digest, found.image_bytes)
 
     async def commit(self) -> Custody:
@@ -226,10 +226,10 @@ class Outbound(Side):
     async def _release(self, reason: str, *, expired: bool = False) -> None:
         self._lease.disarm()
         await self._handing.close()
-        await self._handover.release()
+        await self._adopting.release()
         self._snapshot.close()
         if self._tree is not None:
-            handed = self._handover
+            handed = self._adopting
             self._around.engine.release(self._tree, handed.reuse_address(), handed.backlogs())
             self._tree.close()
             self._tree = None

@@ -15,7 +15,7 @@ from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders
 from checkpoint.images import store
 from checkpoint.images.growing import Growing, Tags
-from checkpoint.moves.handover import Handover
+from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.sockets import sockopts
 
@@ -53,7 +53,7 @@ class Snapshot:
         proving = self._around.store.prove(self._folder, self._key, self.dumped, pages, self._tags)
         self._pages = self._around.spawn(proving, "tag the pages")
 
-    async def seal(self, addresses: dict[str, str], handed: Handover) -> tuple[Manifest, str]:
+    async def seal(self, addresses: dict[str, str], handed: Adopting) -> tuple[Manifest, str]:
         """Edit the images for the destination, by `addresses` and by what the proxy has said of the sockets it was
         `handed`, and sign for every file; gives the digest too.
 

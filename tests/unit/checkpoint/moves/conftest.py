@@ -97,6 +97,6 @@ async def migrate(tmp_path):
     yield make
     for migration in made:
         migration._lease.disarm()
-        migration._handover.close()
+        migration._adopting.close()
     await asyncio.gather(*tasks, return_exceptions=True)
     store.close()

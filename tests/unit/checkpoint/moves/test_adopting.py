@@ -1,4 +1,4 @@
-"""The handover with real sockets, which a child has open, and with a dump that the test writes, image by image."""
+"""Adoption with real sockets, which a child has open, and with a dump that the test writes, image by image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from checkpoint.images import gmac
 from checkpoint.images.folder import Images
 from checkpoint.images.store import listing
 from checkpoint.kernel import Kernel
-from checkpoint.moves.handover import Handover
+from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, hold_all
 from checkpoint.sockets import adopt, live
@@ -82,22 +82,22 @@ class Scene:
         around = Surroundings(
             Kernel(), None, made_images.MESSAGES, None, str(socket_path), lambda: None, self._spawn, print
         )
-        self.handover = Handover(around, "m", folder, KEY, lambda: self.lost.append(True))
+        self.adopting = Adopting(around, "m", folder, KEY, lambda: self.lost.append(True))
 
     def _spawn(self, work, name: str) -> asyncio.Task[object]:
         self.tasks.append(asyncio.create_task(work, name=name))
         return self.tasks[-1]
 
     async def begin(self) -> None:
-        self.handover.watch()
-        await self.handover.look(self.tree)
+        self.adopting.watch()
+        await self.adopting.look(self.tree)
 
     def said(self) -> list[dict]:
         """What the proxy was told, socket by socket."""
         return [one for request in self.adopter.requests for one in request.get("sockets", ())]
 
     async def close(self) -> None:
-        self.handover.close()
+        self.adopting.close()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         if self.adopter._thread.is_alive():
             self.adopter.die()
@@ -123,7 +123,7 @@ async def test_a_connection_goes_as_soon_as_its_image_is_whole_and_the_rest_afte
     assert tuple(scene.said()[0]["peer"]) == first.getpeername()
     scene.dump.image(second, inq_seq=7)
     scene.dump.finish()
-    adopted = await scene.handover.finish()
+    adopted = await scene.adopting.finish()
     assert (adopted.flows, adopted.listeners) == (2, 1)
     assert [one["kind"] for one in scene.said()] == ["flow", "flow", "listener"]
     assert len({one["flow"] for one in scene.said()}) == 3
@@ -138,16 +138,16 @@ async def test_what_is_edited_is_proved_as_it_is_then(scene):
     for end in scene.dump.ends:
         scene.dump.image(end, outq_len=5, inq_len=3)
     scene.dump.finish()
-    await scene.handover.finish()
+    await scene.adopting.finish()
     images = Images(scene.folder, made_images.MESSAGES)
     for end in scene.dump.ends:
         stream = images.stream(scene.dump.ino(end))
         assert (stream.numbers.outq_len, stream.numbers.inq_len) == (0, 3)
     streams = [name for name in listing(scene.folder) if name.startswith("tcp-stream-")]
-    assert sorted(streams) == sorted(scene.handover.proofs)
+    assert sorted(streams) == sorted(scene.adopting.proofs)
     spans = [gmac.Span(name, manifest.places(streams)[name], one.size, range(1))
-             for name, one in scene.handover.proofs.items()]  # fmt: skip
-    assert gmac.tag(str(scene.folder), KEY, spans) == [list(one.tags) for one in scene.handover.proofs.values()]
+             for name, one in scene.adopting.proofs.items()]  # fmt: skip
+    assert gmac.tag(str(scene.folder), KEY, spans) == [list(one.tags) for one in scene.adopting.proofs.values()]
 
 
 async def test_a_connection_that_changed_while_criu_was_at_it_waits_for_the_list_of_all(scene, wait_until):
@@ -160,7 +160,7 @@ async def test_a_connection_that_changed_while_criu_was_at_it_waits_for_the_list
     await wait_until(lambda: scene.said())
     assert tuple(scene.said()[0]["peer"]) == first.getpeername()
     scene.dump.finish()
-    await scene.handover.finish()
+    await scene.adopting.finish()
     (said,) = [one for one in scene.said() if tuple(one["peer"]) == second.getpeername()]
     assert (said["fin_received"], said["inq_seq"]) == (True, 1000)
 
@@ -172,9 +172,9 @@ async def test_an_image_that_contradicts_what_was_said_is_no_image_to_restore(sc
     await wait_until(lambda: len(scene.said()) == 2)
     scene.dump.finish(state=readdress.FIN_WAIT2)
     with pytest.raises(AgentError, match="as another than the proxy was given") as caught:
-        await scene.handover.finish()
+        await scene.adopting.finish()
     assert caught.value.code is Code.INTERNAL
-    await scene.handover.release()
+    await scene.adopting.release()
     assert scene.adopter.held == []
 
 
@@ -184,27 +184,27 @@ async def test_after_a_dump_in_vain_everything_is_given_again(scene, wait_until)
     scene.dump.image(first)
     await wait_until(lambda: scene.said())
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as leaving repair mode does
-    await scene.handover.again()
+    await scene.adopting.again()
     assert first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
-    assert scene.handover.proofs == {}
+    assert scene.adopting.proofs == {}
     scene.dump.image(first, inq_seq=1005)
     scene.dump.image(second)
     scene.dump.finish()
-    assert (await scene.handover.finish()).flows == 2
+    assert (await scene.adopting.finish()).flows == 2
     once, again = [one for one in scene.said() if tuple(one["peer"]) == first.getpeername()]
     assert once["flow"] == again["flow"]
     assert (once["inq_seq"], again["inq_seq"]) == (1000, 1005)
-    assert len(scene.handover.proofs) == 2
+    assert len(scene.adopting.proofs) == 2
 
 
 async def test_a_dump_in_vain_may_end_before_the_sockets_were_looked_at(scene):
-    scene.handover.watch()
-    await scene.handover.again()
-    await scene.handover.look(scene.tree)
+    scene.adopting.watch()
+    await scene.adopting.again()
+    await scene.adopting.look(scene.tree)
     for end in scene.dump.ends:
         scene.dump.image(end)
     scene.dump.finish()
-    assert (await scene.handover.finish()).flows == 2
+    assert (await scene.adopting.finish()).flows == 2
 
 
 async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_until):
@@ -214,9 +214,9 @@ async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_un
         scene.dump.image(end)
     await wait_until(lambda: all(task.done() for task in scene.tasks))
     with pytest.raises(AgentError) as caught:
-        await scene.handover.finish()
+        await scene.adopting.finish()
     assert caught.value.code is Code.PROXY_UNREACHABLE
-    await scene.handover.release()
+    await scene.adopting.release()
 
 
 async def test_a_proxy_that_dies_with_the_sockets_is_noticed(scene, wait_until):
@@ -224,7 +224,7 @@ async def test_a_proxy_that_dies_with_the_sockets_is_noticed(scene, wait_until):
     for end in scene.dump.ends:
         scene.dump.image(end)
     scene.dump.finish()
-    await scene.handover.finish()
+    await scene.adopting.finish()
     scene.adopter.die()
     await wait_until(lambda: scene.lost)
 
@@ -233,8 +233,8 @@ async def test_what_was_given_while_the_dump_went_on_is_released(scene, wait_unt
     await scene.begin()
     scene.dump.image(scene.dump.ends[0])
     await wait_until(lambda: scene.said())
-    await scene.handover.release()
+    await scene.adopting.release()
     assert scene.adopter.held == []
     inode = scene.dump.ino(scene.dump.ends[0])
-    assert scene.handover.reuse_address()[inode] is False
-    assert scene.handover.backlogs() == {}
+    assert scene.adopting.reuse_address()[inode] is False
+    assert scene.adopting.backlogs() == {}

@@ -34,7 +34,7 @@ from checkpoint.sockets.adopt import Adoption, Given, LegEnds, Taken
 from checkpoint.sockets.duplicates import OpenSockets
 
 
-class Handover:
+class Adopting:
     """One migration's. `watch` before the dump and `look` beside it, `again` before a further dump, `finish` after it;
     `release` or `close` at any time."""
 
