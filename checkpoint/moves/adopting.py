@@ -12,6 +12,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Adopting:
         self.proofs: dict[str, Proof] = {}
         """Of the connections' images: they are edited for the destination as soon as the proxy has the connection."""
         self._around, self._migration, self._folder, self._lost = around, migration, folder, lost
-        self._cipher = AESGCM(key)
+        self._key = key  # none after a restart of the agent: what was begun before goes back
         self._images = Images(folder, around.messages)
         self._sockets: OpenSockets | None = None
         self._adoption: Adoption | None = None
@@ -219,6 +220,10 @@ class Adopting:
         self.proofs[stream.name] = gmac.proof(self._cipher, place, stream.raw)
         if ends.app:
             self._restored_at[held.socket.ino] = ends.app[0]
+
+    @cached_property
+    def _cipher(self) -> AESGCM:
+        return AESGCM(self._key)
 
     def _put_back(self) -> None:
         """CRIU is to see SO_REUSEADDR as the workload had it: leaving repair mode sets it (`proxy.sys.repair`)."""

@@ -34,6 +34,11 @@ class Adopter:
         self._thread = threading.Thread(target=self._serve, name="adopter")
         self._thread.start()
 
+    @property
+    def said(self) -> list[dict[str, Any]]:
+        """What it was told of each socket, one after the other."""
+        return [one for request in self.requests for one in request.get("sockets", ())]
+
     def die(self) -> None:
         """End as a killed proxy does: every descriptor goes, nobody is told."""
         for one in [*self._connections, self._listener]:

@@ -54,7 +54,7 @@ def test_connections_arrive_with_their_queues_and_states(rig: Rig) -> None:
         rig.prepare("m", "w")
         rig.out("m", "stop", "dump")
         assert rig.out("m", "adopt")["flows"] == 3
-        said = {tuple(one["peer"]): one for one in rig.adopter.requests[-1]["sockets"] if one["kind"] == "flow"}
+        said = {tuple(one["peer"]): one for one in rig.adopter.said if one["kind"] == "flow"}
         mine = [said[client.getsockname()[:2]] for client in clients]
         assert [one["inq_len"] for one in mine] == [12, 10, 0]
         assert [(one["fin_received"], one["fin_sent"]) for one in mine] == [

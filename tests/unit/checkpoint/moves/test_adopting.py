@@ -92,10 +92,6 @@ class Scene:
         self.adopting.watch()
         await self.adopting.look(self.tree)
 
-    def said(self) -> list[dict]:
-        """What the proxy was told, socket by socket."""
-        return [one for request in self.adopter.requests for one in request.get("sockets", ())]
-
     async def close(self) -> None:
         self.adopting.close()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -118,17 +114,17 @@ async def test_a_connection_goes_as_soon_as_its_image_is_whole_and_the_rest_afte
     await scene.begin()
     first, second = scene.dump.ends
     scene.dump.image(first)
-    await wait_until(lambda: scene.said())
-    assert [one["inq_seq"] for one in scene.said()] == [1000]
-    assert tuple(scene.said()[0]["peer"]) == first.getpeername()
+    await wait_until(lambda: scene.adopter.said)
+    assert [one["inq_seq"] for one in scene.adopter.said] == [1000]
+    assert tuple(scene.adopter.said[0]["peer"]) == first.getpeername()
     scene.dump.image(second, inq_seq=7)
     scene.dump.finish()
     adopted = await scene.adopting.finish()
     assert (adopted.flows, adopted.listeners) == (2, 1)
-    assert [one["kind"] for one in scene.said()] == ["flow", "flow", "listener"]
-    assert len({one["flow"] for one in scene.said()}) == 3
+    assert [one["kind"] for one in scene.adopter.said] == ["flow", "flow", "listener"]
+    assert len({one["flow"] for one in scene.adopter.said}) == 3
     legs = msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
-    assert [leg.flow for leg in adopt.ends_of(legs)] == [one["flow"] for one in scene.said()[:2]]
+    assert [leg.flow for leg in adopt.ends_of(legs)] == [one["flow"] for one in scene.adopter.said[:2]]
     assert len(scene.adopter.held) == 3
 
 
@@ -157,11 +153,11 @@ async def test_a_connection_that_changed_while_criu_was_at_it_waits_for_the_list
     await wait_until(lambda: live.state_of(second) == readdress.CLOSE_WAIT)
     scene.dump.image(second, inq_seq=1001)
     scene.dump.image(first)
-    await wait_until(lambda: scene.said())
-    assert tuple(scene.said()[0]["peer"]) == first.getpeername()
+    await wait_until(lambda: scene.adopter.said)
+    assert tuple(scene.adopter.said[0]["peer"]) == first.getpeername()
     scene.dump.finish()
     await scene.adopting.finish()
-    (said,) = [one for one in scene.said() if tuple(one["peer"]) == second.getpeername()]
+    (said,) = [one for one in scene.adopter.said if tuple(one["peer"]) == second.getpeername()]
     assert (said["fin_received"], said["inq_seq"]) == (True, 1000)
 
 
@@ -169,7 +165,7 @@ async def test_an_image_that_contradicts_what_was_said_is_no_image_to_restore(sc
     await scene.begin()
     for end in scene.dump.ends:
         scene.dump.image(end)
-    await wait_until(lambda: len(scene.said()) == 2)
+    await wait_until(lambda: len(scene.adopter.said) == 2)
     scene.dump.finish(state=readdress.FIN_WAIT2)
     with pytest.raises(AgentError, match="as another than the proxy was given") as caught:
         await scene.adopting.finish()
@@ -182,7 +178,7 @@ async def test_after_a_dump_in_vain_everything_is_given_again(scene, wait_until)
     await scene.begin()
     first, second = scene.dump.ends
     scene.dump.image(first)
-    await wait_until(lambda: scene.said())
+    await wait_until(lambda: scene.adopter.said)
     first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as leaving repair mode does
     await scene.adopting.again()
     assert first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
@@ -191,7 +187,7 @@ async def test_after_a_dump_in_vain_everything_is_given_again(scene, wait_until)
     scene.dump.image(second)
     scene.dump.finish()
     assert (await scene.adopting.finish()).flows == 2
-    once, again = [one for one in scene.said() if tuple(one["peer"]) == first.getpeername()]
+    once, again = [one for one in scene.adopter.said if tuple(one["peer"]) == first.getpeername()]
     assert once["flow"] == again["flow"]
     assert (once["inq_seq"], again["inq_seq"]) == (1000, 1005)
     assert len(scene.adopting.proofs) == 2
@@ -232,7 +228,7 @@ async def test_a_proxy_that_dies_with_the_sockets_is_noticed(scene, wait_until):
 async def test_what_was_given_while_the_dump_went_on_is_released(scene, wait_until):
     await scene.begin()
     scene.dump.image(scene.dump.ends[0])
-    await wait_until(lambda: scene.said())
+    await wait_until(lambda: scene.adopter.said)
     await scene.adopting.release()
     assert scene.adopter.held == []
     inode = scene.dump.ino(scene.dump.ends[0])
