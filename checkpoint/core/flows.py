@@ -126,9 +126,11 @@ def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Cont
 
 def agree(one: Held, other: Held) -> bool:
     """Whether two accounts of a connection say the same of what the proxy is told."""
-    mine, theirs = one.socket, other.socket
-    ends = (mine.local, mine.peer) == (theirs.local, theirs.peer)
-    return ends and (mine.state, one.direction) == (theirs.state, other.direction)
+    return one.direction == other.direction and _told(one.socket) == _told(other.socket)
+
+
+def _told(one: InetSocket) -> tuple[object, ...]:
+    return one.state, one.source, one.source_port, one.destination, one.destination_port
 
 
 def direction_of(local: End, listening: Set[End]) -> Direction:

@@ -75,13 +75,11 @@ def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:
 def proof(cipher: AESGCM, place: int, raw: bytes) -> manifest.Proof:
     """Of a file whose content is at hand; `place`: see `manifest.places`."""
     step = manifest.CHUNK_BYTES
-    view = memoryview(raw)
-    tags = (cipher.encrypt(manifest.nonce(place, at), b"", view[at * step : (at + 1) * step]) for at in _chunks(raw))
-    return manifest.Proof(tuple(tags), len(raw))
-
-
-def _chunks(raw: bytes) -> range:
-    return range(manifest.chunk_count(len(raw)))
+    if len(raw) <= step:
+        return manifest.Proof((cipher.encrypt(manifest.nonce(place, 0), b"", raw),), len(raw))
+    pieces = (memoryview(raw)[start : start + step] for start in range(0, len(raw), step))
+    tags = tuple(cipher.encrypt(manifest.nonce(place, at), b"", piece) for at, piece in enumerate(pieces))
+    return manifest.Proof(tags, len(raw))
 
 
 def _tag_span(path: str, cipher: AESGCM, span: Span) -> list[bytes]:

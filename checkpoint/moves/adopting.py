@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -27,7 +28,8 @@ from checkpoint.core.manifest import Proof
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.images import gmac
 from checkpoint.images.folder import Images, Stream
-from checkpoint.images.progress import Progress
+from checkpoint.images.watch import FolderWatch
+from checkpoint.kernel import IN_CLOSE_WRITE
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, live, sockopts, unkept
@@ -53,8 +55,11 @@ class Adopting:
         self._images = Images(folder, around.messages)
         self._sockets: OpenSockets | None = None
         self._adoption: Adoption | None = None
-        self._progress: Progress | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._watch: FolderWatch | None = None
+        self._whole: deque[int] = deque()
+        """The connections whose images CRIU has written, by inode, but for those that were given."""
+        self._failed: AgentError | None = None
+        """Why nothing more is given before the dump is over."""
         self._given_up: dict[int, str] = {}
         """The connections that cannot be kept, by inode, and why."""
         self._live: dict[int, Held] = {}
@@ -75,35 +80,37 @@ class Adopting:
 
     def watch(self) -> None:
         """CRIU is about to write its images. Raises AgentError KERNEL."""
-        self._progress = Progress(self._around.kernel, self._folder)
+        self._watch = FolderWatch(self._around.kernel, self._folder, IN_CLOSE_WRITE, self._written)
 
     async def look(self, tree: Tree) -> list[SocketOptions]:
         """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save."""
         options = await asyncio.to_thread(self._look, tree)
-        self._following = self._around.spawn(self._follow(), "give the sockets")
+        self._go_on()
         return options
 
     async def again(self) -> None:
         """CRIU is going to dump once more: everything is given again after that, as the new images say."""
-        if self._progress is not None:
-            self._progress.forget()
-        await self._let_go_of_task()
+        self._stop_watching()
+        self._failed = None
         if self._adoption is not None:
             await self._adoption.drain()
         self._put_back()
-        for mine in (self._given, self._under_way, self._legs, self.proofs, self._restored_at):
+        for mine in (self._whole, self._given, self._under_way, self._legs, self.proofs, self._restored_at):
             mine.clear()
 
     async def finish(self) -> Adopted:
-        """CRIU has dumped: give what is left, and wait until the proxy has everything. Raises AgentError."""
-        if self._progress is not None:
-            self._progress.end()
-        if self._following is not None:
-            await self._following
+        """CRIU has dumped: give what is left, and wait until the proxy has everything. Raises AgentError.
+
+        While the proxy is at one message, the next is made, and the list of all sockets read.
+        """
+        if self._watch is not None:
+            self._watch.look()
+        self._stop_watching()
+        if self._failed is not None:
+            raise self._failed
+        await self._give(self._dumped_so_far(), len(self._live))
         self._sort()
-        rest = self._rest()
-        while some := list(islice(rest, adopt.CHUNK)):
-            await self._give(some, len(self.sorted.flows))
+        await self._give(self._rest(), len(self.sorted.flows))
         if self._adoption is not None:
             for taken in await self._adoption.settle():
                 self._keep(taken)
@@ -118,9 +125,7 @@ class Adopting:
 
     async def release(self) -> None:
         """Have the proxy give everything back."""
-        if self._progress is not None:
-            self._progress.forget()
-        await self._let_go_of_task()
+        self._stop_watching()
         if self._adoption is not None:
             # A proxy that is dead or deaf has let go already, or its legs are mended by the engine.
             with suppress(AgentError):
@@ -129,10 +134,7 @@ class Adopting:
 
     def close(self) -> None:
         """Once the proxy's part is over, or nobody is to adopt anything."""
-        if self._progress is not None:
-            self._progress.close()
-        if self._following is not None:
-            self._following.cancel()
+        self._stop_watching()
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
@@ -157,11 +159,31 @@ class Adopting:
         self._live = {held.socket.ino: held for held in found.flows}
         return options
 
-    async def _follow(self) -> None:
-        assert self._progress is not None
-        while inodes := await self._progress.next(adopt.CHUNK):
-            if some := [self._describe(self._live[ino]) for ino in inodes if self._is_as_it_was(ino)]:
-                await self._give(some, len(self._live))
+    def _written(self, masks: Mapping[str, int]) -> None:
+        """CRIU has closed these images."""
+        self._whole.extend(inode for name in masks if (inode := manifest.inode_of(name)) is not None)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """While CRIU dumps: give as many whole messages as there are, and as the proxy has room for."""
+        if not self._live or self._failed is not None:  # they are not looked at yet, or there are none
+            return
+        try:
+            for taken in self._adoption.answered() if self._adoption else ():
+                self._keep(taken)
+            while len(self._whole) >= adopt.CHUNK and (self._adoption is None or self._adoption.has_room):
+                if some := list(islice(self._dumped_so_far(), adopt.CHUNK)):
+                    self._say(some, len(self._live))
+        except AgentError as error:
+            self._failed = error
+            self._stop_watching()
+
+    def _dumped_so_far(self) -> Iterator[Given]:
+        """The connections whose images are whole, but for those that changed while CRIU looked: they come later."""
+        while self._whole:
+            ino = self._whole.popleft()
+            if self._is_as_it_was(ino):
+                yield self._describe(self._live[ino])
 
     def _is_as_it_was(self, ino: int) -> bool:
         return ino in self._live and live.state_of(self._duplicate(ino)) == self._live[ino].socket.state
@@ -199,11 +221,19 @@ class Adopting:
         self._under_way[say.flow] = held, stream
         return Given(say, self._duplicate(ino))
 
-    async def _give(self, some: list[Given], flow_count: int) -> None:
+    async def _give(self, everything: Iterator[Given], flow_count: int) -> None:
+        """Message by message, as the proxy has room."""
+        while some := list(islice(everything, adopt.CHUNK)):
+            if self._adoption is not None and not self._adoption.has_room:
+                self._keep(await self._adoption.next())
+            self._say(some, flow_count)
+
+    def _say(self, some: list[Given], flow_count: int) -> None:
         if self._adoption is None:
             self._adoption = Adoption(self._around.adopt_path, self._migration, self._lost)
-        for taken in await self._adoption.give(some, flow_count):
-            self._keep(taken)
+            if self._watch is not None:
+                self._adoption.listen(self._go_on)
+        self._adoption.give(some, flow_count)
 
     def _keep(self, taken: Taken) -> None:
         """The proxy has these: what it says of them goes into their images."""
@@ -230,12 +260,13 @@ class Adopting:
         for ino, held in self._given.items():
             self._duplicate(ino).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, held.socket.reuse_address)
 
-    async def _let_go_of_task(self) -> None:
-        """Let the task end that gives the sockets; why it may have failed is of no interest any more."""
-        if self._following is not None:
-            with suppress(AgentError):
-                await self._following
-            self._following = None
+    def _stop_watching(self) -> None:
+        """Of the dump nothing more is awaited."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._adoption is not None:
+            self._adoption.deafen()
 
     def _duplicate(self, ino: int) -> socket.socket:
         assert self._sockets is not None

@@ -11,10 +11,10 @@ The connection stays open while the proxy holds. End of file from the proxy mean
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -31,7 +31,7 @@ kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
 AHEAD = 2
 """Messages on their way at once: while the proxy is at one, the next is made. More might not fit the socket."""
 
-_FLOW_BITS = 48
+_FLOW_BYTES = 6
 _MAX_ANSWER_BYTES = 1 << 20
 _ANSWER_SECONDS = 10.0
 """A chunk takes the proxy milliseconds; a proxy that takes longer is stuck, and the workload stands still meanwhile."""
@@ -118,7 +118,7 @@ def describe(held: flows.Held, stream: Stream | None, kind: Kind = "listener") -
     """What the proxy must know of one socket; `stream` is None for one that is no flow, which is of `kind`."""
     one = held.socket
     say = AdoptedSocket(
-        flow=secrets.randbits(_FLOW_BITS),
+        flow=int.from_bytes(os.urandom(_FLOW_BYTES)),
         kind=kind if stream is None else "flow",
         local=one.local,
         peer=one.peer,
@@ -140,7 +140,7 @@ class Adoption:
         """Connect; raises AgentError PROXY_UNREACHABLE."""
         self._migration = migration
         self._lost = lost
-        self._watching = False
+        self._listening = False
         self._unanswered: deque[Sequence[Given]] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -152,30 +152,53 @@ class Adoption:
             ) from error
         self._socket.setblocking(False)
 
-    async def give(self, given: Sequence[Given], flows: int) -> list[Taken]:
+    @property
+    def has_room(self) -> bool:
+        """Whether one more message may be given: while the proxy is at one, the next can be made."""
+        return len(self._unanswered) < AHEAD
+
+    def give(self, given: Sequence[Given], flows: int) -> None:
         """Give one message's sockets, CHUNK at most; `flows` is how many flows all messages have together.
 
-        Gives what the proxy has by now: while it is at one message, the next can be made. Raises AgentError
-        PROXY_REFUSED or PROXY_UNREACHABLE.
+        Raises AgentError PROXY_UNREACHABLE.
         """
         self._say(_Adopt(self._migration, [one.say for one in given], flows), given)
-        return [await self._taken() for _ in range(len(self._unanswered) - AHEAD + 1)]
+
+    def answered(self) -> Iterator[Taken]:
+        """What the proxy has said it has, without waiting. Raises AgentError PROXY_REFUSED or PROXY_UNREACHABLE."""
+        while self._unanswered and (answer := self._heard()):
+            yield Taken(self._unanswered.popleft(), answer.legs)
+
+    async def next(self) -> Taken:
+        """The oldest message that was not answered, once it is. Raises AgentError, as `answered`."""
+        given = self._unanswered.popleft()
+        return Taken(given, (await self._answer()).legs)
 
     async def settle(self) -> list[Taken]:
         """Wait until the proxy has everything, and give what had not been answered. Raises AgentError."""
-        return [await self._taken() for _ in range(len(self._unanswered))]
+        return [await self.next() for _ in range(len(self._unanswered))]
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """`heard` is called as long as there is something to read: answers (`answered`), or the proxy's end."""
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), heard)
+        self._listening = True
+
+    def deafen(self) -> None:
+        """What is read from now on is waited for."""
+        if self._listening:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._listening = False
 
     def watch(self) -> None:
         """Everything is settled: from now on the proxy says nothing unasked, so whatever can be read is its end."""
-        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._ended)
-        self._watching = True
+        self.listen(self._ended)
 
     async def release(self) -> None:
         """Tell the proxy to let go; a proxy that is dead already has."""
-        self._unwatch()
+        self.deafen()
         await self.drain()
         self._say(_Release(self._migration), ())
-        await self._answer()
+        await self.next()
 
     async def drain(self) -> None:
         """Wait for the answers to what is on its way, since something else failed: a refusal does not matter any more.
@@ -184,13 +207,13 @@ class Adoption:
         """
         while self._unanswered:
             try:
-                await self._answer()
+                await self.next()
             except AgentError as error:
                 if error.code is not Code.PROXY_REFUSED:
                     raise
 
     def close(self) -> None:
-        self._unwatch()
+        self.deafen()
         self._socket.close()
 
     def _say(self, request: _Adopt | _Release, given: Sequence[Given]) -> None:
@@ -200,18 +223,23 @@ class Adoption:
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not listen: {error}") from error
         self._unanswered.append(given)
 
-    async def _taken(self) -> Taken:
-        given = self._unanswered[0]
-        return Taken(given, (await self._answer()).legs)
-
     async def _answer(self) -> _Answer:
-        """The answer to the oldest request that has none yet."""
-        self._unanswered.popleft()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await readable(self._socket.fileno())
-            raw = self._socket.recv(_MAX_ANSWER_BYTES)
         except OSError as error:  # TimeoutError is one
+            raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
+        answer = self._heard()
+        assert answer is not None
+        return answer
+
+    def _heard(self) -> _Answer | None:
+        """The answer that can be read, if one can."""
+        try:
+            raw = self._socket.recv(_MAX_ANSWER_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError as error:
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
         if not raw:
             raise AgentError(Code.PROXY_UNREACHABLE, "the proxy hung up")
@@ -223,11 +251,6 @@ class Adoption:
             raise AgentError(Code.PROXY_REFUSED, f"the proxy refused: {answer.error.message}", hint=answer.error.hint)
         return answer
 
-    def _unwatch(self) -> None:
-        if self._watching:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._watching = False
-
     def _ended(self) -> None:
-        self._unwatch()
+        self.deafen()
         self._lost()

@@ -54,10 +54,11 @@ async def test_what_was_tagged_meanwhile_and_the_rest_make_one_proof(store, more
 def test_a_folder_that_is_emptied_or_goes_is_no_error(store):
     folder = store.make("m").images
     growing = Growing(folder, KEY)
-    (folder / "pages-2.img").write_bytes(bytes(MIB))
+    for name in ("pages-1.img", "pages-2.img"):
+        (folder / name).write_bytes(bytes(MIB))
     until_tagged(growing, "pages-2.img", 1)
     os.truncate(folder / "pages-2.img", 5)
     store.remove("m")
     time.sleep(0.02)  # it looks a few times meanwhile; nothing depends on how often
-    assert [len(some) for some in growing.end().values()] == [1]
+    assert [len(some) for some in growing.end().values()] == [1, 1]
     assert growing.end() == growing.tags

@@ -208,7 +208,7 @@ async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_un
     scene.adopter.die()
     for end in scene.dump.ends:
         scene.dump.image(end)
-    await wait_until(lambda: all(task.done() for task in scene.tasks))
+    await wait_until(lambda: scene.adopting._failed)
     with pytest.raises(AgentError) as caught:
         await scene.adopting.finish()
     assert caught.value.code is Code.PROXY_UNREACHABLE
