@@ -182,7 +182,7 @@ class Adopting:
         """The connections whose images are whole, but for those that changed while CRIU looked: they come later."""
         while self._whole:
             ino = self._whole.popleft()
-            if self._is_as_it_was(ino):
+            if ino not in self._given and self._is_as_it_was(ino):  # what we edit is closed once more
                 yield self._describe(self._live[ino])
 
     def _is_as_it_was(self, ino: int) -> bool:

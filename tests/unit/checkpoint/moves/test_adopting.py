@@ -146,6 +146,18 @@ async def test_what_is_edited_is_proved_as_it_is_then(scene):
     assert gmac.tag(str(scene.folder), KEY, spans) == [list(one.tags) for one in scene.adopting.proofs.values()]
 
 
+async def test_what_is_edited_while_the_dump_goes_on_is_not_given_again(scene, wait_until):
+    await scene.begin()
+    first, second = scene.dump.ends
+    scene.dump.image(first, outq_len=5)
+    await wait_until(lambda: scene.adopting.proofs)
+    scene.dump.image(second, outq_len=5)
+    await wait_until(lambda: len(scene.adopting.proofs) == 2)
+    scene.dump.finish()
+    await scene.adopting.finish()
+    assert [one["kind"] for one in scene.adopter.said] == ["flow", "flow", "listener"]
+
+
 async def test_a_connection_that_changed_while_criu_was_at_it_waits_for_the_list_of_all(scene, wait_until):
     await scene.begin()
     first, second = scene.dump.ends
