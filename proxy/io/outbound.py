@@ -205,9 +205,11 @@ class OutboundMigration:
         return leg
 
     def _leg_again(self, item: AdoptedSocket, snapshot: Snapshot, live: Live) -> Leg:
-        """CRIU has dumped once more, or the agent has not heard our answer: the last account of a flow counts."""
+        """The agent has not heard our answer, or CRIU has dumped once more: then the last account of a flow counts."""
         old = self.legs[item.flow]
         flow = self.flows[old.flow]
+        if flow.snapshot == snapshot:
+            return old
         flow.snapshot, flow.live = snapshot, live
         leg = make_leg(old.flow, old.peer, old.app, snapshot, live, old.link, given_up=old.given_up)
         self.legs[item.flow] = leg
