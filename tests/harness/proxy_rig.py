@@ -132,9 +132,13 @@ class Rig:
     def workload(self, *argv: Any, **more: Any) -> Workload:
         return self._own(Workload(self.namespaces["a"], *argv, **more))
 
-    def connect(self, host: str = ADDRESS["a"], port: int = PORT, pod: str = "c") -> socket.socket:
+    def connect(
+        self, host: str = ADDRESS["a"], port: int = PORT, pod: str = "c", *, own_port: bool = False
+    ) -> socket.socket:
+        """`own_port`: from a port that no other connection has, which connect(2) promises only for one destination."""
+        source = (ADDRESS[pod], 0) if own_port else None
         with self.namespaces[pod].entered():
-            return socket.create_connection((host, port), timeout=PATIENCE_SECONDS)
+            return socket.create_connection((host, port), PATIENCE_SECONDS, source)
 
     def talker(self, sock: socket.socket, **more: Any) -> Talker:
         return self._own(Talker(sock, **more))
