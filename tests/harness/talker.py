@@ -18,6 +18,8 @@ PATTERN = bytes(range(251)) * 2048
 PATIENCE_SECONDS = 20.0
 SAID_BYTES = 50_000
 """What the workload says before it shuts down its side, when the first byte asks for that ("f"); "q" is for silence."""
+_TOLD_SECONDS = 1.0
+"""A writer that is in its call for longer has a full buffer before it, and no reset."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -66,8 +68,12 @@ class Talker:
             raise OSError(ctypes.get_errno(), "connect to AF_UNSPEC")
 
     def verdict_after_end(self) -> str:
-        """A reset is told to one caller, the next sees the end of the stream: so ask both threads."""
+        """A reset is told to one caller, the next sees the end of the stream: so ask both threads, the writer once it
+        has come out of its call, if it does."""
         self._reader.join(PATIENCE_SECONDS)
+        sent, deadline = self.sent, time.monotonic() + _TOLD_SECONDS
+        while self._writer.is_alive() and self.sent == sent and time.monotonic() < deadline:
+            time.sleep(0.001)
         return self._reset if self._reset and self.verdict == "ended" else self.verdict
 
     def close(self) -> None:
