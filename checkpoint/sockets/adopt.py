@@ -166,8 +166,8 @@ class Adoption:
 
     def answered(self) -> Iterator[Taken]:
         """What the proxy has said it has, without waiting. Raises AgentError PROXY_REFUSED or PROXY_UNREACHABLE."""
-        while self._unanswered and (answer := self._heard()):
-            yield Taken(self._unanswered.popleft(), answer.legs)
+        while self._unanswered and (raw := self._heard()) is not None:
+            yield Taken(self._unanswered.popleft(), _understood(raw).legs)
 
     async def next(self) -> Taken:
         """The oldest message that was not answered, once it is. Raises AgentError, as `answered`."""
@@ -229,28 +229,32 @@ class Adoption:
                 await readable(self._socket.fileno())
         except OSError as error:  # TimeoutError is one
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
-        answer = self._heard()
-        assert answer is not None
-        return answer
+        raw = self._heard()
+        assert raw is not None
+        return _understood(raw)
 
-    def _heard(self) -> _Answer | None:
+    def _heard(self) -> bytes | None:
         """The answer that can be read, if one can."""
         try:
-            raw = self._socket.recv(_MAX_ANSWER_BYTES)
+            return self._socket.recv(_MAX_ANSWER_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
-        if not raw:
-            raise AgentError(Code.PROXY_UNREACHABLE, "the proxy hung up")
-        try:
-            answer = msgspec.json.decode(raw, type=_Answer)
-        except msgspec.DecodeError as error:
-            raise AgentError(Code.PROXY_REFUSED, f"the proxy's answer makes no sense: {error}") from error
-        if answer.error is not None:
-            raise AgentError(Code.PROXY_REFUSED, f"the proxy refused: {answer.error.message}", hint=answer.error.hint)
-        return answer
 
     def _ended(self) -> None:
         self.deafen()
         self._lost()
+
+
+def _understood(raw: bytes) -> _Answer:
+    """Raises AgentError for a refusal, what makes no sense, and the proxy's end."""
+    if not raw:
+        raise AgentError(Code.PROXY_UNREACHABLE, "the proxy hung up")
+    try:
+        answer = msgspec.json.decode(raw, type=_Answer)
+    except msgspec.DecodeError as error:
+        raise AgentError(Code.PROXY_REFUSED, f"the proxy's answer makes no sense: {error}") from error
+    if answer.error is not None:
+        raise AgentError(Code.PROXY_REFUSED, f"the proxy refused: {answer.error.message}", hint=answer.error.hint)
+    return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -94,6 +95,26 @@ async def test_a_refusal_is_quoted(tmp_path, listener):
         adoption.give([given(listener)], 0)
         await adoption.drain()  # what is refused when nobody wants it any more
         assert await adoption.settle() == []
+        adoption.close()
+
+
+async def test_a_refusal_that_nobody_waited_for_is_an_answer_too(tmp_path, listener, wait_until):
+    """The release does not wait for it once more."""
+    refused: list[AgentError] = []
+
+    def heard() -> None:
+        try:
+            list(adoption.answered())
+        except AgentError as error:
+            refused.append(error)
+
+    with Adopter(tmp_path / "adopt.sock", refuse="no") as adopter:
+        adoption = Adoption(str(tmp_path / "adopt.sock"), "m", lambda: None)
+        adoption.give([given(listener)], 0)
+        await wait_until(lambda: heard() or refused)
+        async with asyncio.timeout(5):
+            await adoption.release()
+        assert [request["op"] for request in adopter.requests] == ["adopt", "release"]
         adoption.close()
 
 
