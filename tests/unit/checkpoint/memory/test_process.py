@@ -13,11 +13,11 @@ import threading
 
 import pytest
 
-from checkpoint.core.pages import PAGE_BYTES, Ask, Space
+from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES, Ask, Space
 from checkpoint.memory import uffd
 from checkpoint.memory.process import Process
 
-PAGES = 64
+PAGES = CHUNK_BYTES // PAGE_BYTES
 _API, _REGISTER = 0xC018AA3F, 0xC020AA00
 _NUMBER = {"x86_64": 323, "aarch64": 282}[platform.machine()]
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -25,14 +25,14 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @pytest.fixture
 def watched():
-    """A descriptor, and the address of 64 pages of ours that nobody has touched."""
+    """A descriptor, and the address of a chunk of ours that nobody has touched: all of its pages are neighbours."""
     fd = _LIBC.syscall(_NUMBER, os.O_CLOEXEC | os.O_NONBLOCK)
     assert fd >= 0, os.strerror(ctypes.get_errno())
-    memory = mmap.mmap(-1, PAGES * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, 2 * CHUNK_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     anchor = ctypes.c_char.from_buffer(memory)
-    address = ctypes.addressof(anchor)
+    address = -(-ctypes.addressof(anchor) // CHUNK_BYTES) * CHUNK_BYTES
     fcntl.ioctl(fd, _API, struct.pack("<QQQ", 0xAA, 0, 0))
-    fcntl.ioctl(fd, _REGISTER, struct.pack("<QQQQ", address, len(memory), 1, 0))
+    fcntl.ioctl(fd, _REGISTER, struct.pack("<QQQQ", address, CHUNK_BYTES, 1, 0))
     yield fd, address
     os.close(fd)
     del anchor
