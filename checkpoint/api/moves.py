@@ -130,13 +130,16 @@ class Dumped(msgspec.Struct, frozen=True):
     processes: int
     criu_seconds: dict[str, float]
     """CRIU's own account (stats-dump): freezing, frozen, memdump, memwrite."""
+    legs: msgspec.Raw
+    """Of the connections that were adopted meanwhile: a JSON list of `proxy.api.Leg`, as the source's proxy gave it;
+    the agent does not look inside."""
 
 
 class Adopted(msgspec.Struct, frozen=True):
     flows: int
     listeners: int
     legs: msgspec.Raw
-    """A JSON list of `proxy.api.Leg`, as the source's proxy gave it; the agent does not look inside."""
+    """Those that `Dumped` has not."""
 
 
 class Sealed(msgspec.Struct, frozen=True):

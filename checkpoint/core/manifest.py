@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -85,9 +85,12 @@ def place_of_stream(inode: int) -> int:
     return (_STREAMS_FROM << _CHUNKS_BITS) + (inode << _STREAM_CHUNKS_BITS)
 
 
-def places(names: Iterable[str]) -> dict[str, int]:
-    """The nonce of each file's first chunk: a place of its own, or that in the sorted list of all."""
-    return {name: _place(name, at) for at, name in enumerate(sorted(names))}
+def places(names: Iterable[str], wanted: Container[str] | None = None) -> dict[str, int]:
+    """The nonce of each file's first chunk: a place of its own, or that in the sorted list of all.
+
+    Of the `wanted` ones, as a rule of all.
+    """
+    return {name: _place(name, at) for at, name in enumerate(sorted(names)) if wanted is None or name in wanted}
 
 
 def _place(name: str, at: int) -> int:

@@ -38,20 +38,21 @@ def _host_of(words: tuple[int, ...]) -> str:
     return str(ipaddress.ip_address(raw))
 
 
-def words_of(host: str, like: Sequence[int]) -> list[int]:
-    """The words for `host`, as many as `like` has: an IPv4 address in an IPv6 socket becomes the mapped one."""
+@functools.lru_cache(maxsize=4096)
+def words_of(host: str, count: int) -> tuple[int, ...]:
+    """The 1 or 4 words for `host`: an IPv4 address in an IPv6 socket becomes the mapped one."""
     raw = ipaddress.ip_address(host).packed
-    if len(like) == 4 and len(raw) == 4:
+    if count == 4 and len(raw) == 4:
         raw = _MAPPED_PREFIX + raw
-    if len(raw) != 4 * len(like):
-        raise ValueError(f"{host} does not fit a socket with {len(like)} address words")
-    return [int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, len(raw), 4)]
+    if len(raw) != 4 * count:
+        raise ValueError(f"{host} does not fit a socket with {count} address words")
+    return tuple(int.from_bytes(raw[at : at + 4], sys.byteorder) for at in range(0, len(raw), 4))
 
 
-def readdress(words: Sequence[int], mapping: Mapping[str, str]) -> list[int]:
+def readdress(words: Sequence[int], mapping: Mapping[str, str]) -> tuple[int, ...]:
     """Exchange an address for its counterpart in `mapping`; one that is not in it (0.0.0.0, 127.0.0.1) stays."""
     host = host_of(words)
-    return words_of(mapping[host], words) if host in mapping else list(words)
+    return words_of(mapping[host], len(words)) if host in mapping else tuple(words)
 
 
 class Numbers(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from checkpoint.core.errors import AgentError, Code
 
@@ -24,11 +25,26 @@ def head(path: str) -> tuple[bytes, int]:
         os.close(fd)
 
 
+def size(path: str) -> int:
+    """Of an image, in bytes; raises AgentError IMAGE_DAMAGED for what is no file."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise AgentError(Code.IMAGE_DAMAGED, f"{path} is no file")
+    return found.st_size
+
+
 def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> AgentError:
+    return AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be read: {error.strerror}")
 
 
 def read(path: str) -> bytes:

@@ -7,7 +7,7 @@ image has one entry, then the raw receive queue, then the raw send queue (criu: 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -144,12 +144,11 @@ class Images:
 
         A connection with both ends in the tree has both ends' addresses exchanged, so that they still meet.
         """
-        both = {one.ino for one in inside}
+        both, hosts = {one.ino for one in inside}, hosts or {}
+        inet = self._messages.INETSK
         for one in self._load():
-            if one.type == self._messages.INETSK:
-                host = (hosts or {}).get(one.isk.ino)
-                own = mapping if host is None else {readdress.host_of(one.isk.src_addr): host}
-                _edit(one.isk, own, one.isk.ino in both)
+            if one.type == inet:
+                _edit(one.isk, mapping, both, hosts)
             elif one.HasField("tfd"):
                 _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"
@@ -236,18 +235,22 @@ def _keep_ticking(one: Message) -> None:
         one.vsec, one.vnsec = one.isec, one.insec
 
 
-def _edit(one: Message, mapping: Mapping[str, str], inside: bool) -> None:
-    one.src_addr[:] = readdress.readdress(one.src_addr, mapping)
-    if inside:
+def _edit(one: Message, mapping: Mapping[str, str], inside: Container[int], hosts: Mapping[int, str]) -> None:
+    own, ino = one.src_addr, one.ino
+    host = hosts.get(ino) or mapping.get(readdress.host_of(own))
+    if host is not None:
+        own[:] = readdress.words_of(host, len(own))
+    if ino in inside:
         one.dst_addr[:] = readdress.readdress(one.dst_addr, mapping)
         return
     if one.proto != flows.IPPROTO_TCP or not one.dst_port:
         return
-    if one.state in _ENDED_BY_PEER and one.HasField("shutdown"):
+    state = one.state
+    if state in _ENDED_BY_PEER and one.HasField("shutdown"):
         # The app leg will deliver the FIN or the reset afresh; what the application itself shut down stays.
         if one.shutdown == _READ:
             one.ClearField("shutdown")
         elif one.shutdown == _BOTH:
             one.shutdown = _WRITE
-    if one.state in flows.MOVABLE:
+    if state != readdress.ESTABLISHED and state in flows.MOVABLE:
         one.state = readdress.ESTABLISHED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -41,7 +41,7 @@ _OF_THREAD = threading.local()
 _NOTHING: Mapping[str, int] = {}
 
 
-def plan(sizes: Mapping[str, int], wanted: Iterable[str], tagged: Mapping[str, int] = _NOTHING) -> list[list[Span]]:
+def plan(sizes: Mapping[str, int], wanted: Collection[str], tagged: Mapping[str, int] = _NOTHING) -> list[list[Span]]:
     """Jobs of about the same length that together tag the `wanted` of the files that `sizes` names, but for their first
     chunks, so many as are `tagged` already."""
     jobs: list[list[Span]] = []
@@ -55,8 +55,8 @@ def plan(sizes: Mapping[str, int], wanted: Iterable[str], tagged: Mapping[str, i
     return jobs
 
 
-def _spans(sizes: Mapping[str, int], wanted: Iterable[str], tagged: Mapping[str, int]) -> Iterator[Span]:
-    places = manifest.places(sizes)
+def _spans(sizes: Mapping[str, int], wanted: Collection[str], tagged: Mapping[str, int]) -> Iterator[Span]:
+    places = manifest.places(sizes, wanted)
     for name in wanted:
         end = manifest.chunk_count(sizes[name])
         for start in range(tagged.get(name, 0), end, SPAN_CHUNKS):

@@ -87,9 +87,8 @@ class Store:
                 tags[span.name] += some
         return {name: Proof(tuple(some), sizes[name]) for name, some in tags.items()}
 
-    async def survey(self, folder: Path, key: bytes) -> Manifest:
-        """What the files of a folder are now. Raises AgentError IMAGE_DAMAGED for what is no file."""
-        sizes = listing(folder)
+    async def survey(self, folder: Path, key: bytes, sizes: Mapping[str, int]) -> Manifest:
+        """What the files of a folder are now; `sizes` is its `listing`. Raises AgentError IMAGE_DAMAGED."""
         return Manifest(await self.prove(folder, key, sizes, sizes))
 
     async def seal(
@@ -98,17 +97,14 @@ class Store:
         """Write the folder's manifest; give it and its digest.
 
         `dumped` has the names of its files right after the dump, and `proved` what is signed for already: that stands,
-        whatever the file has become meanwhile. Once for each key: a second time would tag what may have been edited
-        since with the nonces of the first. Raises AgentError IMAGE_DAMAGED where a file came, went, or is of another
-        size than was proved.
+        whatever the file has become meanwhile: the destination sees it. Once for each key: a second time would tag what
+        may have been edited since with the nonces of the first. Raises AgentError IMAGE_DAMAGED where a file came or
+        went.
         """
-        sizes = listing(folder)
-        manifests.compare_names(dumped, sizes)
-        for name, one in proved.items():
-            if sizes[name] != one.size:
-                raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} changed after it was dumped")
-        rest = await self.prove(folder, key, sizes, [name for name in sizes if name not in proved])
-        found = Manifest({**proved, **rest})
+        manifests.compare_names(dumped, _names(folder))
+        rest = [name for name in dumped if name not in proved]
+        sizes = {**dumped, **{name: files.size(f"{folder}/{name}") for name in rest}}
+        found = Manifest({**proved, **await self.prove(folder, key, sizes, rest)})
         raw = manifests.encode(found)
         files.write(f"{folder}/{manifests.NAME}", raw)
         return found, manifests.digest(raw)
@@ -136,6 +132,11 @@ def listing(folder: Path) -> dict[str, int]:
             sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
     sizes.pop(manifests.NAME, None)
     return sizes
+
+
+def _names(folder: Path) -> set[str]:
+    with os.scandir(folder) as found:
+        return {entry.name for entry in found} - {manifests.NAME}
 
 
 def everything(folder: Path) -> dict[str, int]:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from socket import SocketType
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -73,6 +74,7 @@ class Adopting:
         self._restored_at: dict[int, str] = {}
         """Each adopted connection's own address at the destination, by the socket's inode."""
         self._legs: list[msgspec.Raw] = []
+        """Those that nobody was told yet."""
 
     def give_up(self, tree: Tree) -> None:
         """Find the connections that cannot be kept: the rest moves without them. Blocks."""
@@ -116,8 +118,13 @@ class Adopting:
                 self._keep(taken)
             self._adoption.watch()
         self._close_sockets()
-        legs = msgspec.Raw(b"[" + b",".join(map(bytes, self._legs)) + b"]")
-        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), legs)
+        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), self.legs())
+
+    def legs(self) -> msgspec.Raw:
+        """A JSON list of those that the proxy has said since this was asked for."""
+        found = msgspec.Raw(b"[" + b",".join(map(bytes, self._legs)) + b"]")
+        self._legs.clear()
+        return found
 
     def edit_addresses(self, addresses: dict[str, str]) -> None:
         """Of all sockets in the images, for the destination. Raises AgentError."""
@@ -268,7 +275,7 @@ class Adopting:
         if self._adoption is not None:
             self._adoption.deafen()
 
-    def _duplicate(self, ino: int) -> socket.socket:
+    def _duplicate(self, ino: int) -> SocketType:
         assert self._sockets is not None
         return self._sockets.by_ino[ino].sock
 

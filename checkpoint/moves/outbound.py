@@ -170,7 +170,8 @@ class Outbound(Side):
         if self._handing.giving is not None:
             await self._handing.giving.write_map(images)
         self._snapshot.keep(options, self.record.stopped_before)
-        return Dumped(sum(self._snapshot.dumped.values()), report.processes, report.criu_seconds)
+        size_bytes = sum(self._snapshot.dumped.values())
+        return Dumped(size_bytes, report.processes, report.criu_seconds, self._adopting.legs())
 
     async def adopt(self) -> Adopted:
         return await self._once(Event.ADOPT, "adopt", self._adopting.finish)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -49,8 +49,9 @@ class Restoring:
 
         Raises AgentError; nothing is left of the tree then.
         """
-        manifest.compare_sizes(sealed, store.listing(folder))
-        looking = self._around.spawn(self._survey(folder, key), "look at the images")
+        sizes = store.listing(folder)
+        manifest.compare_sizes(sealed, sizes)
+        looking = self._around.spawn(self._survey(folder, key, sizes), "look at the images")
         try:
             with self._timed("files"):
                 await self._place_files(folder, sealed, key)
@@ -75,10 +76,10 @@ class Restoring:
             manifest.compare(Manifest({name: sealed.files[name] for name in ours}), Manifest(found))
             await asyncio.to_thread(self._incoming.place, folder)
 
-    async def _survey(self, folder: Path, key: bytes) -> Manifest:
+    async def _survey(self, folder: Path, key: bytes, sizes: Mapping[str, int]) -> Manifest:
         """What the images are while CRIU reads them; what that proves and what not: `checkpoint.images.store`."""
         with self._timed("verify"):
-            return await self._around.store.survey(folder, key)
+            return await self._around.store.survey(folder, key, sizes)
 
     async def _run_criu(self, folder: Path, *, lazily: bool) -> RestoreReport:
         helper = self._helper or await self._around.engine.prepare()

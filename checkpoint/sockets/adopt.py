@@ -15,6 +15,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from socket import SocketType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -96,7 +97,7 @@ class Given(NamedTuple):
     """One socket to give: what is said of it, and our duplicate."""
 
     say: AdoptedSocket
-    sock: socket.socket
+    sock: SocketType
 
 
 class Taken(NamedTuple):

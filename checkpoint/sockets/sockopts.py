@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
+from socket import SocketType
 
 from checkpoint.core import sockopts
 from checkpoint.core.sockopts import SocketOption, SocketOptions
@@ -22,7 +23,9 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
     """What these TCP sockets have that a fresh socket has not. About 15 us a socket; blocks."""
-    usual = {(family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind}
+    usual: dict[tuple[int, _Kind], _Usual] = {
+        (family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind
+    }
     found: list[SocketOptions] = []
     for one in opened:
         kind = _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
@@ -58,7 +61,7 @@ _KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
 """By the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
 
 
-def _lost_clamp(sock: socket.socket) -> list[tuple[str, int, int, str]]:
+def _lost_clamp(sock: SocketType) -> list[tuple[str, int, int, str]]:
     clamp = sock.getsockopt(sockopts.WINDOW_CLAMP.level, sockopts.WINDOW_CLAMP.number)
     return sockopts.lost_clamp(clamp, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
@@ -79,7 +82,7 @@ class _Usual:
         self._asked = [(one.level, one.number, one.length) for one in self._fresh]
         self._values = list(self._fresh.values())
 
-    def lost(self, sock: socket.socket) -> list[tuple[str, int, int, str]]:
+    def lost(self, sock: SocketType) -> list[tuple[str, int, int, str]]:
         """See `sockopts.lost`. Most sockets have nothing, and a list of values is compared at once."""
         ask = sock.getsockopt
         values = [ask(level, number, length) for level, number, length in self._asked]

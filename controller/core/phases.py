@@ -99,7 +99,8 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),
     Phase.STOPPING: ((Action.STOP,),),
     Phase.CHECKPOINTING: ((Action.DUMP,),),
-    Phase.ADOPTING: ((Action.ADOPT,),),
+    # The legs as soon as they are known: most, as a rule, were adopted while CRIU dumped.
+    Phase.ADOPTING: ((Action.ADOPT, Action.BUILD_LEGS),),
     Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
     Phase.RESTORING: ((Action.RESTORE,),),
     Phase.COMMITTING: ((Action.COMMIT,),),

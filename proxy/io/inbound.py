@@ -25,6 +25,9 @@ from proxy.sys import address, nftables, repair
 
 LATE_SECONDS = 30.0
 """A link that was dialled before the workload moved on has shown itself by then (proxy.io.source, GIVE_UP_SECONDS)."""
+LATER_SECONDS, LATER_SECONDS_EACH = 0.005, 20e-6
+"""So long after the answer, and so much longer for each leg, flows are made of the legs: the rest of them may be said
+until then, and the workload waits for that."""
 MAX_TOKENS = 32
 """The first controller's and its successors': each is tried for every HELLO."""
 
@@ -40,6 +43,8 @@ class InboundMigration:
         self.state = Inbound.PREPARED
         self._flows: dict[int, DestinationFlow] = {}
         self._links: dict[int, Link] = {}
+        self._built: set[int] = set()
+        """The flows whose legs were built here, by number: of some, nothing else may have been made yet."""
         self.superseded_at = 0.0
         """When the workload was moved on from here, by the loop's clock; 0: it is here."""
         self._retirement = retirement
@@ -64,9 +69,9 @@ class InboundMigration:
             self._blanks.prepare(address.family(address.host_of(via)))
 
     def later(self, work: Callable[[], None]) -> None:
-        """Do it when the caller has had his answer, and before anything else here."""
+        """Do it when the caller has had his answer, and perhaps another, and before anything else here."""
         self._later.add(work)
-        self._later.do_in(0)
+        self._later.do_in(LATER_SECONDS + len(self._built) * LATER_SECONDS_EACH)
 
     @property
     def live_flows(self) -> int:
@@ -93,8 +98,7 @@ class InboundMigration:
         Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
         state = inbound(self.state, Call.BUILD)
-        known = self.flows
-        fresh = [leg for leg in legs if leg.flow not in known]
+        fresh = [leg for leg in legs if leg.flow not in self._built]
         new = [leg for leg in fresh if not leg.datagrams]
         keys = [_key(leg.app, leg.peer) for leg in new]
         self._retirement.use(keys)
@@ -104,13 +108,14 @@ class InboundMigration:
             for key in keys:
                 self._retirement.retire(key)
             raise
+        self._built.update(leg.flow for leg in fresh)
         self.later(partial(self._keep, new, socks))
         for leg in fresh:
             if leg.datagrams:
                 self._take_datagrams(leg)
         self.state = state
         self.context.totals.legs_built += len(new)
-        return len(known) + len(new)
+        return len(self._built)
 
     def _build(self, legs: list[Leg]) -> list[socket.socket]:
         kernel, socks = self.context.kernel, list[socket.socket]()

@@ -34,6 +34,8 @@ FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the fl
 LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
 """So long after the answer, and so much longer for each flow, what is left to do for the hold is done: the images are
 sealed and the app legs built meanwhile, and the workload waits for that."""
+LIMIT_SECONDS = 0.5
+"""A hold that is shorter is bounded by the receive buffers as they are; most are, and are spared 20 us a flow."""
 
 
 class OutboundMigration:
@@ -75,7 +77,7 @@ class OutboundMigration:
     def adopt(self, wanted: list[AdoptedSocket], socks: list[socket.socket], expected: int = 0) -> list[Leg]:
         """Take the sockets of one message over: all of them, or none. Gives the legs of the flows among them.
 
-        The hold is bounded once the `expected` flows of all messages are here: each has its share of it.
+        Once the `expected` flows of all messages are here, a long hold is bounded: each has its share of it.
 
         Raises WRONG_STATE, LEDGER_VIOLATED or SOCKET_UNUSABLE; the sockets are the caller's still, then.
         """
@@ -88,9 +90,8 @@ class OutboundMigration:
         self.state = state
         self.context.totals.flows_adopted += len(legs)
         if self._limiting is None and len(self.legs) >= expected:
-            later = LATER_SECONDS + expected * LATER_SECONDS_EACH
-            self._later.do_in(later)
-            self._limiting = self.context.loop.call_later(later, self._limit)
+            self._later.do_in(LATER_SECONDS + expected * LATER_SECONDS_EACH)
+            self._limiting = self.context.loop.call_later(LIMIT_SECONDS, self._limit)
         return legs
 
     def repoint(self) -> Repointed:

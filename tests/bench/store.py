@@ -116,7 +116,7 @@ async def _loose(folder: Path, cases: int) -> Damage:
     for _ in range(cases):
         with _damaged(images, chance):
             try:
-                tags.compare(stores.read(images, digest), await store.survey(images, key))
+                tags.compare(stores.read(images, digest), await store.survey(images, key, stores.listing(images)))
             except AgentError:
                 detected += 1
     store.close()

@@ -107,9 +107,9 @@ def test_every_damage_is_found_and_named():
             damage = chance.choice(DAMAGES)
             damaged = damage(folder, chance)
             with pytest.raises(AgentError) as caught:
-                m.compare(sealed, runner.run(store.survey(folder, KEY)))
+                m.compare(sealed, runner.run(store.survey(folder, KEY, stores.listing(folder))))
             assert caught.value.code is Code.IMAGE_DAMAGED
             assert f" {damaged} " in caught.value.problem.message, damage
             make(folder, content)
-        m.compare(sealed, runner.run(store.survey(folder, KEY)))
+        m.compare(sealed, runner.run(store.survey(folder, KEY, stores.listing(folder))))
         store.close()

@@ -17,9 +17,8 @@ def test_rollback_leaves_connections_as_they_were(rig: Rig) -> None:
         rig.prepare("m", "redis")
         assert rig.out("m", "stop")["state"] == "stopped"
         assert stopped(rig, pid)
-        rig.out("m", "dump")
-        adopted = rig.out("m", "adopt")
-        assert (adopted["flows"], len(adopted["legs"]), adopted["listeners"]) == (5, 5, 2)
+        dumped, adopted = rig.out("m", "dump"), rig.out("m", "adopt")
+        assert (adopted["flows"], len(dumped["legs"] + adopted["legs"]), adopted["listeners"]) == (5, 5, 2)
         clients[0].sendall(b"PING\r\n")  # during the hold
         custody = rig.out("m", "seal", "release")
         assert custody["state"] == "released"

@@ -14,11 +14,11 @@ ANY4, ANY6 = (0,), (0, 0, 0, 0)
 
 
 def four(host: str) -> tuple[int, ...]:
-    return tuple(tcp.words_of(host, (0,)))
+    return tcp.words_of(host, 1)
 
 
 def mapped(host: str) -> tuple[int, ...]:
-    return tuple(tcp.words_of(host, (0, 0, 0, 0)))
+    return tcp.words_of(host, 4)
 
 
 def sock(number, source, source_port, destination=ANY4, destination_port=0, state=tcp.ESTABLISHED, **more):
@@ -85,7 +85,7 @@ def test_a_connection_that_is_being_opened_is_named(state):
 
 
 def test_a_connection_in_no_process_is_named():
-    six = tuple(tcp.words_of("fd00::1", (0, 0, 0, 0)))
+    six = tcp.words_of("fd00::1", 4)
     with pytest.raises(AgentError, match=r"\[fd00::1\]:80 to \[fd00::1\]:81") as caught:
         flows.sort([sock(1, six, 80, six, 81)], {})
     assert caught.value.code is Code.UNSUPPORTED_SOCKET

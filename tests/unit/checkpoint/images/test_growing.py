@@ -48,7 +48,7 @@ async def test_what_was_tagged_meanwhile_and_the_rest_make_one_proof(store, more
     assert {name: len(some) for name, some in tags.items()} == {"pages-1.img": 2}
     sizes = stores.listing(folder)
     found = await store.prove(folder, KEY, sizes, ["pages-1.img"], tags)
-    assert found["pages-1.img"] == (await store.survey(folder, KEY)).files["pages-1.img"]
+    assert found["pages-1.img"] == (await store.survey(folder, KEY, sizes)).files["pages-1.img"]
 
 
 def test_a_folder_that_is_emptied_or_goes_is_no_error(store):

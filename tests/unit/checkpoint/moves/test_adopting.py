@@ -56,7 +56,7 @@ class Dump:
         states[1] = states[1] if state is None else state
         ports = [one.getsockname()[1] for one in self.peers]
         sockets = [(self.listener, 10, 0), *zip(self.ends, states, ports, strict=True)]
-        host, port = [readdress.words_of("127.0.0.1", [0])[0]], self.listener.getsockname()[1]
+        host, port = [readdress.words_of("127.0.0.1", 1)[0]], self.listener.getsockname()[1]
         found = [
             made_images.inet(self.ino(sock), state, host, port, host if peer else [0], peer)
             for sock, state, peer in sockets
@@ -92,6 +92,9 @@ class Scene:
         self.adopting.watch()
         await self.adopting.look(self.tree)
 
+    def legs(self) -> list[msgspec.Raw]:
+        return msgspec.json.decode(self.adopting.legs(), type=list[msgspec.Raw])
+
     async def close(self) -> None:
         self.adopting.close()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -117,13 +120,16 @@ async def test_a_connection_goes_as_soon_as_its_image_is_whole_and_the_rest_afte
     await wait_until(lambda: scene.adopter.said)
     assert [one["inq_seq"] for one in scene.adopter.said] == [1000]
     assert tuple(scene.adopter.said[0]["peer"]) == first.getpeername()
+    early: list[msgspec.Raw] = []
+    await wait_until(lambda: early.extend(scene.legs()) or early)
     scene.dump.image(second, inq_seq=7)
     scene.dump.finish()
     adopted = await scene.adopting.finish()
     assert (adopted.flows, adopted.listeners) == (2, 1)
     assert [one["kind"] for one in scene.adopter.said] == ["flow", "flow", "listener"]
     assert len({one["flow"] for one in scene.adopter.said}) == 3
-    legs = msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
+    legs = early + msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
+    assert len(early) == 1
     assert [leg.flow for leg in adopt.ends_of(legs)] == [one["flow"] for one in scene.adopter.said[:2]]
     assert len(scene.adopter.held) == 3
 
