@@ -92,8 +92,13 @@ class InboundMigration:
     def forget_link(self, link: Link) -> None:
         self.links.pop(link.number, None)
 
-    def build(self, legs: list[Leg]) -> int:
-        """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives how many there are.
+    @property
+    def built(self) -> int:
+        """How many legs have been built here."""
+        return len(self._built)
+
+    def build(self, legs: list[Leg]) -> list[Leg]:
+        """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives those that are new.
 
         Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
@@ -115,7 +120,7 @@ class InboundMigration:
                 self._take_datagrams(leg)
         self.state = state
         self.context.totals.legs_built += len(new)
-        return len(self._built)
+        return fresh
 
     def _build(self, legs: list[Leg]) -> list[socket.socket]:
         kernel, socks = self.context.kernel, list[socket.socket]()

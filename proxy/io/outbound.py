@@ -35,7 +35,7 @@ LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
 """So long after the answer, and so much longer for each flow, what is left to do for the hold is done: the images are
 sealed and the app legs built meanwhile, and the workload waits for that."""
 LIMIT_SECONDS = 0.5
-"""A hold that is shorter is bounded by the receive buffers as they are; most are, and are spared 20 us a flow."""
+"""A hold that is shorter is bounded by the receive buffers as they are; most are, and are spared 10 us a flow."""
 
 
 class OutboundMigration:

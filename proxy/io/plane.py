@@ -123,9 +123,9 @@ class Plane:
     def build(self, name: str, legs: Legs) -> LegsBuilt:
         with self._timed("build_seconds"):
             migration = self.inbound_named(name)
-            built = LegsBuilt(migration.build(legs.legs))
-            migration.later(partial(self.acceptor.bind, migration, legs.legs))
-            return built
+            fresh = migration.build(legs.legs)
+            migration.later(partial(self.acceptor.bind, migration, fresh))
+            return LegsBuilt(migration.built)
 
     def resume(self, name: str) -> Resumed:
         with self._timed("resume_seconds"):

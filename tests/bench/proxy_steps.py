@@ -54,35 +54,12 @@ class Steps:
 
 async def measure(flows: int) -> None:
     steps = Steps(flows)
-    kernel = Kernel()
-    links = socket.create_server((DESTINATION, 15008), backlog=4096)
-    plane = Plane(Context.here(kernel), Routing(kernel), links)
-    plane.start()
-    token = secrets.token_hex(32)
-    plane.prepare_inbound("m", PrepareInbound(token))
-    with steps.time("dial links (before the freeze)"):
-        plan = PrepareOutbound(Endpoint(DESTINATION, 15008), token, {SOURCE: DESTINATION}, flows)
-        await plane.prepare_outbound("m", plan)
+    plane = await _prepared(steps)
     peers, workload = _connections(flows)
     images = [Image(sock) for sock in workload]
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    messages = _messages(images)
-    adoption = AdoptionServer(plane, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    legs = []
-    with steps.time("adopt, JSON and all"):
-        for data, descriptors in messages:
-            answer = adoption._handle(data, descriptors, False)
-            legs += msgspec.json.decode(msgspec.json.encode(answer))["legs"]
-    with steps.time("limit the hold (after the answer)"):
-        plane.outbound["m"]._limit()
-    body = json.dumps({"legs": legs}).encode()
-    with steps.time("decode legs"):
-        wanted = msgspec.json.decode(body, type=Legs)
-    with steps.time("routes into nft sets"):
-        plane.inbound["m"]._retirement.use([flow_key(leg.app, leg.peer) for leg in wanted.legs])
-    with steps.time("build app legs"):
-        plane.build("m", wanted)
+    _build(steps, plane, _adopt(steps, plane, images))
     restored = [image.restore(DESTINATION) for image in images]
     for sock in workload:
         sock.close()
@@ -96,9 +73,49 @@ async def measure(flows: int) -> None:
         await _send_a_byte(plane, peers)
     for sock in (*peers, *restored):
         sock.close()
-    adoption.close()
     plane.close()
     steps.show()
+
+
+async def _prepared(steps: Steps) -> Plane:
+    """Source's proxy and destination's in one, with its links dialled."""
+    kernel = Kernel()
+    links = socket.create_server((DESTINATION, 15008), backlog=4096)
+    plane = Plane(Context.here(kernel), Routing(kernel), links)
+    plane.start()
+    token = secrets.token_hex(32)
+    plane.prepare_inbound("m", PrepareInbound(token))
+    with steps.time("dial links (before the freeze)"):
+        plan = PrepareOutbound(Endpoint(DESTINATION, 15008), token, {SOURCE: DESTINATION}, steps.flows)
+        await plane.prepare_outbound("m", plan)
+    return plane
+
+
+def _adopt(steps: Steps, plane: Plane, images: list[Image]) -> bytes:
+    """Gives the legs, as the controller says them to the destination."""
+    messages = _messages(images)
+    adoption = AdoptionServer(plane, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    legs = []
+    with steps.time("adopt, JSON and all"):
+        for data, descriptors in messages:
+            answer = adoption._handle(data, descriptors, False)
+            legs += msgspec.json.decode(msgspec.json.encode(answer))["legs"]
+    with steps.time("make the flows (after the answer)"):
+        made = plane.outbound["m"].flows
+    assert len(made) == steps.flows
+    with steps.time("limit the hold (a long one)"):
+        plane.outbound["m"]._limit()
+    adoption.close()
+    return json.dumps({"legs": legs}).encode()
+
+
+def _build(steps: Steps, plane: Plane, body: bytes) -> None:
+    with steps.time("decode legs"):
+        wanted = msgspec.json.decode(body, type=Legs)
+    with steps.time("routes into nft sets"):
+        plane.inbound["m"]._retirement.use([flow_key(leg.app, leg.peer) for leg in wanted.legs])
+    with steps.time("build app legs"):
+        plane.build("m", wanted)
 
 
 async def _send_a_byte(plane: Plane, peers: list[socket.socket]) -> None:

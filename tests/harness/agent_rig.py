@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.harness.adopter import Adopter
 from tests.harness.solo_agent import SoloAgent
-from tests.harness.solo_pod import SoloPod
+from tests.harness.solo_pod import PYTHON, SoloPod
 
 PORT = 6379
 REDIS = ["redis-server", "--port", str(PORT), "--save", "", "--protected-mode", "no"]
@@ -42,6 +42,13 @@ class Rig:
 
     def run(self, name: str, argv: list[str], **more: Any) -> int:
         pid: int = self.a.ask("POST", "/v1/workloads", {"name": name, "argv": argv, **more})["pid"]
+        return pid
+
+    def large(self, mebibytes: int) -> int:
+        """A process of that size, called w, once it has written to all of it; it does nothing."""
+        source = f"import time; b = bytearray(b'x' * ({mebibytes} << 20)); print('up', flush=True); time.sleep(1000)"
+        pid = self.run("w", [PYTHON, "-I", "-S", "-c", source])
+        until(lambda: "up" in (self.pods[0].directory / "w.log").read_text(), 30)
         return pid
 
     def redis(self) -> int:

@@ -39,6 +39,12 @@ class Move:
             for sock in socks:
                 sock.close()
 
+    def hold(self, links: int = 0) -> None:
+        """Until its sockets are adopted, with so many links dialled before."""
+        self.rig.prepare(links=links)
+        self.freeze()
+        self.adopt()
+
     def freeze(self) -> None:
         self.workload.freeze()
         self.images = [Image(sock) for sock in self.workload.sockets()]
@@ -68,9 +74,7 @@ class Move:
         return answer
 
     def run(self) -> Any:
-        self.rig.prepare(links=len(self.clients))
-        self.freeze()
-        self.adopt()
+        self.hold(len(self.clients))
         self.restore()
         return self.commit()
 

@@ -106,9 +106,7 @@ def test_a_flow_whose_peer_ends_during_the_hold_moves(rig: Rig) -> None:
     move = Move(rig)
     move.clients = [move.join(quiet=True)]
     has_begun(move.clients)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     move.restore()
     move.clients[0].shutdown()
     move.commit()
@@ -168,9 +166,7 @@ def test_a_reset_after_the_move_is_passed_on(rig: Rig, who: str) -> None:
 def test_a_reset_during_the_hold_reaches_the_workload(rig: Rig) -> None:
     move = Move(rig, clients=1)
     has_begun(move.clients)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     move.clients[0].reset()
     move.restore()
     move.commit()
@@ -200,9 +196,7 @@ def test_a_silent_half_closed_flow_still_hears_of_a_reset(rig: Rig) -> None:
 
 def test_connections_during_and_after_the_hold_reach_the_destination(rig: Rig) -> None:
     move = Move(rig)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     early = [rig.connect() for _ in range(40)]  # the workload's own backlog is 16
     for sock in early:
         sock.sendall(b"early")
@@ -229,9 +223,7 @@ def test_connections_during_and_after_the_hold_reach_the_destination(rig: Rig) -
 
 def test_a_connection_that_the_destination_refuses_is_reset(rig: Rig) -> None:
     move = Move(rig)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     move.socks = []
     move.commit()  # nobody listens there
     with pytest.raises(ConnectionResetError), rig.connect() as sock:  # it may come while we still connect
@@ -278,9 +270,7 @@ def backlogs(socks: list[socket.socket]) -> list[int]:
 def test_a_dead_agent_does_not_end_the_hold(rig: Rig) -> None:
     move = Move(rig, clients=1)
     has_begun(move.clients)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     move.agent.close()
     move.restore()
     move.commit()

@@ -45,9 +45,7 @@ def test_nothing_is_imported_after_root_is_given_up(tmp_path: Path) -> None:
 def test_the_end_of_the_proxy_gives_held_flows_back(own_rig: Rig) -> None:
     move = Move(own_rig, clients=2)
     has_begun(move.clients)
-    own_rig.prepare(links=2)
-    move.freeze()
-    move.adopt()
+    move.hold(2)
     own_rig.a.stop()
     assert move.agent.sock.recv(10) == b""  # the agent learns of it, and rolls back
     assert list(own_rig.a.directory.iterdir()) == []

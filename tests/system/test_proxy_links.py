@@ -81,9 +81,7 @@ def test_a_link_that_cannot_be_had_at_once_is_tried_again(rig: Rig) -> None:
     """The destination's link port is shut for a moment at the repoint; nothing has been sent, so nothing is lost."""
     move = Move(rig, clients=2)
     has_begun(move.clients)
-    rig.prepare()
-    move.freeze()
-    move.adopt()
+    move.hold()
     move.restore()
     with rig.namespaces["b"].entered():
         subprocess.run(["nft", "-f", "-"], input=SHUT, text=True, check=True)

@@ -31,9 +31,7 @@ def test_one_damaged_byte_is_found_and_nothing_survives(rig: Rig, name: str) -> 
 
 
 def test_pages_damaged_in_a_large_image_are_found_beside_criu(rig: Rig) -> None:
-    source = "import time; b = bytearray(b'x' * (80 << 20)); print('up', flush=True); time.sleep(1000)"
-    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
-    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text(), 30)
+    pid = rig.large(80)
     rig.prepare("m", "w")
     sealed = rig.out("m", "stop", "dump", "adopt", "seal")
     with open(Path(sealed["images"]) / "pages-1.img", "r+b") as file:

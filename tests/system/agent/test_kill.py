@@ -9,7 +9,6 @@ import threading
 import pytest
 
 from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
-from tests.harness.solo_pod import PYTHON
 
 
 @pytest.mark.parametrize(
@@ -33,9 +32,7 @@ def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, 
 
 def test_an_agent_killed_during_the_dump_waits_for_criu(rig: Rig) -> None:
     """A process with so much memory that the dump takes long enough to be met in its middle."""
-    source = "import time; b = bytearray(b'x' * (400 << 20)); print('up', flush=True)\nwhile True: time.sleep(0.01)"
-    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
-    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text(), 30)
+    pid = rig.large(400)
     rig.prepare("m", "w")
     rig.out("m", "stop")
 
