@@ -25,14 +25,15 @@ QUIET_EACH = 5
 HOPELESS = 3
 """After so many failures in a row a section is given up: each may take a sidecar's whole start-up time."""
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[str, str, str] | tuple[str, str, str, int]] = {
     "Preflight": ("agent", "GET", "/v1/room"),
     "Preparing (agent)": ("agent", "PUT", ""),
     "Preparing (proxy)": ("proxy", "PUT", ""),
-    "Transferring": ("proxy", "POST", "/legs"),
+    "Adopting": ("proxy", "POST", "/legs"),
+    "Transferring": ("proxy", "POST", "/legs", 1),
     "Restoring": ("agent", "POST", "/restore"),
 }
-"""Where the destination has a say before the commit: which of its sidecars refuses which call."""
+"""Where the destination has a say before the commit: which of its sidecars refuses which call, after how many such."""
 
 
 async def demo(figures: Figures, say: Say) -> None:
@@ -157,9 +158,9 @@ async def _pairs(figures: Figures, say: Say, section: str, connections: int, pai
 
 
 async def _refused(scene: Stage, place: str) -> Moved:
-    party, method, ending = REFUSALS[place]
+    party, method, ending, *spare = REFUSALS[place]
     async with between(scene.b.agent_socket if party == "agent" else scene.b.proxy_socket) as interposer:
-        interposer.spoil(method, ending, Spoil.REFUSE)
+        interposer.spoil(method, ending, Spoil.REFUSE, *spare)
         return await move_under_load(scene, "rollback", DEMO_CONNECTIONS, place)
 
 

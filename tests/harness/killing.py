@@ -22,6 +22,8 @@ class Killed(NamedTuple):
     method: str
     ending: str
     owner: str
+    spare: int = 0
+    """So many such calls come before it."""
 
 
 async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-and-copy") -> None:
@@ -31,7 +33,7 @@ async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-an
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(2)]
     pod = {"a": stage.a, "b": stage.b}[killed.pod]
     async with between(pod.agent_socket if killed.party == "agent" else pod.proxy_socket) as interposer:
-        interposer.spoil(killed.method, killed.ending, Spoil.HANG, spare=1 if phase == "Preflight" else 0)
+        interposer.spoil(killed.method, killed.ending, Spoil.HANG, killed.spare)
         if phase == "RollingBack":
             interposer.spoil("POST", "/seal", Spoil.REFUSE)
         controller = await stage.start_midstream("migrate", "server", "--to", "b", "--memory", memory)

@@ -10,14 +10,12 @@ from tests.harness.moving import ONE_LOOP
 pytestmark = ONE_LOOP
 
 KILLED = [
-    Killed(
-        "Preflight", "b", "agent", "GET", "/v1/room", "a"
-    ),  # the second such call: the first comes before the journal
+    Killed("Preflight", "b", "agent", "GET", "/v1/room", "a", spare=1),  # the first comes before the journal
     Killed("Preparing", "b", "agent", "PUT", "", "a"),
     Killed("Stopping", "a", "agent", "POST", "/stop", "a"),
     Killed("Checkpointing", "a", "agent", "POST", "/dump", "a"),
     Killed("Adopting", "a", "agent", "POST", "/adopt", "a"),
-    Killed("Transferring", "b", "proxy", "POST", "/legs", "a"),
+    Killed("Transferring", "b", "proxy", "POST", "/legs", "a", spare=1),  # the first is said in Adopting
     Killed("Restoring", "b", "agent", "POST", "/restore", "a"),
     Killed("Committing", "a", "agent", "POST", "/commit", "b"),
     Killed("Repointing", "b", "agent", "POST", "/resume", "b"),

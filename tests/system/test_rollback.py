@@ -27,7 +27,8 @@ DESTINATION_REFUSES = {
     "Preflight": ("agent", "GET", "/v1/room"),
     "Preparing, the agent": ("agent", "PUT", ""),
     "Preparing, the proxy": ("proxy", "PUT", ""),
-    "Transferring": ("proxy", "POST", "/legs"),
+    "Adopting": ("proxy", "POST", "/legs"),
+    "Transferring": ("proxy", "POST", "/legs", 1),
     "Restoring": ("agent", "POST", "/restore"),
 }
 SOURCE_FAILS = {
@@ -39,12 +40,12 @@ SOURCE_FAILS = {
 }
 
 
-async def rolled_back(stage, pod, party, method, ending, how):
-    """Moves with one call spoilt; the clients' view and the result."""
+async def rolled_back(stage, pod, how, party, method, ending, spare=0):
+    """Moves with one call spoilt, after `spare` such calls; the clients' view and the result."""
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
     await asyncio.sleep(0.2)
     async with between(pod.agent_socket if party == "agent" else pod.proxy_socket) as interposer:
-        interposer.spoil(method, ending, how)
+        interposer.spoil(method, ending, how, spare)
         result = await stage.move("server")
     await asyncio.sleep(0.2)
     for client in clients:
@@ -56,7 +57,7 @@ async def rolled_back(stage, pod, party, method, ending, how):
 
 @pytest.mark.parametrize("place", list(DESTINATION_REFUSES))
 async def test_the_destination_refuses(unharmed, place):
-    result = await rolled_back(unharmed, unharmed.b, *DESTINATION_REFUSES[place], Spoil.REFUSE)
+    result = await rolled_back(unharmed, unharmed.b, Spoil.REFUSE, *DESTINATION_REFUSES[place])
     assert result.outcome == "rolled-back"
     assert result.error.code == "refused-by-test"
     assert result.phases[-1].name == "RollingBack"
@@ -66,7 +67,7 @@ async def test_the_destination_refuses(unharmed, place):
 @pytest.mark.parametrize("place", list(SOURCE_FAILS))
 @pytest.mark.parametrize("how", [Spoil.REFUSE, Spoil.SWALLOW])
 async def test_the_source_fails_before_or_after_it_has_done_its_part(unharmed, place, how):
-    result = await rolled_back(unharmed, unharmed.a, *SOURCE_FAILS[place], how)
+    result = await rolled_back(unharmed, unharmed.a, how, *SOURCE_FAILS[place])
     assert result.outcome == "rolled-back"
     assert result.phases[-2].name == place
 
