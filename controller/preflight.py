@@ -9,7 +9,7 @@ import msgspec
 from controller.clients import gather_named
 from controller.core.files import what_does_not_arrive
 from controller.core.machines import unlike, unlike_links
-from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors
+from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
 from controller.core.predict import Rates, choose, usable
 from controller.journal import Intent
 from controller.lab.pod import Pod
@@ -40,6 +40,8 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     features = usable(facts["ours"].memory, facts["theirs"].memory)
     memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features)
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
+    direct = intent.transfer.way == "direct"
+    full.append(too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct))
     problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]
     return msgspec.structs.replace(plan, memory=memory, problems=problems)
 

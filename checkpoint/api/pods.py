@@ -114,3 +114,5 @@ class Inspection(msgspec.Struct, frozen=True):
     belongings: Belongings = Belongings()
     losses: list[Problem] = []
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""
+    shared_bytes: int = 0
+    """How much of the memory is shared: it goes by the images whatever becomes of the rest."""

@@ -34,10 +34,12 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
     lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
     unkept_sockets = list(unkept.look(kernel or Kernel(), files))
+    sizes = [procfs.memory_bytes(pid) for pid in processes]
     return Inspection(
         workload=workload,
         pids=[tid for pid in processes for tid in tree.threads(pid)],
-        memory_bytes=sum(procfs.memory_bytes(pid) for pid in processes),
+        memory_bytes=sum(whole for whole, _ in sizes),
+        shared_bytes=sum(shared for _, shared in sizes),
         connections=sum(1 for line in lines if line.state != LISTEN),
         listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
         problems=[

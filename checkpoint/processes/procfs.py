@@ -119,10 +119,14 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def memory_bytes(pid: int) -> int:
-    """What a dump of this process would write at most: its anonymous and shared memory, and what is swapped out."""
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """What a dump of this process would write at most: its anonymous and shared memory, and what is swapped out; and
+    how much of that is shared."""
     found = status(pid)
-    return sum(int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap"))
+    anonymous, shared, swapped = (
+        int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap")
+    )
+    return anonymous + shared + swapped, shared
 
 
 def open_files(pid: int) -> Iterator[OpenFile]:

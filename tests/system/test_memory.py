@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
 from controller.core.transfer import Transfer
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines
-from tests.harness.moving import ONE_LOOP, PORT, spoilt, until
+from tests.harness.moving import ONE_LOOP, PORT, scene, spoilt, until
 from tests.harness.sidecars import AGENT, running
 from tests.harness.values import Data
 
@@ -115,26 +116,36 @@ async def end(pod, module: str) -> None:
     await until(lambda: not Path(f"/proc/{victim}").exists(), "it does not end")
 
 
-async def test_between_agents_it_goes_straight_before_the_commit_and_whoever_dies_meanwhile_rolls_back(own_stage):
-    data = await filled(own_stage, 40)
+@pytest_asyncio.fixture(loop_scope="session")
+async def cramped():
+    """Pods that keep their images on a tmpfs each, and not on a large one."""
+    async with scene(image_bytes=24 << 20) as made:
+        yield made
+
+
+async def test_between_agents_it_goes_straight_before_the_commit_and_whoever_dies_meanwhile_rolls_back(cramped):
+    """Through no image: there would be no room for it."""
+    data = await filled(cramped, 40)
+    result = await cramped.move("redis", transfer=Transfer("shared"))
+    assert result.error.message.startswith("pod b has too little room for images: "), result.error
     slowly = Transfer("direct", bytes_per_second=4e6)
-    for pod, victim in ((own_stage.b, "taker"), (own_stage.b, AGENT), (own_stage.a, AGENT)):
-        moving = asyncio.create_task(own_stage.move("redis", transfer=slowly, max_hold_seconds=20))
-        await until(lambda: copies(own_stage.b) == ["b:T"], "nothing is restored")
+    for pod, victim in ((cramped.b, "taker"), (cramped.b, AGENT), (cramped.a, AGENT)):
+        moving = asyncio.create_task(cramped.move("redis", transfer=slowly, max_hold_seconds=20))
+        await until(lambda: copies(cramped.b) == ["b:T"], "nothing is restored")
         await end(pod, victim)
         result = await moving
         assert result.outcome == "rolled-back", result.error
-        await until(lambda: len(copies(own_stage.a, own_stage.b)) == 1, "two copies are left")
-        await until(lambda: not helpers(own_stage.a, "giver") + helpers(own_stage.b, "taker"), "a helper is left")
+        await until(lambda: len(copies(cramped.a, cramped.b)) == 1, "two copies are left")
+        await until(lambda: not helpers(cramped.a, "giver") + helpers(cramped.b, "taker"), "a helper is left")
         await asyncio.to_thread(data.check)
-    result = await own_stage.move("redis", transfer=Transfer("direct"))
+    result = await cramped.move("redis", transfer=Transfer("direct"))
     assert result.outcome == "succeeded", result.error
     assert result.memory is not None
     assert result.transfer is not None
     assert result.memory.fetched_bytes > 40 << 20 > 8 * result.transfer.bytes
     await asyncio.to_thread(data.check)
-    assert copies(own_stage.a, own_stage.b) in (["b:S"], ["b:R"])
-    assert not helpers(own_stage.a, "giver") + helpers(own_stage.b, "taker")
+    assert copies(cramped.a, cramped.b) in (["b:S"], ["b:R"])
+    assert not helpers(cramped.a, "giver") + helpers(cramped.b, "taker")
 
 
 async def test_before_the_commit_a_dead_giver_rolls_back(stage):

@@ -37,4 +37,4 @@ async def test_a_section_where_nothing_works_is_given_up():
 
 def test_the_sections_are_the_ones_that_can_be_asked_for():
     assert tuple(MEASURES) == SECTIONS
-    assert len(REFUSALS) == 5
+    assert len(REFUSALS) == 6

@@ -68,6 +68,15 @@ async def test_all_four_are_asked_and_whatever_each_says_is_on_the_list(pods: tu
     }  # fmt: skip
 
 
+async def test_room_for_images_is_asked_for_by_the_way_that_is_chosen(pods: tuple[Stand, Stand]) -> None:
+    pods[1].agent.answers["GET /v1/room"] = agent_api.Room(1 << 40, 8 * MIB, [1], [])
+    assert [one.code for one in (await plan_of(pods)).problems] == ["no-room"]
+    able = msgspec.structs.replace(AGENT, memory=agent_api.MemoryFeatures(1 << 40))
+    for one in pods:
+        one.agent.answers["GET /healthz"] = able
+    assert (await plan_of(pods, msgspec.structs.replace(INTENT, memory="post-copy"))).problems == []
+
+
 async def test_losses_stand_in_the_way_unless_they_are_allowed(pods: tuple[Stand, Stand]) -> None:
     loss = agent_api.Problem("connection-state", "urgent data", "request")
     pods[0].agent.answers[INSPECT] = msgspec.structs.replace(INSPECTION, losses=[loss])

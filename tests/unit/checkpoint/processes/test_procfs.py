@@ -37,7 +37,7 @@ def test_an_open_file_shows_its_mount_and_its_lock(tmp_path):
 
 def test_memory_threads_and_namespaces_of_a_process():
     me = os.getpid()
-    assert procfs.memory_bytes(me) > 1 << 20
+    assert procfs.memory_bytes(me)[0] > 1 << 20
     assert me in procfs.thread_ids()
     assert set(procfs.namespaces(me)) == {"net", "pid", "mnt", "ipc", "uts", "user", "cgroup"}
     assert procfs.namespaces("self") == procfs.namespaces(me)
@@ -48,7 +48,7 @@ def test_a_process_that_is_gone_has_nothing():
         process.wait()
     pid = process.pid
     assert procfs.status(pid) == {}
-    assert procfs.memory_bytes(pid) == 0
+    assert procfs.memory_bytes(pid) == (0, 0)
     assert procfs.namespaces(pid) == {}
     assert procfs.mount_ids(pid) == set()
     assert list(procfs.open_files(pid)) == []

@@ -4,7 +4,15 @@ import pytest
 
 from checkpoint.api import Inspection, Problem, Room, Workload
 from controller.core.errors import Refused
-from controller.core.plan import SPARE_LINKS, PodFacts, make_plan, refuse_what_cannot_move, too_few_descriptors
+from controller.core.plan import (
+    SPARE_LINKS,
+    PodFacts,
+    make_plan,
+    refuse_what_cannot_move,
+    too_few_descriptors,
+    too_little_room_for_images,
+)
+from controller.core.predict import Choice
 from proxy.api import Endpoint, ListenerView
 
 A = PodFacts("a", "198.18.0.1", "fd00::1")
@@ -52,7 +60,6 @@ def test_what_cannot_be_kept_stands_in_the_way_unless_it_may_be_lost():
     ("there", "code", "words"),
     [
         (room(memory_bytes=1 << 20), "no-room", "pod b has too little memory: 8.0 MiB needed, 1.0 MiB there"),
-        (room(image_bytes=9 << 20), "no-room", "room for images: 12.0 MiB needed, 9.0 MiB there"),
         (room(pids=[1, 1002]), "pids-taken", "process ids 1002 of the workload are in use in pod b"),
         (room(listening_ports=[6379]), "ports-taken", "pod b already listens on port 6379"),
     ],
@@ -64,6 +71,24 @@ def test_each_obstacle_has_its_name(there, code, words):
         refuse_what_cannot_move(plan)
     assert refused.value.code == code
     assert words in refused.value.message
+
+
+MIB = 1 << 20
+COPY = Choice("stop-and-copy", 0.1, 0.4)
+STRAIGHT = Choice("stop-and-copy", 0.1, 0.4, straight=True)
+LATER = Choice("post-copy", 0.1, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("way", "direct", "needed"),
+    [(COPY, True, 12), (COPY, False, 12), (STRAIGHT, False, 12), (STRAIGHT, True, 7), (LATER, False, 7)],
+)
+def test_room_for_images_is_needed_for_what_goes_by_them(way, direct, needed):
+    wanted = inspection(shared_bytes=3 * MIB)
+    assert too_little_room_for_images("b", wanted, room(image_bytes=needed * MIB), way, direct=direct) == []
+    (found,) = too_little_room_for_images("b", wanted, room(image_bytes=needed * MIB - 1), way, direct=direct)
+    words = f"pod b has too little room for images: {needed}.0 MiB needed, {needed}.0 MiB there"
+    assert (found.code, found.message) == ("no-room", words)
 
 
 def test_the_agents_own_problems_come_first_and_the_rest_is_counted():
