@@ -35,6 +35,10 @@ class NewConnections(msgspec.Struct, frozen=True):
     opened: Annotated[Count, Meta(description="Attempts over the whole run.")]
     during_freeze: Annotated[Count, Meta(description="Attempts that began while the workload was frozen.")]
     failed: Annotated[Count, Meta(description="Attempts, at any time, that were refused, reset, or never served.")]
+    failures: Annotated[
+        dict[str, Count],
+        Meta(description="How many of them failed how: refused, reset, closed, timeout, unreachable, corrupt."),
+    ] = {}
 
 
 class DemoResult(MigrationResult, frozen=True, kw_only=True):

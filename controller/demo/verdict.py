@@ -6,6 +6,9 @@ neither saw a loss, and if there was something to see: a load that asked nothing
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import msgspec
 
 from controller.core.result import MigrationResult
@@ -51,11 +54,12 @@ def demo_result(report: Report, migration: MigrationResult, window: Window | Non
     endings = [*(c.loss for c in report.connections), *(p.loss for p in report.probes)]
     lost = sum(connection.loss is not None for connection in report.connections)
     probes = probes_in_freeze(report, window) if window else []
+    failures = Counter(probe.loss for probe in report.probes if probe.loss is not None)
     connect, served = _latencies(report, window)
     return DemoResult(
         **{name: getattr(migration, name) for name in migration.__struct_fields__},
         connections=Connections(len(report.connections), len(report.connections) - lost, lost),
-        new_connections=NewConnections(len(report.probes), len(probes), sum(p.loss is not None for p in report.probes)),
+        new_connections=NewConnections(len(report.probes), len(probes), failures.total(), dict(failures.most_common())),
         replies_checked=_total(report.connections, "replies"),
         replies_wrong=_total(report.connections, "wrong"),
         replies_missing=_total(report.connections, "missing"),
@@ -95,7 +99,7 @@ def _losses(result: DemoResult) -> list[str]:
     unequal = sum(not row.offsets_equal for row in result.ledger)
     counted = [
         (result.connections.lost, "connections lost"),
-        (result.new_connections.failed, "new connections refused, reset or never served"),
+        (result.new_connections.failed, f"new connections not served ({_kinds(result.new_connections.failures)})"),
         (result.resets, "connections reset"),
         (result.replies_wrong, "replies wrong"),
         (result.replies_missing, "replies that never came"),
@@ -105,6 +109,10 @@ def _losses(result: DemoResult) -> list[str]:
         (unequal, "flows whose ledger does not balance"),
     ]
     return [f"{count:,} {what}" for count, what in counted if count]
+
+
+def _kinds(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {how}" for how, count in failures.items())
 
 
 def _unproven(report: Report, window: Window | None) -> list[str]:

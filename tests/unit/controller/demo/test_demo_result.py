@@ -43,7 +43,8 @@ def faults(value: Any, rule: dict[str, Any], root: dict[str, Any], at: str = "$"
         found += [f for n, each in enumerate(value) for f in faults(each, rule["items"], root, f"{at}[{n}]")]
     if rule["type"] == "object":
         found += [f"{at}: {name} is not there" for name in rule.get("required", []) if name not in value]
-        known = rule["properties"]
+        others = rule.get("additionalProperties")
+        known = dict.fromkeys(value, others) if others else rule["properties"]
         found += [f"{at}: {name} is not documented" for name in value if name not in known]
         found += [f for name, each in value.items() if name in known
                   for f in faults(each, known[name], root, f"{at}.{name}")]  # fmt: skip

@@ -79,8 +79,10 @@ def test_what_the_proxies_lost(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_a_newcomer_turned_away_is_a_loss() -> None:
-    found = judge(report(GOOD, probes=[Probe(10.15, None, None, "refused")]), MOVED, WINDOW)
-    assert found.reasons == ["1 new connections refused, reset or never served"]
+    probes = [Probe(at, None, None, how) for at, how in ((10.1, "refused"), (10.15, "timeout"), (10.2, "timeout"))]
+    found = judge(report(GOOD, probes=probes), MOVED, WINDOW)
+    assert found.reasons == ["3 new connections not served (2 timeout, 1 refused)"]
+    assert found.result.new_connections == NewConnections(3, 3, 3, {"timeout": 2, "refused": 1})
     assert found.result.connect_during_freeze_seconds is None
 
 
