@@ -86,10 +86,8 @@ def place_of_stream(inode: int) -> int:
 
 
 def places(names: Iterable[str], wanted: Container[str] | None = None) -> dict[str, int]:
-    """The nonce of each file's first chunk: a place of its own, or that in the sorted list of all.
-
-    Of the `wanted` ones, as a rule of all.
-    """
+    """The nonce of each file's first chunk: a place of its own, or that in the sorted list of all. Of those `wanted`
+    alone, where that is said."""
     return {name: _place(name, at) for at, name in enumerate(sorted(names)) if wanted is None or name in wanted}
 
 

@@ -26,7 +26,7 @@ _INET = (socket.AF_INET, socket.AF_INET6)
 class OpenSocket(msgspec.Struct, frozen=True):
     """A TCP or UDP socket of the tree: one of the places where it is open, and our duplicate.
 
-    That is the plain SocketType: socket.socket, takes 5 us more to be made, asked for its family and closed.
+    A plain SocketType: a socket.socket takes 5 us more to be made, asked for its family, and closed.
     """
 
     pid: int
