@@ -15,7 +15,7 @@ from checkpoint.memory.ways import Giving
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes.tree import Tree, stat
+from checkpoint.processes.tree import Tree, stat, until_stopped
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class Dumping:
                 _LOG.info("%s: %s: dumping once more", self._record.migration, error)
                 beside.shipping.restart()
                 await beside.again()
+                # CRIU has let go of them; one that is still on its way to state T would keep the next CRIU waiting.
+                await until_stopped(self._around.kernel, tree.pids)
                 self._rounds.forget()
                 self._around.store.make(self._record.migration)
         return await self._dump_once(tree, folders, beside)

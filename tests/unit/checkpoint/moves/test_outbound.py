@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+
 import pytest
 
 from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.kernel import Kernel
 from checkpoint.moves.dumping import DUMP_TRIES
+from checkpoint.processes.tree import Tree, hold, is_stopped, send, until_stopped
 from tests.unit.checkpoint.moves.conftest import Scripted, queue_moved
 
 
@@ -16,6 +21,34 @@ async def test_a_dump_that_a_peers_bytes_spoilt_is_made_again(migrate):
     assert (await migration.dump()).processes == 1
     assert engine.prepared == 2
     assert migration.state is State.DUMPED
+
+
+async def test_and_only_when_everything_stands_still_again(migrate):
+    """CRIU lets go of the tasks when it fails: the next one would wait for a task that is not in state T yet."""
+
+    class Waking(Scripted):
+        async def stop(self, root):
+            kernel = Kernel()
+            tree.members.append(hold(kernel, child.pid))
+            send(kernel, tree.members[0], signal.SIGSTOP)
+            await until_stopped(kernel, [child.pid])
+            return tree
+
+        async def dump(self, helper, tree, folders, **more):
+            assert is_stopped(child.pid)
+            if len(self.endings) == 2:
+                child.send_signal(signal.SIGCONT)
+                asyncio.get_running_loop().call_later(0.1, child.send_signal, signal.SIGSTOP)
+            return await super().dump(helper, tree, folders, **more)
+
+    tree, child = Tree(), await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        migration = await migrate(Waking(queue_moved(), None))
+        assert (await migration.dump()).processes == 1
+    finally:
+        tree.close()
+        child.kill()
+        await child.wait()
 
 
 async def test_but_not_for_ever(migrate):
