@@ -51,8 +51,6 @@ class Move(Parties):
         self.pile = Pile()
         self.dumped: agent_api.Dumped | None = None
         self.adopted: agent_api.Adopted | None = None
-        self._legs = msgspec.Raw(b"[]")
-        """Those that were said last, and are to be built."""
         self.sealed: agent_api.Sealed | None = None
         self.repointed: proxy_api.Repointed | None = None
         self.accounts: list[Account] = []
@@ -177,17 +175,17 @@ class Move(Parties):
 
     async def _dump(self) -> None:
         self.dumped = await self._source("dump", agent_api.Dumped)
-        self._legs = self.dumped.legs
 
     async def _adopt(self) -> None:
         self.adopted = await self._source("adopt", agent_api.Adopted)
-        self._legs = self.adopted.legs
 
     async def _seal(self) -> None:
         self.sealed = await self._source("seal", agent_api.Sealed)
 
     async def _build_legs(self) -> None:
-        await self.destination_proxy.build_legs(self._id, self._legs, self._patience_seconds)
+        said = self.adopted or self.dumped  # the dump's beside the adoption, and the adoption's after it
+        assert said is not None
+        await self.destination_proxy.build_legs(self._id, said.legs, self._patience_seconds)
 
     async def _restore(self) -> None:
         assert self.sealed is not None

@@ -41,8 +41,8 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features)
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     direct = intent.transfer.way == "direct"
-    full.append(too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct))
-    problems = [*apart, *away, *unavailable, *plan.problems, *chain.from_iterable(full)]
+    cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
+    problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]
     return msgspec.structs.replace(plan, memory=memory, problems=problems)
 
 

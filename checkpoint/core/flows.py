@@ -106,9 +106,9 @@ def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Cont
     """
     sockets = list(sockets)
     stream = [one for one in sockets if one.is_tcp]
-    connected = [(one, one.local, one.peer) for one in stream if one.destination_port]
+    connected = [(one, one.local, one.peer) for one in stream if one.connected]
     ends = {(local, peer) for _, local, peer in connected}
-    listeners = [one for one in stream if one.state == tcp.LISTEN]
+    listeners = [one for one in stream if one.listens]
     listening = {one.local for one in listeners}
     found = Sorted([], [Held(one, "inbound") for one in listeners], [], [])
     found.datagrams.extend(Held(one, "inbound") for one in sockets if one.takes_datagrams and one.ino in datagrams)

@@ -118,10 +118,10 @@ class Adopting:
                 self._keep(taken)
             self._adoption.watch()
         self._close_sockets()
-        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), self.legs())
+        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), self.take_legs())
 
-    def legs(self) -> msgspec.Raw:
-        """A JSON list of those that the proxy has said since this was asked for."""
+    def take_legs(self) -> msgspec.Raw:
+        """A JSON list of those that nobody was told yet; from now on they are."""
         found = msgspec.Raw(b"[" + b",".join(map(bytes, self._legs)) + b"]")
         self._legs.clear()
         return found

@@ -74,7 +74,8 @@ class Dumping:
                 _LOG.info("%s: %s: dumping once more", self._record.migration, error)
                 beside.shipping.restart()
                 await beside.again()
-                # CRIU has let go of them; one that is still on its way to state T would keep the next CRIU waiting.
+                # CRIU has sent them SIGSTOP as it let go. One that is pending still when the next CRIU seizes the task
+                # may count twice there, and be waited for in vain (criu: compel/src/lib/infect.c, skip_sigstop).
                 await until_stopped(self._around.kernel, tree.pids)
                 self._rounds.forget()
                 self._around.store.make(self._record.migration)

@@ -171,7 +171,7 @@ class Outbound(Side):
             await self._handing.giving.write_map(images)
         self._snapshot.keep(options, self.record.stopped_before)
         size_bytes = sum(self._snapshot.dumped.values())
-        return Dumped(size_bytes, report.processes, report.criu_seconds, self._adopting.legs())
+        return Dumped(size_bytes, report.processes, report.criu_seconds, self._adopting.take_legs())
 
     async def adopt(self) -> Adopted:
         return await self._once(Event.ADOPT, "adopt", self._adopting.finish)

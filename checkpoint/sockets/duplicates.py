@@ -38,7 +38,7 @@ class OpenSockets:
     """Every TCP socket of a tree, by its inode as the images have it. `close` gives the duplicates back."""
 
     def __init__(self, kernel: Kernel, tree: Tree) -> None:
-        """About 9 us a socket; blocks."""
+        """About 10 us a socket; blocks."""
         self.by_ino: dict[int, OpenSocket] = {}
         self.datagrams: dict[int, OpenSocket] = {}
         """The UDP sockets, likewise."""

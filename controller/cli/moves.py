@@ -35,7 +35,7 @@ from controller.transfer import Depot
     type=SIZE,
     default="64MiB",
     show_default=True,
-    help="How much the peers may send during the hold, over all flows; past it TCP pushes back.",
+    help="How much the peers may send in a hold of over half a second, all flows together; past it TCP pushes back.",
 )
 @click.option("--allow-loss", is_flag=True, help="Reset the connections that cannot be kept, and move the rest.")
 @click.option(

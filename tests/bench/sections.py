@@ -13,7 +13,7 @@ from tests.bench import bare, memory, relay, steady
 from tests.bench.figures import Failure, Figures, Moved
 from tests.bench.image_figures import Store, Transfer
 from tests.bench.stage import Stage, move_under_load, quiet_under_load, stage
-from tests.harness.interposer import Spoil, between
+from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
 
 Say = Callable[[str], None]
 
@@ -24,16 +24,6 @@ QUIET_EACH = 5
 
 HOPELESS = 3
 """After so many failures in a row a section is given up: each may take a sidecar's whole start-up time."""
-
-REFUSALS: dict[str, tuple[str, str, str] | tuple[str, str, str, int]] = {
-    "Preflight": ("agent", "GET", "/v1/room"),
-    "Preparing (agent)": ("agent", "PUT", ""),
-    "Preparing (proxy)": ("proxy", "PUT", ""),
-    "Adopting": ("proxy", "POST", "/legs"),
-    "Transferring": ("proxy", "POST", "/legs", 1),
-    "Restoring": ("agent", "POST", "/restore"),
-}
-"""Where the destination has a say before the commit: which of its sidecars refuses which call, after how many such."""
 
 
 async def demo(figures: Figures, say: Say) -> None:
@@ -119,7 +109,7 @@ async def _program(module: str, *arguments: str) -> bytes:
 
 async def rollback(figures: Figures, say: Say) -> None:
     """The destination refuses, at each place in turn."""
-    places = itertools.cycle(REFUSALS)
+    places = itertools.cycle(DESTINATION_REFUSES)
 
     async def once(label: str) -> None:
         place = next(places)
@@ -127,7 +117,7 @@ async def rollback(figures: Figures, say: Say) -> None:
             await _floor(figures, scene, DEMO_CONNECTIONS, 1)
             _keep(figures, await _refused(scene, place), say, f"{label}, {place}")
 
-    await _attempts(figures, "rollback", say, figures.plan.rollback_rounds * len(REFUSALS), once)
+    await _attempts(figures, "rollback", say, figures.plan.rollback_rounds * len(DESTINATION_REFUSES), once)
 
 
 SECTIONS: dict[str, Callable[[Figures, Say], Awaitable[None]]] = {
@@ -158,9 +148,9 @@ async def _pairs(figures: Figures, say: Say, section: str, connections: int, pai
 
 
 async def _refused(scene: Stage, place: str) -> Moved:
-    party, method, ending, *spare = REFUSALS[place]
+    party, method, ending, spare = DESTINATION_REFUSES[place]
     async with between(scene.b.agent_socket if party == "agent" else scene.b.proxy_socket) as interposer:
-        interposer.spoil(method, ending, Spoil.REFUSE, *spare)
+        interposer.spoil(method, ending, Spoil.REFUSE, spare)
         return await move_under_load(scene, "rollback", DEMO_CONNECTIONS, place)
 
 

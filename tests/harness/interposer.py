@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -20,6 +21,27 @@ class Spoil(Enum):
     REFUSE = "answer 507 without passing the call on"
     SWALLOW = "pass the call on and cut the connection instead of answering"
     HANG = "hold the call back until released"
+
+
+class Call(NamedTuple):
+    """One call to a sidecar, which comes after `spare` such calls."""
+
+    party: Literal["agent", "proxy"]
+    method: str
+    ending: str
+    """Of its path."""
+    spare: int = 0
+
+
+DESTINATION_REFUSES = {
+    "Preflight": Call("agent", "GET", "/v1/room"),
+    "Preparing (agent)": Call("agent", "PUT", ""),
+    "Preparing (proxy)": Call("proxy", "PUT", ""),
+    "Adopting": Call("proxy", "POST", "/legs"),
+    "Transferring": Call("proxy", "POST", "/legs", spare=1),
+    "Restoring": Call("agent", "POST", "/restore"),
+}
+"""Where the destination has a say before the commit: which of its sidecars refuses which call."""
 
 
 class Interposer:

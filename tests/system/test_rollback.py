@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
-from tests.harness.interposer import Spoil, between
+from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
 from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt
 
 pytestmark = ONE_LOOP
@@ -23,14 +23,6 @@ async def unharmed():
         yield made
 
 
-DESTINATION_REFUSES = {
-    "Preflight": ("agent", "GET", "/v1/room"),
-    "Preparing, the agent": ("agent", "PUT", ""),
-    "Preparing, the proxy": ("proxy", "PUT", ""),
-    "Adopting": ("proxy", "POST", "/legs"),
-    "Transferring": ("proxy", "POST", "/legs", 1),
-    "Restoring": ("agent", "POST", "/restore"),
-}
 SOURCE_FAILS = {
     "Preparing": ("proxy", "PUT", ""),
     "Stopping": ("agent", "POST", "/stop"),
@@ -61,7 +53,7 @@ async def test_the_destination_refuses(unharmed, place):
     assert result.outcome == "rolled-back"
     assert result.error.code == "refused-by-test"
     assert result.phases[-1].name == "RollingBack"
-    assert result.phases[-2].name == place.split(",")[0]
+    assert result.phases[-2].name == place.split()[0]
 
 
 @pytest.mark.parametrize("place", list(SOURCE_FAILS))

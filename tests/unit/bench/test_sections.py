@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.bench.figures import SECTIONS, Failure, Figures
-from tests.bench.sections import REFUSALS, _attempts
 from tests.bench.sections import SECTIONS as MEASURES
+from tests.bench.sections import _attempts
+from tests.harness.interposer import DESTINATION_REFUSES
 from tests.harness.measured import figures
 
 
@@ -37,4 +38,4 @@ async def test_a_section_where_nothing_works_is_given_up():
 
 def test_the_sections_are_the_ones_that_can_be_asked_for():
     assert tuple(MEASURES) == SECTIONS
-    assert len(REFUSALS) == 6
+    assert len(DESTINATION_REFUSES) == 6

@@ -93,7 +93,7 @@ class Scene:
         await self.adopting.look(self.tree)
 
     def legs(self) -> list[msgspec.Raw]:
-        return msgspec.json.decode(self.adopting.legs(), type=list[msgspec.Raw])
+        return msgspec.json.decode(self.adopting.take_legs(), type=list[msgspec.Raw])
 
     async def close(self) -> None:
         self.adopting.close()

@@ -24,7 +24,7 @@ async def test_a_dump_that_a_peers_bytes_spoilt_is_made_again(migrate):
 
 
 async def test_and_only_when_everything_stands_still_again(migrate):
-    """CRIU lets go of the tasks when it fails: the next one would wait for a task that is not in state T yet."""
+    """CRIU lets go of the tasks when it fails: the next one is to find them in state T, as the first did."""
 
     class Waking(Scripted):
         async def stop(self, root):
