@@ -242,4 +242,4 @@ async def _peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
 
 
 def _refusal(error: AgentError) -> web.Response:
-    return _answer(ErrorBody(error.problem), error.status)
+    return _answer(ErrorBody(error.problem, error.criu_log), error.status)

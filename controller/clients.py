@@ -57,6 +57,7 @@ class _AnyProblem(msgspec.Struct, frozen=True):
 
 class _AnyErrorBody(msgspec.Struct, frozen=True):
     error: _AnyProblem
+    criu_log: agent_api.CriuLog | None = None
 
 
 class SidecarClient:
@@ -118,10 +119,11 @@ class SidecarClient:
 
     def _refusal(self, status: int, payload: bytes) -> Answered:
         try:
-            problem = msgspec.json.decode(payload, type=_AnyErrorBody).error
+            body = msgspec.json.decode(payload, type=_AnyErrorBody)
         except msgspec.MsgspecError:
             return Answered(status, "bad-answer", f"{self.name} answered with status {status}", "midstream")
-        return Answered(status, problem.code, f"{self.name}: {problem.message}", problem.fault, problem.hint)
+        problem, message = body.error, f"{self.name}: {body.error.message}"
+        return Answered(status, problem.code, message, problem.fault, problem.hint, body.criu_log)
 
 
 class AgentClient(SidecarClient):

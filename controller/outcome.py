@@ -11,6 +11,7 @@ from controller.core.errors import MidstreamError
 from controller.core.phases import Action, Phase
 from controller.core.result import (
     ByteCounts,
+    CriuLog,
     Fault,
     FlowCounts,
     LedgerRow,
@@ -75,7 +76,8 @@ def _transfer(move: Move) -> TransferAccount | None:
 def _told(error: MidstreamError) -> Problem:
     """The error as the result has it; a fault that the result has no word for is our own."""
     known = cast(Fault, error.fault) if error.fault in get_args(Fault) else "midstream"
-    return Problem(error.code, error.message, known, error.hint)
+    log = None if error.criu_log is None else CriuLog(error.criu_log.path, error.criu_log.lines)
+    return Problem(error.code, error.message, known, error.hint, log)
 
 
 def _between(move: Move, start: Action, *ends: Action) -> float:

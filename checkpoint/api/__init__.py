@@ -55,7 +55,7 @@ from checkpoint.api.archives import (
     StoredCheckpoint,
     StoredImage,
 )
-from checkpoint.api.common import MAX_BODY_BYTES, ErrorBody, Fault, Problem
+from checkpoint.api.common import MAX_BODY_BYTES, CriuLog, ErrorBody, Fault, Problem
 from checkpoint.api.moves import (
     MOST_GHOST_BYTES,
     NO_FILES,
@@ -114,6 +114,7 @@ __all__ = [
     "CollectImages",
     "Compression",
     "CompressionMode",
+    "CriuLog",
     "Custody",
     "DeleteImage",
     "DeletedFile",

@@ -21,5 +21,16 @@ class Problem(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
+class CriuLog(msgspec.Struct, frozen=True):
+    """What is kept of CRIU's log of a step that failed: file names and numbers, nothing of anybody's memory."""
+
+    path: str
+    """Where its end is, 0600, beside the agent that kept it; "" where it could not be written."""
+    lines: list[str]
+    """Its first warnings and errors (`checkpoint.core.causes.quote`)."""
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     error: Problem
+    criu_log: CriuLog | None = None
+    """Where CRIU has failed."""

@@ -1,7 +1,10 @@
 """What CRIU's log says, in a person's words. Pure: the text of a log in, a Problem out.
 
 A line of CRIU's reads "(00.003) 20002: Error (criu/files-reg.c:1790): Can't lookup mount=…". The first error is the
-cause and what follows are its consequences, so the first line that a rule knows decides. No rule: CRIU is quoted.
+cause and what follows are its consequences: so it was in every log that was provoked for `tests/unit/…/test_causes.py`,
+where the last line that means anything is one like "Unable to open fd=3 id=0xb". So the first line that a rule knows
+decides; where none does, the first error is quoted. A process that was killed is quoted only where nothing else is
+said: CRIU kills them itself when one of them has failed.
 """
 
 from __future__ import annotations
@@ -12,17 +15,27 @@ from typing import NamedTuple
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 
-_LINE = re.compile(r"(?P<level>Error|Warn) +\((?P<where>[\w/.-]+:\d+)\): (?P<what>.*)")
+_LINE = re.compile(r"(?P<all>.*?(?P<level>Error|Warn) +\((?P<where>[\w/.-]+:\d+)\): (?P<what>.*))")
+
+NOTHING = "nothing that would explain it"
+
+MOST_LINES = 10
+MOST_CHARACTERS = 300
+"""Of what is quoted of one log, and of one line of it: a path has 4,096 at most, and says enough before."""
 
 _HARMLESS = re.compile(r"Can't setup RLIMIT_NOFILE|Stale \S+ file")
 """Without CAP_SYS_RESOURCE CRIU cannot raise its own limit of open files, says so, and goes on (criu: util.c)."""
 
 
 _CONSEQUENCE = re.compile(
-    r"(Dumping|Restoring) FAILED|Dump core \(pid|killed by signal"
-    r"|exited, status=|Dump files \(pid|Can't dump (misc|files)"
+    r"(Dumping|Restoring) FAILED|exited, status=|(Dump|Collect) [\w ]+ \(pid|Can't dump (misc|files)"
 )
 """What CRIU says on its way out: true, and of no help."""
+
+_KILLED = re.compile(r"killed by signal")
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""A file's name may have anything in it; who reads the log has a terminal. A tab and the end of a line stay."""
 
 
 class _Rule(NamedTuple):
@@ -83,6 +96,11 @@ _RULES = (
           "process {pid} has attached System V shared memory since the move was prepared"),
     _rule(r"Can't get rlimit", Code.NO_CAPABILITY,
           "CRIU may not read the limits of another user's process without CAP_SYS_RESOURCE"),
+    # pidfd.c, sk-netlink.c
+    _rule(r"pidfd pid (?P<pid>\d+) is not a part of process tree", Code.UNSUPPORTED_FILE,
+          "the process has a pidfd of process {pid}, which is outside the workload"),
+    _rule(r"netlink: The socket has data to read", Code.CONNECTION_STATE,
+          "the process has not read yet what a netlink socket has for it"),
     # tty.c, cr-dump.c, pstree.c
     _rule(r"Found dangling tty .*\((?P<name>.*)\) on peer fd (?P<fd>\d+)", Code.TERMINAL,
           "the process has a terminal open that belongs to a session outside the workload: {name}"),
@@ -98,6 +116,7 @@ _RULES = (
     _rule(r"Can't dump nested (?P<kind>\w+) namespace for (?P<pid>\d+)", Code.FOREIGN_NAMESPACE,
           "process {pid} lives in a {kind} namespace of its own"),
     # cr-restore.c, files-reg.c, sk-inet.c, file-lock.c
+    _rule(r"Unable to create a thread: -17", Code.PID_TAKEN, "the id of one of its threads is taken in this pod"),
     _rule(r"Can't fork for (?P<pid>\d+): File exists", Code.PID_TAKEN, "the PID {pid} is taken in this pod"),
     _rule(r"Pid (?P<pid>\d+) do not match expected (?P<other>\d+)", Code.PID_TAKEN,
           "the PID {other} is taken in this pod"),
@@ -129,19 +148,32 @@ _RULES = (
 
 def explain(log: str, *, restoring: bool) -> Problem:
     """Name the cause of a failed dump or restore from CRIU's log."""
-    lines = [found for found in _LINE.finditer(log) if not _HARMLESS.search(found["what"])]
+    lines = _telling(log)
     for line in lines:
         for rule in _RULES:
             if found := rule.pattern.search(line["what"]):
                 return problem(rule.code, rule.words.format(**found.groupdict()), hint=_hint(rule.code, line["what"]))
     step = "restore" if restoring else "dump"
+    return problem(Code.CRIU_FAILED, f"the {step} failed. CRIU said: {_cause(lines)[:MOST_CHARACTERS]}")
+
+
+def quote(log: str) -> list[str]:
+    """The first warnings and errors of a log, but what is harmless: MOST_LINES of MOST_CHARACTERS at most."""
+    return [line["all"].strip()[:MOST_CHARACTERS] for line in _telling(log)[:MOST_LINES]]
+
+
+def _telling(log: str) -> list[re.Match[str]]:
+    return [found for found in _LINE.finditer(log.translate(_CONTROL)) if not _HARMLESS.search(found["what"])]
+
+
+def _cause(lines: list[re.Match[str]]) -> str:
     errors = [line["what"].strip() for line in lines if line["level"] == "Error"]
-    said = next(
-        (error for error in reversed(errors) if not _CONSEQUENCE.search(error)), "nothing that would explain it"
-    )
-    return problem(Code.CRIU_FAILED, f"the {step} failed. CRIU said: {said}")
+    meant = [error for error in errors if not _CONSEQUENCE.search(error)]
+    return next((error for error in meant if not _KILLED.search(error)), next(iter(meant), NOTHING))
 
 
 def _hint(code: Code, line: str) -> str:
     """The machine's own troubles keep CRIU's words in the hint: there the detail decides."""
-    return f"CRIU said: {line}" if code in (Code.NO_SPACE, Code.NO_MEMORY, Code.NO_CAPABILITY, Code.KERNEL) else ""
+    if code in (Code.NO_SPACE, Code.NO_MEMORY, Code.NO_CAPABILITY, Code.KERNEL):
+        return f"CRIU said: {line[:MOST_CHARACTERS]}"
+    return ""

@@ -11,7 +11,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from checkpoint.api import Fault, Problem
+import msgspec
+
+from checkpoint.api import CriuLog, Fault, Problem
 
 
 class Code(StrEnum):
@@ -143,7 +145,7 @@ _ROWS: dict[Code, _Row] = {
     ),
     Code.MEMORY_WAY: _Row(422, "machine", "Choose --memory auto: it takes the best way that works here."),
     Code.QUEUE_MOVED: _Row(503, "midstream", "Try again: it takes a peer that sends within the same microseconds."),
-    Code.CRIU_FAILED: _Row(500, "machine", "The log is kept beside the images until the migration is deleted."),
+    Code.CRIU_FAILED: _Row(500, "machine", "Try again; where it fails again, report it with what CRIU wrote."),
     Code.CRIU_MISSING: _Row(500, "machine", "Install CRIU 4.2.1 or later and say where it is with --criu."),
     Code.IMAGE_DAMAGED: _Row(422, "machine", "The images changed after they were sealed: nothing of them was kept."),
     Code.IMAGE_VERSION: _Row(422, "request", "Read it with the version of midstream that wrote it."),
@@ -175,6 +177,14 @@ class AgentError(Exception):
         self.code = code
         self.status = _ROWS[code].status
         self.problem = problem(code, message, hint=hint, fault=fault)
+        self.criu_log: CriuLog | None = None
+        self.log_tail = b""
+        """The end of CRIU's log, for whoever keeps it."""
+
+    def blame_log(self, log: CriuLog) -> None:
+        """Say beside what to do where CRIU's log is."""
+        self.criu_log = log
+        self.problem = msgspec.structs.replace(self.problem, hint=f"{self.problem.hint} CRIU's log: {log.path}")
 
 
 def problem(code: Code, message: str, *, hint: str = "", fault: Fault | None = None) -> Problem:

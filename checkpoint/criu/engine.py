@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint.api import MemoryFeatures
-from checkpoint.core import causes, options, precopy
-from checkpoint.core.errors import AgentError, Code, from_problem
-from checkpoint.criu import kerndat, pipes
+from checkpoint.core import options, precopy
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.criu import kerndat, log, pipes
 from checkpoint.criu.swrk import Swrk
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import chain
@@ -26,7 +26,6 @@ from checkpoint.sockets.duplicates import is_tcp, sockets_of
 from checkpoint.sockets.silence import silence
 
 _GONE_SECONDS = 10.0
-_MAX_LOG_BYTES = 1 << 20
 
 
 class CriuEngine:
@@ -77,11 +76,11 @@ class CriuEngine:
 
     async def pre_dump(self, helper: Helper, root: int, folders: Folders, parent: str) -> None:
         pipes.make_room()
-        with _open_folder(folders.work) as work_fd:
+        with log.told(folders.work / precopy.LOG), _open_folder(folders.work) as work_fd:
             wanted = precopy.pre_dump(root, str(folders.images), work_fd, parent)
             response = await _swrk(helper).request(self._messages.PRE_DUMP, wanted)
-        if not response.success:
-            raise self._failure(folders, precopy.LOG)
+            if not response.success:
+                raise log.failure(folders.work / precopy.LOG, restoring=False)
 
     async def dump(
         self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
@@ -89,11 +88,11 @@ class CriuEngine:
     ) -> DumpReport:  # fmt: skip
         root = tree.members[0].pid
         more = options.lazily(_lazy_config(folders.work)) if lazily else precopy.after(parent) if parent else {}
-        with _open_folder(folders.work) as work_fd:
+        with log.told(folders.work / options.DUMP_LOG), _open_folder(folders.work) as work_fd:
             wanted = options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
             response = await _swrk(helper).request(self._messages.DUMP, wanted)
-        if not response.success:
-            raise self._failure(folders, options.DUMP_LOG)
+            if not response.success:
+                raise log.failure(folders.work / options.DUMP_LOG, restoring=False)
         if parent:
             chain.cut(folders.images)
         await trees.until_stopped(self._kernel, tree.pids)
@@ -105,8 +104,9 @@ class CriuEngine:
         pids = [process.pid for process in images.processes()]
         self._refuse_taken(pids)
         try:
-            await self._restore(helper, folders, options.lazily() if lazily else {})
-            tree = await self._take(pids)
+            with log.told(folders.work / options.RESTORE_LOG):
+                await self._restore(helper, folders, options.lazily() if lazily else {})
+                tree = await self._take(pids)
         except BaseException:
             await self._destroy(pids)
             raise
@@ -120,7 +120,7 @@ class CriuEngine:
         finally:
             await helper.close()
         if not response.success:
-            raise self._failure(folders, options.RESTORE_LOG)
+            raise log.failure(folders.work / options.RESTORE_LOG, restoring=True)
 
     async def _take(self, pids: list[int]) -> Tree:
         """Hold the restored processes once all stand still, and check whose child the root is."""
@@ -184,9 +184,6 @@ class CriuEngine:
             if reuse_address is not None or in_repair:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if reuse_address is None else reuse_address)
 
-    def _failure(self, folders: Folders, log: str) -> AgentError:
-        return from_problem(causes.explain(_tail(folders.work / log), restoring=log == options.RESTORE_LOG))
-
 
 @contextmanager
 def _open_folder(path: Path) -> Iterator[int]:
@@ -218,15 +215,6 @@ def _dumpers_wrapper(root: int) -> list[str]:
         if (uid, gid) != (0, 0):
             wrapper += ["/usr/bin/setpriv", "--ruid", str(uid), "--rgid", str(gid), "--keep-groups", "--"]
     return wrapper
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _MAX_LOG_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _swrk(helper: Helper) -> Swrk:

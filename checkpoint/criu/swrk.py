@@ -7,6 +7,7 @@ whole.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_RESPONSE_BYTES = 64 << 10
 """A response is a few numbers and at most one error message of CRIU's (cr-service.c, set_resp_err)."""
+
+_END_SECONDS = 2.0
+"""Its socket is closed when it ends, as a rule: it is not waited for beyond that."""
 
 _CHILD_FD = 3
 _SHADE_FD = 5
@@ -90,10 +95,17 @@ class Swrk:
         except OSError as error:
             raise AgentError(Code.CRIU_FAILED, f"CRIU is gone: {error.strerror}") from error
         if not raw:
-            raise AgentError(Code.CRIU_FAILED, "CRIU ended without an answer")
+            raise AgentError(Code.CRIU_FAILED, f"CRIU ended without an answer: {await self._end()}")
         response = self._messages.response()
         response.ParseFromString(raw)
         return response
+
+    async def _end(self) -> str:
+        """How it ended, in words."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await readable(self._pidfd)
+        return _how_ended(self._pidfd)
 
     async def questions(self) -> int | None:
         """See `checkpoint.engine.Helper`. None: it is for no lazy dump, or the kernel has no such filter."""
@@ -130,6 +142,16 @@ class Swrk:
     def _reap(self) -> None:
         os.waitpid(self.pid, 0)  # it waits for nothing: the pidfd said that it has ended
         os.close(self._pidfd)
+
+
+def _how_ended(pidfd: int) -> str:
+    """In words; of a child that is not reaped yet."""
+    seen = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    if seen is None:
+        return "it has closed its socket"
+    if seen.si_code == os.CLD_EXITED:
+        return f"its exit status is {seen.si_status}"
+    return f"signal {seen.si_status} ({signal.strsignal(seen.si_status)}) has ended it"
 
 
 def _closed_page_server() -> tuple[socket.socket, socket.socket]:

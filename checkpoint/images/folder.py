@@ -195,11 +195,12 @@ class Images:
                 one.reg.name = mapping[one.reg.name]
 
     def seconds(self, folder: Path, kind: str) -> dict[str, float]:
-        """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none."""
-        path = folder / f"stats-{kind}"
-        if not path.exists():
+        """CRIU's own account of its work, from stats-dump or stats-restore, in seconds; empty where there is none: CRIU
+        goes on where it cannot write that."""
+        try:
+            (one,) = entries(str(folder / f"stats-{kind}"), self._messages.stats)
+        except (AgentError, ValueError):
             return {}
-        (one,) = entries(str(path), self._messages.stats)
         part = getattr(one, kind)
         return {
             field.name.removesuffix("_time"): value / 1e6

@@ -12,6 +12,7 @@ from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.images.growing import Tags
 from checkpoint.memory.ways import Giving
+from checkpoint.moves import logs
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
@@ -65,6 +66,10 @@ class Dumping:
 
         Once more, from the start, where a peer's bytes came between CRIU's two looks at their queue.
         """
+        with logs.keeping(self._around.folder, f"{self._record.migration}.dump"):
+            return await self._dump(tree, folders, beside)
+
+    async def _dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         for _ in range(DUMP_TRIES - 1):
             try:
                 return await self._dump_once(tree, folders, beside)

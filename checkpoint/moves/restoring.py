@@ -18,6 +18,7 @@ from checkpoint.core.manifest import Manifest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import chain, store
+from checkpoint.moves import logs
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, until_gone
 from checkpoint.sockets import sockopts
@@ -49,6 +50,10 @@ class Restoring:
 
         Raises AgentError; nothing is left of the tree then.
         """
+        with logs.keeping(self._around.folder, f"{self._migration}.restore"):
+            return await self._restore(folder, sealed, key, lazily=lazily)
+
+    async def _restore(self, folder: Path, sealed: Manifest, key: bytes, *, lazily: bool) -> RestoreReport:
         sizes = store.listing(folder)
         manifest.compare_sizes(sealed, sizes)
         looking = self._around.spawn(self._survey(folder, key, sizes), "look at the images")

@@ -13,6 +13,7 @@ from checkpoint.core.precopy import Limits, Round, answer
 from checkpoint.engine import Folders
 from checkpoint.images import chain
 from checkpoint.images.growing import Tags
+from checkpoint.moves import logs
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import stat
@@ -74,7 +75,8 @@ class Rounds:
             seen = stat(helper.pid)
             self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
             self._around.save()
-            await self._around.engine.pre_dump(helper, root.pid, folders, parent)
+            with logs.keeping(self._around.folder, f"{self._record.migration}.pre-dump"):
+                await self._around.engine.pre_dump(helper, root.pid, folders, parent)
         finally:
             self._record.helper = None
             await helper.close()

@@ -11,6 +11,8 @@ Each says what is wrong (`message`), whose fault it is (`fault`) and what to do 
 
 from __future__ import annotations
 
+from checkpoint.api import CriuLog
+
 EXIT_REFUSED = 1
 EXIT_ROLLED_BACK = 3
 EXIT_FAILED = 4
@@ -25,6 +27,8 @@ class MidstreamError(Exception):
     def __init__(self, code: str, message: str, fault: str = "midstream", hint: str = "") -> None:
         super().__init__(message)
         self.code, self.message, self.fault, self.hint = code, message, fault, hint
+        self.criu_log: CriuLog | None = None
+        """Where CRIU has failed: what its log said."""
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -41,9 +45,11 @@ class Unreachable(MidstreamError):
 class Answered(MidstreamError):
     """A sidecar carried out nothing and said why. `status` is the HTTP status."""
 
-    def __init__(self, status: int, code: str, message: str, fault: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, fault: str, hint: str = "", criu_log: CriuLog | None = None
+    ) -> None:
         super().__init__(code, message, fault, hint)
-        self.status = status
+        self.status, self.criu_log = status, criu_log
 
 
 class MemoryLost(MidstreamError):

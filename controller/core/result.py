@@ -18,6 +18,13 @@ Seconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 
 
+class CriuLog(msgspec.Struct, frozen=True):
+    """What is kept of CRIU's log of a dump or restore that failed."""
+
+    path: Annotated[str, Meta(description="Its end, 64 KiB at most, for root alone; empty where it was not kept.")]
+    lines: Annotated[list[str], Meta(description="Its first warnings and errors: ten, of 300 characters, at most.")]
+
+
 class Problem(msgspec.Struct, frozen=True):
     """What went wrong, whose fault it is, and what to do about it."""
 
@@ -25,6 +32,7 @@ class Problem(msgspec.Struct, frozen=True):
     message: Annotated[str, Meta(description="What happened, for people.")]
     fault: Annotated[Fault, Meta(description="Where the cause lies.")]
     hint: Annotated[str, Meta(description="What to do next; empty where nothing is known.")] = ""
+    criu_log: Annotated[CriuLog | None, Meta(description="Where CRIU has failed; else null.")] = None
 
 
 class PhaseTime(msgspec.Struct, frozen=True):

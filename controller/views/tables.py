@@ -60,12 +60,13 @@ def _endpoint(pair: Sequence[Any]) -> str:
 
 def show_records(records: Sequence[Record], *, detailed: bool = False, console: Console | None = None) -> None:
     """`midstream status`: every migration, one a line; in detail, how it came to that."""
-    table = _table("migration", "workload", "from", "to", "phase", "frozen", "why")
+    table = _table("migration", "workload", "from", "to", "phase", "frozen", *([] if detailed else ["why"]))
     for record in records:
         intent, result = record.intent, record.entries[-1].result
         frozen = duration_text(result.freeze_seconds) if result and result.freeze_seconds else "-"
         state = _state(record)
-        _add(table, intent.migration, intent.workload, intent.source, intent.destination, state, frozen, record.reason)
+        why = [] if detailed else [record.reason]
+        _add(table, intent.migration, intent.workload, intent.source, intent.destination, state, frozen, *why)
     _show(console, table, records, "There was no migration yet: midstream migrate WORKLOAD --to POD")
     if detailed:
         for record in records:
@@ -80,11 +81,18 @@ def _state(record: Record) -> Text:
 def _show_history(record: Record, console: Console) -> None:
     began = record.entries[0].monotonic
     table = _table("after", "phase", "")
+    said = ""
     for entry in record.entries:
-        _add(table, duration_text(entry.monotonic - began), entry.phase.value, entry.reason)
+        if entry.result is None:  # the phase that it is in has a line already
+            news = entry.reason if entry.reason != said else ""
+            _add(table, duration_text(entry.monotonic - began), entry.phase.value, news)
+            said = entry.reason
     console.print(_framed(table))
     if (result := record.entries[-1].result) is not None:
         console.print(final_panel(result, console.width))
+        if result.error is not None and (log := result.error.criu_log) is not None and log.path:
+            # By itself and never folded: it is there to be copied.
+            console.print(f"  CRIU's log: {log.path}", soft_wrap=True, markup=False)
 
 
 def show_plan(plan: Plan, console: Console | None = None) -> None:

@@ -26,6 +26,8 @@ class Sidecar:
         """Method and path of each call, and what was said with it."""
         self.answers: dict[str, Any] = {}
         """By method and path."""
+        self.refusals: dict[str, ErrorBody] = {}
+        """Those calls that fail, with status 500."""
 
     @property
     def calls(self) -> list[str]:
@@ -36,6 +38,8 @@ class Sidecar:
         self.asked.append((call, msgspec.json.decode(raw) if raw else None))
         if call in self.answers:
             return web.Response(body=msgspec.json.encode(self.answers[call]))
+        if call in self.refusals:
+            return web.Response(status=500, body=msgspec.json.encode(self.refusals[call]))
         problem = Problem("not-put-down", f"{call} is not expected", "request")
         return web.Response(status=404, body=msgspec.json.encode(ErrorBody(problem)))
 

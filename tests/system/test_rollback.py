@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from controller.core.errors import EXIT_ROLLED_BACK
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
-from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt, until
 
 pytestmark = ONE_LOOP
 
@@ -76,6 +79,35 @@ async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
     assert result.outcome == "succeeded", result.error
     assert ask(client, "INCR counter") == ":3"
     client.close()
+
+
+UNREAD = """
+import socket, struct, time
+own = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+own.bind((0, 0))
+own.send(struct.pack("IHHIIBxHiII", 32, 18, 0x301, 1, 0, 0, 0, 0, 0, 0))  # RTM_GETLINK: all of them; nobody reads it
+print("up", flush=True)
+time.sleep(1000)
+"""
+
+
+async def test_what_criu_said_of_a_dump_that_failed_is_kept(stage):
+    await stage.run("unread", "/usr/bin/python3", "-I", "-S", "-c", UNREAD)
+    said = Path(stage.a.directory) / "unread.log"
+    await until(lambda: "up" in said.read_text(), "it is not up")
+    status, out, err = await stage.midstream("migrate", "unread", "--to", "b", "-o", "json")
+    assert status == EXIT_ROLLED_BACK, err
+    result = json.loads(out)
+    error, log = result["error"], result["error"]["criu_log"]
+    assert (error["code"], error["fault"]) == ("connection-state", "workload")
+    assert "netlink: The socket has data to read" in log["lines"][0]
+    assert error["hint"].endswith(f" CRIU's log: {log['path']}")
+    kept = Path(log["path"])
+    assert kept.is_relative_to(stage.a.directory)
+    assert all(line in kept.read_text() for line in log["lines"])
+    assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    status, out, err = await stage.midstream("status", result["migration"])
+    assert (status, f"  CRIU's log: {kept}" in out.splitlines()) == (0, True), out
 
 
 async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):

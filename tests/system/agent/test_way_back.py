@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
+from tests.harness.solo_pod import PYTHON
 
 
 def test_rollback_leaves_connections_as_they_were(rig: Rig) -> None:
@@ -104,3 +106,26 @@ def test_a_proxy_that_refuses_is_quoted(rig: Rig) -> None:
     finally:
         rig.adopter.die()
         rig.adopter.__init__(rig.a.adopt_path)  # type: ignore[misc]
+
+
+def test_what_criu_said_of_a_restore_that_failed_outlives_its_images(rig: Rig, tmp_path: Path) -> None:
+    """Before anything is deleted it is kept elsewhere: the images go with the migration."""
+    path = tmp_path / "open"
+    path.touch()
+    source = f"import time; f = open('{path}'); print('up', flush=True); time.sleep(1000)"
+    rig.run("w", [PYTHON, "-I", "-S", "-c", source])
+    until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text())
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    path.unlink()
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    status, answer = rig.b.call("POST", "/v1/inbound/m/restore", body)
+    assert (status, answer["error"]["code"]) == (422, "file-missing")
+    kept = Path(answer["criu_log"]["path"])
+    assert answer["error"]["hint"].endswith(f"at the same paths. CRIU's log: {kept}")
+    assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
+    rig.out("m", "release")
+    assert kept == rig.pods[1].directory / "agent" / "criu" / "m.restore.log"
+    assert f"Can't open file {str(path)[1:]} on restore" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert "running" in rig.state(rig.a, "w")

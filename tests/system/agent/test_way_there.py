@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 from tests.harness.agent_rig import PORT, Rig, until
 from tests.harness.solo_pod import PYTHON
@@ -136,12 +137,14 @@ def test_a_restore_that_waits_for_a_lock_can_be_broken_off(rig: Rig, tmp_path: P
     rig.prepare("m", "w")
     sealed = rig.out("m", "stop", "dump", "adopt", "seal")
     body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
-    refusals: list[tuple[int, str, str]] = []
-    thread = threading.Thread(target=lambda: refusals.append(rig.b.refused("POST", "/v1/inbound/m/restore", body)))
+    refusals: list[tuple[int, Any]] = []
+    thread = threading.Thread(target=lambda: refusals.append(rig.b.call("POST", "/v1/inbound/m/restore", body)))
     thread.start()
     until(lambda: pid in rig.pods[1].pids())
     assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
     thread.join()
-    assert refusals[0][1] == "criu-failed", refusals
+    ((_, answer),) = refusals
+    words = "CRIU ended without an answer: signal 9 (Killed) has ended it"
+    assert (answer["error"]["code"], answer["error"]["message"]) == ("criu-failed", words)
     assert pid not in rig.pods[1].pids()
     rig.out("m", "release")

@@ -47,6 +47,10 @@ DUMPS = [
     ("page-xfer.c:263): page-xfer: Unable to spice data: No space left on device", Code.NO_SPACE,
      "there is no space left for the images"),
     ("mem.c:1): Can't allocate: Cannot allocate memory", Code.NO_MEMORY, "there is not enough memory"),
+    ("pidfd.c:97): pidfd: pidfd pid 1 is not a part of process tree..", Code.UNSUPPORTED_FILE,
+     "the process has a pidfd of process 1, which is outside the workload"),
+    ("sk-netlink.c:77): netlink: The socket has data to read", Code.CONNECTION_STATE,
+     "the process has not read yet what a netlink socket has for it"),
 ]  # fmt: skip
 
 RESTORES = [
@@ -67,6 +71,8 @@ RESTORES = [
      "the workload is bound to an address that this pod does not have"),
     ("soccr.c:540): Can't connect inet socket back: Network is unreachable", Code.ADDRESS_MISSING,
      "a connection of the workload cannot be made again here: Network is unreachable"),
+    ("pie/restorer.c:2185): Unable to create a thread: -17", Code.PID_TAKEN,
+     "the id of one of its threads is taken in this pod"),
     ("file-lock.c:628): Can not set flock!", Code.LOCK_HELD,
      "a file lock of the workload (flock) is held by another process here"),
 ]  # fmt: skip
@@ -98,6 +104,82 @@ def test_a_warning_is_read_where_no_error_says_it(why, code, message):
     log += "(00.1) Error (compel/src/lib/infect.c:417): Unable to detach from 20019: No such process\n"
     found = causes.explain(NOISE + log + END, restoring=False)
     assert (found.code, found.message) == (code.value, message)
+
+
+IO_URING = """\
+pie: 20034: Error (criu/pie/parasite.c:588): send_fds failed (-22)
+pie: 20034: Close the control socket for writing
+Error (criu/parasite-syscall.c:280): Can't retrieve FDs from socket
+Error (compel/src/lib/infect-rpc.c:44): Message reply from daemon is trimmed (12/0)
+Error (criu/cr-dump.c:1545): Dump files (pid: 20034) failed with -1
+Error (criu/cr-dump.c:1975): Dumping FAILED.
+"""
+FULL = """\
+Error (criu/page-xfer.c:263): page-xfer: Unable to spice data: No space left on device
+Error (criu/bfd.c:131): bfd: Error flushing image: No space left on device
+Error (criu/mem.c:718): Can't dump page with parasite
+Error (criu/cr-dump.c:1975): Dumping FAILED.
+"""
+OTHER_NAMESPACE = """\
+Error (criu/files-reg.c:1790): Can't lookup mount=44 for fd=-3 path=/usr/bin/python3.11
+Error (criu/cr-dump.c:1440): Collect mappings (pid: 20063) failed with -1
+Error (criu/cr-dump.c:1975): Dumping FAILED.
+"""
+ONE_OF_SEVEN = """\
+ 20049: Error (criu/files-reg.c:2353): Can't open file tmp/f3 on restore: No such file or directory
+ 20049: Error (criu/files-reg.c:2267): Can't open file tmp/f3: No such file or directory
+ 20049: Error (criu/files.c:1221): Unable to open fd=3 id=0x16
+ 20045: Error (criu/cr-restore.c:1265): 20049 exited, status=1
+ 20045: Error (criu/files.c:1104): Can't sent fd 1 to 20049
+ 20045: Error (criu/files.c:1221): Unable to open fd=1 id=0xa
+Error (criu/cr-restore.c:1265): 20045 exited, status=1
+Error (criu/cr-restore.c:2331): Restoring FAILED.
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "first"),
+    [
+        (IO_URING, "send_fds failed (-22)"),
+        (FULL, "page-xfer: Unable to spice data: No space left on device"),
+        (OTHER_NAMESPACE, "Can't lookup mount=44 for fd=-3 path=/usr/bin/python3.11"),
+        (ONE_OF_SEVEN, "Can't open file tmp/f3 on restore: No such file or directory"),
+    ],
+    ids=["io_uring", "full", "other namespace", "one of seven processes"],
+)
+def test_without_a_rule_the_first_error_is_quoted_not_what_follows_from_it(monkeypatch, log, first):
+    monkeypatch.setattr(causes, "_RULES", ())
+    assert causes.explain(NOISE + log, restoring=False).message == f"the dump failed. CRIU said: {first}"
+
+
+def test_a_process_that_was_killed_is_quoted_where_nothing_else_is_said():
+    killed = "(00.1) Error (criu/cr-restore.c:1262): 20040 killed by signal 9: Killed\n"
+    log = NOISE + killed + "(00.2) Error (criu/cr-restore.c:2331): Restoring FAILED.\n"
+    said = "the restore failed. CRIU said: "
+    assert causes.explain(log, restoring=True).message == said + "20040 killed by signal 9: Killed"
+    log = NOISE + killed + "(00.2) Error (criu/mem.c:9): Something odd\n"
+    assert causes.explain(log, restoring=True).message == said + "Something odd"
+
+
+def test_warnings_and_errors_are_quoted_without_what_is_harmless():
+    log = NOISE + "(00.1) Warn  (criu/a.c:1): First\n(00.1) Info\n pie: 7: Error (criu/b.c:2): Second\n" + END
+    assert causes.quote(log) == [
+        "(00.1) Warn  (criu/a.c:1): First", "pie: 7: Error (criu/b.c:2): Second", *END.splitlines(),
+    ]  # fmt: skip
+
+
+def test_no_more_is_quoted_than_was_said():
+    lines = causes.quote(f"Error (criu/a.c:1): {'x' * 5000}\n" * 500)
+    assert len(lines) == causes.MOST_LINES
+    assert {len(line) for line in lines} == {causes.MOST_CHARACTERS}
+    assert len(causes.explain(f"Error (criu/a.c:1): {'x' * 5000}\n", restoring=False).message) < 400
+    assert len(causes.explain(f"Error (criu/a.c:1): {'x' * 5000}: No space left on device", restoring=False).hint) < 400
+
+
+def test_a_name_cannot_speak_to_the_terminal():
+    log = "Error (criu/a.c:1): Can't open file tmp/\x1b[2J\x9b\x7f on restore: No such file or directory\n"
+    assert causes.quote(log)[0].endswith(r"tmp/\x1b[2J\x9b\x7f on restore: No such file or directory")
+    assert causes.explain(log, restoring=True).message == r"the workload's file /tmp/\x1b[2J\x9b\x7f is not there"
 
 
 def test_what_no_rule_knows_is_quoted():

@@ -95,6 +95,12 @@ def test_criu_s_account_is_given_in_seconds(images, tmp_path):
     assert images.seconds(tmp_path, "restore") == {}
 
 
+@pytest.mark.parametrize("raw", [b"", made.MAGIC, made.MAGIC + b"\xff\0\0\0x"])
+def test_an_account_that_found_no_room_is_none(images, tmp_path, raw):
+    (tmp_path / "stats-restore").write_bytes(raw)
+    assert images.seconds(tmp_path, "restore") == {}
+
+
 @pytest.mark.parametrize(
     ("ticks", "value", "interval", "after"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.core.result import MigrationResult, PhaseTime, Problem
+from controller.core.result import CriuLog, MigrationResult, PhaseTime, Problem
 from controller.core.result import schema as migration_schema
 from controller.demo.result import DemoResult
 from controller.demo.result import schema as demo_schema
@@ -69,7 +69,9 @@ def test_a_demo_fits_its_schema_and_comes_back_the_same() -> None:
 
 def test_a_migration_fits_its_schema() -> None:
     failed = msgspec.structs.replace(MOVED, outcome="failed", error=Problem("lost", "gone", "pod", "look"))
-    for result in (MOVED, failed, MigrationResult(migration="x", outcome="rolled-back")):
+    log = CriuLog("/run/midstream/pods/a/agent/criu/x.dump.log", ["Error (criu/mem.c:9): Something odd"])
+    odd = msgspec.structs.replace(failed, error=Problem("criu-failed", "odd", "machine", "look", log))
+    for result in (MOVED, failed, odd, MigrationResult(migration="x", outcome="rolled-back")):
         assert check(msgspec.json.decode(msgspec.json.encode(result)), migration_schema()) == []
 
 

@@ -13,7 +13,8 @@ from checkpoint.api import Problem
 from controller.core.check import CheckResult
 from controller.core.phases import Phase
 from controller.core.plan import Plan
-from controller.core.result import MigrationResult
+from controller.core.result import CriuLog, MigrationResult
+from controller.core.result import Problem as Told
 from controller.journal import Entry, Intent, Record
 from controller.views.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
 from proxy.api import Endpoint, FlowView
@@ -124,7 +125,30 @@ def test_a_record_in_detail(console: Console) -> None:
     )
     assert "100 ms" in said(console)
     assert "Moved, and nothing was lost" in said(console)
+    assert [line.split() for line in said(console).splitlines()].count(["100", "ms", "Stopping"]) == 1
     show_records([record(Phase.PENDING)], detailed=True, console=console)
+
+
+def test_a_reason_is_said_once(console: Console) -> None:
+    """A journal has it with every phase from the first that had it on, and a line more with the result."""
+    phases = (Phase.RESTORING, Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.ROLLED_BACK)
+    entries = [Entry(1000.0, 5.0, phase, reason="no room") for phase in phases]
+    entries[0] = msgspec.structs.replace(entries[0], reason="")
+    entries[-1] = msgspec.structs.replace(entries[-1], result=RESULT)
+    show_records([Record(INTENT, entries, driven=False)], detailed=True, console=console)
+    assert said(console).count("no room") == 1
+    assert said(console).count("RolledBack") == 2  # of the migration, and in its history
+
+
+def test_where_criu_s_log_is_stands_on_a_line_of_its_own() -> None:
+    narrow = Console(file=io.StringIO(), width=60, color_system=None, highlight=False)
+    path = "/run/midstream/pods/a/agent/criu/redis-d5ba66.dump.log"
+    for kept in (path, ""):
+        problem = Told("criu-failed", "the dump failed", "machine", "Try again.", CriuLog(kept, ["Error: odd"]))
+        result = msgspec.structs.replace(RESULT, outcome="rolled-back", error=problem)
+        show_records([record(Phase.PENDING, Phase.ROLLED_BACK, result=result)], detailed=True, console=narrow)
+    assert said(narrow).splitlines().count(f"  CRIU's log: {path}") == 1
+    assert said(narrow).count("CRIU's log") == 1
 
 
 def test_a_plan_that_nothing_stands_in_the_way_of(console: Console) -> None:
