@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint.core.errors import AgentError, Code
@@ -20,25 +22,35 @@ class Unpacking:
         self._folder = folder
         self._attempt = 0
         self._changing = threading.Lock()
+        self._writing = threading.Lock()
+        """The kernel lets one at a time write to a file, and whoever waits for that spins (K: rwsem.c): on a processor
+        that the other threads need."""
 
-    def take(self, parcel: Parcel, plain: memoryview) -> None:
-        """Put a parcel's bytes into their files. Raises AgentError NO_SPACE or INTERNAL."""
-        try:
-            self._take(parcel, plain)
-        except OSError as error:
-            code = Code.NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.INTERNAL
-            raise AgentError(code, f"the destination cannot write the images: {error.strerror}") from error
-
-    def _take(self, parcel: Parcel, plain: memoryview) -> None:
-        at = 0
+    def take(self, parcel: Parcel, slices: Iterable[memoryview]) -> None:
+        """Put a parcel's bytes, which come as they come, into their files; of an earlier attempt nobody wants them any
+        more. Raises AgentError NO_SPACE or INTERNAL, and what `slices` raises."""
+        body = _Body(slices)
         for piece in parcel.pieces:
-            if (fd := self._open(parcel.attempt, piece)) is None:
-                return  # of an earlier attempt: nobody wants it any more
-            try:
-                _write(fd, plain[at : at + piece.size], piece)
-            finally:
+            self._put(parcel.attempt, piece, body)
+
+    def _put(self, attempt: int, piece: Piece, body: _Body) -> None:
+        part = body.next(piece.size)  # before there is a file: of a short parcel that is cut off nothing is seen
+        with _told():
+            fd = self._open(attempt, piece)
+        try:
+            at, end = piece.offset, piece.offset + piece.size
+            while at < end:
+                if fd is not None:
+                    with _told(), self._writing:
+                        _write(fd, part, at)
+                at += len(part)
+                part = body.next(end - at)
+            if fd is not None and piece.last:
+                with _told():
+                    os.ftruncate(fd, end)
+        finally:
+            if fd is not None:
                 os.close(fd)
-            at += piece.size
 
     def _open(self, attempt: int, piece: Piece) -> int | None:
         """Opened under the lock: what is opened for an earlier attempt is unlinked by the time a later one begins."""
@@ -50,10 +62,32 @@ class Unpacking:
             return os.open(self._folder / piece.name, _FLAGS, 0o600) if attempt == self._attempt else None
 
 
-def _write(fd: int, part: memoryview, piece: Piece) -> None:
-    at, end = piece.offset, piece.offset + piece.size
+class _Body:
+    """The bytes behind a parcel's table, cut as its pieces are."""
+
+    def __init__(self, slices: Iterable[memoryview]) -> None:
+        self._slices = iter(slices)
+        self._rest = memoryview(b"")
+
+    def next(self, most: int) -> memoryview:
+        """The next bytes, `most` of them or less; none only where none are wanted."""
+        if most and not self._rest:
+            self._rest = next(self._slices)
+        part, self._rest = self._rest[:most], self._rest[most:]
+        return part
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Says an OSError of the folder's as an AgentError."""
+    try:
+        yield
+    except OSError as error:
+        code = Code.NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.INTERNAL
+        raise AgentError(code, f"the destination cannot write the images: {error.strerror}") from error
+
+
+def _write(fd: int, part: memoryview, at: int) -> None:
     while part:
         written = os.pwrite(fd, part, at)
         at, part = at + written, part[written:]
-    if piece.last:
-        os.ftruncate(fd, end)
