@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Set
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,10 @@ Direction = Literal["inbound", "outbound"]
 End = tuple[str, int]
 """A literal address and a port."""
 
-_EVERY_ADDRESS = ("0.0.0.0", "::")
+_Words = tuple[tuple[int, ...], int]
+"""An end as the images have it: text would be slow to make, and is only made for those who read it."""
+_EVERY_ADDRESS = ((0,), (0, 0, 0, 0))
+_MAPPED = tcp.words_of("0.0.0.0", 4)[:3]
 
 
 class InetSocket(msgspec.Struct, frozen=True):
@@ -106,10 +109,11 @@ def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Cont
     """
     sockets = list(sockets)
     stream = [one for one in sockets if one.is_tcp]
-    connected = [(one, one.local, one.peer) for one in stream if one.connected]
+    connected = [(one, *_ends(one)) for one in stream if one.connected]
     ends = {(local, peer) for _, local, peer in connected}
     listeners = [one for one in stream if one.listens]
-    listening = {one.local for one in listeners}
+    listening = {_ends(one)[0] for one in listeners}
+    everywhere = {port for words, port in listening if words in _EVERY_ADDRESS}
     found = Sorted([], [Held(one, "inbound") for one in listeners], [], [])
     found.datagrams.extend(Held(one, "inbound") for one in sockets if one.takes_datagrams and one.ino in datagrams)
     for one, local, peer in connected:
@@ -117,7 +121,9 @@ def sort(sockets: Iterable[InetSocket], in_hand: Container[int], datagrams: Cont
             found.inside.append(one)
         else:
             _check(one)
-            found.flows.append(Held(one, direction_of(local, listening)))
+            # From a port that the tree listens on: the peer has opened it. Any other was opened by the workload.
+            inbound = local in listening or local[1] in everywhere
+            found.flows.append(Held(one, "inbound" if inbound else "outbound"))
     for held in (*found.listeners, *found.flows):
         if held.socket.ino not in in_hand:
             raise AgentError(Code.UNSUPPORTED_SOCKET, _adrift(held.socket))
@@ -133,11 +139,14 @@ def _told(one: InetSocket) -> tuple[object, ...]:
     return one.state, one.source, one.source_port, one.destination, one.destination_port
 
 
-def direction_of(local: End, listening: Set[End]) -> Direction:
-    """A connection from a port the tree listens on was opened by the peer; any other by the workload."""
-    host, port = local
-    inbound = (host, port) in listening or any((every, port) in listening for every in _EVERY_ADDRESS)
-    return "inbound" if inbound else "outbound"
+def _ends(one: InetSocket) -> tuple[_Words, _Words]:
+    """Both ends as words and port, to be compared: an IPv4-mapped IPv6 address is the IPv4 address that it is."""
+    own, other = one.source, one.destination
+    if own[:3] == _MAPPED:
+        own = own[3:]
+    if other[:3] == _MAPPED:
+        other = other[3:]
+    return (own, one.source_port), (other, one.destination_port)
 
 
 def _check(one: InetSocket) -> None:

@@ -39,6 +39,8 @@ _PAGES_BITS = 20
 """As many have that number, of each round of a pre-copy; with 999 rounds that is less than 2^31."""
 _STREAM = re.compile(r"tcp-stream-(0|[1-9a-f][0-9a-f]{0,7})\.img")
 
+_LINE = re.compile(rf"((?:[0-9a-f]{{{2 * TAG_BYTES}}} )+)(0|[1-9][0-9]*) ([^ /\0]+)")
+
 NONCE_BYTES = 12
 """The size that GCM takes as it is (SP 800-38D, 8.2.1)."""
 _CHUNKS_BITS = 64
@@ -92,10 +94,10 @@ def places(names: Iterable[str], wanted: Container[str] | None = None) -> dict[s
 
 
 def _place(name: str, at: int) -> int:
-    if is_pages(name):
-        return place_of_pages(name)
     inode = inode_of(name)
-    return at << _CHUNKS_BITS if inode is None else place_of_stream(inode)
+    if inode is not None:
+        return place_of_stream(inode)
+    return place_of_pages(name) if is_pages(name) else at << _CHUNKS_BITS
 
 
 def chunk_count(size: int) -> int:
@@ -125,12 +127,14 @@ def decode(raw: bytes) -> Manifest:
         lines = raw.decode("ascii").split("\n")
         if lines[0] != HEADER or lines[-1] != "":
             raise ValueError("no header")
+        last = ""
         for line in lines[1:-1]:
-            _decode_line(line, manifest)
+            name, manifest.files[name] = _decode_line(line)
+            if name <= last:
+                raise ValueError(f"{name!r} comes after {last!r}")
+            last = name
     except ValueError as error:
         raise AgentError(Code.IMAGE_DAMAGED, f"the manifest cannot be read: {error}") from error
-    if encode(manifest) != raw:
-        raise AgentError(Code.IMAGE_DAMAGED, "the manifest is not in the form it is written in")
     return manifest
 
 
@@ -164,16 +168,17 @@ def compare_names(expected: Iterable[str], found: Iterable[str]) -> None:
         raise AgentError(Code.IMAGE_DAMAGED, f"the file {name} was added to the images")
 
 
-def _decode_line(line: str, manifest: Manifest) -> None:
-    *tags, size, name = line.split(" ") if line.count(" ") > 1 else ("", "")
-    if not size.isdecimal() or len(tags) != chunk_count(int(size)):
+def _decode_line(line: str) -> tuple[str, Proof]:
+    """Raises ValueError for any line that `encode` would not write."""
+    found = _LINE.fullmatch(line)
+    if found is None:
         raise ValueError(f"not a line of a manifest: {line[:80]!r}")
-    if any(len(tag) != 2 * TAG_BYTES for tag in tags):
-        raise ValueError(f"not a tag: {line[:80]!r}")
-    manifest.files[_checked_name(name)] = Proof(tuple(map(bytes.fromhex, tags)), int(size))
-
-
-def _checked_name(name: str) -> str:
-    if not name or "/" in name or name in (".", ".."):
+    hexed, size, name = found.groups()
+    tags, size_bytes = bytes.fromhex(hexed), int(size)
+    if len(tags) != chunk_count(size_bytes) * TAG_BYTES:
+        raise ValueError(f"not as many tags as it has chunks: {line[:80]!r}")
+    if name in (".", ".."):
         raise ValueError(f"not a file's name: {name!r}")
-    return name
+    if len(tags) == TAG_BYTES:  # as almost always
+        return name, Proof((tags,), size_bytes)
+    return name, Proof(tuple(tags[at : at + TAG_BYTES] for at in range(0, len(tags), TAG_BYTES)), size_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -23,8 +23,7 @@ JOB_SPANS = 1000
 """Small files are done many at a time: there is one for each connection, and it takes 10 us."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Some consecutive chunks of one file."""
 
     name: str
@@ -39,6 +38,7 @@ _AT_ONCE_BYTES = 64 << 10
 
 _OF_THREAD = threading.local()
 _NOTHING: Mapping[str, int] = {}
+_ONE = range(1)
 
 
 def plan(sizes: Mapping[str, int], wanted: Collection[str], tagged: Mapping[str, int] = _NOTHING) -> list[list[Span]]:
@@ -58,9 +58,13 @@ def plan(sizes: Mapping[str, int], wanted: Collection[str], tagged: Mapping[str,
 def _spans(sizes: Mapping[str, int], wanted: Collection[str], tagged: Mapping[str, int]) -> Iterator[Span]:
     places = manifest.places(sizes, wanted)
     for name in wanted:
-        end = manifest.chunk_count(sizes[name])
+        size = sizes[name]
+        if size <= manifest.CHUNK_BYTES and name not in tagged:  # as almost all are
+            yield Span(name, places[name], size, _ONE)
+            continue
+        end = manifest.chunk_count(size)
         for start in range(tagged.get(name, 0), end, SPAN_CHUNKS):
-            yield Span(name, places[name], sizes[name], range(start, min(start + SPAN_CHUNKS, end)))
+            yield Span(name, places[name], size, range(start, min(start + SPAN_CHUNKS, end)))
 
 
 def tag(folder: str, key: bytes, work: Iterable[Span]) -> list[list[bytes]]:

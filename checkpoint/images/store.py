@@ -79,8 +79,9 @@ class Store:
         Raises AgentError IMAGE_DAMAGED for a file that is not what `sizes` says.
         """
         loop = asyncio.get_running_loop()
-        tags = {name: list((begun or {}).get(name, ())) for name in wanted}
-        jobs = gmac.plan(sizes, tags, {name: len(some) for name, some in tags.items()})
+        begun = begun or {}
+        tags = {name: list(begun.get(name, ())) for name in wanted}
+        jobs = gmac.plan(sizes, tags, {name: len(some) for name, some in begun.items()})
         running = [loop.run_in_executor(self._threads, gmac.tag, str(folder), key, job) for job in jobs]
         for job, found in zip(jobs, await asyncio.gather(*running), strict=True):
             for span, some in zip(job, found, strict=True):
