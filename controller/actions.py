@@ -20,7 +20,7 @@ from controller.clients import gather_named, unless_unknown
 from controller.core.accounts import Account, reconcile
 from controller.core.errors import MemoryLost
 from controller.core.phases import Action
-from controller.core.plan import Plan, refuse_what_cannot_move
+from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
 from controller.core.predict import Choice, Rates, fall_back
 from controller.core.ways import Pile
 from controller.journal import Intent
@@ -132,7 +132,8 @@ class Move(Parties):
             destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
             token=self._token,
             readdress=self.plan.readdress,
-            links=self.plan.links,
+            links=self.plan.connections,
+            spare_links=SPARE_LINKS,
             policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
             relink_seconds=self.intent.max_hold_seconds,
         )

@@ -201,7 +201,8 @@ class ProxyClient(SidecarClient):
 
     async def prepare_outbound(self, migration: str, body: proxy_api.PrepareOutbound) -> proxy_api.Prepared:
         """However many links it has to dial."""
-        patience = ANSWER_SECONDS + proxy_api.DIAL_SECONDS + body.links * proxy_api.DIAL_SECONDS_EACH
+        links = body.links + body.spare_links
+        patience = ANSWER_SECONDS + proxy_api.DIAL_SECONDS + links * proxy_api.DIAL_SECONDS_EACH
         return await self.call("PUT", f"/v1/outbound/{migration}", proxy_api.Prepared, body, patience)
 
     async def prepare_inbound(self, migration: str, body: proxy_api.PrepareInbound) -> proxy_api.Prepared:

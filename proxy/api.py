@@ -91,7 +91,7 @@ class HoldPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Make ready to give flows away: dial `links` links to the destination's proxy now, not inside the freeze."""
+    """Make ready to give flows away: make `links` links to the destination's proxy now, not inside the freeze."""
 
     destination: Endpoint
     token: str
@@ -99,8 +99,11 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     readdress: dict[str, str]
     """The pod's address -> the destination pod's, one entry for each family."""
     links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
+    """As many as there are flows."""
     policy: HoldPolicy = HoldPolicy()
     relink_seconds: Seconds = RELINK_SECONDS
+    spare_links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
+    """So many connections more, for flows that come later: each becomes a link when it is needed."""
 
 
 class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,7 +161,7 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     datagrams: bool = False
     """A UDP socket: the numbers mean nothing, `peer` has the port 0 unless it is connected."""
     link: LinkNumber = 0
-    """The connection between the two proxies that is the flow's link, if it is there; 0: the link joins it later."""
+    """Which of the links that were made before is the flow's; 0: one joins it later."""
 
 
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

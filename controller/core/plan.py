@@ -43,7 +43,6 @@ class Plan(msgspec.Struct, frozen=True):
     connections: int
     listening_ports: list[int]
     readdress: dict[str, str]
-    links: int
     problems: list[agent_api.Problem]
     losses: list[agent_api.Problem] = []
     """What is given up, as it is allowed to be; else these are among the problems."""
@@ -82,7 +81,6 @@ def make_plan(
         connections=inspection.connections,
         listening_ports=inspection.listening_ports,
         readdress=readdress(source, destination),
-        links=inspection.connections + SPARE_LINKS,
         problems=[
             *_custody(workload),
             *inspection.problems,

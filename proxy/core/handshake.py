@@ -8,9 +8,6 @@ from typing import TypeVar
 
 from proxy.core.wire import Accepted, Challenge, Fault, Frame, Hello, Join, Open, Refused, Resume, Switch, WireError
 
-NUMBER_BYTES = 8
-"""Of a nonce: one bit more than a link's number has."""
-
 
 class Accepting(Enum):
     """The acceptor's side."""
@@ -63,11 +60,6 @@ ASKED: dict[Dialling, Dialling] = {
     Dialling.IDLE: Dialling.ASKING,
 }
 
-BOUND: dict[Accepting | Dialling, Accepting | Dialling] = {
-    Accepting.GREETED: Accepting.ROUTED,
-    Dialling.IDLE: Dialling.OPEN,
-}
-"""Its link was agreed upon by other means: the leg says so."""
 FREED: dict[Accepting | Dialling, Accepting | Dialling] = {
     Accepting.ROUTED: Accepting.GREETED,
     Dialling.OPEN: Dialling.IDLE,
@@ -101,31 +93,17 @@ def asked(state: Dialling) -> Dialling:
         raise WireError(Fault.ORDER) from None
 
 
-def bound(state: State) -> State:
-    """Either's next state when its link was agreed upon without a frame. Raises WireError(ORDER)."""
-    return _follow(BOUND, state)
-
-
 def freed(state: State) -> State:
     """Either's next state when its link is over and has left it. Raises WireError(ORDER)."""
-    return _follow(FREED, state)
-
-
-def _follow(table: dict[Accepting | Dialling, Accepting | Dialling], state: State) -> State:
-    after = table.get(state)
+    after = FREED.get(state)
     if not isinstance(after, type(state)):
         raise WireError(Fault.ORDER)
     return after
 
 
-def number(nonce: bytes) -> int:
-    """What both ends may call a connection, and the first link on it, by its CHALLENGE; never 0."""
-    return int.from_bytes(nonce[:NUMBER_BYTES], "big") >> 1 or 1
-
-
 def proof(token: bytes, nonce: bytes, migration: str) -> bytes:
     """What a HELLO shows: it needs the token, and is good for this connection only, so to hear it is of no use."""
-    return hmac.digest(token, b"midstream link 3" + nonce + migration.encode(), "sha256")
+    return hmac.digest(token, b"midstream link 4" + nonce + migration.encode(), "sha256")
 
 
 def proves(token: bytes, nonce: bytes, hello: Hello) -> bool:

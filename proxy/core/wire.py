@@ -3,7 +3,8 @@
     header    4s magic "MIDS"   u8 version   u8 kind   u16 length of the payload          (big-endian throughout)
     CHALLENGE 32s nonce                                          acceptor, at once
     HELLO     32s proof, then the migration's id                 initiator, in answer
-    JOIN      u64 flow, u64 link                                 initiator, when the flow is repointed
+    JOIN      u64 flow, u64 link                                 initiator, before the freeze, for no flow yet (0);
+                                                                 or when the flow is repointed
     OPEN      u64 flow, u64 link, endpoint peer, endpoint app    initiator, for a connection the destination must open
     SWITCH    u64 flow, u64 link                                 initiator, for a flow that has a link: this one follows
     RESUME    u64 flow, u64 link, u64 offset                     initiator, for a link whose connection broke
@@ -14,9 +15,9 @@
 `link` is a random number of the initiator's: it names one link of the flow, whatever connections carry it. An offset
 says how much of the other's stream has been received: from there on it is sent again. After JOIN or OPEN the
 initiator's stream need not wait for the answer; after SWITCH and RESUME it must. After the second ACCEPTED comes the
-acceptor's. An adopted flow's link has its connection chosen before the commit, by the CHALLENGE's number
-(`proxy.core.handshake.number`), which its `Leg` names: no frame is said then. JOIN is for flows that found none. The
-decoder keeps what came behind a frame: `rest` hands it over, so no byte of the flow is lost.
+acceptor's. An adopted flow takes a link that was made before the freeze, for no flow yet, and its `Leg` names it; a
+JOIN with the flow's own number is for those that found none. The decoder keeps what came behind a frame: `rest` hands
+it over, so no byte of the flow is lost.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ import msgspec
 from proxy.api import Endpoint
 
 MAGIC = b"MIDS"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("!4sBBH")
 TOKEN_BYTES = NONCE_BYTES = PROOF_BYTES = 32
 MAX_PAYLOAD_BYTES = 512
 """The longest frame is a REFUSED with its text; longer is garbage, so refuse before storing it."""
+NO_FLOW = 0
+"""In a JOIN: a leg will say whose the link is."""
 MAX_MIGRATION_BYTES = 128
 MAX_CODE_BYTES, MAX_TEXT_BYTES = 64, 400
 _NAMED, _RESUMED = struct.Struct("!QQ"), struct.Struct("!QQQ")

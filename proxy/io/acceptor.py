@@ -6,7 +6,6 @@ import logging
 import socket
 from collections.abc import Mapping
 
-from proxy.api import Leg
 from proxy.core.errors import Code, ProxyError
 from proxy.core.wire import Hello
 from proxy.io.connection import tune_accepted, why
@@ -32,8 +31,6 @@ class Acceptor:
         self._migrations = migrations
         self._strangers: set[IncomingConnection] = set()
         self._known: set[IncomingConnection] = set()
-        self._fresh: dict[int, IncomingConnection] = {}
-        """Those of them that no link has had yet, by their number."""
         self.inquiries = Inquiries(context, listener.getsockname()[1])
         self._listening = False
         self._logged: set[str] = set()
@@ -49,7 +46,6 @@ class Acceptor:
             connection.close()
         self._strangers.clear()
         self._known.clear()
-        self._fresh.clear()
         self._listener.close()
 
     def close_links_of(self, migration: InboundMigration) -> None:
@@ -75,17 +71,9 @@ class Acceptor:
     def greeted(self, connection: IncomingConnection) -> None:
         self._strangers.discard(connection)
         self._known.add(connection)
-        self._fresh[connection.number] = connection
         if connection.migration:
             connection.migration.expect(connection.via)
         self._listen(True)
-
-    def bind(self, migration: InboundMigration, legs: list[Leg]) -> None:
-        """Let the flows have the links that their legs name, where these connections are here; others are joined."""
-        for leg in legs:
-            connection = self._fresh.get(leg.link)
-            if connection and connection.migration is migration:
-                connection.bind(leg.flow)
 
     def welcome_back(self, connection: IncomingConnection) -> bool:
         """Whether its migration is still here; then it is watched for as long as it is."""
@@ -99,7 +87,6 @@ class Acceptor:
         """A link has it."""
         self._strangers.discard(connection)
         self._known.discard(connection)
-        self._fresh.pop(connection.number, None)
         self._listen(len(self._strangers) < MAX_STRANGERS)
 
     def drop(self, connection: IncomingConnection) -> None:

@@ -76,8 +76,6 @@ class DialledConnection:
         self.state = Dialling.CONNECTING
         self.lost: Lost | None = None
         self.connection: Connection | None = None
-        self.number = 0
-        """What both ends may call it (`proxy.core.handshake.number`), once it is greeted."""
         self._context = context
         self._pool = pool
         self._named: Naming | None = None
@@ -150,15 +148,6 @@ class DialledConnection:
         self.connection = connection
         self._context.poller.read(connection, self._on_answer)
 
-    # Without frames
-
-    def bind(self) -> None:
-        """It is idle, and both ends know by other means which link it carries: the link's from now on."""
-        assert self.connection
-        self.state = handshake.bound(self.state)
-        self._over = self._handed_over = True
-        self._context.poller.read(self.connection, None)
-
     def come_back(self) -> None:
         """Its link is over at both ends: it may carry another one."""
         assert self.connection
@@ -215,7 +204,6 @@ class DialledConnection:
             self.state = handshake.answered(self.state, frame)
             match frame:
                 case Challenge(nonce):
-                    self.number = handshake.number(nonce)
                     self._say(self._pool.hello(nonce))
                     if self._named:
                         self._name()

@@ -43,6 +43,8 @@ class InboundMigration:
         self.state = Inbound.PREPARED
         self._flows: dict[int, DestinationFlow] = {}
         self._links: dict[int, Link] = {}
+        self._reserved: dict[int, Link] = {}
+        """Those that no flow has yet: a leg will say whose each is."""
         self._built: set[int] = set()
         """The flows whose legs were built here, by number: of some, nothing else may have been made yet."""
         self.superseded_at = 0.0
@@ -89,16 +91,29 @@ class InboundMigration:
         self._tokens = [*self._tokens, *({new} - set(self._tokens))]
         return self.plan.follows
 
+    def reserve(self, make_link: Callable[[], Link]) -> None:
+        """A link has come before its leg. Raises WRONG_STATE once the workload runs."""
+        if self.state is Inbound.RESUMED:
+            raise ProxyError(Code.WRONG_STATE, f"the workload of {self.name} is here already")
+        link = make_link()
+        self._reserved[link.number] = link
+
+    def _dismiss_reserved(self) -> None:
+        """Those that nobody has taken are for nobody."""
+        while self._reserved:
+            self._reserved.popitem()[1].close()
+
     def forget_link(self, link: Link) -> None:
         self.links.pop(link.number, None)
+        self._reserved.pop(link.number, None)
 
     @property
     def built(self) -> int:
         """How many legs have been built here."""
         return len(self._built)
 
-    def build(self, legs: list[Leg]) -> list[Leg]:
-        """Build the app legs, routes first; they stay in repair mode. All of them, or none. Gives those that are new.
+    def build(self, legs: list[Leg]) -> None:
+        """Build the app legs, routes first; they stay in repair mode. All of them, or none.
 
         Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
         """
@@ -120,7 +135,6 @@ class InboundMigration:
                 self._take_datagrams(leg)
         self.state = state
         self.context.totals.legs_built += len(new)
-        return fresh
 
     def _build(self, legs: list[Leg]) -> list[socket.socket]:
         kernel, socks = self.context.kernel, list[socket.socket]()
@@ -138,6 +152,8 @@ class InboundMigration:
             flow = self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
             flow.given_up = "the source says so" if leg.given_up else ""
             self._flows[leg.flow] = flow
+            if (link := self._reserved.pop(leg.link, None)) is not None:
+                flow.join(link)
 
     def _take_datagrams(self, leg: Leg) -> None:
         speakers = Speakers(self.context, self._retirement, leg.app, leg.peer)
@@ -154,6 +170,7 @@ class InboundMigration:
         self._blanks.close()
         self.state = inbound(self.state, Call.RESUME)
         restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
+        self._dismiss_reserved()
         if first:
             for flow in restored:
                 flow.tell(Event.GIVE_UP if flow.given_up else Event.RESUME, flow.given_up)
@@ -169,6 +186,7 @@ class InboundMigration:
         self._blanks.close()
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
+        self._dismiss_reserved()
         return len(self.flows)
 
     def awaiting(self, number: int) -> DestinationFlow:

@@ -12,6 +12,7 @@ from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Accepting
 from proxy.core.wire import (
+    NO_FLOW,
     NONCE_BYTES,
     Accepted,
     Challenge,
@@ -81,7 +82,6 @@ class IncomingConnection:
         self._acceptor = acceptor
         self._connection: Connection = sock
         self._nonce = secrets.token_bytes(NONCE_BYTES)
-        self.number = handshake.number(self._nonce)
         self._decoder = Decoder()
         self._watched = True
         self._deadline = acceptor.context.loop.call_later(GREETING_SECONDS, self._late)
@@ -93,6 +93,7 @@ class IncomingConnection:
 
     def close(self) -> None:
         self._let_go()
+        self._acceptor.context.poller.forget(self._connection)
         self._connection.close()
 
     def _shake_hands(self, tls: TlsConnection) -> None:
@@ -152,6 +153,8 @@ class IncomingConnection:
             self._go_on(known, frame)
             return
         match frame:
+            case Join(flow) if flow == NO_FLOW:
+                migration.reserve(lambda: self._link(frame.link, ACCEPTED))
             case Join(flow):
                 migration.awaiting(flow).join(self._link(frame.link, ACCEPTED))
             case Switch(flow):
@@ -161,13 +164,6 @@ class IncomingConnection:
                 migration.open(frame, lambda: self._link(frame.link, mute=True))
             case _:
                 raise ProxyError(Code.CONFLICT, f"no link {frame.link:x} of flow {frame.flow} is here")
-
-    def bind(self, flow: int) -> None:
-        """The flow's link is here, as its leg says. Raises CONFLICT if it cannot have one."""
-        assert self.migration
-        awaiting = self.migration.awaiting(flow)
-        self.state = handshake.bound(self.state)
-        awaiting.join(self._link(self.number))
 
     def _link(self, number: int, answer: bytes = b"", *, mute: bool = False) -> AcceptedLink:
         """The link that this connection is the first of. A mute one is answered for later."""
@@ -199,7 +195,7 @@ class IncomingConnection:
     def _come_back(self) -> None:
         """The link that it carried is over at both ends: it may name another one."""
         if not self._acceptor.welcome_back(self):
-            self._connection.close()
+            self.close()
             return
         self.state = handshake.freed(self.state)
         self._watched = True
@@ -226,7 +222,6 @@ class IncomingConnection:
         self._acceptor.forget(self)
 
     def _let_go(self) -> None:
+        """What comes is not ours any more; whoever reads it next does so in our place."""
         self._deadline.cancel()
-        if self._watched:
-            self._watched = False
-            self._acceptor.context.poller.forget(self._connection)
+        self._watched = False

@@ -57,24 +57,24 @@ class InitiatedLink(Link):
         self._closed_since = 0.0
         self._sent = self._resuming = False
         self._waits = False
-        """For `dial`: its connection was chosen before it was needed."""
+        """For `dial`: it was reserved, and nobody may need it."""
         self._ready = False
         """Its owner knows that it has a connection."""
         self._carrier: DialledConnection | None = None
 
-    def bind(self, dialled: DialledConnection) -> None:
-        """Have this bound connection: the other end knows whose it is, or will. Nothing is sent before `dial`."""
-        assert dialled.connection
+    def be_reserved(self) -> None:
+        """The other end has it, for a flow that nobody knows yet (`proxy.io.reserved`)."""
         self._waits = True
-        self._carrier = dialled
-        self.carry(dialled.connection, 0)
+
+    def be_for(self, flow: int, owner: Owner) -> None:
+        """This is the flow that it was reserved for. Nothing is sent before `dial`."""
+        self._opening, self._owner, self._ready = Join(flow, self.number), owner, False
 
     def dial(self, patience_seconds: float) -> None:
         """For the first time. Its owner hears link_ready (perhaps at once) and link_accepted, or link_denied."""
         self._give_up_at = self.context.loop.time() + patience_seconds
         waited, self._waits = self._waits, False
         if waited and self.state is State.CARRYING:
-            self._sent = self.accepted = True
             self._tell_ready()
         else:
             self._ask()

@@ -24,6 +24,7 @@ from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.listener import HeldListener
 from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
+from proxy.io.reserved import ReservedLinks
 from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
 from proxy.sys import address
@@ -55,6 +56,7 @@ class OutboundMigration:
         self.listeners: dict[int, HeldListener] = {}
         self.datagrams: dict[int, HeldDatagrams] = {}
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
+        self._reserved = ReservedLinks(context, self.links)
         self._repointed: Repointed | None = None
         self._limiting: asyncio.Handle | None = None
         self._later = Deferred(context.loop)
@@ -69,10 +71,15 @@ class OutboundMigration:
     def live_flows(self) -> int:
         return sum(not flow.is_over and not flow.is_idle for flow in self.flows.values())
 
-    async def prepare(self) -> int:
+    async def prepare(self) -> None:
         """Dial at least one link, so that a destination that cannot be reached is known before the freeze."""
-        await self.links.prepare(max(1, self.plan.links))
-        return self.links.idle
+        await self.links.prepare(max(1, self.plan.links + self.plan.spare_links))
+        await self._reserved.prepare(self.plan.links)
+
+    @property
+    def ready_links(self) -> int:
+        """How many are there to be used."""
+        return self._reserved.ready + self.links.idle
 
     def adopt(self, wanted: list[AdoptedSocket], socks: list[socket.socket], expected: int = 0) -> list[Leg]:
         """Take the sockets of one message over: all of them, or none. Gives the legs of the flows among them.
@@ -101,6 +108,7 @@ class OutboundMigration:
         self.state = outbound(self.state, Call.REPOINT)
         self._cancel_limiting()
         held = list(self.flows.values())
+        self._reserved.close()
         for flow in held:
             flow.tell(Event.GIVE_UP if flow.given_up else Event.REPOINT, flow.given_up)
         for each in self.datagrams.values():
@@ -130,6 +138,7 @@ class OutboundMigration:
             each.close()
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
+        self._reserved.close()
         self.links.close()
         return len(self.flows)
 
@@ -190,17 +199,17 @@ class OutboundMigration:
         else:
             app = address.readdressed(item.local, self.plan.readdress)
         number = inherited.number if inherited else item.flow
-        dialled = None if item.given_up else self.links.take()
-        link = dialled.number if dialled else 0
-        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live, link, given_up=bool(item.given_up))
+        link = None if item.given_up else self._reserved.take()
+        named = link.number if link else 0
+        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live, named, given_up=bool(item.given_up))
 
         def keep() -> None:
             flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
             flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
             flow.given_up = item.given_up
             self._flows[number] = flow
-            if dialled:
-                flow.bind(dialled)
+            if link:
+                flow.reserve(link)
 
         self._later.add(keep)
         return leg

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from proxy.api import (
     FlowView,
@@ -75,7 +74,7 @@ class Plane:
                 self.outbound[name] = migration
             elif migration.plan != plan:
                 raise ProxyError(Code.CONFLICT, f"{name} was prepared otherwise")
-        return Prepared(migration.links.idle)
+        return Prepared(migration.ready_links)
 
     def outbound_named(self, name: str) -> OutboundMigration:
         try:
@@ -123,8 +122,7 @@ class Plane:
     def build(self, name: str, legs: Legs) -> LegsBuilt:
         with self._timed("build_seconds"):
             migration = self.inbound_named(name)
-            fresh = migration.build(legs.legs)
-            migration.later(partial(self.acceptor.bind, migration, fresh))
+            migration.build(legs.legs)
             return LegsBuilt(migration.built)
 
     def resume(self, name: str) -> Resumed:

@@ -85,14 +85,6 @@ class LinkPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def take(self) -> DialledConnection | None:
-        """An idle connection, bound: for a link that needs no frame to be known, and will have it however it fares."""
-        if not self._idle:
-            return None
-        dialled = self._idle.popleft()
-        dialled.bind()
-        return dialled
-
     def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection:
         """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""
         connection = self._idle.popleft() if self._idle and not fresh else self._dial()

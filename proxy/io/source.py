@@ -12,7 +12,7 @@ from proxy.core.flow import Event, State
 from proxy.core.ledger import Live, Snapshot
 from proxy.core.wire import Join, Open
 from proxy.io.context import Context
-from proxy.io.dialling import DialledConnection, Lost
+from proxy.io.dialling import Lost
 from proxy.io.flow import Direction, Flow
 from proxy.io.initiated import InitiatedLink, number
 from proxy.io.pool import LinkPool
@@ -79,10 +79,10 @@ class SourceFlow(Flow):
 
     # The link
 
-    def bind(self, dialled: DialledConnection) -> None:
-        """This connection is going to be its link: the destination's proxy hears of it before the commit."""
-        self._asked = InitiatedLink(self.context, self.links, Join(self.number, dialled.number), self)
-        self._asked.bind(dialled)
+    def reserve(self, link: InitiatedLink) -> None:
+        """This is going to be its link: the destination's proxy hears of it in its leg."""
+        link.be_for(self.number, self)
+        self._asked = link
 
     def seek_link(self) -> None:
         if self._asked is None or self._asked.is_over:

@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
-from proxy.core.wire import Accepted, Frame, Join, Open, Refused, Resume, Switch, encode
+from proxy.core.wire import NO_FLOW, Accepted, Frame, Join, Open, Refused, Resume, Switch, encode
 from proxy.io import incoming
+from proxy.io.accepted import AcceptedLink
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.dialled import answers, dial, greeted
@@ -33,6 +34,36 @@ async def test_a_flow_or_link_that_is_not_here(plane: Plane, frame: Frame) -> No
         assert accepted == Accepted()
         assert isinstance(refused, Refused)
         assert refused.code == "conflict"
+
+
+async def test_a_link_may_come_before_its_flow_until_the_workload_runs(plane: Plane) -> None:
+    """Those that nobody has taken by then are closed."""
+    migration = plane.inbound["m"]
+    async with await greeted(plane, encode(Join(NO_FLOW, 7))) as early:
+        assert await answers(early, 2) == [Accepted(), Accepted()]
+        assert list(migration.links) == [7]
+        plane.resume("m")
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(early.sock, 1), 5) == b""
+    assert not migration.links
+    async with await greeted(plane, encode(Join(NO_FLOW, 8))) as late:
+        refused = (await answers(late, 2))[1]
+        assert isinstance(refused, Refused)
+        assert refused.code == "wrong_state"
+
+
+async def test_the_number_of_a_connection_that_was_not_wanted_back_is_free(plane: Plane) -> None:
+    """The next socket with that descriptor is read again."""
+    async with await greeted(plane, encode(Join(NO_FLOW, 7))) as dialled:
+        await answers(dialled, 2)
+        (link,) = plane.inbound["m"].links.values()
+        assert isinstance(link, AcceptedLink)
+        migration = plane.inbound.pop("m")
+        assert link._come_back
+        descriptor = link._line.connection.fileno() if link._line.connection else -1
+        link._leave()
+        link._come_back()
+        assert descriptor not in plane.context.poller._watched
+        plane.inbound["m"] = migration
 
 
 async def test_a_connection_that_cannot_be_opened(plane: Plane) -> None:

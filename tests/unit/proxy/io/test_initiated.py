@@ -1,4 +1,4 @@
-"""Links whose connections were chosen before the commit, and connections that carry one link after the other."""
+"""Links that were reserved before the freeze, and connections that carry one link after the other."""
 
 from __future__ import annotations
 
@@ -34,9 +34,18 @@ async def network(plane: Plane) -> AsyncIterator[Cutter]:
         yield made
 
 
-async def prepare(plane: Plane, network: Cutter, links: int = 1) -> None:
+async def prepare(plane: Plane, network: Cutter, *, spare: bool = False) -> None:
+    """One connection: a link already, or a spare one."""
     plane.prepare_inbound("m", PrepareInbound(parts.TOKEN))
-    await plane.prepare_outbound("m", PrepareOutbound(network.endpoint, parts.TOKEN, parts.READDRESS, links))
+    plan = PrepareOutbound(network.endpoint, parts.TOKEN, parts.READDRESS, links=not spare, spare_links=spare)
+    await plane.prepare_outbound("m", plan)
+
+
+@pytest.fixture
+async def spare(plane: Plane) -> AsyncIterator[Cutter]:
+    async with cutting(parts.link_endpoint(plane), lambda n: WHOLE) as made:
+        await prepare(plane, made, spare=True)
+        yield made
 
 
 @pytest.fixture
@@ -195,22 +204,24 @@ async def served(old: socket.socket, new: socket.socket) -> None:
             assert await parts.read(peer, 7) == b"answer"
 
 
-async def test_a_connection_whose_link_is_over_carries_the_next_one(plane: Plane, network: Cutter) -> None:
+async def test_a_connection_whose_link_is_over_carries_the_next_one(plane: Plane, spare: Cutter) -> None:
     plane.outbound["m"].links.REFILL_SECONDS = 60.0
     with newcomers(plane) as (old, new):
         for _ in range(3):
             await served(old, new)
             await parts.eventually(lambda: plane.outbound["m"].links.idle == 1 and not plane.context.links)
-        assert network.connections == 1
+        assert spare.connections == 1
         assert plane.context.totals.links_refused == plane.context.totals.links_broken == {}
 
 
-async def test_not_when_the_migration_is_gone(plane: Plane, network: Cutter) -> None:
+@pytest.mark.usefixtures("spare")
+async def test_not_when_the_migration_is_gone(plane: Plane) -> None:
     plane.outbound["m"].links.REFILL_SECONDS = 60.0
     with newcomers(plane) as (old, new):
         await served(old, new)
         plane.inbound.clear()
-        await parts.eventually(lambda: not plane.context.links and plane.outbound["m"].links.idle == 0)
+        over = plane.context
+        await parts.eventually(lambda: not (over.links or over.legs) and plane.outbound["m"].links.idle == 0)
         assert not plane.acceptor._known
 
 
@@ -226,7 +237,7 @@ async def carried_when_cut_after(plane: Plane, cut: int) -> int:
     """Two are served, one after the other; gives how many bytes went over the network after the greeting."""
     greeted = 0
     async with cutting(parts.link_endpoint(plane), lambda n: WHOLE if n else GREETING_BYTES + cut) as network:
-        await prepare(plane, network)
+        await prepare(plane, network, spare=True)
         greeted = network.carried
         assert greeted == GREETING_BYTES
         plane.outbound["m"].links.REFILL_SECONDS = 60.0

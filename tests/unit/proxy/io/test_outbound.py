@@ -87,11 +87,13 @@ async def test_a_link_may_break_before_its_flow_is_made(
 ) -> None:
     """As at a rollback, when the destination's proxy was faster."""
     monkeypatch.setattr(outbound, "LATER_SECONDS", 60)
+    plane.release_outbound("m")
+    await parts.prepared(plane, links=1)
     moved = parts.Moved(plane)
     moved.adopt()
     assert moved.legs[0].link
-    for connection in [*plane.acceptor._known]:
-        plane.acceptor.drop(connection)
+    for link in [*plane.inbound["m"].links.values()]:
+        link.close()
     await asyncio.sleep(0.02)
     if goes_on:
         moved.build()

@@ -33,7 +33,7 @@ async def test_two_callers_at_once_prepare_once(plane: Plane) -> None:
     plan = PrepareOutbound(parts.link_endpoint(plane), parts.TOKEN, {}, 3)
     answers = await asyncio.gather(*(plane.prepare_outbound("m", plan) for _ in range(3)))
     assert answers == [Prepared(3)] * 3
-    assert plane.outbound["m"].links.idle == 3
+    assert plane.outbound["m"].ready_links == 3
 
 
 async def test_a_preparation_that_fails_leaves_nothing(plane: Plane) -> None:

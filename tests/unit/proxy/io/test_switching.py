@@ -19,7 +19,7 @@ pytestmark = parts.NEEDS_ROOT
 @pytest.fixture
 async def moved() -> AsyncIterator[parts.Moved]:
     async with parts.plane() as plane:
-        await parts.prepared(plane)
+        await parts.prepared(plane, links=1)
         made = parts.Moved(plane)
         made.move()
         yield made
