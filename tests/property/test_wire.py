@@ -65,7 +65,7 @@ def test_any_cut_gives_the_same_frames_and_the_same_rest(sent: list[Frame], tail
 @given(st.binary(max_size=2 * MAX_PAYLOAD_BYTES), st.booleans())
 def test_any_bytes_raise_only_the_closed_set(data: bytes, framed: bool) -> None:
     decoder = Decoder()
-    decoder.feed(b"MIDS\x02" + data if framed else data)
+    decoder.feed(b"MIDS" + bytes([VERSION]) + data if framed else data)
     try:
         while decoder.next():
             pass
