@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import time
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
@@ -61,8 +62,10 @@ class Kernel:
             os.close(fd)
         raise OSError(error, os.strerror(error), path)
 
-    def inode(self, fd: int) -> int:
-        return os.fstat(fd).st_ino
+    def socket_inode(self, fd: int) -> int:
+        """0 for what is no socket."""
+        found = os.fstat(fd)
+        return found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
 
     def enter_repair(self, sock: socket.socket) -> None:
         """Have a connection send nothing more, not at its end either. Raises OSError for a listening socket."""

@@ -96,8 +96,7 @@ def thread_ids() -> list[int]:
 def names(folder: str) -> list[str]:
     """What a folder of /proc holds; empty when its process is gone. Strings, not Paths: this must be fast."""
     try:
-        with os.scandir(folder) as listing:
-            return [entry.name for entry in listing]
+        return os.listdir(folder)  # noqa: PTH208 - a third of the time
     except (FileNotFoundError, ProcessLookupError):
         return []
 

@@ -70,7 +70,7 @@ class _Usual:
     """A fresh socket of a kind: its options, as far as this kernel knows them, and their values."""
 
     def __init__(self, family: socket.AddressFamily, kind: _Kind) -> None:
-        wanted = [*sockopts.EVERY, sockopts.PRIORITY]
+        wanted = [*sockopts.EVERY]
         wanted += sockopts.LISTENING if kind is _Kind.LISTENING else ()
         wanted += sockopts.UNCONNECTED if kind is not _Kind.CONNECTED else ()
         wanted += sockopts.IPV6 if family == socket.AF_INET6 else ()
@@ -86,4 +86,8 @@ class _Usual:
         """See `sockopts.lost`. Most sockets have nothing, and a list of values is compared at once."""
         ask = sock.getsockopt
         values = [ask(level, number, length) for level, number, length in self._asked]
-        return [] if values == self._values else sockopts.lost(dict(zip(self._fresh, values, strict=True)), self._fresh)
+        if values == self._values:
+            return []
+        found = dict(zip(self._fresh, values, strict=True))
+        one = sockopts.PRIORITY
+        return sockopts.lost(found | {one: ask(one.level, one.number, one.length)}, self._fresh)

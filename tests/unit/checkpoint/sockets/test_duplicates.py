@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs
 from checkpoint.processes.tree import hold_all
-from checkpoint.sockets import duplicates as sockets
 from checkpoint.sockets.duplicates import OpenSockets
 
 
@@ -48,9 +49,12 @@ def test_what_is_no_tcp_socket_is_no_connection(this_process):
         opened.close()
 
 
-def test_a_descriptor_that_became_another_socket_meanwhile_is_not_taken(this_process, monkeypatch):
-    with socket.socket() as one:
-        monkeypatch.setattr(sockets, "sockets_of", lambda _pid: [(one.fileno(), ino(one) + 1), (1 << 20, 7)])
+def test_a_descriptor_that_is_gone_by_then_is_passed_over(this_process, monkeypatch):
+    with socket.socket() as one, open(os.devnull) as no_socket:
+        there = [str(one.fileno()), str(1 << 20), str(no_socket.fileno())]
+        monkeypatch.setattr(procfs, "names", lambda _folder: there)
+        before = set(Path("/proc/self/fd").iterdir())
         opened = OpenSockets(Kernel(), this_process)
-        assert opened.by_ino == {}
+        assert list(opened.by_ino) == [ino(one)]
         opened.close()
+        assert set(Path("/proc/self/fd").iterdir()) == before
