@@ -17,6 +17,7 @@ from aiohttp import web
 from checkpoint.api import (
     MAX_BODY_BYTES,
     Beacon,
+    EarlyMemory,
     ErrorBody,
     Health,
     Packed,
@@ -73,6 +74,7 @@ class Agent:
         for step in ("pack", "dump", "adopt", "seal", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/early", self._early)
         app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
@@ -158,6 +160,10 @@ class Agent:
     async def _receive(self, request: web.Request) -> web.Response:
         wanted = await _body(request, ReceiveImages)
         return _answer(await self._custodian.inbound(request.match_info["migration"]).receive(wanted))
+
+    async def _early(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, EarlyMemory)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).early(wanted))
 
     async def _stage(self, request: web.Request) -> web.Response:
         wanted = await _body(request, Packed)

@@ -15,10 +15,9 @@ import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller import precopy, relayed
+from controller import memory, relayed
 from controller.clients import gather_named, unless_unknown
 from controller.core.accounts import Account, reconcile
-from controller.core.errors import MemoryLost
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
 from controller.core.predict import Choice, Rates, fall_back
@@ -153,6 +152,11 @@ class Move(Parties):
         wanted = ways[self._agreed.way]
         await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
+    async def _send_early(self) -> None:
+        """Looks once; `controller.migrate` looks again until it is there."""
+        source = self._agreed.memory_at(self.source.address)
+        self.memory = await memory.send_early(self._id, self.destination_agent, self._choice, source)
+
     @property
     def copies_before(self) -> bool:
         """Whether its memory is copied before the stop."""
@@ -160,7 +164,7 @@ class Move(Parties):
 
     async def _pre_copy(self) -> None:
         """One round; `controller.migrate` asks for the next."""
-        self.rounds.append(await precopy.copy(self._id, self.source_agent, self._choice, len(self.rounds) + 1))
+        self.rounds.append(await memory.copy(self._id, self.source_agent, self._choice, len(self.rounds) + 1))
 
     async def _start_over(self) -> None:
         if not self.rounds or self.rounds[-1].then != "fall-back":
@@ -190,10 +194,10 @@ class Move(Parties):
 
     async def _restore(self) -> None:
         assert self.sealed is not None
-        memory = agent_api.MemorySource(self.source.address, port) if (port := self._agreed.memory_port) else None
+        source = self._agreed.memory_at(self.source.address)
         archived = self._depot if self._agreed.way == "store" else None
         stored = archived.fetching(self.intent.max_hold_seconds) if archived is not None else None
-        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, memory, stored)
+        body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, source, stored)
         await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )
@@ -237,13 +241,7 @@ class Move(Parties):
         among_images = self.intent.memory != "post-copy" and not self._agreed.memory_port
         if among_images or (self.memory is not None and self.memory.state == "complete"):
             return
-        # Unknown: an agent forgets a migration only when everything is there.
-        await unless_unknown(self._look_at_memory())
-
-    async def _look_at_memory(self) -> None:
-        self.memory = await self.destination_agent.memory(self._id)
-        if self.memory.state == "lost":
-            raise MemoryLost(self.memory.reason)
+        self.memory = await memory.look(self._id, self.destination_agent) or self.memory
 
     async def _forget(self) -> None:
         # Unknown: said before, and one of the two did not answer then.
@@ -279,6 +277,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.DIAL_LINKS: Move._dial_links,
     Action.OPEN_TRANSFER: Move._open_transfer,
     Action.CARRY_FILES: Move._carry_files,
+    Action.SEND_EARLY: Move._send_early,
     Action.PRE_COPY: Move._pre_copy,
     Action.START_OVER: Move._start_over,
     Action.STOP: Move._stop,

@@ -53,6 +53,9 @@ class Observer(Protocol):
     def round(self, number: int, written_bytes: int, seconds: float) -> None:
         """Pre-copy: what one round has copied, and in what time."""
 
+    def early(self, arrived_bytes: int, whole: bool) -> None:
+        """How much of the memory has been sent while the workload runs where it was; `whole`: all that can be."""
+
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
         """Post-copy: how much has come `seconds` after the fetching began."""
 
@@ -163,6 +166,18 @@ class Driver:
             if last.then != "another-round":
                 return
 
+    async def _send_early(self) -> None:
+        """Until all of it is there that can be: the workload runs meanwhile."""
+        while not self._cancelled:
+            await self.move.perform(Action.SEND_EARLY)
+            found = self.move.memory
+            if found is None:
+                return
+            self.observer.early(found.early_bytes, found.early == "there")
+            if found.early == "there":
+                return
+            await asyncio.sleep(RETRY_SECONDS / 2)
+
     async def _settle(self) -> None:
         """Until every held byte has been delivered, or SETTLE_SECONDS have passed."""
         deadline, pause = time.monotonic() + SETTLE_SECONDS, RETRY_SECONDS / 10
@@ -243,6 +258,7 @@ class Driver:
 
 _PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
     Action.AWAIT_WAYS: Driver._await_ways,
+    Action.SEND_EARLY: Driver._send_early,
     Action.PRE_COPY: Driver._pre_copy,
     Action.SETTLE: Driver._settle,
     Action.AWAIT_MEMORY: Driver._await_memory,

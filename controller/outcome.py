@@ -61,7 +61,8 @@ def _memory(move: Move, times: list[PhaseTime]) -> MemoryAccount | None:
     chosen = plan.memory
     return MemoryAccount(
         chosen.way, plan.memory_bytes, chosen.freeze_seconds, chosen.total_seconds, total,
-        came.arrived_bytes, came.seconds, came.faults,
+        came.arrived_bytes, came.seconds, came.early_bytes,
+        came.arrived_bytes - came.kept_bytes if came.early else 0, came.faults,
         [RoundAccount(one.written_bytes, one.seconds) for one in move.rounds], chosen.fell_back,
     )  # fmt: skip
 

@@ -38,9 +38,10 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
     features = usable(facts["ours"].memory, facts["theirs"].memory)
-    memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features)
-    away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     direct = intent.transfer.way == "direct"
+    room = facts["room"].memory_bytes
+    memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features, room, direct=direct)
+    away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
     problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]
     return msgspec.structs.replace(plan, memory=memory, problems=problems)

@@ -33,6 +33,10 @@ class Agreed(msgspec.Struct, frozen=True):
     way: agent_api.TransferWay = "shared"
     memory_port: int = 0
 
+    def memory_at(self, host: str) -> agent_api.MemorySource | None:
+        """Where it is given, of a source at `host`."""
+        return agent_api.MemorySource(host, self.memory_port) if self.memory_port else None
+
 
 async def agree(
     migration: str,

@@ -24,6 +24,7 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
 | POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
+| POST /v1/inbound/{migration}/early | `EarlyMemory` | `Memory` (what is sent before the freeze, so far) |
 | POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
@@ -62,6 +63,7 @@ from checkpoint.api.moves import (
     Adopted,
     Custody,
     Dumped,
+    EarlyMemory,
     Files,
     ImageKey,
     Memory,
@@ -119,6 +121,7 @@ __all__ = [
     "DeleteImage",
     "DeletedFile",
     "Dumped",
+    "EarlyMemory",
     "ErrorBody",
     "Fault",
     "FetchImages",

@@ -86,6 +86,12 @@ class Memory(msgspec.Struct, frozen=True):
     """How often the workload touched a page that was not there yet."""
     seconds: float = 0.0
     """Since the fetching began."""
+    early: Literal["", "coming", "there"] = ""
+    """Whether some of it is sent before the freeze; there: all that there is to send."""
+    early_bytes: int = 0
+    """So much of it was."""
+    kept_bytes: int = 0
+    """What of all that has arrived was sent before the freeze, and had not changed since."""
 
 
 class Custody(msgspec.Struct, frozen=True):
@@ -158,6 +164,14 @@ class MemorySource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     host: str
     port: int
+
+
+class EarlyMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Memory that is sent before the freeze, while the workload runs at the source."""
+
+    source: MemorySource
+    limit_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    """What the destination has room for."""
 
 
 class Restored(msgspec.Struct, frozen=True):

@@ -27,11 +27,16 @@ class Ahead(NamedTuple):
 
     size: int
     window: int
+    least: int = 1
+    """Not fewer than so many at once."""
 
 
 NOTHING = Ahead(0, 0)
 LITTLE = Ahead(CHUNK_BYTES // 2, 2)
 MUCH = Ahead(CHUNK_BYTES, 4)
+ALL = Ahead(CHUNK_BYTES, 32, 16)
+"""Where the workload stands still. Of what was sent ahead an answer is 40 bytes: the way there and back is longer, and
+what goes together goes in one packet."""
 
 
 class Pace:
@@ -40,6 +45,7 @@ class Pace:
     def __init__(self, *, runs: bool) -> None:
         """`runs`: the workload does, meanwhile."""
         self._storm_seconds = STORM_SECONDS if runs else 0.0
+        self._much = MUCH if runs else ALL
         self._began: float | None = None
         self._faulted = float("-inf")
 
@@ -59,4 +65,4 @@ class Pace:
         """What the background may do now."""
         if self._began is None or now - self._began < self._storm_seconds:
             return NOTHING
-        return MUCH if now - self._faulted >= LULL_SECONDS else LITTLE
+        return self._much if now - self._faulted >= LULL_SECONDS else LITTLE

@@ -46,25 +46,28 @@ class Put(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some pages in a row: `size` bytes for `address`, at `offset` of the answer's body; None: they are all zeros."""
+    """Some pages in a row: `size` bytes for `address`, at `offset` of the answer's body; None: they are all zeros.
+    `kept`: not of the body, but of what was sent ahead, each page in its place."""
 
     address: int
     offset: int | None
     size: int
+    kept: bool = False
 
 
-def pieces(put: Put, present: int) -> list[Piece]:
+def pieces(put: Put, present: int, kept: int = 0) -> list[Piece]:
     """What is to be put where, of an answer that has the pages of `present` one after the other."""
     found: list[Piece] = []
     page, end = put.offset // PAGE_BYTES, (put.offset + put.size) // PAGE_BYTES
+    last_of_runs = (present ^ present >> 1) | (kept ^ kept >> 1) | 1 << end - 1
     while page < end:
-        is_there = present >> page & 1
-        run = 1
-        while page + run < end and present >> page + run & 1 == is_there:
-            run += 1
-        before = (present & (1 << page) - 1).bit_count()
+        rest = last_of_runs >> page
+        run = (rest & -rest).bit_length()
+        is_kept = bool(kept >> page & 1)
+        before = page if is_kept else (present & (1 << page) - 1).bit_count()
+        is_there = is_kept or present >> page & 1
         address = put.address + page * PAGE_BYTES - put.offset
-        found.append(Piece(address, before * PAGE_BYTES if is_there else None, run * PAGE_BYTES))
+        found.append(Piece(address, before * PAGE_BYTES if is_there else None, run * PAGE_BYTES, is_kept))
         page += run
     return found
 
@@ -111,13 +114,17 @@ class Space:
             start, end = ranges.gap(address, start, end)
         return start, end
 
-    def next(self, size: int = CHUNK_BYTES) -> Ask | None:
-        """What to ask for in the background; None when everything is there or asked for."""
+    def next(self, size: int = CHUNK_BYTES, *, whole: bool = False) -> Ask | None:
+        """What to ask for in the background; None when everything is there or asked for. `whole`: no more than of one
+        chunk, as chunks are sent ahead, at multiples of their size."""
         found = self._wanted.after(self._cursor)
         if found is None:
             return None
         start = self._cursor if found.start < self._cursor < found.end else found.start
-        return self._ask(found.part(start, start + size))
+        part = found.part(start, start + size)
+        if whole:
+            part = part.part(start, start + CHUNK_BYTES - part.image % CHUNK_BYTES)
+        return self._ask(part)
 
     def _ask(self, part: Range) -> Ask:
         self._wanted.cut(part.start, part.end)
@@ -129,6 +136,10 @@ class Space:
 
     def is_asked(self, number: int) -> bool:
         return number in self._said
+
+    def asked(self, number: int) -> Ask | None:
+        """None: it has been answered, or the process has ended."""
+        return self._said.get(number)
 
     def arrived(self, number: int) -> list[Put]:
         """Where the bytes of an answer belong now; nowhere, where the process has dropped them meanwhile."""

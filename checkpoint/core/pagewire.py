@@ -4,26 +4,32 @@
 |---|---|---|
 | taker | GET | kind, process, space, number, image address, size |
 | taker | NOW | as GET: somebody waits for it |
+| taker | EARLY | the same; number: so many chunks sent ahead have come; size: so many bytes there is room for |
 | taker | DONE | the same, all but the kind 0: every page has come |
-| giver | answer to a GET or NOW, in their order | space, number, size, present; then the pages that are not all zeros |
-| giver | answer to DONE | the header, all 0 |
+| giver | answer to a GET or NOW, in their order | header; then the present pages |
+| giver | answer to EARLY: for each chunk | header, with process, its number and image; then the present pages |
+| giver | end of the answer to EARLY; answer to DONE | the header, all 0 |
 
-`process` is the PID at the source. `space` and `number` are the taker's own, and come back as they went. `present` has
-a bit for each page, the first one's the lowest: it is set where the page follows, in their order.
+The header of the giver: space, number, size, present, same, image.
+
+`process` is the PID at the source. `space` and `number` are the taker's own, and come back as they went. `present` and
+`same` have a bit for each page, the first one's the lowest: a page that is present follows, in their order; one that is
+the same is as it was sent ahead (`checkpoint.core.early`); any other is all zeros.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 
-GET, DONE, NOW = 1, 2, 3
+GET, DONE, NOW, EARLY = 1, 2, 3, 4
 
 _REQUEST = struct.Struct("<IIIIQQ")
-_ANSWER = struct.Struct("<IIQQ")
+_ANSWER = struct.Struct("<IIQQQQ")
 REQUEST_BYTES = _REQUEST.size
 ANSWER_BYTES = _ANSWER.size
 _ADDRESS_END = 1 << 63
@@ -44,6 +50,8 @@ class Answer(NamedTuple):
     number: int
     size: int
     present: int = 0
+    same: int = 0
+    image: int = 0
 
     @property
     def body_bytes(self) -> int:
@@ -58,8 +66,10 @@ def decode_request(raw: bytes) -> Request:
     """Raises AgentError BAD_REQUEST for what no taker says."""
     one = Request(*_REQUEST.unpack(raw))
     aligned = one.image % PAGE_BYTES == 0 and one.size % PAGE_BYTES == 0
-    if one == Request(DONE) or (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
-                                and one.image + one.size < _ADDRESS_END):  # fmt: skip
+    if one == Request(DONE) or one == Request(EARLY, number=one.number, size=one.size):
+        return one
+    if (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
+            and one.image + one.size < _ADDRESS_END):  # fmt: skip
         return one
     raise AgentError(Code.BAD_REQUEST, f"no request for memory: {one}")
 
@@ -71,19 +81,23 @@ def encode_answer(one: Answer) -> bytes:
 def decode_answer(raw: bytes) -> Answer:
     """Raises AgentError BAD_REQUEST for what no giver says."""
     one = Answer(*_ANSWER.unpack(raw))
-    if one.size > CHUNK_BYTES or one.present >> one.size // PAGE_BYTES:
+    pages = one.size // PAGE_BYTES
+    if one.size > CHUNK_BYTES or (one.present | one.same) >> pages or one.present & one.same:
         raise AgentError(Code.BAD_REQUEST, f"no answer with memory: {one}")
     return one
 
 
-def squeeze(view: memoryview) -> int:
-    """Move the pages of `view` that are not all zeros to its beginning; which those are, as in `Answer.present`."""
+def squeeze(view: memoryview, same: int = 0) -> int:
+    """Move the pages of `view` that are neither all zeros nor the `same` to its beginning; which those are, as in
+    `Answer.present`."""
     count = len(view) // PAGE_BYTES
     first_bytes = bytes(view[::PAGE_BYTES])
-    if 0 not in first_bytes:
+    if 0 not in first_bytes and not same:
         return (1 << count) - 1
     present = kept = 0
     for number, first in enumerate(first_bytes):
+        if same >> number & 1:
+            continue
         page = view[number * PAGE_BYTES : (number + 1) * PAGE_BYTES]
         # As bytes: a memoryview is compared number by number, a hundred times as slowly.
         if first or bytes(page) != _ZERO_PAGE:
@@ -92,3 +106,14 @@ def squeeze(view: memoryview) -> int:
             present |= 1 << number
             kept += 1
     return present
+
+
+def placed(present: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of the pages of `present`: in its place from here on, in the body from here on, so many bytes."""
+    page = kept = 0
+    while rest := present >> page:
+        page += (rest & -rest).bit_length() - 1
+        run = (~(present >> page) & -~(present >> page)).bit_length() - 1
+        yield page * PAGE_BYTES, kept * PAGE_BYTES, run * PAGE_BYTES
+        page += run
+        kept += run

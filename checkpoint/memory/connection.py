@@ -37,8 +37,8 @@ class Connection:
         """Whether bytes have been read from the kernel already, so that no selector tells of them."""
         return self._sock.pending() > 0
 
-    def say(self, one: Request) -> None:
-        self._out += pagewire.encode_request(one)
+    def say(self, *requests: Request) -> None:
+        self._out += b"".join(map(pagewire.encode_request, requests))
         self.flush()
 
     def flush(self) -> None:

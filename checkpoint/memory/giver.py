@@ -6,6 +6,7 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 - `{"identity", "host"}`, the first one: answered with `{"port"}`
 - `{"rate": bytes a second}`: give no more; 0, as in the beginning: no limit
 - `{"spare": true}` with the listener of CRIU's questions, where there is one (`checkpoint.memory.sparing`)
+- `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
 - `{"map": path}` after the dump: write there what CRIU was spared
 - `{"commit": true}` when the workload is given up
@@ -16,13 +17,10 @@ the taker says that everything has come (status 0), or when no taker has been th
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import socket
 import ssl
-import struct
 import sys
 import threading
 import time
@@ -31,9 +29,11 @@ from typing import Any
 
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
-from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
+from checkpoint.core.pagewire import ANSWER_BYTES, Answer
 from checkpoint.core.throttle import Throttle
 from checkpoint.memory import channel, urgency
+from checkpoint.memory.early import Early
+from checkpoint.memory.reading import Memory
 from checkpoint.memory.sparing import Sparing
 
 CONTROL_FD = 3
@@ -42,65 +42,6 @@ RECONNECT_SECONDS = 30.0
 
 _LOOK_SECONDS = 0.5
 _MAX_ORDER_BYTES = 1 << 20
-_UNREADABLE = (errno.EIO, errno.EFAULT)
-_PAGEMAP_ENTRY = struct.Struct("<Q")
-_GUARD = 1 << 58  # PM_GUARD_REGION (K: Documentation/admin-guide/mm/pagemap.rst)
-
-
-class Memory:
-    """The memory of the stopped processes (proc_pid_mem(5))."""
-
-    def __init__(self) -> None:
-        self._fds: dict[int, int] = {}
-        self._buffer = bytearray(pagewire.ANSWER_BYTES + CHUNK_BYTES)
-
-    def open(self, pids: list[int]) -> None:
-        """Raises OSError."""
-        for pid in set(pids) - self._fds.keys():
-            with contextlib.suppress(ProcessLookupError):  # a zombie: it has none
-                self._fds[pid] = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-
-    def answer(self, one: pagewire.Request) -> memoryview:
-        """The answer to a request, header and pages in one piece: they go out in one packet where they fit into one.
-
-        Raises OSError or KeyError for memory that is not there.
-        """
-        whole = memoryview(self._buffer)[: pagewire.ANSWER_BYTES + one.size]
-        pages = whole[pagewire.ANSWER_BYTES :]
-        self._read(pages, one.process, one.image)
-        head = pagewire.Answer(one.space, one.number, one.size, pagewire.squeeze(pages))
-        whole[: pagewire.ANSWER_BYTES] = pagewire.encode_answer(head)
-        return whole[: pagewire.ANSWER_BYTES + head.body_bytes]
-
-    def _read(self, view: memoryview, pid: int, start: int) -> None:
-        size = len(view)
-        done = 0
-        while done < size:
-            try:
-                got = os.preadv(self._fds[pid], [view[done:]], start + done)
-            except OSError as error:
-                if error.errno not in _UNREADABLE or not _is_guard(pid, start + done):
-                    raise
-                got = PAGE_BYTES - done % PAGE_BYTES
-                view[done : done + got] = bytes(got)
-            if not got:
-                raise OSError(f"process {pid} has ended")
-            done += got
-
-
-def _is_guard(pid: int, address: int) -> bool:
-    """Whether it is a guard page (MADV_GUARD_INSTALL), with nothing in it: CRIU makes it one again. Raises OSError."""
-    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        raw = os.pread(fd, _PAGEMAP_ENTRY.size, address // PAGE_BYTES * _PAGEMAP_ENTRY.size)
-        return len(raw) == _PAGEMAP_ENTRY.size and bool(_PAGEMAP_ENTRY.unpack(raw)[0] & _GUARD)
-    finally:
-        os.close(fd)
 
 
 class Giver:
@@ -112,6 +53,7 @@ class Giver:
         self._listener = channel.listen(host)
         self._listener.settimeout(_LOOK_SECONDS)
         self._memory = Memory()
+        self._early: Early | None = None
         self._committed = threading.Event()
         self._sparing: Sparing | None = None
         self._throttle = Throttle(0)
@@ -133,8 +75,12 @@ class Giver:
         try:
             if "spare" in order:
                 self._sparing = Sparing(fds[0])
+            if "early" in order:
+                self._early = Early(order["early"])
             if "open" in order:
                 self._memory.open(order["open"])
+                if self._early is not None:
+                    self._early.compare(self._memory)
                 if self._sparing is not None:
                     self._sparing.begin(order["open"])
             if "map" in order and self._sparing is not None:
@@ -166,16 +112,40 @@ class Giver:
     def _serve(self, taker: ssl.SSLSocket) -> bool:
         """Answer requests; True when the taker has everything, False when it hung up."""
         mine = urgency.Urgency()
-        while raw := _exactly(taker, pagewire.REQUEST_BYTES):
-            one = pagewire.decode_request(raw)
-            if one.kind == pagewire.DONE:
-                taker.sendall(pagewire.encode_answer(pagewire.Answer(0, 0, 0)))
-                return True
-            mine.someone_waits(one.kind == pagewire.NOW)
-            answer = self._memory.answer(one)
+        urgency.claim()  # the taker before this one may have gone while it was sent something ahead
+        early: Early | None = None
+        """Once this taker has said what it has of what was sent before."""
+
+        held = bytearray()
+
+        def give(answer: bytes | memoryview) -> None:
+            """What is short goes with the next, where another request is there already."""
+            if len(answer) == ANSWER_BYTES:
+                held.extend(answer)
+                if taker.pending():
+                    return
             if delay := self._throttle.delay(len(answer), time.monotonic()):
                 time.sleep(delay)
-            taker.sendall(answer)
+            if held:
+                taker.sendall(held)
+                held.clear()
+            if len(answer) > ANSWER_BYTES:
+                taker.sendall(answer)
+
+        while raw := _exactly(taker, pagewire.REQUEST_BYTES):
+            one = pagewire.decode_request(raw)
+            if one.kind == pagewire.EARLY and (early := self._early) is not None:
+                urgency.step_back()
+                early.send(one.number, one.size, give)
+                urgency.claim()
+            if one.kind in (pagewire.EARLY, pagewire.DONE):
+                give(pagewire.encode_answer(Answer(0, 0, 0)))
+                if one.kind == pagewire.DONE:
+                    return True
+                continue
+            mine.someone_waits(one.kind == pagewire.NOW)
+            same = 0 if early is None else early.same(one.process, one.image, one.size)
+            give(self._memory.answer(one, same))
         return False
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -95,6 +96,12 @@ class MemoryHelper:
         folder = f"/proc/{self._member.pid}/fd"
         names = [name for name in procfs.names(folder) if procfs.link(f"{folder}/{name}") == _USERFAULTFD]
         return [self._kernel.pidfd_getfd(self._member.pidfd, int(name)) for name in names]
+
+    @property
+    def has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self._member.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def ended(self) -> None:
         await readable(self._member.pidfd)

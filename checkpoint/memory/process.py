@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space, pieces
+from checkpoint.core.pagewire import GET, Request
 from checkpoint.memory import uffd
 
 
@@ -40,20 +41,24 @@ class Process:
             self._insist(lambda: self._zero(address))
         return found if isinstance(found, Ask) else None
 
-    def put(self, number: int, body: int, present: int) -> None:
-        """Put an answer where it belongs now. Its body, the pages of `present`, is at our address `body`."""
+    def request(self, ask: Ask, kind: int = GET) -> Request:
+        return Request(kind, self.pid, self.number, ask.number, ask.image, ask.size)
+
+    def put(self, number: int, body: int, present: int, slot: int = 0, kept: int = 0) -> None:
+        """Put an answer where it belongs now. Its body, the pages of `present`, is at our address `body`; the pages of
+        `kept` are in their places from our address `slot` on."""
         if self.space.is_asked(number):
-            self._insist(lambda: self._put(number, body, present))
+            self._insist(lambda: self._put(number, body, present, slot, kept))
             self.space.done(number)
 
-    def _put(self, number: int, body: int, present: int) -> None:
+    def _put(self, number: int, body: int, present: int, slot: int, kept: int) -> None:
         """Raises Gone and Changing; then it may be done again, for what is there stays."""
         for part in self.space.arrived(number):
-            for one in pieces(part, present):
+            for one in pieces(part, present, kept):
                 if one.offset is None:
                     uffd.zero(self.fd, one.address, one.size)
                 else:
-                    uffd.copy(self.fd, one.address, body + one.offset, one.size)
+                    uffd.copy(self.fd, one.address, (slot if one.kept else body) + one.offset, one.size)
 
     def _zero(self, address: int) -> None:
         """All of its neighbours as well: who takes new memory into use takes more of it. Raises Gone and Changing."""

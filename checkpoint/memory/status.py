@@ -22,6 +22,11 @@ class Status:
         self.began = time.monotonic()
         self.total_bytes = 0
         self.faults = 0
+        self._early: dict[str, object] = {}
+
+    def early(self, *, coming: bool, size: int, kept_bytes: int) -> None:
+        """What was sent before the freeze, and how much of it was put into the processes as it was."""
+        self._early = {"early": "coming" if coming else "there", "early_bytes": size, "kept_bytes": kept_bytes}
 
     def write(self, state: State, left_bytes: int, now: float, reason: str = "") -> None:
         """Replaced at once: whoever reads has the old or the new."""
@@ -32,6 +37,7 @@ class Status:
             "arrived_bytes": max(0, self.total_bytes - left_bytes),
             "faults": self.faults,
             "seconds": round(now - self.began, 6),
+            **self._early,
         }
         beside = self._folder / f"{STATUS}.new"
         beside.write_text(json.dumps(status))

@@ -4,8 +4,9 @@ a migration, started by the destination's agent before the freeze.
 FOLDER is the migration's work folder. CRIU's restore connects to `lazy-pages.socket` there and hands over a userfaultfd
 for each address space (criu: uffd.c). Descriptor 3 brings one JSON line, `{"identity", "runs"}`; an empty object comes
 back. What has to come is in FOLDER/`wanted.json`, written by the agent before the restore: where the giver listens, and
-which pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. How it
-goes is in FOLDER/`memory.json` (`checkpoint.memory.status`).
+which pages of which process. SIGUSR1 begins the fetching in the background; faults are served before that too. SIGUSR2
+begins, before the freeze, what `early.json` says: where the giver listens, and how much it may send ahead. How it goes
+is in `memory.json` (`checkpoint.memory.status`).
 
 It depends on its agent for nothing and outlives it. When the source is lost it kills the workload, if that `runs`
 meanwhile: a page that cannot come must not be taken for zeros, which is what the kernel gives once nobody has the
@@ -30,22 +31,25 @@ from typing import Any
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pacing import LULL_SECONDS, Pace
-from checkpoint.core.pages import Ask, Space
-from checkpoint.core.pagewire import Request
+from checkpoint.core.pages import Space
+from checkpoint.core.pagewire import Answer, Request
 from checkpoint.memory import channel, uffd, urgency
 from checkpoint.memory.connection import Connection
 from checkpoint.memory.process import Process
 from checkpoint.memory.status import STATUS_SECONDS, State, Status
+from checkpoint.memory.store import Store
 
 CONTROL_FD = 3
 LAZY_SOCKET = "lazy-pages.socket"
 WANTED = "wanted.json"
+EARLY = "early.json"
 _RESTORE_FINISHED = 0x52535446  # criu: uffd.c, LAZY_PAGES_RESTORE_FINISHED
 
 RECONNECT_SECONDS = 20.0
 """How long the source is looked for when the connection broke. Who needs a page waits."""
 
 RETRY_SECONDS = 0.2
+HEARD_AT_ONCE = 32  # as many answers as may be under way
 
 
 class Lost(Exception):
@@ -63,6 +67,8 @@ class Taker:
         self._victims: list[int] = []
         """A pidfd of each restored process."""
         self._wanted: dict[str, Any] = {}
+        self._store: Store | None = None
+        self._early = False
         self._connection: Connection | None = None
         self._restored = False
         self._pace = Pace(runs=runs)
@@ -81,10 +87,16 @@ class Taker:
             self._status.began = time.monotonic()
             self._pace.begin(self._status.began)
 
+    def begin_early(self) -> None:
+        """Take what is sent ahead, from now on."""
+        self._early = True
+
     def run(self) -> None:
         """Until everything has come. Raises Lost."""
         self._tell("waiting")
         while not self._complete():
+            if self._early and self._store is None:
+                self._take_early()
             self._ask_more()
             busy = self._connection is not None and self._connection.pending
             for key, _ in self._selector.select(0 if busy else self._patience()):
@@ -110,6 +122,12 @@ class Taker:
                 self._selector.select(STATUS_SECONDS)
         self._tell("complete")
 
+    def _take_early(self) -> None:
+        self._wanted = json.loads((self._folder / EARLY).read_bytes())
+        self._store = Store(self._wanted["limit_bytes"])
+        urgency.step_back()
+        self._dare(self._connect)
+
     # -- CRIU's restore hands over
 
     def _accept(self, listener: socket.socket) -> None:
@@ -117,7 +135,8 @@ class Taker:
         self._selector.unregister(listener)
         listener.close()
         self._wanted = json.loads((self._folder / WANTED).read_bytes())
-        self._dare(self._connect)
+        if self._connection is None:
+            self._dare(self._connect)
         self._watch(criu, lambda: self._take_over(criu))
 
     def _take_over(self, criu: socket.socket) -> None:
@@ -147,7 +166,7 @@ class Taker:
         self._status.faults += 1
         self._pace.fault(time.monotonic())
         if (found := one.fault(address)) is not None:
-            self._ask(one, found, pagewire.NOW)
+            self._ask(one.request(found, pagewire.NOW))
 
     # -- the giver
 
@@ -155,35 +174,54 @@ class Taker:
         assert self._connection is not None
         return self._connection
 
-    def _ask(self, one: Process, found: Ask, kind: int = pagewire.GET) -> None:
-        request = Request(kind, one.pid, one.number, found.number, found.image, found.size)
-        self._dare(lambda: self._giver().say(request))
+    def _ask(self, *requests: Request) -> None:
+        self._dare(lambda: self._giver().say(*requests))
 
     def _ask_more(self) -> None:
         """Keep the window of the background full, one process after the other."""
-        size, window = self._pace.ahead(time.monotonic())
-        room = window - sum(one.space.asked_count for one in self._processes.values())
+        ahead = self._pace.ahead(time.monotonic())
+        requests: list[Request] = []
+        room = ahead.window - sum(one.space.asked_count for one in self._processes.values())
+        room = room if room >= ahead.least else 0
         for _ in range(len(self._processes)):
             one = self._processes[1 + self._turn % len(self._processes)]
-            while room > 0 and (found := one.space.next(size)) is not None:
-                self._urgency.someone_waits(False)
-                self._ask(one, found)
-                room -= 1
-            if room <= 0:
+            while len(requests) < room and (found := one.space.next(ahead.size, whole=self._store is not None)):
+                requests.append(one.request(found))
+            if len(requests) >= room:
                 break
             self._turn += 1
+        if requests:
+            self._urgency.someone_waits(False)
+            self._ask(*requests)
 
     def _hear(self) -> None:
-        self._dare(self._hear_one)
+        self._dare(self._hear_some)
 
-    def _hear_one(self) -> None:
+    def _hear_some(self) -> None:
+        """What is there, one after the other; where somebody runs who may wait for something else, one alone."""
         connection = self._giver()
         connection.flush()
-        answer = connection.hear()
-        if answer is None:
+        for _ in range(1 if self._runs else HEARD_AT_ONCE):
+            if (answer := connection.hear()) is None:
+                return
+            if self._store is not None and self._store.coming:
+                self._keep(self._store, answer)
+            else:
+                self._put(self._processes[answer.space], answer)
+
+    def _keep(self, store: Store, answer: Answer) -> None:
+        store.take(answer, self._buffer.view)
+        if not store.coming:
+            urgency.claim()
+
+    def _put(self, one: Process, answer: Answer) -> None:
+        ask = one.space.asked(answer.number)
+        if self._store is None or ask is None:
+            one.put(answer.number, self._buffer.address, answer.present)
             return
-        one = self._processes[answer.space]
-        one.put(answer.number, self._buffer.address, answer.present)
+        slot, kept = self._store.find(one.pid, ask, answer.same)
+        one.put(answer.number, self._buffer.address, answer.present, slot, kept)
+        self._store.used(one.pid, ask)
 
     def _dare(self, act: Callable[[], None]) -> None:
         try:
@@ -196,6 +234,8 @@ class Taker:
         sock = channel.connect(self._wanted["host"], self._wanted["port"], self._secured)
         self._connection = Connection(sock, self._buffer.view)
         self._watch(self._connection, self._hear)
+        if self._store is not None:
+            self._connection.say(self._store.welcome())
 
     def _reconnect(self, why: Exception) -> None:
         """Another connection, and everything that is outstanding asked again. Raises Lost."""
@@ -214,15 +254,16 @@ class Taker:
                         f"The source could be reached no more: {error.strerror or error}, after: {why}"
                     ) from error
                 time.sleep(RETRY_SECONDS)
-        for one in self._processes.values():
-            for ask in one.space.outstanding():
-                self._ask(one, ask)
+        again = [one.request(ask) for one in self._processes.values() for ask in one.space.outstanding()]
+        self._ask(*again)
 
     # -- how it stands
 
     def _tell(self, state: State, reason: str = "") -> None:
         self._told = time.monotonic()
         left = sum(one.space.left_bytes for one in self._processes.values())
+        if (one := self._store) is not None:
+            self._status.early(coming=one.coming, size=one.size, kept_bytes=one.kept_bytes)
         self._status.write(state, left, self._told, reason)
 
     def give_up(self, reason: str) -> None:
@@ -244,6 +285,7 @@ def main() -> None:
         secured = channel.context(order["identity"].encode(), server=False)
         taker = Taker(Path(sys.argv[1]), secured, runs=order["runs"])
         signal.signal(signal.SIGUSR1, lambda *_: taker.begin())
+        signal.signal(signal.SIGUSR2, lambda *_: taker.begin_early())
         urgency.claim()
         control.send(b"{}")
     try:

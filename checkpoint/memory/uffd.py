@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -22,6 +23,7 @@ _COPY_ARGS = struct.Struct("<QQQQq")
 _ZERO_ARGS = struct.Struct("<QQQq")
 _RANGE = struct.Struct("<QQ")
 _MESSAGE = struct.Struct("<BBHIQQQ")
+_NORESERVE = 0x4000  # MAP_NORESERVE, asm-generic/mman-common.h: not in Python 3.11's mmap
 _NOWHERE = (errno.ENOENT, errno.EINVAL, errno.EFAULT)
 
 
@@ -54,10 +56,17 @@ class Changing(Exception):
 class Buffer:
     """Page-aligned memory of ours that the kernel copies from."""
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, CHUNK_BYTES)
+    def __init__(self, size: int = CHUNK_BYTES) -> None:
+        """It takes up what is written of it, in large pages where the kernel has them."""
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
+        with contextlib.suppress(OSError):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def forget(self, offset: int, size: int) -> None:
+        """What was written there is wanted no more: its memory is the machine's again."""
+        self._map.madvise(mmap.MADV_DONTNEED, offset, size)
 
 
 def events(fd: int) -> list[Event]:

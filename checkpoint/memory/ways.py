@@ -51,6 +51,10 @@ class Giving:
         """It gives no more than that; 0: no limit."""
         await self._helper.ask({"rate": bytes_per_second})
 
+    async def early(self, pids: list[int]) -> None:
+        """These run: their memory is sent before the freeze, if the taker asks for it."""
+        await self._helper.ask({"early": pids})
+
     async def spare(self, listener: int) -> None:
         """Have it answer what CRIU will ask over `listener`, which is closed here."""
         try:
@@ -107,6 +111,21 @@ class Taking:
         """Say what has to come, and from where, before the restore that asks for it."""
         wanted = {"host": source.host, "port": source.port, "pages": _wanted(images)}
         (self._folder / taker.WANTED).write_bytes(msgspec.json.encode(wanted))
+
+    def take_early(self, source: MemorySource, limit_bytes: int) -> None:
+        """Take what is sent before the freeze, so much of it."""
+        order = {"host": source.host, "port": source.port, "limit_bytes": limit_bytes}
+        (self._folder / taker.EARLY).write_bytes(msgspec.json.encode(order))
+        if self._helper is not None:
+            self._helper.signal(signal.SIGUSR2)
+
+    def early(self) -> Memory:
+        """How that stands. Raises AgentError TRANSFER_BROKEN when nothing will come any more."""
+        found = self.memory()
+        if self._helper is None or self._helper.has_ended:
+            reason = found.reason or "the process that takes it has ended"
+            raise AgentError(Code.TRANSFER_BROKEN, f"the memory could not be sent before the freeze: {reason}")
+        return found
 
     def hold(self) -> None:
         """Have duplicates of every userfaultfd. Raises AgentError MEMORY_LOST when the taker has ended."""

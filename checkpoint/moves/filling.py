@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from checkpoint.api import Memory, MemorySource
+from checkpoint.api import EarlyMemory, Memory, MemorySource
 from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import MigrationRecord
@@ -25,6 +25,7 @@ class Filling:
     def __init__(self, around: Surroundings, record: MigrationRecord) -> None:
         self._around, self._record = around, record
         self._taking: Taking | None = None
+        self._early = False
 
     @property
     def lazily(self) -> bool:
@@ -49,6 +50,17 @@ class Filling:
             self._taking = Taking.find(self._around.kernel, self._record.pager, work)
             with suppress(AgentError):  # it has ended: whoever watches it hears of it at once
                 self._taking.hold()
+
+    def take_early(self, wanted: EarlyMemory) -> Memory:
+        """Take what of the memory is sent while the workload runs at the source; said again: how that stands.
+
+        Raises AgentError, TRANSFER_BROKEN where nothing will come any more, WRONG_STATE where none goes this way."""
+        if self._taking is None or self.later:
+            raise AgentError(Code.WRONG_STATE, "this migration's memory is not sent before the freeze")
+        if not self._early:
+            self._early = True
+            self._taking.take_early(wanted.source, wanted.limit_bytes)
+        return self._taking.early()
 
     def want(self, source: MemorySource | None, folder: Path) -> None:
         """Say what has to come, and from where, before the restore."""

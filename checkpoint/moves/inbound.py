@@ -12,6 +12,7 @@ from checkpoint.api import (
     NO_FILES,
     Beacon,
     Custody,
+    EarlyMemory,
     Files,
     Memory,
     Packed,
@@ -101,6 +102,12 @@ class Inbound(Side):
                 await self._filling.prepare(self._key, self._folders.work)
                 self._around.save()
             return self._arrival.listen(self._key, wanted)
+
+    async def early(self, wanted: EarlyMemory) -> Memory:
+        """Take what of the memory is sent while the workload runs at the source; how far that is."""
+        async with self._lock:
+            self._check(Event.RESTORE)
+            return self._filling.take_early(wanted)
 
     async def _folder(self, wanted: RestoreWorkload) -> Path:
         if wanted.stored is None:

@@ -44,7 +44,7 @@ from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes.tree import Tree
+from checkpoint.processes.tree import Tree, descendants
 
 _LOG = logging.getLogger(__name__)
 
@@ -97,7 +97,10 @@ class Outbound(Side):
             if wanted.files or not self._shipping.agreed:
                 self._check(Event.STOP)
                 if wanted.memory and not self._handing.port:
-                    await self._dumping.prepare(await self._handing.start(self._key))
+                    giving = await self._handing.start(self._key)
+                    assert self.record.root is not None
+                    await giving.early(descendants(self.record.root.pid))
+                    await self._dumping.prepare(giving)
                 if self._handing.giving is not None:
                     await self._handing.giving.limit(wanted.bytes_per_second)
                 await self._shipping.send(self._around.kernel, self._key, wanted, self._outgoing.folder)

@@ -76,7 +76,7 @@ def sample_of(result: MigrationResult) -> Sample | None:
     """What a move teaches; None where it did not get so far."""
     if (seen := result.memory) is None:
         return None
-    return Sample(seen.way, seen.memory_bytes, result.freeze_seconds, seen.total_seconds)
+    return Sample(seen.way, seen.memory_bytes, result.freeze_seconds, seen.total_seconds, seen.early_bytes > 0)
 
 
 def new_intent(request: MigrateRequest, source: str) -> Intent:

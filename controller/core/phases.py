@@ -67,6 +67,7 @@ class Action(Enum):
     CARRY_FILES = "both agents: the workload's files packed, and unpacked beside where they belong"
     DIAL_LINKS = "source's proxy: dial the links"
     OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
+    SEND_EARLY = "destination: what of the memory the source's giver sends while the workload runs is there"
     PRE_COPY = "source: round after round, copy the memory that was written since the last"
     START_OVER = "both agents: where that was in vain, forget it, to be prepared for another way"
     STOP = "source: stop the workload"
@@ -95,6 +96,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
         (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
         (Action.CARRY_FILES,),
+        (Action.SEND_EARLY,),
     ),
     Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),
     Phase.STOPPING: ((Action.STOP,),),

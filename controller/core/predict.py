@@ -26,6 +26,13 @@ MUCH_BYTES = 128 << 20
 STRAIGHT_BYTES = 32 << 20
 """From here on what images of the memory cost is more than two processes more, which are started before the freeze."""
 
+EARLY_BYTES = 64 << 20
+"""From here on memory that goes straight is sent before the freeze: of less, the freeze is not shortened by more than
+the digits that are shown of it."""
+
+EARLY_SPARE_BYTES = 64 << 20
+"""What the destination keeps free beside both: it is not the only one that needs memory there."""
+
 SAMPLES_KEPT = 40
 
 _BASE_SECONDS: dict[MemoryWay, float] = {"stop-and-copy": 0.10, "post-copy": 0.14, "pre-copy": 0.14}
@@ -39,6 +46,9 @@ _COPIES: dict[MemoryWay, tuple[float, float]] = {
 """How much of the probe, which writes the memory and reads it, falls into the freeze, and into all. Pre-copy has
 written it before, but CRIU reads it inside."""
 
+_EARLY_COPIES = (0.6, 3.0)
+"""The same of stop-and-copy where it is sent before the freeze: inside, it is compared, and put where it belongs."""
+
 
 class Sample(msgspec.Struct, frozen=True):
     """One move that succeeded."""
@@ -47,6 +57,8 @@ class Sample(msgspec.Struct, frozen=True):
     memory_bytes: int
     freeze_seconds: float
     total_seconds: float
+    early: bool = False
+    """It was sent before the freeze."""
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -83,17 +95,24 @@ class Choice(msgspec.Struct, frozen=True):
     """Why it is not pre-copy, which was asked for or begun."""
     straight: bool = False
     """Both agents can have it go from process to process, through no image, and it is enough for that."""
+    early_limit_bytes: int = 0
+    """What the destination has room for before the freeze; 0: too little."""
 
     @property
     def goes_straight(self) -> bool:
         """Where the agents do not see one folder, inside the freeze."""
         return self.straight and self.way == "stop-and-copy"
 
+    @property
+    def early_bytes(self) -> int:
+        """So much of what goes straight may be sent before the freeze."""
+        return self.early_limit_bytes if self.goes_straight else 0
 
-def predict(way: MemoryWay, memory_bytes: int, rates: Rates) -> Prediction:
-    """Freeze and total time of a move with so much memory."""
-    samples = [one for one in rates.samples if one.way == way]
-    inside, copy = (part / rates.copy_bytes_per_second for part in _COPIES[way])
+
+def predict(way: MemoryWay, memory_bytes: int, rates: Rates, *, early: bool = False) -> Prediction:
+    """Freeze and total time of a move with so much memory; `early`: it is sent before the freeze."""
+    samples = [one for one in rates.samples if (one.way, one.early) == (way, early)]
+    inside, copy = (part / rates.copy_bytes_per_second for part in (_EARLY_COPIES if early else _COPIES[way]))
     first = inside or 1.0 / _WALKED_BYTES_PER_SECOND
     freeze = _line([(one.memory_bytes, one.freeze_seconds) for one in samples], _BASE_SECONDS[way], first, memory_bytes)
     total = _line(
@@ -112,20 +131,46 @@ def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, mem
     return base + per_byte * (memory_bytes if large or memory_bytes >= MUCH_BYTES or not small else 0)
 
 
-def choose(wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures) -> tuple[Choice, list[Problem]]:
-    """The way to take, and what stands in the way of the one that was asked for."""
+def choose(
+    wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures, room_bytes: int = 0, *,
+    direct: bool = False,
+) -> tuple[Choice, list[Problem]]:  # fmt: skip
+    """The way to take, and what stands in the way of the one that was asked for.
+
+    `room_bytes`: the destination's memory; 0: not known. `direct`: it is known that images go from agent to agent.
+    """
+    straight = STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes
+    limit = _early_limit(memory_bytes, room_bytes) if straight else 0
     why_not = _why_not_before(memory_bytes, features)
     ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or not why_not]
-    all_of = {way: predict(way, memory_bytes, rates) for way in ways}
+    early = direct and limit > 0
+    all_of = {way: predict(way, memory_bytes, rates, early=early and way == "stop-and-copy") for way in ways}
     way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
     fallback = _way("auto", _without(all_of, "pre-copy"), features.post_copy_bytes >= memory_bytes)[0]
     if way == "pre-copy":
         reason += f"; by {fallback} where the workload writes too fast for it"
     made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
-    made = msgspec.structs.replace(made, straight=STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes)
+    made = msgspec.structs.replace(made, straight=straight, early_limit_bytes=limit)
+    if direct and made.goes_straight:
+        made = msgspec.structs.replace(made, reason=made.reason + _how_straight(memory_bytes, limit))
     if wanted == "pre-copy" and way != wanted:
         made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
     return made, _unavailable(wanted, memory_bytes, features)
+
+
+def _early_limit(memory_bytes: int, room_bytes: int) -> int:
+    """How much may be sent before the freeze: what is kept of it has to have room beside the copy."""
+    limit = room_bytes - memory_bytes - EARLY_SPARE_BYTES
+    return limit if min(memory_bytes, limit) >= EARLY_BYTES else 0
+
+
+def _how_straight(memory_bytes: int, limit: int) -> str:
+    """What is to be said of memory that goes from process to process, and up to `limit` before the freeze."""
+    if memory_bytes < EARLY_BYTES:
+        return ""
+    if not limit:
+        return "; all of it inside the freeze: to be sent before it, it would need twice the room in the other pod"
+    return "; sent before the freeze, and once more inside it what changes meanwhile"
 
 
 def fall_back(choice: Choice, why: str) -> Choice:
@@ -133,7 +178,10 @@ def fall_back(choice: Choice, why: str) -> Choice:
     all_of: dict[MemoryWay, Prediction] = {one.way: one for one in choice.others if one.way != "pre-copy"}
     assert choice.fallback is not None
     made = _choice(choice.fallback, all_of, "pre-copy was given up", None)
-    return msgspec.structs.replace(made, fell_back=f"pre-copy was given up: {why}", straight=choice.straight)
+    return msgspec.structs.replace(
+        made, fell_back=f"pre-copy was given up: {why}", straight=choice.straight,
+        early_limit_bytes=choice.early_limit_bytes,
+    )  # fmt: skip
 
 
 def _choice(way: MemoryWay, all_of: Mapping[MemoryWay, Prediction], reason: str, fallback: MemoryWay | None) -> Choice:

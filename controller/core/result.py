@@ -96,6 +96,10 @@ class MemoryAccount(msgspec.Struct, frozen=True):
     total_seconds: Annotated[Seconds, Meta(description="From Preparing to the end.")]
     fetched_bytes: Annotated[Count, Meta(description="What came from process to process, through no image.")] = 0
     fetch_seconds: Annotated[Seconds, Meta(description="How long that took.")] = 0.0
+    early_bytes: Annotated[
+        Count, Meta(description="Of what was fetched: sent while the workload ran, before the freeze.")
+    ] = 0
+    again_bytes: Annotated[Count, Meta(description="Of what was fetched: sent inside the freeze, or sent again.")] = 0
     faults: Annotated[Count, Meta(description="Post-copy: pages the workload had to wait for.")] = 0
     rounds: Annotated[list[RoundAccount], Meta(description="Pre-copy: those in vain, too.")] = []
     fell_back: Annotated[str, Meta(description="Why not pre-copy, where asked for or begun; else empty.")] = ""

@@ -133,6 +133,8 @@ def _memory_text(result: MigrationResult) -> str:
         return f"by {seen.way}: {seen.fell_back}" if seen.fell_back else ""
     before = f", {byte_text(sum(one.bytes for one in seen.rounds))} before the freeze" if seen.way == "pre-copy" else ""
     fetched = f", {byte_text(int(seen.fetched_bytes / seen.fetch_seconds))}/s" if seen.fetch_seconds else ""
+    if seen.early_bytes:
+        fetched = f", {byte_text(seen.early_bytes)} of it before the freeze, {byte_text(seen.again_bytes)} inside it"
     took = f"in all {duration_text(seen.total_seconds)}"
     expected = f"predicted: frozen {duration_text(seen.predicted_freeze_seconds)}"
     back = f": {seen.fell_back}" if seen.fell_back else ""

@@ -137,14 +137,21 @@ class Display:
         """Pre-copy: one round has copied so much; the workload runs."""
         self.note(f"round {number}: {byte_text(written_bytes)} in {duration_text(seconds)}")
 
+    def early(self, arrived_bytes: int, whole: bool) -> None:
+        """So much of the workload's memory was sent ahead; the workload runs where it was."""
+        self._memory_line = f"{byte_text(arrived_bytes)} sent before the freeze"
+        if self._due(whole):
+            self._say(f"memory: {self._memory_line}")
+        self._draw()
+
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None:
         """Post-copy: so much of the workload's memory has come since it runs at the destination."""
         if self._memory != (arrived_bytes, total_bytes):
             self._memory = arrived_bytes, total_bytes
             rate = f", {byte_text(int(arrived_bytes / seconds))}/s" if seconds > MEANINGFUL_SECONDS else ""
-            self._memory_line = f"memory: {byte_text(arrived_bytes)} of {byte_text(total_bytes)}{rate}"
+            self._memory_line = f"{byte_text(arrived_bytes)} of {byte_text(total_bytes)}{rate}"
             if self._due(arrived_bytes == total_bytes):
-                self._say(self._memory_line)
+                self._say(f"memory: {self._memory_line}")
             self._draw()
 
     def _due(self, last: bool) -> bool:
@@ -188,6 +195,8 @@ class Display:
             parts += [Text(), _phase_table(self._lines)]
         if self._held:
             parts += [_labelled("held", Text(_held_text(*self._held)))]
+        if self._memory_line:
+            parts += [_labelled("memory", Text(self._memory_line))]
         if self._ticks:
             parts += [_labelled("load", _load_text(self._ticks))]
         return Padding(Group(*parts), (0, 0, 1, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -60,6 +61,8 @@ class Silent:
         self.waits.append(why)
 
     def round(self, number: int, written_bytes: int, seconds: float) -> None: ...
+
+    def early(self, arrived_bytes: int, whole: bool) -> None: ...
 
     def memory(self, arrived_bytes: int, total_bytes: int, seconds: float) -> None: ...
 
@@ -189,6 +192,12 @@ class Scene:
             sys.executable, "-m", "controller.cli", "--home", str(self.lab.home), *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+
+
+def within(pod, *argv: str, text: str = "") -> str:
+    """Runs a program in the pod's network."""
+    argv = ("nsenter", f"--net=/proc/{pod.pid1}/ns/net", *argv)
+    return subprocess.run(argv, input=text, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @asynccontextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
+from itertools import count
 
 from tests.harness.moving import REDIS_PORT, Scene, ask
 
@@ -34,6 +36,14 @@ class Data:
             assert more, "Redis hung up"
             line += more
         return line[:-2]
+
+    def keep_writing(self, over: threading.Event) -> int:
+        """The first quarter of the values anew, one after the other, until it is over; how many."""
+        for written in count():
+            if over.is_set():
+                return written
+            self.write(written % (len(self._sums) // 4))
+        raise AssertionError
 
     def check(self) -> None:
         """Every value is what it was, over the connection that was there before."""

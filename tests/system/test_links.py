@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from proxy.api import LINK_PORT
 from tests.harness.clients import Echo, Stream
-from tests.harness.moving import ONE_LOOP, PORT, until
+from tests.harness.moving import ONE_LOOP, PORT, until, within
 
 RESETTING = f"""
 table inet breaking {{
@@ -44,12 +44,6 @@ async def plain(stage):
     """A pod whose links are not encrypted."""
     yield await stage.lab.create("plain", cleartext_links=True)
     await stage.lab.delete("plain")
-
-
-def within(pod, *argv: str, text: str = "") -> str:
-    """Runs a program in the pod's network."""
-    argv = ("nsenter", f"--net=/proc/{pod.pid1}/ns/net", *argv)
-    return subprocess.run(argv, input=text, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def sever(pod) -> None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 from controller.clients import AgentClient
 from controller.core.errors import MidstreamError
 from controller.core.transfer import Transfer
+from tests.harness.helpers import copies, end, helpers
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines
 from tests.harness.moving import ONE_LOOP, PORT, scene, spoilt, until
 from tests.harness.sidecars import AGENT, running
@@ -27,36 +28,6 @@ async def filled(stage, mebibytes: int = 24) -> Data:
     """A Redis in a, and what it knows."""
     await stage.run_redis()
     return await asyncio.to_thread(Data, stage, mebibytes)
-
-
-def helpers(pod, module: str) -> list[int]:
-    """The giver or the taker of a pod, as the host numbers it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (path / "cmdline").read_bytes().split(b"\0")
-            same = (path / "ns/pid").stat().st_ino == Path(f"/proc/{pod.pid1}/ns/pid").stat().st_ino
-        except OSError:
-            continue
-        if same and f"checkpoint.memory.{module}".encode() in argv:
-            found.append(int(path.name))
-    return found
-
-
-def copies(*pods, program: str = "redis-server") -> list[str]:
-    """The state of each process of the program in these pods, dead ones left out."""
-    found = []
-    for pod in pods:
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                status = (path / "status").read_text()
-                same = (path / "ns/pid").stat().st_ino == Path(f"/proc/{pod.pid1}/ns/pid").stat().st_ino
-            except OSError:
-                continue
-            if same and status.startswith(f"Name:\t{program}"):
-                state = status.split("State:\t")[1][0]
-                found += [f"{pod.name}:{state}"] if state not in "ZX" else []
-    return found
 
 
 @asynccontextmanager
@@ -107,13 +78,6 @@ async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has
         result = await asyncio.wait_for(moving, 30)
     assert result.outcome == "succeeded", result.error
     assert json.loads(await asyncio.to_thread(lines.ask, "sum")) == before
-
-
-async def end(pod, module: str) -> None:
-    """Its agent, giver or taker."""
-    (victim,) = [running(pod, AGENT)] if module == AGENT else helpers(pod, module)
-    os.kill(victim, signal.SIGKILL)
-    await until(lambda: not Path(f"/proc/{victim}").exists(), "it does not end")
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkpoint.core.pacing import LITTLE, LULL_SECONDS, MUCH, NOTHING, STORM_SECONDS, Pace
+from checkpoint.core.pacing import ALL, LITTLE, LULL_SECONDS, MUCH, NOTHING, STORM_SECONDS, Pace
 
 
 def test_nothing_is_fetched_ahead_before_it_is_wanted():
@@ -33,4 +33,4 @@ def test_later_a_fault_makes_it_smaller_and_a_lull_is_used():
 def test_where_the_workload_stands_still_it_comes_at_once():
     pace = Pace(runs=False)
     pace.begin(0.0)
-    assert pace.ahead(0.0) == MUCH
+    assert pace.ahead(0.0) == ALL

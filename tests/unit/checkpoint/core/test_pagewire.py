@@ -11,6 +11,7 @@ from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.core.pagewire import (
     ANSWER_BYTES,
     DONE,
+    EARLY,
     GET,
     NOW,
     REQUEST_BYTES,
@@ -20,13 +21,14 @@ from checkpoint.core.pagewire import (
     decode_request,
     encode_answer,
     encode_request,
+    placed,
     squeeze,
 )
 
 GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
 
 
-@pytest.mark.parametrize("one", [GOOD, GOOD._replace(kind=NOW), Request(DONE)])
+@pytest.mark.parametrize("one", [GOOD, GOOD._replace(kind=NOW), Request(DONE), Request(EARLY, number=9, size=1 << 40)])
 def test_a_request_comes_back_as_it_went(one):
     raw = encode_request(one)
     assert len(raw) == REQUEST_BYTES
@@ -37,7 +39,8 @@ def test_a_request_comes_back_as_it_went(one):
     "change",
     [
         {"kind": 0},
-        {"kind": 4},
+        {"kind": 5},
+        {"kind": EARLY},
         {"kind": DONE},
         {"size": 0},
         {"size": CHUNK_BYTES + PAGE_BYTES},
@@ -60,7 +63,15 @@ def test_an_answer_comes_back_as_it_went_and_says_what_follows():
     assert Answer(1, 7, PAGE_BYTES).body_bytes == 0
 
 
-@pytest.mark.parametrize("one", [Answer(1, 1, CHUNK_BYTES + PAGE_BYTES), Answer(1, 1, PAGE_BYTES, 0b10)])
+@pytest.mark.parametrize(
+    "one",
+    [
+        Answer(1, 1, CHUNK_BYTES + PAGE_BYTES),
+        Answer(1, 1, PAGE_BYTES, 0b10),
+        Answer(1, 1, PAGE_BYTES, 0, 0b10),
+        Answer(1, 1, PAGE_BYTES, 0b1, 0b1),
+    ],
+)
 def test_anything_else_is_no_answer(one):
     with pytest.raises(AgentError) as caught:
         decode_answer(encode_answer(one))
@@ -80,3 +91,18 @@ def test_only_pages_with_something_in_them_follow_and_each_is_what_it_was(kinds)
     assert [present >> place & 1 for place in range(len(kinds))] == [kind != "zeros" for kind in kinds]
     kept = [made[kind] for kind in kinds if kind != "zeros"]
     assert raw[: present.bit_count() * PAGE_BYTES] == b"".join(kept)
+
+
+def test_what_the_taker_has_as_it_is_does_not_follow():
+    raw = bytearray(b"".join(bytes([value]) * PAGE_BYTES for value in (0, 1, 2, 3)))
+    assert squeeze(memoryview(raw), same=0b0110) == 0b1000
+    assert raw[:PAGE_BYTES] == b"\x03" * PAGE_BYTES
+
+
+@given(st.integers(0, (1 << 64) - 1))
+def test_each_page_that_follows_has_its_place(present):
+    found = list(placed(present))
+    places = [at // PAGE_BYTES + step for at, _, size in found for step in range(size // PAGE_BYTES)]
+    assert places == [page for page in range(64) if present >> page & 1]
+    in_the_body = [at // PAGE_BYTES + step for _, at, size in found for step in range(size // PAGE_BYTES)]
+    assert in_the_body == list(range(len(places)))

@@ -50,6 +50,7 @@ async def helper(monkeypatch):
 
 
 async def test_orders_are_answered_refused_or_too_late(helper):
+    assert not helper.has_ended
     assert helper.answer == {"said": {"first": 1}}
     assert await helper.ask({"n": 2}) == {"said": {"n": 2}}
     with pytest.raises(AgentError, match="cannot go on: no") as caught:
@@ -58,6 +59,7 @@ async def test_orders_are_answered_refused_or_too_late(helper):
     with pytest.raises(AgentError, match="has ended"):
         await helper.ask({"end": 3})
     await helper.ended()
+    assert helper.has_ended
     assert helper.let_go() == 3
 
 

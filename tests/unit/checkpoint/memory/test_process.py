@@ -62,6 +62,21 @@ def test_an_answer_is_put_where_its_pages_belong_and_the_rest_are_zeros(watched)
     del buffer.view
 
 
+def test_what_was_kept_is_put_from_where_it_is_kept(watched):
+    fd, address = watched
+    one = Process(1, 5, fd, Space([(address, address + 3 * PAGE_BYTES)]))
+    found = one.space.next()
+    assert isinstance(found, Ask)
+    body, kept = uffd.Buffer(), uffd.Buffer(2 << 20)
+    body.view[:PAGE_BYTES] = b"n" * PAGE_BYTES
+    kept.view[: 3 * PAGE_BYTES] = b"1" * PAGE_BYTES + b"2" * PAGE_BYTES + b"3" * PAGE_BYTES
+    one.put(found.number, body.address, 0b010, kept.address, 0b101)
+    assert read(address, 3 * PAGE_BYTES) == b"1" * PAGE_BYTES + b"n" * PAGE_BYTES + b"3" * PAGE_BYTES
+    kept.forget(0, 2 << 20)
+    assert kept.view[0] == 0
+    del body.view, kept.view
+
+
 def test_a_fault_on_what_was_never_written_is_answered_with_its_neighbours_too(watched):
     fd, address = watched
     one = Process(1, 5, fd, Space([(address, address + PAGE_BYTES)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from checkpoint.api import Memory
 from checkpoint.memory.status import STATUS, Status
 
 
@@ -17,3 +18,11 @@ def test_it_is_whole_and_counts_what_has_come(tmp_path):
         "state": "lost", "reason": "why", "total_bytes": 100, "arrived_bytes": 60, "faults": 3, "seconds": 2.0,
     }  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [STATUS]
+
+
+def test_what_came_before_the_freeze_is_said_where_something_did(tmp_path):
+    status = Status(tmp_path)
+    status.early(coming=False, size=70, kept_bytes=60)
+    status.write("fetching", 0, status.began)
+    found = msgspec.json.decode((tmp_path / STATUS).read_bytes(), type=Memory)
+    assert (found.early, found.early_bytes, found.kept_bytes) == ("there", 70, 60)

@@ -8,18 +8,19 @@ import threading
 from checkpoint.memory import urgency
 
 
-def test_it_is_the_threads_own():
+def test_it_is_the_threads_own_and_stands_back_until_it_claims_again():
     seen: list[int] = []
 
     def claim() -> None:
-        urgency.claim()
-        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+        for do in (urgency.step_back, urgency.claim, urgency.step_back, urgency.claim):
+            do()
+            seen.append(os.getpriority(os.PRIO_PROCESS, 0))
 
     thread = threading.Thread(target=claim)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     thread.start()
     thread.join()
-    assert seen == [urgency.NICE]
+    assert seen == [before, urgency.NICE, urgency.BACK, urgency.NICE]
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from checkpoint.api import MemoryFeatures
 from controller.core.predict import (
+    EARLY_BYTES,
+    EARLY_SPARE_BYTES,
     MUCH_BYTES,
     SAMPLES_KEPT,
     SHORT_FREEZE_SECONDS,
@@ -78,6 +80,35 @@ def test_from_process_to_process_it_goes_where_it_is_enough_and_both_agents_can_
     assert not straight("stop-and-copy", STRAIGHT_BYTES - 1, ALL)
     assert not straight("stop-and-copy", STRAIGHT_BYTES, MemoryFeatures())
     assert not straight("post-copy", STRAIGHT_BYTES, ALL)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "room_bytes", "limit_bytes", "words"),
+    [
+        (GIB, 4 * GIB, 3 * GIB - EARLY_SPARE_BYTES, "sent before the freeze"),
+        (GIB, GIB + EARLY_BYTES + EARLY_SPARE_BYTES, EARLY_BYTES, "sent before the freeze"),
+        (GIB, GIB + EARLY_BYTES + EARLY_SPARE_BYTES - 1, 0, "twice the room"),
+        (EARLY_BYTES - 1, 4 * GIB, 0, ""),
+    ],
+)
+def test_what_goes_straight_is_sent_before_the_freeze_where_there_is_room_for_it(
+    memory_bytes, room_bytes, limit_bytes, words
+):
+    found, _ = choose("stop-and-copy", memory_bytes, FRESH, ALL, room_bytes, direct=True)
+    assert found.early_bytes == limit_bytes
+    assert choose("post-copy", memory_bytes, FRESH, ALL, room_bytes, direct=True)[0].early_bytes == 0
+    assert words in found.reason
+    plain, _ = choose("stop-and-copy", memory_bytes, FRESH, ALL, room_bytes)
+    assert (plain.early_bytes, plain.reason) == (limit_bytes, "asked for")
+    assert (found.freeze_seconds < plain.freeze_seconds) is (limit_bytes > 0)
+    cannot, _ = choose("stop-and-copy", memory_bytes, FRESH, MemoryFeatures(), room_bytes, direct=True)
+    assert (cannot.early_bytes, cannot.reason) == (0, "asked for")
+
+
+def test_moves_whose_memory_was_sent_before_teach_only_about_such():
+    rates = FRESH.learnt(Sample("stop-and-copy", GIB, 0.6, 4.0, early=True))
+    assert predict("stop-and-copy", GIB, rates).freeze_seconds > 1
+    assert predict("stop-and-copy", GIB, rates, early=True).freeze_seconds == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(

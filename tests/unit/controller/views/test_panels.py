@@ -83,6 +83,10 @@ def test_the_headline_says_it_all(ending: Ending, words: str) -> None:
         (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4), ""),
         (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4, fell_back="no kernel"), "by stop-and-copy: no kernel"),
         (MemoryAccount("stop-and-copy", 1 << 30, 1.1, 1.4, 1.5), "1.0 GiB by stop-and-copy, in all"),
+        (
+            MemoryAccount("stop-and-copy", 1 << 30, 1, 4, 4, 1 << 30, 0.5, early_bytes=1 << 30, again_bytes=9 << 20),
+            "by stop-and-copy, 1.0 GiB of it before the freeze, 9.0 MiB inside it, in all",
+        ),
         (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, 1 << 30, 2.0), "post-copy, 512.0 MiB/s, in all"),
         (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, fell_back="in vain"), "(predicted: frozen 200 ms): in vain"),
         (

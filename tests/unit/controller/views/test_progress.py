@@ -97,6 +97,17 @@ def test_a_lone_frozen_phase_has_a_bracket_of_its_own() -> None:
     assert "╶ frozen" in screen.shown
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_sent_before_the_freeze_is_said_while_it_is(terminal: bool) -> None:
+    with Screen(terminal=terminal) as screen:
+        screen.go("Preflight")
+        screen.phase_started("Preparing", 0.0)
+        screen.early(70 << 20, False)
+        screen.early(90 << 20, True)
+        screen.phase_ended("Preparing", 0.5)
+    assert "90.0 MiB sent before the freeze" in screen.shown
+
+
 def test_on_a_terminal_it_draws_in_place_and_gives_the_cursor_back() -> None:
     with Screen(terminal=True) as screen:
         screen.note("three pods are up")

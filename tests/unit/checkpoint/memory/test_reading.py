@@ -7,7 +7,7 @@ import pytest
 from checkpoint.core.areas import BLOCK_BYTES
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.core.pagewire import ANSWER_BYTES, GET, Answer, Request, decode_answer
-from checkpoint.memory.giver import Memory
+from checkpoint.memory.reading import Memory
 
 
 def ask(memory: Memory, pid: int, image: int, size: int) -> tuple[Answer, bytes]:
