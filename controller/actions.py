@@ -241,7 +241,7 @@ class Move(Parties):
         among_images = self.intent.memory != "post-copy" and not self._agreed.memory_port
         if among_images or (self.memory is not None and self.memory.state == "complete"):
             return
-        self.memory = await memory.look(self._id, self.destination_agent) or self.memory
+        self.memory = await memory.look(self._id, self.destination_agent, self.memory)
 
     async def _forget(self) -> None:
         # Unknown: said before, and one of the two did not answer then.

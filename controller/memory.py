@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+import msgspec
+
 from checkpoint.api import EarlyMemory, Memory, MemorySource, PreDump, PreDumped
 from controller.clients import AgentClient
 from controller.core.errors import Answered, MemoryLost
@@ -26,15 +28,15 @@ async def send_early(
     return await destination.inbound(migration, "early", Memory, EarlyMemory(source, choice.early_bytes))
 
 
-async def look(migration: str, destination: AgentClient) -> Memory | None:
-    """How far it has come; None where that is forgotten: an agent forgets a migration only when everything is there.
+async def look(migration: str, destination: AgentClient, last: Memory | None) -> Memory:
+    """How far it has come since `last`. An agent forgets a migration only when everything is there.
     Raises MidstreamError, MemoryLost where it cannot come any more."""
     try:
         found = await destination.memory(migration)
     except Answered as error:
         if error.status != HTTPStatus.NOT_FOUND:
             raise
-        return None
+        return msgspec.structs.replace(last or Memory("complete"), state="complete")
     if found.state == "lost":
         raise MemoryLost(found.reason)
     return found

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from checkpoint.api import MemoryFeatures, PreDumped
+from checkpoint.api import Memory, MemoryFeatures, PreDumped
 from controller.actions import Move
 from controller.core.phases import Action, Event, Phase
 from controller.core.plan import Plan
@@ -34,6 +35,8 @@ class Recorded(Move):
         super().__init__(intent, *pods)
         self.said: list[Action] = []
         self._recorded, self._features = list(rounds), features
+        self.early: list[Memory] = []
+        """What the destination says of memory that is sent before the freeze, one answer after the other."""
 
     async def perform(self, action: Action) -> None:
         self.said.append(action)
@@ -42,6 +45,10 @@ class Recorded(Move):
             self.plan = Plan("redis", "a", "b", 1, [], 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
         elif action is Action.PRE_COPY:
             self.rounds.append(self._recorded.pop(0))
+        elif action is Action.SEND_EARLY and self.early:
+            self.memory = self.early.pop(0)
+        elif action is Action.AWAIT_MEMORY and self.memory is not None:
+            self.memory = msgspec.structs.replace(self.memory, state="complete")
         elif action is Action.START_OVER:
             await self._start_over()
 
@@ -104,6 +111,24 @@ async def test_between_two_rounds_it_can_be_cancelled(drive):
     driver.observer.round = lambda *_: driver.cancel()
     result = await driver.run()
     assert (result.outcome, driver.move.said.count(Action.PRE_COPY)) == ("rolled-back", 1)
+    assert Action.STOP not in driver.move.said
+
+
+async def test_the_workload_is_not_stopped_before_all_is_there_that_is_sent_before(drive):
+    driver = drive([], MemoryFeatures())
+    driver.move.early = [Memory("waiting", early="coming"), Memory("waiting", early="there", early_bytes=GIB)]
+    result = await driver.run()
+    assert driver.move.said.count(Action.SEND_EARLY) == 2
+    assert driver.move.said.index(Action.STOP) > driver.move.said.index(Action.SEND_EARLY) + 1
+    assert (result.outcome, result.memory.early_bytes) == ("succeeded", GIB)
+
+
+async def test_while_memory_is_sent_before_the_freeze_it_can_be_cancelled(drive):
+    driver = drive([], MemoryFeatures())
+    driver.move.early = [Memory("waiting", early="coming")] * 100
+    driver.observer.early = lambda *_: driver.cancel()
+    result = await driver.run()
+    assert (result.outcome, driver.move.said.count(Action.SEND_EARLY)) == ("rolled-back", 1)
     assert Action.STOP not in driver.move.said
 
 
