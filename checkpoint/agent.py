@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -232,6 +233,8 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         return _refusal(AgentError(Code.BAD_REQUEST, error.reason))
     except Exception as error:
         _LOG.exception("%s %s", request.method, request.path)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _refusal(AgentError(Code.NO_SPACE, f"there is no space left: {error.filename or request.path}"))
         return _refusal(AgentError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
 
 

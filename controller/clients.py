@@ -108,10 +108,11 @@ class SidecarClient:
             message = f"{self.name} did not answer {path} within {timeout_seconds:g} s"
             raise Unreachable("timeout", message, "pod", f"see the log beside {self.socket}") from error
         except (aiohttp.ClientError, OSError) as error:
-            if isinstance(getattr(error, "os_error", error), PermissionError):
+            cause = getattr(error, "os_error", error)
+            if isinstance(cause, PermissionError):
                 message = f"only root may talk to the {self.name}"
                 raise Refused("not-permitted", message, "request", "run it as root") from error
-            message = f"{self.name} cannot be reached at {self.socket}: {error}"
+            message = f"{self.name} cannot be reached at {self.socket}: {getattr(cause, 'strerror', None) or error}"
             raise Unreachable("unreachable", message, "pod", "is the pod running? midstream pod list") from error
         if len(payload) > MAX_ANSWER_BYTES:
             raise Unreachable("bad-answer", f"{self.name} answered {path} with more than {MAX_ANSWER_BYTES} bytes")

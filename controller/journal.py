@@ -10,6 +10,7 @@ write(2) does. An fsync would cost milliseconds inside the freeze.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -89,7 +90,12 @@ class Journal:
         """Creates the journal of a new migration and takes its lock."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         journal = cls._locked(folder / f"{intent.migration}.jsonl", os.O_CREAT | os.O_EXCL)
-        journal.write(Phase.PENDING, intent=intent)
+        try:
+            journal.write(Phase.PENDING, intent=intent)
+        except BaseException:
+            journal.path.unlink()
+            journal.close()
+            raise
         return journal
 
     @classmethod
@@ -119,8 +125,17 @@ class Journal:
     def write(
         self, phase: Phase, *, intent: Intent | None = None, reason: str = "", result: MigrationResult | None = None
     ) -> None:
+        """One line more, whole or not at all. Raises OSError, where there is no room for it."""
         entry = Entry(time.time(), time.monotonic(), phase, intent, reason, os.getpid(), result)
-        os.write(self._descriptor, msgspec.json.encode(entry) + b"\n")
+        line = msgspec.json.encode(entry) + b"\n"
+        before = os.fstat(self._descriptor).st_size
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                os.ftruncate(self._descriptor, before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -129,16 +144,19 @@ class Journal:
 def read(path: Path) -> Record:
     """A migration's record. A last line that a crash cut short is left out."""
     lines = path.read_bytes().split(b"\n")[:-1]
-    entries = [msgspec.json.decode(line, type=Entry) for line in lines]
+    try:
+        entries = [msgspec.json.decode(line, type=Entry) for line in lines]
+    except msgspec.DecodeError:
+        entries = []
     if not entries or entries[0].intent is None:
         raise Refused("journal-damaged", f"{path} is not a migration's journal", "machine", "delete the file")
     return Record(entries[0].intent, entries, _is_driven(path))
 
 
 def read_all(folder: Path) -> list[Record]:
-    """Every migration's record, oldest first."""
-    paths = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_ctime) if folder.is_dir() else []
-    return sorted((read(path) for path in paths), key=lambda record: record.entries[0].at)
+    """Every migration's record, oldest first. One that has just been begun, and has no line yet, is left out."""
+    paths = [path for path in folder.iterdir() if path.suffix == ".jsonl"] if folder.is_dir() else []
+    return sorted((read(path) for path in paths if path.stat().st_size), key=lambda record: record.entries[0].at)
 
 
 def unknown_migration(migration: str) -> Refused:

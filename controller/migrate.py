@@ -95,13 +95,13 @@ class Driver:
             else:
                 self._enter(following)
         result = make_result(self.move, self.phase, self.times, self.problem)
-        self.journal.write(self.phase, reason=self._reason(), result=result)
+        self._unwritten(self.phase, result)
         return result
 
     async def _work(self) -> Event:
         """Does the work of the phase; how it ended."""
         if self._cancelled and self.phase in BEFORE_COMMIT:
-            self._trouble = Refused("cancelled", "the rollback was asked for", "request")
+            self._trouble = Refused("cancelled", "the rollback was asked for", "request", "it can be moved again")
             return Event.CANCELLED
         try:
             for group in WORK[self.phase]:
@@ -244,12 +244,24 @@ class Driver:
     def _reason(self) -> str:
         return str(self.problem) if self.problem else ""
 
+    def _unwritten(self, phase: Phase, result: MigrationResult | None = None) -> OSError | None:
+        """Why it is not in the journal that `phase` was entered."""
+        try:
+            self.journal.write(phase, reason=self._reason(), result=result)
+        except OSError as error:
+            return error
+        return None
+
     def _enter(self, phase: Phase) -> None:
         now = time.monotonic()
         if phase in (Phase.ROLLING_BACK, Phase.FAILED) and self._trouble is not None:
             self._blame(self._trouble)
         self._trouble = self._trying_since = None
-        self.journal.write(phase, reason=self._reason())
+        if (error := self._unwritten(phase)) is not None and phase in (BEFORE_COMMIT | {Phase.COMMITTING}):
+            # What is not on record is not begun; what has to be done in any case is done without.
+            self._trouble = MidstreamError.of_system(error)
+            self._enter(step(self.phase, Event.ERROR))
+            return
         self.observer.phase_ended(self.phase.value, now - self._entered)
         self.times.append(PhaseTime(self.phase.value, now - self._entered))
         self.observer.phase_started(phase.value, now)

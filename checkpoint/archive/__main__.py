@@ -18,11 +18,11 @@ import msgspec
 from checkpoint import api
 from checkpoint.archive import keys, lifetime, reader, writer
 from checkpoint.archive.objects import Objects
-from checkpoint.archive.orders import Read, Write, WriteDone
+from checkpoint.archive.orders import Read, Try, Write, WriteDone
 from checkpoint.core.errors import AgentError, Code, problem
 from checkpoint.core.squeeze import Mode
 
-Order = Read | Write | api.ListImages | api.ShowImage | api.DeleteImage | api.CollectImages | api.MakeKey
+Order = Read | Write | Try | api.ListImages | api.ShowImage | api.DeleteImage | api.CollectImages | api.MakeKey
 
 _MAX_ORDER_BYTES = 64 << 20
 
@@ -77,10 +77,14 @@ async def _carry_out(order: Order) -> Any:
             return await _write(order)
         case Read():
             with await asyncio.to_thread(keys.load, order.key) as kek:
+                objects = Objects(order.archive, make=order.wait_seconds > 0)
                 return await reader.read(
-                    Objects(order.archive), order.image, kek, Path(order.folder), order.here,
+                    objects, order.image, kek, Path(order.folder), order.here,
                     wait_seconds=order.wait_seconds, deadline_seconds=order.deadline_seconds,
                 )  # fmt: skip
+        case Try():
+            with await asyncio.to_thread(keys.load, order.key):
+                return await Objects(order.archive, make=True).folders("")
         case api.ListImages():
             return await lifetime.catalogue(Objects(order.archive))
         case api.ShowImage():
@@ -97,7 +101,7 @@ async def _carry_out(order: Order) -> Any:
 async def _write(order: Write) -> WriteDone:
     with await asyncio.to_thread(keys.load, order.key) as kek:
         done = await writer.write(
-            Objects(order.archive), Path(order.folder), order.draft, kek, ttl_seconds=order.ttl_seconds,
+            Objects(order.archive, make=True), Path(order.folder), order.draft, kek, ttl_seconds=order.ttl_seconds,
             deadline_seconds=order.deadline_seconds, mode=Mode(order.compression),
         )  # fmt: skip
     ready = done.ready

@@ -77,7 +77,9 @@ def make(path: Path) -> str:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise AgentError(Code.KEY_UNREADABLE, f"the key file {path} cannot be made: {error.strerror}") from error
+        hint = "Name a file that is not there yet, in a folder that is."
+        message = f"the key file {path} cannot be made: {error.strerror}"
+        raise AgentError(Code.KEY_UNREADABLE, message, hint=hint) from error
     try:
         with Secret.fresh() as key:
             os.write(fd, key.raw)

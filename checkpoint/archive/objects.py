@@ -52,11 +52,15 @@ class Found:
 class Objects:
     """One archive. Raises AgentError ARCHIVE_UNREACHABLE or ARCHIVE_REFUSED from every method."""
 
-    def __init__(self, archive: Archive, retry_seconds: float = _RETRY_SECONDS) -> None:
+    def __init__(self, archive: Archive, retry_seconds: float = _RETRY_SECONDS, *, make: bool = False) -> None:
+        """`make`: a folder that is not there yet; who only reads would hide a mistyped name by that."""
         self._url = archive.url
         try:
-            self._store = _open(archive, retry_seconds)
-        except (theirs.BaseError, ValueError, OSError) as error:
+            self._store = _open(archive, retry_seconds, make=make)
+        except OSError as error:
+            message = f"{archive.url} is no archive that can be used: {error.strerror}"
+            raise AgentError(Code.ARCHIVE_REFUSED, message, hint="Check its path, and who may enter it.") from error
+        except (theirs.BaseError, ValueError) as error:
             message = f"{archive.url} is no archive that can be used: {str(error).splitlines()[0]}"
             raise AgentError(Code.ARCHIVE_REFUSED, message) from error
         self.is_local = isinstance(self._store, LocalStore)
@@ -154,13 +158,15 @@ class Objects:
             raise _of_obstore(self._url, what, error) from error
 
 
-def _open(archive: Archive, retry_seconds: float) -> ObjectStore:
+def _open(archive: Archive, retry_seconds: float, *, make: bool) -> ObjectStore:
     parts = urlsplit(archive.url)
     if parts.scheme in ("", "file"):
         if parts.netloc or not parts.path.startswith("/"):
             raise ValueError("a folder's path must begin with /")
         root = Path(parts.path)
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.stat()
         return LocalStore(root, automatic_cleanup=True)
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),

@@ -38,3 +38,10 @@ class Read(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
     here: Machine
     wait_seconds: float
     deadline_seconds: float
+
+
+class Try(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="order", tag="try"):
+    """Find out whether an image could be stored: the key can be read, and the archive answers. Answered by names."""
+
+    archive: Archive
+    key: KeySource

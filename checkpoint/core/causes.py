@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 
@@ -152,7 +154,7 @@ def explain(log: str, *, restoring: bool) -> Problem:
     for line in lines:
         for rule in _RULES:
             if found := rule.pattern.search(line["what"]):
-                return problem(rule.code, rule.words.format(**found.groupdict()), hint=_hint(rule.code, line["what"]))
+                return _told(rule.code, rule.words.format(**found.groupdict()), line["what"])
     step = "restore" if restoring else "dump"
     return problem(Code.CRIU_FAILED, f"the {step} failed. CRIU said: {_cause(lines)[:MOST_CHARACTERS]}")
 
@@ -172,8 +174,9 @@ def _cause(lines: list[re.Match[str]]) -> str:
     return next((error for error in meant if not _KILLED.search(error)), next(iter(meant), NOTHING))
 
 
-def _hint(code: Code, line: str) -> str:
+def _told(code: Code, words: str, line: str) -> Problem:
     """The machine's own troubles keep CRIU's words in the hint: there the detail decides."""
-    if code in (Code.NO_SPACE, Code.NO_MEMORY, Code.NO_CAPABILITY, Code.KERNEL):
-        return f"CRIU said: {line[:MOST_CHARACTERS]}"
-    return ""
+    found = problem(code, words)
+    if code not in (Code.NO_SPACE, Code.NO_MEMORY, Code.NO_CAPABILITY, Code.KERNEL):
+        return found
+    return msgspec.structs.replace(found, hint=f"{found.hint} CRIU said: {line[:MOST_CHARACTERS]}")

@@ -89,11 +89,11 @@ _ROWS: dict[Code, _Row] = {
     Code.NOT_FOUND: _Row(404, "request", "checkpoint/api/ lists the calls."),
     Code.METHOD: _Row(405, "request", "checkpoint/api/ lists the calls."),
     Code.TOO_LARGE: _Row(413, "request", "Send less."),
-    Code.WRONG_STATE: _Row(409, "request", "GET /v1/migrations shows where each migration stands."),
+    Code.WRONG_STATE: _Row(409, "request", "midstream status shows where each migration stands."),
     Code.ALREADY_MIGRATING: _Row(409, "request", "Wait for the other migration to end, or release it."),
-    Code.WORKLOAD_EXISTS: _Row(409, "request", "Choose another name, or delete that workload first."),
-    Code.NO_WORKLOAD: _Row(404, "request", "GET /v1/workloads lists those of this pod."),
-    Code.NO_MIGRATION: _Row(404, "request", "GET /v1/migrations lists those of this agent."),
+    Code.WORKLOAD_EXISTS: _Row(409, "request", "Choose another name, or end that workload first."),
+    Code.NO_WORKLOAD: _Row(404, "request", "midstream pod list shows the workloads."),
+    Code.NO_MIGRATION: _Row(404, "request", "midstream status shows those there are."),
     Code.LEASE_EXPIRED: _Row(409, "midstream", "The workload runs on where it was; move it again with a longer hold."),
     Code.EXEC_FAILED: _Row(422, "request", "Check the command, the folder and the environment as the pod sees them."),
     Code.WORKLOAD_GONE: _Row(410, "workload", "Look into its log: it ended by itself or was killed."),
@@ -133,7 +133,7 @@ _ROWS: dict[Code, _Row] = {
     Code.ADDRESS_MISSING: _Row(
         422, "pod", "Every address the workload is bound to needs its counterpart in `readdress`."
     ),
-    Code.NO_SPACE: _Row(507, "machine", "Free space where images are kept (--images)."),
+    Code.NO_SPACE: _Row(507, "machine", "Free space where images are kept: /dev/shm, or the pod's --image-space."),
     Code.NO_MEMORY: _Row(507, "machine", "Free memory on the machine, or raise the pod's limit."),
     Code.NO_CAPABILITY: _Row(
         500, "machine", "The agent needs CAP_SYS_ADMIN, or CAP_CHECKPOINT_RESTORE and its company."
@@ -184,7 +184,9 @@ class AgentError(Exception):
     def blame_log(self, log: CriuLog) -> None:
         """Say beside what to do where CRIU's log is."""
         self.criu_log = log
-        self.problem = msgspec.structs.replace(self.problem, hint=f"{self.problem.hint} CRIU's log: {log.path}")
+        self.problem = msgspec.structs.replace(
+            self.problem, hint=f"{self.problem.hint.rstrip('.')}. CRIU's log: {log.path}"
+        )
 
 
 def problem(code: Code, message: str, *, hint: str = "", fault: Fault | None = None) -> Problem:

@@ -68,10 +68,17 @@ class Inbound(Side):
         return ours == (wanted.workload, wanted.argv, wanted.image_key, wanted.memory)
 
     async def prepare(self) -> Custody:
-        self._around.store.make(self._work_name)
-        await self._restoring.prepare()
-        if self.record.memory == "post-copy":
-            await self._filling.prepare(self._key, self._folders.work)
+        """What fails leaves nothing."""
+        try:
+            self._around.store.make(self._work_name)
+            await self._restoring.prepare()
+            if self.record.memory == "post-copy":
+                await self._filling.prepare(self._key, self._folders.work)
+        except BaseException:
+            await self._restoring.close()
+            await self._filling.close()
+            self._around.store.remove(self._work_name)
+            raise
         return self.custody()
 
     def memory(self) -> Memory:

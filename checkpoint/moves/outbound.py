@@ -83,12 +83,18 @@ class Outbound(Side):
         return ours == theirs
 
     async def prepare(self) -> Custody:
-        """Start CRIU and make the folder, so that the freeze pays for neither."""
-        self._around.store.make(self.record.migration)
-        self._beacon = self._around.store.mark(self.record.migration)
-        if self.record.memory == "post-copy":
-            await self._handing.start(self._key)
-        await self._dumping.prepare(self._handing.giving)
+        """Start CRIU and make the folder, so that the freeze pays for neither. What fails leaves nothing."""
+        try:
+            self._around.store.make(self.record.migration)
+            self._beacon = self._around.store.mark(self.record.migration)
+            if self.record.memory == "post-copy":
+                await self._handing.start(self._key)
+            await self._dumping.prepare(self._handing.giving)
+        except BaseException:
+            await self._handing.close()
+            await self._dumping.close()
+            self._around.store.remove(self.record.migration)
+            raise
         return self.custody()
 
     async def send(self, wanted: SendImages) -> Custody:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoint.api import Sealed, SendImages, StoreImages, TransferReport
+from checkpoint.archive import archivist
+from checkpoint.archive.orders import Try
 from checkpoint.core import stored
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import MigrationRecord
@@ -55,6 +57,7 @@ class Shipping:
             )  # fmt: skip
 
         if not wanted.files:
+            await archivist.carry_out(Try(wanted.archive, wanted.key), list[str])  # not only inside the freeze
             self._way = Storing(self._folder, wanted, draft)
         elif self._files is None:  # said twice, they are there
             self._files = Storing(packed, wanted, draft)

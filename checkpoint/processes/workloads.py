@@ -109,5 +109,7 @@ def check_name(name: str) -> None:
     fine = name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum() and name[0] != "."
     if not fine or len(name) > 64:
         raise AgentError(
-            Code.BAD_REQUEST, f"not a name: {name[:80]!r} (letters, digits, dot, dash, underscore; at most 64)"
+            Code.BAD_REQUEST,
+            f"not a name: {name[:80]!r} (letters, digits, dot, dash, underscore; at most 64)",
+            hint="Choose another name.",
         )

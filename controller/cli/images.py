@@ -81,7 +81,8 @@ def restore(
     home: Path, image: str, pod: str, name: str, copies: int, archive: str, key_file: Path | None,
     key_command: str | None, wait: float | None, deadline: float, output: str,
 ) -> None:  # fmt: skip
-    """Starts copies of a stored checkpoint, each in a pod of its own; pods that are not there are made.
+    """Starts copies of a stored checkpoint, each in a pod of its own: POD, which is there, and POD-2, POD-3, …, which
+    are made like it where they are not.
 
     Connections that the image inherited are closed in the copy, and its listening sockets listen at its pod's address.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -37,9 +37,16 @@ class OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our output has gone: click's to end
+            raise
+        except OSError as error:
+            self._end(ctx, MidstreamError.of_system(error))
         except MidstreamError as error:
-            click.echo(f"midstream: {one_line(error)}", err=True)
-            ctx.exit(getattr(error, "exit_status", EXIT_REFUSED))
+            self._end(ctx, error)
+
+    def _end(self, ctx: click.Context, error: MidstreamError) -> NoReturn:
+        click.echo(f"midstream: {one_line(error)}", err=True)
+        ctx.exit(getattr(error, "exit_status", EXIT_REFUSED))
 
 
 def one_line(error: MidstreamError) -> str:

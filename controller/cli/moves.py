@@ -43,7 +43,7 @@ from controller.transfer import Depot
     type=MEMORY_WAY,
     default="auto",
     show_default=True,
-    help="How its memory travels: inside the freeze, or afterwards, while it runs (post-copy).",
+    help="How its memory travels: inside the freeze, or while it runs: after it (post-copy) or before it (pre-copy).",
 )
 @click.option(
     "--transfer",

@@ -14,11 +14,11 @@ import click
 import msgspec
 
 import checkpoint.api as agent_api
-from controller.archive import archive_at, carry_out
+from controller.archive import DEFAULT, archive_at, carry_out
 from controller.clients import AgentClient
 from controller.commands.output import say_json
 from controller.commands.workloads import find_workload
-from controller.core.errors import MidstreamError, Refused
+from controller.core.errors import Refused
 from controller.lab.errors import NoSuchPod
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
@@ -90,11 +90,9 @@ async def restore(home: Path, request: RestoreRequest, *, as_json: bool) -> None
         say_json([{"pod": pod.name, "address": pod.address, **msgspec.to_builtins(one)} for pod, one in rows])
     else:
         show_cloned([(pod.name, pod.address, one) for pod, one in rows])
-    for pod, one in zip(pods, found, strict=True):
-        if isinstance(one, MidstreamError):
-            raise MidstreamError(one.code, f"pod {pod.name}: {one.message}", one.fault, one.hint) from one
+    for one in found:
         if isinstance(one, BaseException):
-            raise one
+            raise one  # it says which pod's agent said it
 
 
 def pod_names(request: RestoreRequest) -> list[str]:
@@ -137,8 +135,15 @@ async def _start(pod: Pod, request: RestoreRequest) -> agent_api.Cloned:
         return await agent.clone(f"{request.name[:50]}-{secrets.token_hex(4)}", body, timeout)
 
 
+def _is_not_made_yet(archive: str) -> bool:
+    """Of the default one: the first checkpoint makes it. Another that is not there is a mistake."""
+    return archive == DEFAULT and not Path(archive).exists()
+
+
 async def list_images(archive: str, *, as_json: bool) -> None:
-    found = await carry_out(agent_api.ListImages(archive_at(archive)), list[agent_api.StoredImage])
+    found: list[agent_api.StoredImage] = []
+    if not _is_not_made_yet(archive):
+        found = await carry_out(agent_api.ListImages(archive_at(archive)), list[agent_api.StoredImage])
     say_json(found) if as_json else show_images(found)
 
 
@@ -154,6 +159,8 @@ async def delete_images(archive: str, images: Sequence[str], *, force: bool) -> 
 
 
 async def collect_images(archive: str, *, dry_run: bool) -> None:
+    if _is_not_made_yet(archive):
+        return
     order = agent_api.CollectImages(archive_at(archive), dry_run)
     for image in await carry_out(order, list[str]):
         click.echo(f"{image}: {'would be deleted' if dry_run else 'deleted'}")

@@ -161,7 +161,7 @@ async def _until_over(home: Path, migration: str) -> Record:
 
 
 def show_status(home: Path, migration: str | None, as_json: bool) -> None:
-    records = [_record(home, migration)] if migration else journal.read_all(migrations_folder(home))
+    records = journal.read_all(migrations_folder(home)) if migration is None else [_record(home, migration)]
     say(records, as_json, lambda found: show_records(found, detailed=migration is not None))
 
 

@@ -12,7 +12,7 @@ import msgspec
 from controller.clients import AgentClient, ProxyClient
 from controller.commands.output import say
 from controller.commands.workloads import workloads_of
-from controller.core.errors import Refused
+from controller.core.errors import Refused, Unreachable
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 from controller.views.tables import show_flows_table, show_pods
@@ -27,6 +27,8 @@ class PodRequest(msgspec.Struct, frozen=True):
 
 
 async def create_pods(home: Path, names: Sequence[str], wanted: PodRequest) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused("named-twice", f"{', '.join(twice)}: named twice", "request", "every pod has a name of its own")
     lab = Lab(home)
     making = (lab.create(name, **msgspec.structs.asdict(wanted)) for name in names)
     for created in await asyncio.gather(*making):
@@ -55,6 +57,14 @@ async def delete_pods(home: Path, names: Sequence[str], force: bool) -> None:
 
 
 async def _refuse_while_used(pod: Pod) -> None:
+    try:
+        await _refuse_what_would_be_lost(pod)
+    except Unreachable as error:
+        hint = "wait a moment: its pod starts it anew; or say --force"
+        raise Refused(error.code, f"it is not known what pod {pod.name} does: {error}", "pod", hint) from error
+
+
+async def _refuse_what_would_be_lost(pod: Pod) -> None:
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         running = [each.name for each in await agent.workloads() if each.state != "exited"]
     async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:

@@ -11,6 +11,8 @@ Each says what is wrong (`message`), whose fault it is (`fault`) and what to do 
 
 from __future__ import annotations
 
+import errno
+
 from checkpoint.api import CriuLog
 
 EXIT_REFUSED = 1
@@ -32,6 +34,16 @@ class MidstreamError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    @classmethod
+    def of_system(cls, error: OSError) -> MidstreamError:
+        """What the system says of a file or folder: for whatever nobody below has put into better words."""
+        where = f"{error.filename}: " if error.filename else ""
+        if isinstance(error, PermissionError):
+            return Refused("not-permitted", f"{where}{error.strerror}", "request", "run it as root")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space there" if full else "look at what is there, and try again"
+        return cls("system", f"{where}{error.strerror or error}", "machine", hint)
 
 
 class Refused(MidstreamError):

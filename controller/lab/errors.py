@@ -4,6 +4,8 @@ MidstreamError
 └── LabError
     ├── BadName          a pod's name that is not a DNS label of at most 32 characters
     ├── HomePathTooLong  the sockets' paths would not fit into a socket address
+    ├── BadHome          the lab's folder cannot be made
+    ├── TooSmall         a pod would not have room for its sidecars, or for any image
     ├── NotRoot          namespaces need root
     ├── BadShare         a path to share with a pod that is no folder, or no plain path
     ├── UnsafeFolder     somebody else's folder is where the images would go
@@ -47,6 +49,16 @@ class HomePathTooLong(LabError):
     advice = "set MIDSTREAM_HOME to a shorter path: a unix socket's path is short"
 
 
+class BadHome(LabError):
+    kind, whose = "bad-home", "request"
+    advice = "set MIDSTREAM_HOME to a folder, or to where one can be made"
+
+
+class TooSmall(LabError):
+    kind, whose = "too-small", "request"
+    advice = "give it more: sizes are like 512MiB or 2GB"
+
+
 class NotRoot(LabError):
     kind, whose = "not-root", "request"
     advice = "run it as root: namespaces, veth pairs and CRIU need it"
@@ -64,7 +76,7 @@ class PodExists(LabError):
 
 class NoSuchPod(LabError):
     kind, whose = "no-such-pod", "request"
-    advice = "`midstream pods` lists the pods there are; MIDSTREAM_HOME chooses the lab"
+    advice = "`midstream pod list` shows the pods there are; MIDSTREAM_HOME chooses the lab"
 
 
 class BadShare(LabError):
@@ -108,5 +120,5 @@ class NetworkBroken(LabError):
 
 
 class PodNotReady(LabError):
-    kind, whose = "pod-not-ready", "pod"
-    advice = "the pod's folder has the logs: agent.log, proxy.log, init.log"
+    kind, whose = "pod-not-ready", "machine"
+    advice = "`midstream check` looks for what this machine lacks"

@@ -12,7 +12,10 @@ from pathlib import Path
 import msgspec
 
 from controller.lab.addressing import Addressing
-from controller.lab.errors import BadShare, UnsafeFolder
+from controller.lab.errors import BadHome, BadShare, UnsafeFolder
+
+_TRIES = 100
+"""Who deletes the last pod removes the folder: as often as nobody does it while one is made."""
 
 IMAGES = Path("/dev/shm")
 """tmpfs: every image file is written while the workload is frozen, and a disk would make that longer."""
@@ -41,14 +44,28 @@ class Home:
 
     def _lock(self) -> int:
         while True:
-            with contextlib.suppress(FileExistsError, FileNotFoundError):  # it may come and go while we look
-                self.path.mkdir(parents=True)
+            self._make()
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if _is_still(descriptor, self.path):  # whoever had it before us may have removed the folder
                     return descriptor
                 os.close(descriptor)
+
+    def _make(self) -> None:
+        """It may come and go while we look; where it cannot come, that is BadHome."""
+        for _ in range(_TRIES):
+            try:
+                return self.path.mkdir(parents=True)
+            except FileExistsError:
+                if self.path.is_dir():
+                    return None
+                last: OSError = NotADirectoryError(0, "it is no folder")
+            except FileNotFoundError as error:
+                last = error
+            except OSError as error:
+                raise BadHome(f"{self.path} cannot be used: {error.strerror}") from error
+        raise BadHome(f"{self.path} cannot be used: {last.strerror}") from last
 
     def addressing(self) -> Addressing | None:
         """The lab's number, if it has one already."""

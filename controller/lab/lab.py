@@ -10,13 +10,18 @@ from typing import NamedTuple
 
 from controller.lab import cgroup, init, network
 from controller.lab.addressing import Addressing, candidates, check_name, check_socket_path, collides, free_index
-from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists
+from controller.lab.errors import NoFreeSubnet, NoSuchPod, NotRoot, PodExists, TooSmall
 from controller.lab.home import Home, check_shared, images_root, make_private, remove_tree
 from controller.lab.pod import PROXY_UID, Pod, load, save
 from controller.lab.readiness import wait_ready
 from controller.lab.start import start
 
 DEFAULT_HOME = Path("/run/midstream")
+LEAST_MEMORY_BYTES = 64 << 20
+"""Below 48 MiB a proxy and an agent are killed as they start."""
+LEAST_IMAGE_BYTES = 4 << 20
+"""The images of the smallest process have 0.1 MiB, those of an empty Redis 2.7."""
+
 END_GRACE_SECONDS = init.GRACE_SECONDS + 3.0
 """PID 1 ends the pod within its own grace; past this it hangs itself, and the kernel ends the pod with it."""
 
@@ -119,6 +124,7 @@ class Lab:
 
     def _place(self, wanted: Wanted) -> Pod:
         check_socket_path(str(self._home.pods / check_name(wanted.name) / "proxy" / "control.sock"))
+        _require_room(wanted)
         _require_root()
         with self._home.locked():
             try:
@@ -233,6 +239,13 @@ class Lab:
         if lab is not None and network.bridge_of(lab) in (str(self.home), ""):
             network.remove_link(lab.bridge)
         self._home.forget(lab)
+
+
+def _require_room(wanted: Wanted) -> None:
+    if wanted.memory_bytes is not None and wanted.memory_bytes < LEAST_MEMORY_BYTES:
+        raise TooSmall(f"a pod needs {LEAST_MEMORY_BYTES >> 20} MiB of memory at least, for its sidecars alone")
+    if 0 < wanted.image_bytes < LEAST_IMAGE_BYTES:
+        raise TooSmall(f"a space for images has {LEAST_IMAGE_BYTES >> 20} MiB at least")
 
 
 def _require_root() -> None:

@@ -195,7 +195,7 @@ def show_checks(checks: Sequence[CheckResult], console: Console | None = None) -
     console = console or Console(highlight=False)
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
-        console.print(_line(check.status, f"{check.name:<{width}}  {check.detail}", check.remedy))
+        console.print(_line(check.status, f"{check.name:<{width}}  {check.detail}", check.remedy), soft_wrap=True)
     failed = sum(check.status == "failed" for check in checks)
     verdict = (
         f"{failed} of {len(checks)} checks failed: see the remedies" if failed else "This machine can move workloads."

@@ -88,7 +88,7 @@ def _draft(image: str) -> Manifest:
 
 async def _stored(folder: Path, cases: int) -> Damage:
     """In any object of a stored image: the marker, the manifest, the files."""
-    kek, objects = Secret.fresh(), Objects(Archive(str(folder / "archive")))
+    kek, objects = Secret.fresh(), Objects(Archive(str(folder / "archive")), make=True)
     images = folder / "images"
     images.mkdir()
     for name, size in ((PAGES, 60_000), ("files.img", 3_000)):

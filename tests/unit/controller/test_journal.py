@@ -1,6 +1,9 @@
 """The journal: written ahead, locked while driven, read back whole, and taken over only from the dead."""
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -73,9 +76,43 @@ def test_a_line_cut_short_by_a_crash_is_left_out(begun):
     assert journal.read(begun.path).phase is Phase.PENDING
 
 
-def test_a_journal_that_is_none_is_refused_in_words(tmp_path):
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """In any file that is written meanwhile (RLIMIT_FSIZE, setrlimit(2)): a write comes short, the next one fails."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_what_there_is_no_room_for_is_written_whole_or_not_at_all(begun):
+    before = begun.path.read_bytes()
+    for more in (10, 0):
+        with pytest.raises(OSError, match=r"redis-1\.jsonl"), room_for(len(before) + more):
+            begun.write(Phase.STOPPING)
+        assert begun.path.read_bytes() == before
+    begun.write(Phase.STOPPING)
+    assert journal.read(begun.path).phase is Phase.STOPPING
+
+
+def test_a_migration_that_there_is_no_room_for_is_not_begun(tmp_path):
+    with pytest.raises(OSError, match=r"redis-1\.jsonl"), room_for(10):
+        Journal.begin(tmp_path, INTENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_has_just_been_begun_is_not_listed_yet(begun, tmp_path):
+    (tmp_path / "redis-2.jsonl").touch()
+    (tmp_path / "no-journal").touch()
+    assert [record.intent.migration for record in journal.read_all(tmp_path)] == ["redis-1"]
+
+
+@pytest.mark.parametrize("raw", [b"", b"garbage\n", b'{"at": 1}\n', b"\xff\n"])
+def test_a_journal_that_is_none_is_refused_in_words(tmp_path, raw):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(b"")
+    path.write_bytes(raw)
     with pytest.raises(Refused, match="is not a migration's journal"):
         journal.read(path)
 

@@ -7,6 +7,7 @@ The sidecars are stood in for, since this kernel does not track what a process w
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import msgspec
 import pytest
@@ -137,3 +138,30 @@ async def test_a_new_controller_that_finds_it_there_takes_it_back(drive):
     driver.phase = Phase.PRE_COPYING
     result = await asyncio.wait_for(driver.run(Event.INTERRUPTED), 10)
     assert (result.outcome, driver.move.said[:1]) == ("rolled-back", [Action.RELEASE])
+
+
+@pytest.mark.parametrize(
+    ("full_from", "outcome"),
+    [(Phase.STOPPING, "rolled-back"), (Phase.COMMITTING, "rolled-back"), (Phase.REPOINTING, "succeeded")],
+)
+async def test_a_journal_that_cannot_be_written_takes_it_back_as_long_as_it_has_not_committed(
+    drive, full_from, outcome
+):
+    driver = drive(CALM, MemoryFeatures(0, 40 * GIB))
+    write, full = driver.journal.write, False
+
+    def until_full(phase, **said):
+        nonlocal full
+        full = full or phase is full_from
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device", "redis-1.jsonl")
+        write(phase, **said)
+
+    driver.journal.write = until_full
+    result = await driver.run()
+    assert result.outcome == outcome
+    rolled_back = outcome == "rolled-back"
+    assert (Action.RELEASE in driver.move.said, Action.COMMIT in driver.move.said) == (rolled_back, not rolled_back)
+    if rolled_back:
+        said = (result.error.code, result.error.message, result.error.fault, result.error.hint)
+        assert said == ("system", "redis-1.jsonl: No space left on device", "machine", "free some space there")

@@ -28,4 +28,4 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Objects:
-    return Objects(Archive(str(tmp_path / "archive")))
+    return Objects(Archive(str(tmp_path / "archive")), make=True)

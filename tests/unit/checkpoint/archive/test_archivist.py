@@ -9,16 +9,17 @@ import pytest
 
 from checkpoint.api import Archive, KeySource, ListImages, MakeKey, ShowImage, StoredImage
 from checkpoint.archive import archivist, keys
-from checkpoint.archive.orders import Read
+from checkpoint.archive.orders import Read, Try
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
 
 
 async def test_an_answer_and_a_refusal(tmp_path):
     archive = Archive(str(tmp_path / "archive"))
-    assert await archivist.carry_out(ListImages(archive), list[StoredImage]) == []
     key = KeySource(file=str(tmp_path / "key"))
     await archivist.carry_out(MakeKey(key.file), str)
+    assert await archivist.carry_out(Try(archive, key), list[str]) == []
+    assert await archivist.carry_out(ListImages(archive), list[StoredImage]) == []
     with pytest.raises(AgentError) as caught:
         await archivist.carry_out(ShowImage(archive, key, "none"), dict)
     assert caught.value.code is Code.IMAGE_MISSING

@@ -17,7 +17,7 @@ import pytest
 from checkpoint import api
 from checkpoint.api import ArchiveAnswer, KeySource, StoredImage
 from checkpoint.archive import keys
-from checkpoint.archive.orders import Read, Write, WriteDone
+from checkpoint.archive.orders import Read, Try, Write, WriteDone
 from checkpoint.core import stored
 from checkpoint.core.stored import Machine, Manifest
 from tests.harness.cutter import Cutter, Then, cutter
@@ -151,7 +151,24 @@ def test_wrong_credentials_are_refused(server):
 
 
 def test_an_empty_archive_has_nothing_to_collect(tmp_path):
+    (tmp_path / "archive").mkdir()
     assert done(api.CollectImages(api.Archive(str(tmp_path / "archive"))), list[str]) == []
+
+
+def test_who_only_looks_makes_no_folder(tmp_path):
+    """A name that was mistyped is told, not made true."""
+    nowhere = api.Archive(str(tmp_path / "nowhere"))
+    assert refused(api.ListImages(nowhere)) == "archive-refused"
+    assert refused(api.CollectImages(nowhere)) == "archive-refused"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_whether_an_image_could_be_stored_is_found_out_before_there_is_one(tmp_path):
+    archive, key = api.Archive(str(tmp_path / "archive")), api.KeySource(file=str(tmp_path / "key"))
+    assert refused(Try(archive, key)) == "key-unreadable"
+    done(api.MakeKey(key.file), str)
+    assert refused(Try(api.Archive("/dev/null/archive"), key)) == "archive-refused"
+    assert done(Try(archive, key), list[str]) == []
 
 
 def test_a_key_is_made(tmp_path):

@@ -66,3 +66,14 @@ async def test_and_not_for_another_cause(migrate):
     with pytest.raises(AgentError, match="full"):
         await migration.dump()
     assert len(engine.endings) == 1
+
+
+async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
+    class Unprepared(Scripted):
+        async def prepare(self, root: int | None = None, *, lazily: bool = False) -> None:
+            assert list((tmp_path / "images").iterdir())
+            raise AgentError(Code.CRIU_MISSING, "no CRIU")
+
+    with pytest.raises(AgentError, match="no CRIU"):
+        await migrate(Unprepared())
+    assert not list((tmp_path / "images").iterdir())

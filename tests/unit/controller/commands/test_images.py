@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 
+import pytest
+
 from checkpoint.api import KeySource
 from controller.commands import images
+from controller.core.errors import Answered
 
 
 def request(copies: int) -> images.RestoreRequest:
@@ -24,8 +27,20 @@ def test_an_images_name_is_a_files_name_and_nobody_elses():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) for name in names)
 
 
+def test_the_default_archive_may_not_be_there_yet_but_one_that_is_named_is(tmp_path, monkeypatch, capsys):
+    place = str(tmp_path / "none")
+    with pytest.raises(Answered, match="No such file or directory"):
+        asyncio.run(images.list_images(place, as_json=True))
+    monkeypatch.setattr(images, "DEFAULT", place)
+    asyncio.run(images.list_images(place, as_json=True))
+    asyncio.run(images.collect_images(place, dry_run=True))
+    assert capsys.readouterr().out == "[]\n"
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_archive_without_images(tmp_path, capsys):
     place = str(tmp_path / "archive")
+    (tmp_path / "archive").mkdir()
     asyncio.run(images.list_images(place, as_json=True))
     asyncio.run(images.collect_images(place, dry_run=True))
     asyncio.run(images.make_key(tmp_path / "key"))

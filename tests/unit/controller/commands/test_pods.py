@@ -44,6 +44,20 @@ async def test_none_of_them_is_deleted_while_one_is_used(state, flows, words):
         assert unused.pod.agent_socket.exists()
 
 
+async def test_a_pod_that_does_not_answer_is_not_deleted_in_passing():
+    async with stands("a") as (home, (a,)):
+        a.pod.agent_socket.unlink()
+        with pytest.raises(Refused, match="it is not known what pod a does") as caught:
+            await pods.delete_pods(home, ["a"], force=False)
+        assert "--force" in caught.value.hint
+
+
+async def test_a_pod_that_is_named_twice_is_not_made(tmp_path):
+    with pytest.raises(Refused, match="a: named twice"):
+        await pods.create_pods(tmp_path / "home", ["a", "b", "a"], pods.PodRequest(None, False, False, ()))
+    assert not (tmp_path / "home").exists()
+
+
 async def test_the_flows_of_all_living_pods_are_shown_with_their_pod(capsys):
     async with stands("a", "b", "dead") as (home, (a, b, dead)):
         a.proxy.answers[FLOWS], b.proxy.answers[FLOWS] = [FLOW], []

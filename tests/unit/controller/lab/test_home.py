@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
 from controller.lab.addressing import Addressing
-from controller.lab.errors import BadShare, UnsafeFolder
+from controller.lab.errors import BadHome, BadShare, UnsafeFolder
 from controller.lab.home import Home, check_shared, make_private, remove_tree
 
 
@@ -52,6 +53,12 @@ def test_what_is_not_the_labs_is_not_forgotten(tmp_path):
     (tmp_path / "migrations").mkdir()
     home.forget(None)
     assert (tmp_path / "migrations").is_dir()
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "/dev/null", "/dev/null/below"])
+def test_a_home_that_cannot_be_made_is_named(place):
+    with pytest.raises(BadHome, match=f"{place} cannot be used"), Home(Path(place)).locked():
+        pass
 
 
 def test_a_private_folder_is_roots_alone(tmp_path):
