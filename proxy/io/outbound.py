@@ -73,8 +73,13 @@ class OutboundMigration:
 
     async def prepare(self) -> None:
         """Dial at least one link, so that a destination that cannot be reached is known before the freeze."""
-        await self.links.prepare(max(1, self.plan.links + self.plan.spare_links))
-        await self._reserved.prepare(self.plan.links)
+        try:
+            await self.links.prepare(max(1, self.plan.links + self.plan.spare_links))
+            await self._reserved.prepare(self.plan.links)
+        except BaseException:
+            self._reserved.close()
+            self.links.close()
+            raise
 
     @property
     def ready_links(self) -> int:

@@ -33,20 +33,15 @@ class ReservedLinks:
         return len(self._ready)
 
     async def prepare(self, count: int) -> None:
-        """Have so many. Raises LINK_FAILED with the reason, and has none then."""
-        try:
-            while (count > 0 or self._asked) and not self._why_lost:
-                if count > 0 and len(self._asked) < LinkPool.AT_ONCE:
-                    self._ask()
-                    count -= 1
-                    continue
-                self._changed.clear()
-                await self._changed.wait()
-        except asyncio.CancelledError:
-            self.close()
-            raise
+        """Have so many. Raises LINK_FAILED with the reason."""
+        while (count > 0 or self._asked) and not self._why_lost:
+            if count > 0 and len(self._asked) < LinkPool.AT_ONCE:
+                self._ask()
+                count -= 1
+                continue
+            self._changed.clear()
+            await self._changed.wait()
         if self._why_lost:
-            self.close()
             raise ProxyError(Code.LINK_FAILED, f"link to {self._pool.destination}: {self._why_lost}")
 
     def _ask(self) -> None:

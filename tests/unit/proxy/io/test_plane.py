@@ -36,6 +36,16 @@ async def test_two_callers_at_once_prepare_once(plane: Plane) -> None:
     assert plane.outbound["m"].ready_links == 3
 
 
+async def test_where_the_workload_runs_already_no_link_waits_for_it(plane: Plane) -> None:
+    plane.prepare_inbound("m", PrepareInbound(parts.TOKEN))
+    plane.resume("m")
+    plan = PrepareOutbound(parts.link_endpoint(plane), parts.TOKEN, {}, 1, spare_links=1)
+    with pytest.raises(ProxyError) as raised:
+        await plane.prepare_outbound("m", plan)
+    assert refusal(raised) is Code.LINK_FAILED
+    await parts.eventually(lambda: not (plane.acceptor._known or plane.context.links))
+
+
 async def test_a_preparation_that_fails_leaves_nothing(plane: Plane) -> None:
     with pytest.raises(ProxyError) as raised:
         await plane.prepare_outbound("m", PrepareOutbound(parts.link_endpoint(plane), parts.TOKEN, {}))
