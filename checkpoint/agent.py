@@ -234,7 +234,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     except Exception as error:
         _LOG.exception("%s %s", request.method, request.path)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _refusal(AgentError(Code.NO_SPACE, f"there is no space left: {error.filename or request.path}"))
+            return _refusal(AgentError(Code.NO_SPACE, f"there is no space left for {error.filename or 'the images'}"))
         return _refusal(AgentError(Code.INTERNAL, f"{type(error).__name__}: {error}"))
 
 
