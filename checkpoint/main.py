@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import uvloop
 from aiohttp import web
 
@@ -27,6 +28,7 @@ from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
 from checkpoint.inspection.machine import machine
 from checkpoint.kernel import Kernel
+from checkpoint.memory import scan
 from checkpoint.moves.rehearsal import rehearse
 
 EXPECTED_DESCRIPTORS = 4096
@@ -99,7 +101,7 @@ def _health(criu_version: str, features: MemoryFeatures) -> Health:
         criu_version=criu_version,
         kernel=machine.release,
         architecture=machine.machine,
-        memory=features,
+        memory=msgspec.structs.replace(features, tells_pages=scan.is_known()),
     )
 
 

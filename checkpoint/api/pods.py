@@ -16,6 +16,8 @@ class MemoryFeatures(msgspec.Struct, frozen=True):
     """How much memory post-copy can carry; 0: none."""
     pre_copy_bytes: int = 0
     """The same of pre-copy; 0: the kernel does not track what a process writes."""
+    tells_pages: bool = False
+    """The kernel says which pages a process has: without that none of it is sent before the freeze."""
 
 
 class Health(msgspec.Struct, frozen=True):

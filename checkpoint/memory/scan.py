@@ -48,6 +48,16 @@ def decode(raw: bytes) -> Argument:
     return Argument(*_ARGUMENT.unpack(raw))
 
 
+def is_known() -> bool:
+    """Whether this kernel has it: it is asked about no memory at all."""
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            fcntl.ioctl(pagemap, REQUEST, bytearray(_ARGUMENT.pack(ARGUMENT_BYTES, *[0] * 11)))
+    except OSError:
+        return False
+    return True
+
+
 def written(pagemap: int, area: Area) -> Iterator[tuple[int, int]]:
     """The blocks of an area in which a page was ever written, in rising order; they may touch. Raises OSError.
 

@@ -140,7 +140,7 @@ def choose(
     `room_bytes`: the destination's memory; 0: not known. `direct`: it is known that images go from agent to agent.
     """
     straight = STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes
-    limit = _early_limit(memory_bytes, room_bytes) if straight else 0
+    limit = _early_limit(memory_bytes, room_bytes) if straight and features.tells_pages else 0
     why_not = _why_not_before(memory_bytes, features)
     ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or not why_not]
     early = direct and limit > 0
@@ -152,7 +152,8 @@ def choose(
     made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
     made = msgspec.structs.replace(made, straight=straight, early_limit_bytes=limit)
     if direct and made.goes_straight:
-        made = msgspec.structs.replace(made, reason=made.reason + _how_straight(memory_bytes, limit))
+        how = _how_straight(memory_bytes, limit, tells_pages=features.tells_pages)
+        made = msgspec.structs.replace(made, reason=made.reason + how)
     if wanted == "pre-copy" and way != wanted:
         made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
     return made, _unavailable(wanted, memory_bytes, features)
@@ -164,10 +165,12 @@ def _early_limit(memory_bytes: int, room_bytes: int) -> int:
     return limit if min(memory_bytes, limit) >= EARLY_BYTES else 0
 
 
-def _how_straight(memory_bytes: int, limit: int) -> str:
+def _how_straight(memory_bytes: int, limit: int, *, tells_pages: bool) -> str:
     """What is to be said of memory that goes from process to process, and up to `limit` before the freeze."""
     if memory_bytes < EARLY_BYTES:
         return ""
+    if not tells_pages:
+        return "; all of it inside the freeze: this kernel does not say which pages there are (Linux 6.7 does)"
     if not limit:
         return "; all of it inside the freeze: to be sent before it, it would need twice the room in the other pod"
     return "; sent before the freeze, and once more inside it what changes meanwhile"
@@ -242,4 +245,5 @@ _AUTO = "choose --memory auto"
 
 def usable(source: MemoryFeatures, destination: MemoryFeatures) -> MemoryFeatures:
     """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only."""
-    return MemoryFeatures(min(source.post_copy_bytes, destination.post_copy_bytes), source.pre_copy_bytes)
+    post_copy_bytes = min(source.post_copy_bytes, destination.post_copy_bytes)
+    return MemoryFeatures(post_copy_bytes, source.pre_copy_bytes, source.tells_pages)

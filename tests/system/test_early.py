@@ -8,6 +8,9 @@ import signal
 import threading
 from collections.abc import Callable
 
+import pytest
+
+from checkpoint.memory import scan
 from controller.core.transfer import Transfer
 from controller.migrate import Driver
 from proxy.api import LINK_PORT
@@ -15,7 +18,8 @@ from tests.harness.helpers import copies, helpers
 from tests.harness.moving import ONE_LOOP, until, within
 from tests.harness.values import Data
 
-pytestmark = ONE_LOOP
+_TOLD = pytest.mark.skipif(not scan.is_known(), reason="this kernel does not say which pages there are")
+pytestmark = [ONE_LOOP, _TOLD]
 
 MEBIBYTES = 72
 SLOWLY, SLOWER = (Transfer("direct", bytes_per_second=rate) for rate in (120e6, 10e6))

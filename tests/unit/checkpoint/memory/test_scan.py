@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from checkpoint.core.areas import BLOCK_BYTES, Area, join
 from checkpoint.memory import scan
+from tests.harness.bpf import refuse_ioctl
 from tests.unit.checkpoint.memory.conftest import AREA
 
 
@@ -25,6 +27,20 @@ def test_blocks_with_a_page_that_was_written_and_no_others(sleeper):
     seen = {number for start, end in found for number in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)}
     assert seen == expected
     assert all(sleeper.large <= start < end <= sleeper.large + AREA for start, end in found)
+
+
+def test_a_kernel_without_it_says_so():
+    """It came with Linux 6.7."""
+    found: list[bool] = []
+
+    def look():
+        refuse_ioctl(scan.REQUEST)
+        found.append(scan.is_known())
+
+    thread = threading.Thread(target=look)  # the filter's
+    thread.start()
+    thread.join()
+    assert found == [False]
 
 
 def test_only_a_question_what_is_there_is_that():

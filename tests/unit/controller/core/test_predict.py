@@ -22,7 +22,7 @@ from controller.core.predict import (
 
 GIB = 1 << 30
 FRESH = Rates(copy_bytes_per_second=1e9)
-ALL = MemoryFeatures(40 * GIB)
+ALL = MemoryFeatures(40 * GIB, tells_pages=True)
 
 
 def test_without_a_move_the_probe_decides():
@@ -105,6 +105,12 @@ def test_what_goes_straight_is_sent_before_the_freeze_where_there_is_room_for_it
     assert (cannot.early_bytes, cannot.reason) == (0, "asked for")
 
 
+def test_nothing_is_sent_before_the_freeze_where_the_kernel_does_not_say_what_there_is():
+    found, _ = choose("stop-and-copy", GIB, FRESH, MemoryFeatures(40 * GIB), 4 * GIB, direct=True)
+    assert found.early_bytes == 0
+    assert "Linux 6.7" in found.reason
+
+
 def test_moves_whose_memory_was_sent_before_teach_only_about_such():
     rates = FRESH.learnt(Sample("stop-and-copy", GIB, 0.6, 4.0, early=True))
     assert predict("stop-and-copy", GIB, rates).freeze_seconds > 1
@@ -150,6 +156,8 @@ def test_what_is_not_possible_here_is_refused_in_words(wanted, features, code, w
 def test_pages_are_given_by_one_and_fetched_by_the_other_but_tracked_by_one_only():
     assert usable(MemoryFeatures(GIB, 40 * GIB), MemoryFeatures(2 * GIB)) == MemoryFeatures(GIB, 40 * GIB)
     assert usable(MemoryFeatures(GIB), MemoryFeatures(GIB, 40 * GIB)) == MemoryFeatures(GIB)
+    assert usable(MemoryFeatures(GIB, tells_pages=True), MemoryFeatures(GIB)).tells_pages
+    assert not usable(MemoryFeatures(GIB), MemoryFeatures(GIB, tells_pages=True)).tells_pages
 
 
 TRACKED = MemoryFeatures(40 * GIB, 40 * GIB)
