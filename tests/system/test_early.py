@@ -18,8 +18,10 @@ from tests.harness.helpers import copies, helpers
 from tests.harness.moving import ONE_LOOP, until, within
 from tests.harness.values import Data
 
-_TOLD = pytest.mark.skipif(not scan.is_known(), reason="this kernel does not say which pages there are")
-pytestmark = [ONE_LOOP, _TOLD]
+pytestmark = [
+    *ONE_LOOP,
+    pytest.mark.skipif(not scan.is_known(), reason="this kernel does not say which pages there are"),
+]
 
 MEBIBYTES = 72
 SLOWLY, SLOWER = (Transfer("direct", bytes_per_second=rate) for rate in (120e6, 10e6))
