@@ -64,7 +64,7 @@ def checkpoint(
     asyncio.run(library.checkpoint(home, request, as_json=output == "json"))
 
 
-@click.command()
+@click.command(short_help="Starts copies of a stored checkpoint.")
 @click.argument("image")
 @click.option("--to", "pod", required=True, metavar="POD", help="The pod of the first copy.")
 @click.option("--name", required=True, help="The copies' name.")
@@ -107,7 +107,7 @@ def images_list(archive: str, output: str) -> None:
     asyncio.run(library.list_images(archive, as_json=output == "json"))
 
 
-@images.command("show")
+@images.command("show", short_help="Prints an image's manifest, once it is verified.")
 @click.argument("image")
 @archive_option("--archive", "-a")
 @keyed
@@ -125,7 +125,7 @@ def images_delete(names: tuple[str, ...], archive: str, force: bool) -> None:
     asyncio.run(library.delete_images(archive, names, force=force))
 
 
-@images.command("gc")
+@images.command("gc", short_help="Deletes the images that are past their time.")
 @archive_option("--archive", "-a")
 @click.option("--dry-run", is_flag=True, help="Only say which.")
 def images_gc(archive: str, dry_run: bool) -> None:

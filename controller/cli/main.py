@@ -71,7 +71,7 @@ def main(ctx: click.Context, home: Path) -> None:
     ctx.obj = home.absolute()
 
 
-@main.command()
+@main.command(short_help="Says whether this machine can move workloads.")
 @click.argument("workload", required=False)
 @click.option("--pod", "pod_name", default=None, metavar="POD", help="The pod it is in, if its name is in several.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -84,7 +84,7 @@ def check(home: Path, workload: str | None, pod_name: str | None, output: str) -
     sys.exit(asyncio.run(workloads.check_workload(home, workload, pod_name, as_json=output == "json")))
 
 
-@main.command()
+@main.command(short_help="Moves a live Redis under load, and says what clients saw.")
 @click.option("--connections", default=64, show_default=True, type=click.IntRange(1, 20000))
 @click.option("--memory-size", type=SIZE, default=0, help="Memory that Redis is filled with, e.g. 1GiB.")
 @click.option("--memory", type=MEMORY_WAY, default="auto", show_default=True, help="How it travels.")

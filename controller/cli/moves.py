@@ -18,7 +18,7 @@ from controller.core.transfer import STREAMS, Transfer, WantedTransfer
 from controller.transfer import Depot
 
 
-@click.command()
+@click.command(short_help="Moves a workload; its TCP connections stay open.")
 @click.argument("workload")
 @click.option("--to", "destination", required=True, metavar="POD", help="The pod it goes to.")
 @click.option("--from", "source", default=None, metavar="POD", help="The pod it is in, if its name is in several.")
@@ -123,7 +123,7 @@ def status(home: Path, migration: str | None, output: str) -> None:
     moves.show_status(home, migration, output == "json")
 
 
-@click.command()
+@click.command(short_help="Takes a migration back, before its commit.")
 @click.argument("migration")
 @click.pass_obj
 def rollback(home: Path, migration: str) -> None:
@@ -131,7 +131,7 @@ def rollback(home: Path, migration: str) -> None:
     sys.exit(asyncio.run(moves.rollback(home, migration)))
 
 
-@click.command()
+@click.command(short_help="Ends a migration whose controller died.")
 @click.argument("migration")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj

@@ -13,7 +13,7 @@ from controller.commands import drain as draining
 from controller.commands import pods, workloads
 
 
-@click.group()
+@click.group(short_help="Standalone pods: namespaces, a proxy and an agent each.")
 def pod() -> None:
     """Standalone pods: namespaces on this machine, each with a proxy and an agent."""
 
@@ -65,7 +65,7 @@ def pod_delete(home: Path, names: tuple[str, ...], force: bool) -> None:
     asyncio.run(pods.delete_pods(home, names, force))
 
 
-@click.command("run", context_settings={"ignore_unknown_options": True})
+@click.command("run", context_settings={"ignore_unknown_options": True}, short_help="Starts a workload in a pod.")
 @click.option("--pod", "pod_name", required=True, help="The pod to run it in.")
 @click.option("--name", required=True, help="The workload's name.")
 @click.option("--env", "-e", "environment", multiple=True, metavar="KEY=VALUE", help="A variable of its environment.")
@@ -91,7 +91,7 @@ def flows(home: Path, output: str) -> None:
     asyncio.run(pods.show_flows(home, output == "json"))
 
 
-@click.command()
+@click.command(short_help="Says what a pod still relays.")
 @click.argument("pod")
 @click.option("--wait", is_flag=True, help="Return when it relays nothing any more.")
 @click.pass_obj

@@ -67,3 +67,10 @@ def test_an_interrupt_while_everything_is_imported_ends_it_in_silence(tmp_path: 
     argv = [sys.executable, "-m", "controller.cli", "status"]
     done = subprocess.run(argv, capture_output=True, check=False, cwd="/", env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("group", [[], ["pod"], ["images"]])
+def test_what_a_command_does_is_said_whole(group: list[str]) -> None:
+    summaries = CliRunner().invoke(main, [*group, "--help"]).output.partition("Commands:")[2].partition("\n\n")[0]
+    assert summaries
+    assert "..." not in summaries
