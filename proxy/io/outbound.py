@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import socket
 
 from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
-from proxy.core import hold
 from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
@@ -21,6 +19,7 @@ from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
 from proxy.io.deferred import Deferred
 from proxy.io.flow import Direction, Ended, Flow
+from proxy.io.hold_limit import HoldLimit
 from proxy.io.listener import HeldListener
 from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
@@ -29,14 +28,10 @@ from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
 from proxy.sys import address
 
-log = logging.getLogger(__name__)
-
 FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the flow goes
 LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
 """So long after the answer, and so much longer for each flow, what is left to do for the hold is done: the images are
 sealed and the app legs built meanwhile, and the workload waits for that."""
-LIMIT_SECONDS = 0.5
-"""A hold that is shorter is bounded by the receive buffers as they are; most are, and are spared 10 us a flow."""
 
 
 class OutboundMigration:
@@ -58,7 +53,7 @@ class OutboundMigration:
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
         self._reserved = ReservedLinks(context, self.links)
         self._repointed: Repointed | None = None
-        self._limiting: asyncio.Handle | None = None
+        self._limit = HoldLimit(context, name, lambda: self.flows.values())
         self._later = Deferred(context.loop)
         self._ended = Ended(context)
 
@@ -101,9 +96,9 @@ class OutboundMigration:
         legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
         self.state = state
         self.context.totals.flows_adopted += len(legs)
-        if self._limiting is None and len(self.legs) >= expected:
+        if not self._limit.is_due and len(self.legs) >= expected:
             self._later.do_in(LATER_SECONDS + expected * LATER_SECONDS_EACH)
-            self._limiting = self.context.loop.call_later(LIMIT_SECONDS, self._limit)
+            self._limit.begin(self.plan.policy.max_held_bytes)
         return legs
 
     def repoint(self) -> Repointed:
@@ -111,7 +106,7 @@ class OutboundMigration:
         if self._repointed:
             return self._repointed
         self.state = outbound(self.state, Call.REPOINT)
-        self._cancel_limiting()
+        self._limit.cancel()
         held = list(self.flows.values())
         self._reserved.close()
         for flow in held:
@@ -133,7 +128,7 @@ class OutboundMigration:
         """
         if self.state is Outbound.REPOINTED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
-        self._cancel_limiting()
+        self._limit.cancel()
         for listener in self.listeners.values():
             if self.state is Outbound.REPOINTED:
                 listener.close()
@@ -261,21 +256,6 @@ class OutboundMigration:
         flow.datagrams = held
         self.flows[held.number] = flow
         flow.seek_link()
-
-    def _limit(self) -> None:
-        self._limiting = None
-        share = hold.share(self.plan.policy.max_held_bytes, len(self.flows))
-        try:
-            for flow in self.flows.values():
-                if flow.state is State.HELD:
-                    flow.limit(share)
-        except OSError as error:  # bounded then by the buffers as they are
-            log.warning("the hold of %s has no limit of its own: %s", self.name, error.strerror)
-
-    def _cancel_limiting(self) -> None:
-        if self._limiting:
-            self._limiting.cancel()
-        self._limiting = None
 
     def _on_accepted(self, sock: socket.socket, peer: Endpoint, local: Endpoint) -> None:
         inherited = self.context.legs.get((local, peer))

@@ -146,21 +146,6 @@ async def test_a_listener_is_accepted_after_the_repoint_only(plane: Plane) -> No
         assert new
 
 
-async def test_limits_come_after_the_answer_and_go_with_the_release(plane: Plane) -> None:
-    peer, app = parts.tcp_pair()
-    with peer, app:
-        before = app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        migration = plane.outbound["m"]
-        migration.plan = PrepareOutbound(migration.plan.destination, parts.TOKEN, {}, 0, parts.HoldPolicy(0))
-        app.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)
-        large = app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        adopt(migration, Image(app))
-        assert app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == large
-        await parts.eventually(lambda: app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < large)
-        plane.release_outbound("m")
-        assert app.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == large > before
-
-
 async def test_a_repointed_migration_is_not_let_go_of_while_it_relays(plane: Plane) -> None:
     peer, app = parts.tcp_pair()
     with peer, app:
