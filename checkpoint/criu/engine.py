@@ -154,6 +154,7 @@ class CriuEngine:
         trees.resume(self._kernel, tree)
 
     def kill(self, tree: Tree) -> None:
+        trees.step_back(tree)
         trees.kill(self._kernel, tree)
 
     def discard(self, tree: Tree) -> None:

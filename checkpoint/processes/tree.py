@@ -6,6 +6,7 @@ A `Member` is held by its pidfd, so no signal of ours can reach another process 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -28,6 +29,9 @@ NAPS = 40
 """So many naps block the event loop for 2 to 4 ms at most; then the waiting goes on beside other work."""
 
 POLL_SECONDS = 0.002
+
+ENDING_NICE = 10
+"""What a killed tree has left to do nobody waits for: a tenth of what others get of a processor, if they want it."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,20 @@ def kill(kernel: Kernel, tree: Tree) -> None:
     """
     for member in tree.members:
         send(kernel, member, signal.SIGKILL)
+
+
+def step_back(tree: Tree) -> None:
+    """Have the tree's own end, once it is killed, take a processor from nobody.
+
+    Woken by its SIGKILL a task takes the killer's processor at once, and keeps it while it closes a thousand sockets:
+    9 ms, measured. One of SCHED_BATCH does not (K: kernel/sched/fair.c, wakeup preemption). Nothing, where it may not.
+    """
+    for member in tree.members:
+        if is_alive(member.pid, member.start_time):
+            for tid in threads(member.pid):
+                with contextlib.suppress(OSError):  # not allowed, or gone
+                    os.sched_setscheduler(tid, os.SCHED_BATCH, os.sched_param(0))
+                    os.setpriority(os.PRIO_PROCESS, tid, ENDING_NICE)
 
 
 async def until_gone(tree: Tree, seconds: float) -> bool:

@@ -68,12 +68,23 @@ async def test_who_was_stopped_before_stays_stopped(family):
     tree.close()
 
 
+async def test_a_tree_that_steps_back_does_so_with_every_thread(family):
+    tree = await trees.stop(KERNEL, family)
+    trees.step_back(tree)
+    tids = [tid for pid in tree.pids for tid in trees.threads(pid)]
+    assert len(tids) == 4
+    assert {os.sched_getscheduler(tid) for tid in tids} == {os.SCHED_BATCH}
+    assert {os.getpriority(os.PRIO_PROCESS, tid) for tid in tids} == {trees.ENDING_NICE}
+    tree.close()
+
+
 async def test_a_killed_tree_is_gone(family):
     tree = await trees.stop(KERNEL, family)
     trees.kill(KERNEL, tree)
     assert await trees.until_gone(tree, 5)
     assert trees.descendants(family) == []
-    trees.kill(KERNEL, tree)  # nobody is left to hear it
+    trees.step_back(tree)  # nobody is left to do it
+    trees.kill(KERNEL, tree)  # or to hear it
     reap(tree.pids[1:])
     tree.close()
 
