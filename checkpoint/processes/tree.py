@@ -148,6 +148,7 @@ def send(kernel: Kernel, member: Member, number: signal.Signals) -> bool:
 async def stop(kernel: Kernel, root: int) -> Tree:
     """Stop the tree under `root`, children that appear meanwhile too, and return when every task is in state T.
 
+    Who ended meanwhile is no member of it: its parent may still have waited for it.
     Raises AgentError WORKLOAD_GONE or NOT_STOPPED; then what was stopped goes on.
     """
     tree = Tree()
@@ -158,7 +159,14 @@ async def stop(kernel: Kernel, root: int) -> Tree:
         resume(kernel, tree)
         tree.close()
         raise
+    _forget_ended(tree)
     return tree
+
+
+def _forget_ended(tree: Tree) -> None:
+    for member in [one for one in tree.members if not is_alive(one.pid, one.start_time)]:
+        tree.members.remove(member)
+        os.close(member.pidfd)
 
 
 def _stop_once(kernel: Kernel, root: int, tree: Tree, let_go: set[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -76,6 +77,37 @@ async def test_a_tree_that_steps_back_does_so_with_every_thread(family):
     assert {os.sched_getscheduler(tid) for tid in tids} == {os.SCHED_BATCH}
     assert {os.getpriority(os.PRIO_PROCESS, tid) for tid in tids} == {trees.ENDING_NICE}
     tree.close()
+
+
+PARENT = "import os, time\nif os.fork() == 0: time.sleep(1000)\nprint('up', flush=True)\nos.wait()\ntime.sleep(1000)\n"
+
+
+class Late(Kernel):
+    """The child of the PARENT ends, and is waited for, before its parent stops."""
+
+    parent: tuple[int, signal.Signals] | None = None
+
+    def pidfd_signal(self, pidfd, number):
+        if self.parent is None:
+            self.parent = pidfd, number
+            return
+        super().pidfd_signal(pidfd, signal.SIGKILL)
+        select.select([pidfd], [], [], 5)
+        super().pidfd_signal(*self.parent)
+
+
+@pytest.mark.parametrize("kernel", [KERNEL, Late()], ids=["stopped", "ended"])
+async def test_who_ended_while_the_tree_was_stopped_is_no_member(kernel):
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", PARENT], stdout=subprocess.PIPE) as process:
+        assert process.stdout.read(3) == b"up\n"
+        parent, child = trees.descendants(process.pid)
+        try:
+            tree = await trees.stop(kernel, parent)
+            assert tree.pids == ([parent, child] if kernel is KERNEL else [parent])
+            tree.close()
+        finally:
+            for pid in trees.descendants(parent):
+                os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_killed_tree_is_gone(family):
