@@ -25,7 +25,7 @@ from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
-from controller.preflight import preflight
+from controller.preflight import judged_anew, preflight
 from controller.transfer import Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
@@ -139,17 +139,17 @@ class Move(Parties):
         await self.source_proxy.prepare_outbound(self._id, body)
 
     async def _open_transfer(self) -> None:
-        assert self._prepared is not None
+        assert self._prepared is not None and self.plan is not None  # noqa: PT018
         self._agreed = await agree(
             self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._prepared,
             self.destination.address, self._depot, self.intent.max_hold_seconds,
             straight=self._choice.goes_straight,
         )  # fmt: skip
+        refuse_what_cannot_move(judged_anew(self.plan, self.intent, direct=self._agreed.way == "direct"))
 
     async def _carry_files(self) -> None:
         """What there is of them before the freeze; inside it only what has changed since is sent."""
-        ways = {"shared": None, "direct": self.intent.transfer, "store": self._depot}
-        wanted = ways[self._agreed.way]
+        wanted = {"shared": None, "direct": self.intent.transfer, "store": self._depot}[self._agreed.way]
         await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
     async def _send_early(self) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from controller.clients import gather_named
 from controller.core.files import what_does_not_arrive
+from controller.core.hold import judged
 from controller.core.machines import unlike, unlike_links
 from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
 from controller.core.predict import Rates, choose, usable
@@ -40,11 +41,20 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     features = usable(facts["ours"].memory, facts["theirs"].memory)
     direct = intent.transfer.way == "direct"
     room = facts["room"].memory_bytes
-    memory, unavailable = choose(intent.memory, plan.memory_bytes, rates, features, room, direct=direct)
+    memory, unavailable = choose(
+        intent.memory, plan.memory_bytes, rates, features, room, direct=direct,
+        limit_bytes_per_second=intent.transfer.bytes_per_second,
+    )  # fmt: skip
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
     problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]
-    return msgspec.structs.replace(plan, memory=memory, problems=problems)
+    plan = msgspec.structs.replace(plan, memory=memory, problems=problems)
+    return judged_anew(plan, intent, direct=direct)
+
+
+def judged_anew(plan: Plan, intent: Intent, *, direct: bool) -> Plan:
+    """With what is known of its freeze. That images go `direct`, or pre-copy is in vain, may be found out later."""
+    return judged(plan, intent.transfer, intent.max_hold_seconds, direct=direct)
 
 
 def facts_of(pod: Pod) -> PodFacts:

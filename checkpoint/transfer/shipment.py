@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from checkpoint.core.consignment import Consignment
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.parcel import Parcel
-from checkpoint.core.squeeze import Mode, Squeeze
+from checkpoint.core.squeeze import PROOF_BYTES, Mode, Squeeze
 from checkpoint.core.throttle import Throttle
 
 
@@ -25,6 +25,8 @@ class Shipment:
         self._problem: AgentError | None = None
         self._throttle = Throttle(bytes_per_second)
         self.squeeze = Squeeze(mode, assumed=_ASSUMED_BYTES_PER_SECOND, margin=_MARGIN)
+        if bytes_per_second:  # how slow this wire is has not to be found out first
+            self.squeeze.carried(PROOF_BYTES, PROOF_BYTES / bytes_per_second)
         self._began = 0.0
 
     def tell(self, what: Callable[[Consignment], None]) -> None:

@@ -11,8 +11,9 @@ import click
 from checkpoint.api import MOST_GHOST_BYTES, Files
 from controller.archive import archive_at, key_source
 from controller.cli.images import archive_option, keyed
-from controller.cli.options import DURATION, MEMORY_WAY, SIZE, TRANSFER_WAY
+from controller.cli.options import DURATION, MEMORY_WAY, RATE, SIZE, TRANSFER_WAY
 from controller.commands import moves
+from controller.core.hold import DEFAULT_SECONDS
 from controller.core.predict import Wanted
 from controller.core.transfer import STREAMS, Transfer, WantedTransfer
 from controller.transfer import Depot
@@ -26,7 +27,7 @@ from controller.transfer import Depot
 @click.option(
     "--max-hold",
     type=DURATION,
-    default="10s",
+    default=f"{DEFAULT_SECONDS:g}s",
     show_default=True,
     help="The longest time from the stop to the commit; past it the workload goes on where it was.",
 )
@@ -52,7 +53,7 @@ from controller.transfer import Depot
     show_default=True,
     help="How its images travel: in a folder that both agents see, from agent to agent, or by way of an archive.",
 )
-@click.option("--transfer-rate", type=SIZE, default=0, help="With direct: bytes a second at most, e.g. 100MiB.")
+@click.option("--transfer-rate", type=RATE, default=0, help="With direct: bytes a second at most, e.g. 100MiB.")
 @click.option(
     "--transfer-streams",
     type=click.IntRange(1, 8),
@@ -104,6 +105,8 @@ def migrate(
       midstream migrate redis --to b --dry-run
       midstream migrate redis --to b --max-hold 2s -o json
     """
+    if transfer_rate and transfer in ("shared", "store"):
+        raise click.UsageError(f"--transfer-rate goes with --transfer direct, or auto: {transfer} has no limit")
     files = Files([*named], replace_newer_files, min(int(max_ghost_size), MOST_GHOST_BYTES))
     request = moves.MigrateRequest(
         workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory,

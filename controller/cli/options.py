@@ -9,7 +9,7 @@ import click
 
 from controller.core.predict import Wanted
 from controller.core.transfer import WantedTransfer
-from controller.core.units import parse_bytes, parse_seconds
+from controller.core.units import parse_bytes, parse_rate, parse_seconds
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -29,5 +29,6 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic in the stu
 
 DURATION = Quantity("duration", parse_seconds)
 SIZE = Quantity("size", parse_bytes)
+RATE = Quantity("rate", parse_rate)
 MEMORY_WAY = click.Choice(get_args(Wanted))
 TRANSFER_WAY = click.Choice(get_args(WantedTransfer))

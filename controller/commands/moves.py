@@ -65,16 +65,18 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
             say(plan, as_json, show_plan)
             return EXIT_REFUSED if plan.problems else 0
         refuse_what_cannot_move(plan)
+        for warning in plan.warnings:
+            click.echo(f"midstream: {warning.message}; {warning.hint}", err=True)
         with Display(quiet=as_json) as display:
             result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
-            if result.outcome == "succeeded" and (sample := sample_of(result)) is not None:
+            if result.outcome == "succeeded" and (sample := sample_of(result, intent.transfer)) is not None:
                 await asyncio.to_thread(rates.learn, home, known, sample)
             return conclude(result, display, as_json)
 
 
-def sample_of(result: MigrationResult) -> Sample | None:
-    """What a move teaches; None where it did not get so far."""
-    if (seen := result.memory) is None:
+def sample_of(result: MigrationResult, transfer: Transfer) -> Sample | None:
+    """What a move teaches; None where it did not get so far, or had to wait for what other moves do not wait for."""
+    if (seen := result.memory) is None or transfer.bytes_per_second or transfer.way == "store":
         return None
     return Sample(seen.way, seen.memory_bytes, result.freeze_seconds, seen.total_seconds, seen.early_bytes > 0)
 

@@ -14,6 +14,7 @@ from controller import rates
 from controller.clients import AgentClient
 from controller.commands.output import say
 from controller.core.errors import EXIT_REFUSED, Refused
+from controller.core.hold import DEFAULT_SECONDS, predicted
 from controller.core.predict import choose
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
@@ -69,9 +70,11 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     choice, _ = choose("auto", found.memory_bytes, known, features)
     links = "cleartext" if pod.cleartext_links else "TLS"
     problems = [*found.problems, *found.losses]
+    long = predicted(choice, DEFAULT_SECONDS)
     view = WorkloadCheck(
-        name, pod.name, len(found.pids), found.memory_bytes, found.connections, links, choice, problems
-    )
+        name, pod.name, len(found.pids), found.memory_bytes, found.connections, links, choice, problems,
+        [long.problem] if long else [],
+    )  # fmt: skip
     say(view, as_json, show_workload_check)
     return EXIT_REFUSED if view.problems else 0
 

@@ -50,6 +50,10 @@ class Plan(msgspec.Struct, frozen=True):
     """Which way its memory will go, and what that will take."""
     files: agent_api.Belongings = agent_api.Belongings()
     """What of files belongs to it; its grounds travel."""
+    shared_bytes: int = 0
+    """So much of the memory is shared: it goes by the images, whatever becomes of the rest."""
+    warnings: list[agent_api.Problem] = []
+    """What does not stand in the way, and may still make the move fail."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 
@@ -89,6 +93,7 @@ def make_plan(
         ],
         losses=inspection.losses if allow_loss else [],
         files=inspection.belongings,
+        shared_bytes=inspection.shared_bytes,
         follows=workload.arrived_by,
     )
 

@@ -46,6 +46,9 @@ _COPIES: dict[MemoryWay, tuple[float, float]] = {
 """How much of the probe, which writes the memory and reads it, falls into the freeze, and into all. Pre-copy has
 written it before, but CRIU reads it inside."""
 
+_LATE_BYTES = 1 << 20
+"""What goes inside the freeze though the memory goes before or after it: changed pages of files, above all."""
+
 _EARLY_COPIES = (0.6, 3.0)
 """The same of stop-and-copy where it is sent before the freeze: inside, it is compared, and put where it belongs."""
 
@@ -133,11 +136,12 @@ def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, mem
 
 def choose(
     wanted: Wanted, memory_bytes: int, rates: Rates, features: MemoryFeatures, room_bytes: int = 0, *,
-    direct: bool = False,
+    direct: bool = False, limit_bytes_per_second: float = 0.0,
 ) -> tuple[Choice, list[Problem]]:  # fmt: skip
     """The way to take, and what stands in the way of the one that was asked for.
 
-    `room_bytes`: the destination's memory; 0: not known. `direct`: it is known that images go from agent to agent.
+    `room_bytes`: the destination's memory; 0: not known. `direct`: it is known that images go from agent to agent, and
+    no faster than the limit; 0: there is none.
     """
     straight = STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes
     limit = _early_limit(memory_bytes, room_bytes) if straight and features.tells_pages else 0
@@ -145,6 +149,9 @@ def choose(
     ways = [way for way in get_args(MemoryWay) if way != "pre-copy" or not why_not]
     early = direct and limit > 0
     all_of = {way: predict(way, memory_bytes, rates, early=early and way == "stop-and-copy") for way in ways}
+    if direct and limit_bytes_per_second:
+        late = max(_LATE_BYTES, memory_bytes - limit)
+        all_of = {way: _slowed(one, memory_bytes, late, limit_bytes_per_second) for way, one in all_of.items()}
     way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
     fallback = _way("auto", _without(all_of, "pre-copy"), features.post_copy_bytes >= memory_bytes)[0]
     if way == "pre-copy":
@@ -157,6 +164,13 @@ def choose(
     if wanted == "pre-copy" and way != wanted:
         made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
     return made, _unavailable(wanted, memory_bytes, features)
+
+
+def _slowed(found: Prediction, memory_bytes: int, late_bytes: int, bytes_per_second: float) -> Prediction:
+    """Where no more than that goes in a second; `late_bytes`: inside the freeze, by stop-and-copy."""
+    inside = late_bytes if found.way == "stop-and-copy" else _LATE_BYTES
+    freeze = max(found.freeze_seconds, min(memory_bytes, inside) / bytes_per_second)
+    return Prediction(found.way, freeze, max(found.total_seconds, memory_bytes / bytes_per_second, freeze))
 
 
 def _early_limit(memory_bytes: int, room_bytes: int) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 import checkpoint.api as agent_api
-from controller.views.panels import byte_text, duration_text
+from controller.core.units import byte_text, duration_text
 
 _WIDTH = 170
 _STATES = {"ready": "green", "incomplete": "yellow", "unreadable": "red"}

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from controller.core.predict import MUCH_BYTES
 from controller.core.result import MigrationResult, Problem, given_up
+from controller.core.units import byte_text, duration_text
 from controller.demo.result import DemoResult, Spread
 from controller.demo.verdict import Verdict
 
@@ -29,24 +30,6 @@ FAULTS = {
     "midstream": "Midstream itself",
 }
 """Whose fault it was, in words."""
-
-
-def duration_text(seconds: float) -> str:
-    """Three significant digits at most, in the unit a person would choose."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    milliseconds = seconds * 1000
-    return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
-
-
-def byte_text(count: int) -> str:
-    """A size, in the largest unit that leaves a whole number before the point."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} GiB"
 
 
 def final_panel(ending: Ending, width: int = ROOMY_CELLS) -> Panel:

@@ -25,9 +25,10 @@ from rich.text import Text
 
 from controller.core.phases import FINAL, FROZEN, Phase
 from controller.core.result import MigrationResult
+from controller.core.units import byte_text, duration_text
 from controller.demo.report import Tick
 from controller.demo.verdict import Verdict
-from controller.views.panels import byte_text, duration_text, final_panel, final_sentence
+from controller.views.panels import final_panel, final_sentence
 from controller.views.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
 
 __all__ = ["Display", "show_checks", "show_flows_table", "show_plan", "show_pods", "show_records"]

@@ -16,8 +16,9 @@ from controller.core.check import CheckResult
 from controller.core.phases import Phase
 from controller.core.plan import Plan
 from controller.core.predict import Choice
+from controller.core.units import byte_text, duration_text
 from controller.journal import Record
-from controller.views.panels import byte_text, duration_text, final_panel
+from controller.views.panels import final_panel
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}
@@ -109,8 +110,7 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
         console.print(_line("ok", "Nothing is known to stand in the way. Nothing was touched.", ""))
     for loss in plan.losses:
         console.print(_line("warning", loss.message, ""))
-    for problem in plan.problems:
-        console.print(_line("failed", problem.message, problem.hint))
+    _show_problems(plan.warnings, plan.problems, console)
 
 
 class WorkloadCheck(msgspec.Struct, frozen=True):
@@ -125,6 +125,8 @@ class WorkloadCheck(msgspec.Struct, frozen=True):
     """What its pod's are: "TLS" or "cleartext"."""
     memory: Choice
     problems: list[Problem]
+    warnings: list[Problem] = []
+    """What a move with no more said than where to would be told."""
 
 
 def show_workload_check(found: WorkloadCheck, console: Console | None = None) -> None:
@@ -145,8 +147,7 @@ def show_workload_check(found: WorkloadCheck, console: Console | None = None) ->
     _show_choice(found.memory, console)
     if not found.problems:
         console.print(_line("ok", "Nothing of the workload's own is known to stand in the way of a move.", ""))
-    for problem in found.problems:
-        console.print(_line("failed", problem.message, problem.hint))
+    _show_problems(found.warnings, found.problems, console)
 
 
 def _memory_facts(choice: Choice) -> list[tuple[str, str]]:
@@ -159,6 +160,12 @@ def _memory_facts(choice: Choice) -> list[tuple[str, str]]:
         ("predicted", f"frozen {duration_text(choice.freeze_seconds)}, in all {duration_text(choice.total_seconds)}"),
         ("otherwise", "; ".join(others)),
     ]
+
+
+def _show_problems(warnings: Sequence[Problem], problems: Sequence[Problem], console: Console) -> None:
+    for status, found in (("warning", warnings), ("failed", problems)):
+        for one in found:
+            console.print(_line(status, one.message, one.hint))
 
 
 def _show_choice(choice: Choice | None, console: Console) -> None:

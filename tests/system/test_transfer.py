@@ -104,9 +104,12 @@ async def test_a_wire_too_slow_for_the_hold_and_agents_killed_while_they_stream(
     """Each time the workload goes on where it was, and no client notices more than that."""
     await stage.run_server()
     client = Echo(stage.client, stage.a.address, PORT)
-    slow = Transfer("direct", bytes_per_second=20_000)
-    result = await stage.move("server", transfer=slow, max_hold_seconds=0.4)
+    hopeless = await stage.move("server", transfer=Transfer("auto", bytes_per_second=20_000), max_hold_seconds=3)
+    assert (hopeless.outcome, hopeless.error.code) == ("rolled-back", "hold-too-short"), hopeless.error
+    assert hopeless.freeze_seconds == 0
+    result = await stage.move("server", transfer=Transfer("direct", bytes_per_second=1e6), max_hold_seconds=0.4)
     assert (result.outcome, result.error.code) == ("rolled-back", "lease-expired"), result.error
+    slow = Transfer("direct", bytes_per_second=200_000)
     for pod in (stage.b, stage.a):
         moving = asyncio.create_task(stage.move("server", transfer=slow, max_hold_seconds=3))
         await streaming(stage.a)

@@ -12,9 +12,10 @@ import proxy.api as proxy_api
 from controller.core.errors import Unreachable
 from controller.core.plan import Plan
 from controller.core.predict import Rates
+from controller.core.transfer import Transfer
 from controller.journal import Intent
 from controller.parties import Parties
-from controller.preflight import facts_of, preflight
+from controller.preflight import facts_of, judged_anew, preflight
 from tests.harness.stand_ins import Stand, stands
 
 MIB = 1 << 20
@@ -75,6 +76,18 @@ async def test_room_for_images_is_asked_for_by_the_way_that_is_chosen(pods: tupl
     for one in pods:
         one.agent.answers["GET /healthz"] = able
     assert (await plan_of(pods, msgspec.structs.replace(INTENT, memory="post-copy"))).problems == []
+
+
+async def test_a_hold_too_short_for_the_wire_stands_in_the_way_where_it_is_known_that_images_go_over_it(
+    pods: tuple[Stand, Stand],
+) -> None:
+    slow = Transfer("direct", bytes_per_second=5000)
+    plan = await plan_of(pods, msgspec.structs.replace(INTENT, transfer=slow))
+    assert [one.code for one in plan.problems] == ["hold-too-short"]
+    intent = msgspec.structs.replace(INTENT, transfer=Transfer("auto", bytes_per_second=5000))
+    plan = await plan_of(pods, intent)
+    assert plan.problems == []
+    assert [one.code for one in judged_anew(plan, intent, direct=True).problems] == ["hold-too-short"]
 
 
 async def test_losses_stand_in_the_way_unless_they_are_allowed(pods: tuple[Stand, Stand]) -> None:

@@ -125,6 +125,11 @@ def test_all_threads_share_one_rate():
     assert time.monotonic() - began >= 0.2 - BURST_SECONDS  # the first goes at once
 
 
+def test_of_a_wire_with_a_limit_it_is_known_from_the_start_that_compressing_pays():
+    assert Shipment(bytes_per_second=1e6).wants_compression()
+    assert not Shipment(bytes_per_second=1e9).wants_compression()
+
+
 def test_a_slow_wire_makes_it_compress_and_a_short_parcel_says_nothing_of_the_wire():
     shipment = Shipment(mode=Mode.AUTO)
     for _ in range(20):

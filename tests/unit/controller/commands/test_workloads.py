@@ -78,4 +78,16 @@ async def test_a_check_says_what_would_stand_in_the_way_by_its_exit_status(capsy
     view = json.loads(capsys.readouterr().out)
     assert status == (EXIT_REFUSED if problems else 0)
     assert (view["connections"], view["links"]) == (3, "cleartext")
+    assert view["warnings"] == []
     assert [one["code"] for one in view["problems"]] == [one.code for one in problems]
+
+
+async def test_a_check_warns_of_a_freeze_that_is_longer_than_a_move_would_wait(capsys):
+    async with stands("a") as (home, (a,)):
+        have(a, "w")
+        a.agent.answers[INSPECT] = agent_api.Inspection(W, [20_001], 1 << 50, 3, [80], [])
+        a.agent.answers["GET /healthz"] = agent_api.Health("1", "4.2.1", "6.12", "x86_64")
+        assert await workloads.check_workload(home, "w", None, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "! the freeze is predicted to take" in said
+    assert "→ raise --max-hold" in said

@@ -72,6 +72,19 @@ def test_much_memory_comes_afterwards_and_the_risk_is_said():
     assert "stop-and-copy" in found.reason
 
 
+def test_a_limit_on_the_wire_counts_where_images_go_over_it():
+    def limited(way, size, **more):
+        found, _ = choose(way, size, FRESH, ALL, limit_bytes_per_second=1e6, **more)
+        return found.way, pytest.approx(found.freeze_seconds), pytest.approx(found.total_seconds)
+
+    assert limited("stop-and-copy", 20_000_000) == limited("stop-and-copy", 20_000_000, room_bytes=GIB)
+    assert limited("stop-and-copy", 20_000_000, direct=True) == ("stop-and-copy", 20.0, 20.0)
+    assert limited("auto", 20_000_000, direct=True) == ("post-copy", (1 << 20) / 1e6, 20.0)
+    way, freeze, total = limited("stop-and-copy", 80_000_000, direct=True, room_bytes=GIB)
+    assert (way, total) == ("stop-and-copy", 80.0)
+    assert freeze == (1 << 20) / 1e6, "it is sent before the freeze"
+
+
 def test_from_process_to_process_it_goes_where_it_is_enough_and_both_agents_can_inside_the_freeze():
     def straight(wanted, size, features):
         return choose(wanted, size, FRESH, features)[0].goes_straight

@@ -19,7 +19,7 @@ from controller.core.result import (
 )
 from controller.demo.result import Connections, DemoResult, NewConnections, Spread
 from controller.demo.verdict import Verdict
-from controller.views.panels import Ending, byte_text, duration_text, facts, final_panel, final_sentence, headline
+from controller.views.panels import Ending, facts, final_panel, final_sentence, headline
 
 MOVED = MigrationResult(
     migration="redis-1",
@@ -152,18 +152,3 @@ def test_a_narrow_screen_gets_no_explanations() -> None:
     panel = drawn(KEPT, 80)
     assert "longest silence of a connection" not in panel
     assert all(len(line) <= 80 for line in panel.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0.0 ms"), (0.00042, "0.4 ms"), (0.0123, "12 ms"), (0.999, "999 ms"), (1.234, "1.23 s")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (3 << 40, "3,072.0 GiB")],
-)
-def test_sizes(count: int, text: str) -> None:
-    assert byte_text(count) == text
