@@ -20,6 +20,7 @@ from checkpoint.api import (
     Beacon,
     EarlyMemory,
     ErrorBody,
+    FetchImages,
     Health,
     Packed,
     PreDump,
@@ -75,6 +76,7 @@ class Agent:
         for step in ("pack", "dump", "adopt", "seal", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/try", self._try_archive)
         app.router.add_post("/v1/inbound/{migration}/early", self._early)
         app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
@@ -161,6 +163,10 @@ class Agent:
     async def _receive(self, request: web.Request) -> web.Response:
         wanted = await _body(request, ReceiveImages)
         return _answer(await self._custodian.inbound(request.match_info["migration"]).receive(wanted))
+
+    async def _try_archive(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, FetchImages)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).try_archive(wanted))
 
     async def _early(self, request: web.Request) -> web.Response:
         wanted = await _body(request, EarlyMemory)

@@ -26,7 +26,7 @@ from checkpoint.api import (
     StoredCheckpoint,
 )
 from checkpoint.archive import archivist
-from checkpoint.archive.orders import Read, Write, WriteDone
+from checkpoint.archive.orders import Read, Try, Write, WriteDone
 from checkpoint.core import manifest as tags
 from checkpoint.core import stored
 from checkpoint.core.custody import State
@@ -62,6 +62,7 @@ class Checkpoints:
     async def checkpoint(self, image: str, wanted: StoreCheckpoint) -> StoredCheckpoint:
         """Store a checkpoint; raises AgentError. Whatever fails, the workload runs."""
         self._refuse_what_cannot_be_saved(wanted.workload)
+        await archivist.carry_out(Try(wanted.archive, wanted.key, image, "alone"), type(None))
         key = secrets.token_hex(tags.KEY_BYTES)
         prepare = PrepareOutbound(wanted.workload, {}, wanted.max_hold_seconds, key)
         await self._custodian.prepare_outbound(image, prepare, "checkpoint")

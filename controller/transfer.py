@@ -13,6 +13,9 @@ UNFROZEN_PATIENCE_SECONDS = 3600.0
 """The workload runs while its files are packed and unpacked, or its memory copied: it takes the time that it takes.
 Files of which nothing moves any more are given up by the agents, much earlier."""
 
+TRIAL_PATIENCE_SECONDS = 90.0
+"""An archive is tried out within a few seconds; a program that is to give the key may take 30."""
+
 
 class Depot(msgspec.Struct, frozen=True):
     """With the way `store`: where to, and the key-encryption key. In no journal: it has the archive's credentials."""
@@ -61,7 +64,10 @@ async def agree(
         if depot is None:
             message = "images that are stored on their way are sealed with a key: name an archive and a key"
             raise Refused("no-key", message, "request", "say --archive PLACE and --key-file FILE")
-        await source.outbound(migration, "store", agent_api.Custody, depot.storing(max_hold_seconds))
+        hold, patience = max_hold_seconds, TRIAL_PATIENCE_SECONDS
+        await source.outbound(migration, "store", agent_api.Custody, depot.storing(hold), timeout_seconds=patience)
+        # Whether it is the same archive, and the same key, as seen from there.
+        await destination.inbound(migration, "try", agent_api.Custody, depot.fetching(hold), timeout_seconds=patience)
         return Agreed("store", prepared.memory_port)
     if wanted.way != "direct":
         assert prepared.beacon is not None

@@ -12,7 +12,7 @@
 | PUT /v1/outbound/{migration} | `PrepareOutbound` | `Custody` |
 | POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
 | POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
-| POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive) |
+| POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive, which was tried out) |
 | POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
 | POST /v1/outbound/{migration}/stop?ahead=1 | | `Custody` (`ahead`: dump, adopt and seal follow unasked) |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
@@ -24,6 +24,7 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
 | POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
+| POST /v1/inbound/{migration}/try | `FetchImages` | `Custody` (the archive can be read, as things are) |
 | POST /v1/inbound/{migration}/early | `EarlyMemory` | `Memory` (what is sent before the freeze, so far) |
 | POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |

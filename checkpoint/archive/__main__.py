@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from checkpoint import api
-from checkpoint.archive import keys, lifetime, reader, writer
+from checkpoint.archive import keys, lifetime, reader, trial, writer
 from checkpoint.archive.objects import Objects
 from checkpoint.archive.orders import Read, Try, Write, WriteDone
 from checkpoint.core.errors import AgentError, Code, problem
@@ -25,6 +25,8 @@ from checkpoint.core.squeeze import Mode
 Order = Read | Write | Try | api.ListImages | api.ShowImage | api.DeleteImage | api.CollectImages | api.MakeKey
 
 _MAX_ORDER_BYTES = 64 << 20
+_TRIAL_RETRY_SECONDS = 2.0
+"""Somebody waits for it, and can ask again: an archive that is down is not waited for."""
 
 
 def main() -> None:
@@ -83,8 +85,7 @@ async def _carry_out(order: Order) -> Any:
                     wait_seconds=order.wait_seconds, deadline_seconds=order.deadline_seconds,
                 )  # fmt: skip
         case Try():
-            with await asyncio.to_thread(keys.load, order.key):
-                return await Objects(order.archive, make=True).folders("")
+            return await _try(order)
         case api.ListImages():
             return await lifetime.catalogue(Objects(order.archive))
         case api.ShowImage():
@@ -96,6 +97,17 @@ async def _carry_out(order: Order) -> Any:
             return await lifetime.collect(Objects(order.archive), dry_run=order.dry_run)
         case api.MakeKey():
             return await asyncio.to_thread(keys.make, Path(order.file))
+
+
+async def _try(order: Try) -> None:
+    with await asyncio.to_thread(keys.load, order.key) as kek:
+        objects = Objects(order.archive, _TRIAL_RETRY_SECONDS, make=order.role != "reader")
+        if order.role == "reader":
+            await trial.find(objects, order.image, kek)
+            return
+        await trial.leave(objects, order.image, kek)
+        if order.role == "alone":
+            await trial.take_away(objects, order.image)
 
 
 async def _write(order: Write) -> WriteDone:

@@ -54,7 +54,7 @@ class Objects:
 
     def __init__(self, archive: Archive, retry_seconds: float = _RETRY_SECONDS, *, make: bool = False) -> None:
         """`make`: a folder that is not there yet; who only reads would hide a mistyped name by that."""
-        self._url = archive.url
+        self.url = archive.url
         try:
             self._store = _open(archive, retry_seconds, make=make)
         except OSError as error:
@@ -73,7 +73,7 @@ class Objects:
             except theirs.AlreadyExistsError as error:
                 if await self.get(path) == data:  # ours: the answer to an earlier try was lost
                     return
-                raise AgentError(Code.IMAGE_EXISTS, f"there is an object {path} already in {self._url}") from error
+                raise AgentError(Code.IMAGE_EXISTS, f"there is an object {path} already in {self.url}") from error
 
     async def put_stream(self, path: str, chunks: AsyncIterator[bytes | bytearray], expected_bytes: int) -> None:
         """Write what `chunks` gives, each asked for when there is room; the object appears whole or not at all."""
@@ -141,7 +141,7 @@ class Objects:
     async def settle(self, prefix: str) -> None:
         """Return when what lies below a prefix would survive a power cut. S3 has promised that already."""
         if self.is_local:
-            root = Path(urlsplit(self._url).path) / prefix
+            root = Path(urlsplit(self.url).path) / prefix
             await asyncio.to_thread(_sync_tree, root)
 
     @contextmanager
@@ -149,13 +149,13 @@ class Objects:
         try:
             yield
         except (theirs.PermissionDeniedError, theirs.UnauthenticatedError) as error:
-            raise AgentError(Code.ARCHIVE_REFUSED, f"{self._url} does not let us {what}") from error
+            raise AgentError(Code.ARCHIVE_REFUSED, f"{self.url} does not let us {what}") from error
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _of_os(self._url, what, error) from error
+            raise _of_os(self.url, what, error) from error
         except (theirs.BaseError, ValueError) as error:
-            raise _of_obstore(self._url, what, error) from error
+            raise _of_obstore(self.url, what, error) from error
 
 
 def _open(archive: Archive, retry_seconds: float, *, make: bool) -> ObjectStore:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from checkpoint.api import Archive, Compression, CompressionMode, KeySource
@@ -41,7 +43,12 @@ class Read(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
 
 
 class Try(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="order", tag="try"):
-    """Find out whether an image could be stored: the key can be read, and the archive answers. Answered by names."""
+    """Find out whether an image could be stored under that name, and read, as things are; answered by null.
+
+    `role`: who asks. What a writer tries is left for a reader, and goes with the image; who is alone leaves nothing.
+    """
 
     archive: Archive
     key: KeySource
+    image: str
+    role: Literal["alone", "writer", "reader"]

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from checkpoint.api import Packed, ReceiveImages, RestoreWorkload
+from checkpoint.api import FetchImages, Packed, ReceiveImages, RestoreWorkload
 from checkpoint.api import Receiving as ReceivingAnswer
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
@@ -61,6 +61,10 @@ class Arrival:
             raise AgentError(Code.WRONG_STATE, "no images were received")
         await self._receiving.close()
         return self._own
+
+    async def try_archive(self, wanted: FetchImages) -> None:
+        """Before the freeze: whether they could be fetched from there. Raises AgentError."""
+        await self._fetching.try_out(self._migration, wanted)
 
     def stop(self) -> None:
         """Break off what is being fetched."""

@@ -13,6 +13,7 @@ from checkpoint.api import (
     Beacon,
     Custody,
     EarlyMemory,
+    FetchImages,
     Files,
     Memory,
     Packed,
@@ -109,6 +110,13 @@ class Inbound(Side):
                 await self._filling.prepare(self._key, self._folders.work)
                 self._around.save()
             return self._arrival.listen(self._key, wanted)
+
+    async def try_archive(self, wanted: FetchImages) -> Custody:
+        """Find out whether the images could be fetched from where the source will store them."""
+        async with self._lock:
+            self._check(Event.RESTORE)
+            await self._arrival.try_archive(wanted)
+            return self.custody()
 
     async def early(self, wanted: EarlyMemory) -> Memory:
         """Take what of the memory is sent while the workload runs at the source; how far that is."""

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoint.api import Sealed, SendImages, StoreImages, TransferReport
-from checkpoint.archive import archivist
-from checkpoint.archive.orders import Try
 from checkpoint.core import stored
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import MigrationRecord
@@ -57,8 +55,9 @@ class Shipping:
             )  # fmt: skip
 
         if not wanted.files:
-            await archivist.carry_out(Try(wanted.archive, wanted.key), list[str])  # not only inside the freeze
-            self._way = Storing(self._folder, wanted, draft)
+            way = Storing(self._folder, wanted, draft)
+            await way.try_out()
+            self._way = way
         elif self._files is None:  # said twice, they are there
             self._files = Storing(packed, wanted, draft)
             try:

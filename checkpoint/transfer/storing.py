@@ -16,7 +16,7 @@ from typing import Any
 
 from checkpoint.api import DeleteImage, FetchImages, StoreImages, TransferReport
 from checkpoint.archive import archivist
-from checkpoint.archive.orders import Read, Write, WriteDone
+from checkpoint.archive.orders import Read, Try, Write, WriteDone
 from checkpoint.core import manifest as tags
 from checkpoint.core.errors import AgentError
 from checkpoint.core.stored import MAX_NAME, Machine, Manifest
@@ -51,6 +51,14 @@ class Storing:
         self._upload: asyncio.Task[WriteDone] | None = None
         self._problem: AgentError | None = None
         self._image = ""
+        """What there may be something of in the archive."""
+
+    async def try_out(self) -> None:
+        """Before the freeze: whether they could be stored, as things are; for the destination to try it too.
+        Raises AgentError."""
+        image = self._draft().image
+        await archivist.carry_out(Try(self._wanted.archive, self._wanted.key, image, "writer"), type(None))
+        self._image = image
 
     def watch(self) -> None:
         """Nothing is stored before it is sealed: an archive's objects are written once."""
@@ -91,7 +99,9 @@ class Storing:
             self._upload.cancel()
             await asyncio.wait({self._upload})
             self._upload = None
+        if self._image:
             await self._delete()
+            self._image = ""
 
     async def _delete(self) -> None:
         try:
@@ -106,6 +116,10 @@ class Fetching:
 
     def __init__(self) -> None:
         self._download: asyncio.Task[Manifest] | None = None
+
+    async def try_out(self, image: str, wanted: FetchImages) -> None:
+        """Before the freeze: whether what the source tried to store there is found, and opens. Raises AgentError."""
+        await archivist.carry_out(Try(wanted.archive, wanted.key, image, "reader"), type(None))
 
     async def fetch(self, image: str, wanted: FetchImages, folder: Path, here: Machine) -> None:
         """Into `folder`, which is empty. Raises AgentError."""

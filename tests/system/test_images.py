@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -88,6 +90,32 @@ def start(image: str, archive: str, key, name="copy", addresses=(), options=None
     return agent_api.StartClone(image, name, agent_api.Archive(archive, options or {}), key, list(addresses), 0.0, 60.0)
 
 
+def twice(folder: Path) -> Path:
+    """A command that prints what is written into `first`, and the next time what is written into `second`."""
+    for name in ("first", "second"):
+        os.mkfifo(folder / name, 0o600)
+    command = folder / "asks"
+    command.write_text(f"#!/bin/sh\ncd {folder}\nif mkdir once 2>/dev/null; then exec cat first; fi\nexec cat second\n")
+    command.chmod(0o700)
+    return command
+
+
+async def asker(pipe: Path) -> BinaryIO:
+    """The other end of a pipe, once somebody reads it."""
+    opened: list[BinaryIO] = []
+
+    def somebody_reads() -> bool:
+        with contextlib.suppress(OSError):  # ENXIO
+            opened.append(open(pipe, "wb", buffering=0, opener=lambda path, _: os.open(path, WRITING)))  # noqa: SIM115
+        return bool(opened)
+
+    await until(somebody_reads, f"nobody reads {pipe}", 20)
+    return opened[0]
+
+
+WRITING = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
 async def refused(code: str, call) -> None:
     with pytest.raises(Answered) as caught:
         await call
@@ -103,7 +131,8 @@ async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stag
         await refused("image-exists", a.checkpoint("one", store(place, key), 60))
         await refused("no-workload", b.checkpoint("two", store(place, key), 60))
         unreachable = {"aws_endpoint_url": "http://127.0.0.1:9", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
-        await refused("deadline", a.checkpoint("two", store("s3://images", key, deadline=0.5, options=unreachable), 60))
+        await refused("archive-unreachable", a.checkpoint("two", store("s3://images", key, options=unreachable), 60))
+        await refused("deadline", a.checkpoint("two", store(place, key, deadline=0.001), 60))
         await refused("key-unreadable", a.checkpoint("two", store(place, agent_api.KeySource("/none")), 60))
         await refused("image-missing", b.clone("c", start("two", place, key), 60))
         await refused("wrong-key", b.clone("c", start("one", place, key_file(tmp_path / "other")), 60))
@@ -124,14 +153,16 @@ async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stag
     assert sorted(path.name for path in (tmp_path / "archive" / "migrations").iterdir()) == ["one"]
 
 
-async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
-    """The archive takes the connection and never answers. The next agent finds what was begun and takes it away."""
+async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key, tmp_path):
+    """Who stores waits for the key, who fetches for an archive that never answers. The next agent finds what was begun
+    and takes it away. Before that, nothing is begun until the archive and the key have been tried out."""
     await stage.run_redis()
+    place, asking = str(tmp_path / "archive"), twice(tmp_path)
     held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
     with socket.create_server(("", 0)) as silent:
         address = f"http://{stage.a.address.rsplit('.', 1)[0]}.254:{silent.getsockname()[1]}"
         options = {"aws_endpoint_url": address, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
-        storing = store("s3://images", key, options=options)
+        storing = store(place, agent_api.KeySource(command=str(asking)))
         cloning = start("one", "s3://images", key, options=options)
         async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
             calls = [
@@ -139,15 +170,20 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key):
                 asyncio.create_task(b.clone("c", cloning, 60), name="clone"),
             ]
             silent.settimeout(20)
-            taken = [(await asyncio.to_thread(silent.accept))[0] for _ in calls]
+            taken, _ = await asyncio.to_thread(silent.accept)
+            with await asker(tmp_path / "first") as tried:
+                assert await a.migrations() == []
+                tried.write(Path(key.file).read_bytes())
+            waiting = await asker(tmp_path / "second")
+            assert [one.state for one in await a.migrations()] == ["released"]
             agents = [running(pod, AGENT) for pod in (stage.a, stage.b)]
             for agent in agents:
                 os.kill(agent, signal.SIGKILL)
             for call in calls:
                 with pytest.raises(Unreachable):
                     await call
-            for sock in taken:
-                sock.close()
+            taken.close()
+            waiting.close()
     for pod in (stage.a, stage.b):
         await until(
             lambda pod=pod: sidecar(pod, AGENT) not in (None, *agents) and pod.agent_socket.exists(), "no new agent"

@@ -18,7 +18,7 @@ from tests.harness.stand_ins import Stand, stands
 BEACON = agent_api.Beacon("/images/m/beacon", "words")
 PREPARED = agent_api.Custody("m", "w", "source", "prepared", memory_port=7, beacon=BEACON)
 DEPOT = Depot(agent_api.Archive("/archive"), agent_api.KeySource(file="/key"))
-LOOK, RECEIVE, STAGE = (f"POST /v1/inbound/m/{verb}" for verb in ("look", "receive", "stage"))
+LOOK, RECEIVE, STAGE, TRY = (f"POST /v1/inbound/m/{verb}" for verb in ("look", "receive", "stage", "try"))
 SEND, STORE, PACK = (f"POST /v1/outbound/m/{verb}" for verb in ("send", "store", "pack"))
 
 
@@ -74,17 +74,18 @@ async def test_a_folder_that_has_to_be_shared_and_is_not_is_refused_before_anybo
     assert (pair.source.calls, pair.destination.calls) == ([], [LOOK])
 
 
-async def test_what_is_stored_needs_an_archive_with_a_key_and_no_other_agent(pair: Pair) -> None:
+async def test_what_is_stored_needs_an_archive_with_a_key_that_both_agents_try_out(pair: Pair) -> None:
     with pytest.raises(Refused) as caught:
         await pair.agree("store")
     assert caught.value.code == "no-key"
-    pair.source.answers[STORE] = PREPARED
+    pair.source.answers[STORE] = pair.destination.answers[TRY] = PREPARED
     assert await pair.agree("store", DEPOT) == Agreed("store", 7)
     ((call, said),) = pair.source.asked
     assert (call, said["archive"]["url"], said["key"]["file"], said["deadline_seconds"]) == (
         STORE, "/archive", "/key", 9.0,
     )  # fmt: skip
-    assert pair.destination.asked == []
+    ((call, said),) = pair.destination.asked
+    assert (call, said["archive"]["url"], said["key"]["file"]) == (TRY, "/archive", "/key")
 
 
 def packed(folder: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,10 +166,24 @@ def test_who_only_looks_makes_no_folder(tmp_path):
 
 def test_whether_an_image_could_be_stored_is_found_out_before_there_is_one(tmp_path):
     archive, key = api.Archive(str(tmp_path / "archive")), api.KeySource(file=str(tmp_path / "key"))
-    assert refused(Try(archive, key)) == "key-unreadable"
+    assert refused(Try(archive, key, "i", "alone")) == "key-unreadable"
     done(api.MakeKey(key.file), str)
-    assert refused(Try(api.Archive("/dev/null/archive"), key)) == "archive-refused"
-    assert done(Try(archive, key), list[str]) == []
+    assert refused(Try(api.Archive("/dev/null/archive"), key, "i", "alone")) == "archive-refused"
+    done(Try(archive, key, "i", "alone"), type(None))
+    assert [path for path in Path(archive.url).rglob("*") if path.is_file()] == []
+    done(Try(archive, key, "i", "writer"), type(None))
+    done(Try(archive, key, "i", "reader"), type(None))
+    assert done(api.CollectImages(archive), list[str]) == []
+    done(api.DeleteImage(archive, "i", force=True), type(None))
+    assert refused(Try(archive, key, "i", "reader")) == "image-missing"
+
+
+def test_an_archive_that_is_down_is_not_waited_for(tmp_path, key):
+    options = {"aws_endpoint_url": "http://127.0.0.1:9", "aws_access_key_id": "x", "aws_secret_access_key": "x",
+               "aws_region": "x"}  # fmt: skip
+    began = time.monotonic()
+    assert refused(Try(api.Archive("s3://bucket/there", options), key, "i", "alone")) == "archive-unreachable"
+    assert time.monotonic() - began < 30
 
 
 def test_a_key_is_made(tmp_path):
