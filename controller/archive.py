@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,16 +29,29 @@ _REFUSED = 400
 T = TypeVar("T")
 
 
+_MISTYPED = re.compile(r"(s3|gs|az|abfs|https?|file)(:|//)", re.IGNORECASE)
+"""The beginning of a URL, where it is none: nobody's folder is called that."""
+
+
 def archive_at(place: str) -> agent_api.Archive:
-    """A folder (made absolute, for the agent's folder is another) or a URL, with its options from the environment."""
+    """A folder (made absolute, for the agent's folder is another) or a URL, with its options from the environment.
+
+    Raises Refused for what can be neither: a folder would be made of it.
+    """
     if "://" not in place:
+        if not place or _MISTYPED.match(place):
+            hint = "say a folder, or a URL like s3://BUCKET/PREFIX"
+            raise Refused("bad-archive", f"{place!r} is neither a folder nor a URL", "request", hint)
         return agent_api.Archive(str(Path(place).absolute()))
     return agent_api.Archive(place, {name.lower(): os.environ[name] for name in OPTIONS if os.environ.get(name)})
 
 
 def key_source(file: Path | None, command: str | None) -> agent_api.KeySource:
     """Raises Refused where no key, or two, are named."""
-    if (file is None) == (command is None):
+    if file and command:
+        message = f"an image is sealed with one key, and two are named: the file {file} and a command"
+        raise Refused("two-keys", message, "request", "see MIDSTREAM_KEY_FILE and MIDSTREAM_KEY_COMMAND, too")
+    if not (file or command):
         hint = "midstream images key FILE makes one; then say --key-file FILE, or set MIDSTREAM_KEY_FILE"
         raise Refused("no-key", "an image is sealed with a key: name its file or a command", "request", hint)
     return agent_api.KeySource(str(file.absolute()) if file else "", command or "")

@@ -28,6 +28,7 @@ _NONCE_BYTES = 12
 _MAX_TEXT_BYTES = 2 * KEY_BYTES + 2
 """64 hex digits and the end of a line."""
 COMMAND_SECONDS = 30.0
+_COMMAND = "Run it by hand, as root: it has to print 32 bytes or 64 hex digits, and end with status 0."
 
 
 class Secret:
@@ -69,7 +70,7 @@ def load(source: KeySource) -> Secret:
         raise AgentError(Code.KEY_UNREADABLE, "say where the key is: one file or one command")
     if source.file:
         return _parsed(_of_file(source.file), source.file)
-    return _parsed(_of_command(source.command), shlex.split(source.command)[0])
+    return _of_command(source.command)
 
 
 def make(path: Path) -> str:
@@ -128,8 +129,17 @@ def _of_file(path: str) -> bytearray:
         os.close(fd)
 
 
-def _of_command(command: str) -> bytearray:
-    argv = shlex.split(command)
+def _of_command(command: str) -> Secret:
+    try:
+        argv = shlex.split(command)
+    except ValueError as error:
+        raise AgentError(Code.KEY_UNREADABLE, f"that is no key command: {error}", hint=_COMMAND) from error
+    if not argv:
+        raise AgentError(Code.KEY_UNREADABLE, "the key command is empty", hint=_COMMAND)
+    return _parsed(_output(argv), argv[0], hint=_COMMAND)
+
+
+def _output(argv: list[str]) -> bytearray:
     try:
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
             watch = threading.Timer(COMMAND_SECONDS, run.kill)
@@ -142,9 +152,11 @@ def _of_command(command: str) -> bytearray:
             finally:
                 watch.cancel()
     except OSError as error:
-        raise AgentError(Code.KEY_UNREADABLE, f"the key command {argv[0]} cannot run: {error.strerror}") from error
+        raise AgentError(
+            Code.KEY_UNREADABLE, f"the key command {argv[0]} cannot run: {error.strerror}", hint=_COMMAND
+        ) from error
     if status != 0:
-        raise AgentError(Code.KEY_UNREADABLE, f"the key command {argv[0]} ended with status {status}")
+        raise AgentError(Code.KEY_UNREADABLE, f"the key command {argv[0]} ended with status {status}", hint=_COMMAND)
     return raw
 
 
@@ -158,7 +170,7 @@ def _all_of(fd: int) -> bytearray:
     return kept
 
 
-def _parsed(raw: bytearray, where: str) -> Secret:
+def _parsed(raw: bytearray, where: str, hint: str = "") -> Secret:
     if len(raw) == KEY_BYTES:
         return Secret(raw)
     try:
@@ -169,7 +181,7 @@ def _parsed(raw: bytearray, where: str) -> Secret:
             raise ValueError("too short")
     except ValueError:
         # No cause attached: its words might show what was read.
-        raise AgentError(Code.KEY_UNREADABLE, f"{where} does not give 32 bytes or 64 hex digits") from None
+        raise AgentError(Code.KEY_UNREADABLE, f"{where} does not give 32 bytes or 64 hex digits", hint=hint) from None
     finally:
         Secret(raw).zero()
     return Secret(key)

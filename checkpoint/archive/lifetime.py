@@ -19,6 +19,7 @@ async def catalogue(objects: Objects) -> list[StoredImage]:
 
 async def delete(objects: Objects, image: str, *, force: bool = False) -> None:
     """Raises AgentError IMAGE_MISSING, or IMAGE_IN_USE unless forced."""
+    stored.require_name(image)
     found = await _written(objects, image)
     if not found:
         raise AgentError(Code.IMAGE_MISSING, f"there is no image {image}")

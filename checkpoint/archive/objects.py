@@ -38,6 +38,9 @@ _CONNECT_SECONDS = 5
 _REQUEST_SECONDS = 120
 """One part, on a slow day. The deadline of the whole is the caller's."""
 _RETRY_SECONDS = 60.0
+_CREDENTIALS = (
+    "No credentials were given, and no cloud answers for them: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …"
+)
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,10 @@ def _of_obstore(url: str, what: str, error: Exception) -> AgentError:
     words = str(error).split("\n\nDebug source", 1)[0].replace("\n", " ")
     if "No space left on device" in words:
         return AgentError(Code.NO_SPACE, f"cannot {what}: {url} is full")
+    hint = _CREDENTIALS if "169.254.169.254" in words else ""
     refused = any(f"status code: {status}" in words for status in ("400", "401", "403", "404"))
     code = Code.ARCHIVE_REFUSED if refused else Code.ARCHIVE_UNREACHABLE
-    return AgentError(code, f"cannot {what} in {url}: {words[:500]}")
+    return AgentError(code, f"cannot {what} in {url}: {words[:500]}", hint=hint)
 
 
 def _sync_tree(root: Path) -> None:

@@ -35,6 +35,7 @@ async def read(
     IMAGE_MISSING where it is not there or not complete, IMAGE_DAMAGED, IMAGE_VERSION, WRONG_KEY, OTHER_MACHINE,
     NO_SPACE, DEADLINE, and what `Objects` raises.
     """
+    stored.require_name(image)
     try:
         async with asyncio.timeout(deadline_seconds), lease(objects, image, deadline_seconds):
             return await _read(objects, image, kek, folder, here, wait_seconds)
@@ -44,6 +45,7 @@ async def read(
 
 async def read_manifest(objects: Objects, image: str, kek: Secret) -> Manifest:
     """The manifest alone, proved, and the archive's objects held against it. Raises like `read`."""
+    stored.require_name(image)
     async with _opened(objects, image, kek, 0.0) as (_, manifest):
         return manifest
 

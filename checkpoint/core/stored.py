@@ -37,6 +37,14 @@ MAX_NAME = 64
 ImageName = Annotated[str, msgspec.Meta(pattern=rf"^[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME - 1}}}\Z")]
 
 
+def require_name(image: str) -> None:
+    """Raises AgentError IMAGE_MISSING for what can be no image's name; as a path it might lead anywhere."""
+    try:
+        msgspec.convert(image, ImageName)
+    except msgspec.ValidationError as error:
+        raise AgentError(Code.IMAGE_MISSING, f"{image!r} is no image's name") from error
+
+
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where an image was made, or shall be restored."""
 

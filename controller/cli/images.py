@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from controller.archive import DEFAULT, key_source
-from controller.cli.options import DURATION
+from controller.cli.options import DURATION, HOLD
 from controller.commands import images as library
+from controller.core.hold import DEFAULT_SECONDS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -42,7 +43,11 @@ def archive_option(*names: str) -> Callable[[_Function], _Function]:
 @keyed
 @click.option("--ttl", type=DURATION, default=None, help="How long the image is kept, e.g. 7d (default: for ever).")
 @click.option(
-    "--max-hold", type=DURATION, default="10s", show_default=True, help="The longest time it may stand still."
+    "--max-hold",
+    type=HOLD,
+    default=f"{DEFAULT_SECONDS:g}s",
+    show_default=True,
+    help="The longest time it may stand still.",
 )
 @click.option("--deadline", type=DURATION, default="30m", show_default=True, help="For the upload.")
 @click.option("--compression", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)

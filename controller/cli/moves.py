@@ -11,7 +11,7 @@ import click
 from checkpoint.api import MOST_GHOST_BYTES, Files
 from controller.archive import archive_at, key_source
 from controller.cli.images import archive_option, keyed
-from controller.cli.options import DURATION, MEMORY_WAY, RATE, SIZE, TRANSFER_WAY
+from controller.cli.options import HOLD, MEMORY_WAY, RATE, SIZE, TRANSFER_WAY
 from controller.commands import moves
 from controller.core.hold import DEFAULT_SECONDS
 from controller.core.predict import Wanted
@@ -26,7 +26,7 @@ from controller.transfer import Depot
 @click.option("--dry-run", is_flag=True, help="Say what would be moved and what stands in the way; touch nothing.")
 @click.option(
     "--max-hold",
-    type=DURATION,
+    type=HOLD,
     default=f"{DEFAULT_SECONDS:g}s",
     show_default=True,
     help="The longest time from the stop to the commit; past it the workload goes on where it was.",

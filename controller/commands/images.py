@@ -14,11 +14,14 @@ import click
 import msgspec
 
 import checkpoint.api as agent_api
+from controller import rates
 from controller.archive import DEFAULT, archive_at, carry_out
 from controller.clients import AgentClient
-from controller.commands.output import say_json
+from controller.commands.output import say_json, warn
 from controller.commands.workloads import find_workload
 from controller.core.errors import Refused
+from controller.core.hold import predicted
+from controller.core.predict import of_checkpoint
 from controller.lab.errors import NoSuchPod
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
@@ -65,8 +68,21 @@ async def checkpoint(home: Path, request: CheckpointRequest, *, as_json: bool) -
     )
     timeout = request.max_hold_seconds + request.deadline_seconds + SPARE_SECONDS
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
+        await _look_at_the_hold(home, agent, request)
         stored = await agent.checkpoint(image_name(request.workload), body, timeout)
     say_json(stored) if as_json else show_stored(stored)
+
+
+async def _look_at_the_hold(home: Path, agent: AgentClient, request: CheckpointRequest) -> None:
+    """Raises Refused where the freeze cannot fit into it, and warns where it may not."""
+    known = await asyncio.to_thread(rates.load, home)
+    seen = await agent.inspect(request.workload)
+    found = predicted(of_checkpoint(seen.memory_bytes, known), request.max_hold_seconds)
+    if found is None:
+        return None
+    if not found.certain:
+        return warn(found.problem)
+    raise Refused(found.problem.code, found.problem.message, found.problem.fault, found.problem.hint)
 
 
 def image_name(workload: str) -> str:

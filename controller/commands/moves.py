@@ -15,7 +15,7 @@ import checkpoint.api as agent_api
 from checkpoint.api import Files
 from controller import journal, rates
 from controller.actions import Move
-from controller.commands.output import say, say_json
+from controller.commands.output import say, say_json, warn
 from controller.commands.workloads import find_workload
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
@@ -66,7 +66,7 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
             return EXIT_REFUSED if plan.problems else 0
         refuse_what_cannot_move(plan)
         for warning in plan.warnings:
-            click.echo(f"midstream: {warning.message}; {warning.hint}", err=True)
+            warn(warning)
         with Display(quiet=as_json) as display:
             result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
             if result.outcome == "succeeded" and (sample := sample_of(result, intent.transfer)) is not None:

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+import click
 import msgspec
+
+from checkpoint.api import Problem
 
 T = TypeVar("T")
 
@@ -17,6 +20,11 @@ def say(value: T, as_json: bool, show: Callable[[T], None]) -> None:
         say_json(value)
     else:
         show(value)
+
+
+def warn(problem: Problem) -> None:
+    """A line for a person: what does not stand in the way, and may still go wrong."""
+    click.echo(f"midstream: {problem.message}; {problem.hint}", err=True)
 
 
 def say_json(value: object) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from checkpoint.api import Problem
 from controller.core.plan import Plan
-from controller.core.predict import Choice
+from controller.core.predict import LATE_BYTES, Choice
 from controller.core.transfer import Transfer
 from controller.core.units import byte_text, duration_text
 
@@ -26,9 +26,6 @@ SQUEEZED = 20.0
 
 SPARSE = 4.0
 """Of memory that goes from process to process, pages that are all zeros stay behind: rarely three quarters."""
-
-LEAST_IMAGE_BYTES = 64 << 10
-"""What CRIU writes of a program that has no memory to speak of."""
 
 MISJUDGED = 10.0
 """What was measured on a machine that was very busy is wrong by this factor at most."""
@@ -85,13 +82,14 @@ def _limited(plan: Plan, choice: Choice, rate: float, hold_seconds: float) -> Fi
 
 def _inside(plan: Plan, choice: Choice) -> tuple[int, int]:
     """How many bytes travel inside the freeze for all that is known: from process to process, and by images."""
-    always = LEAST_IMAGE_BYTES + sum(one.size_bytes for one in plan.files.deleted)
+    ghosts = sum(one.size_bytes for one in plan.files.deleted)
+    if choice.way == "stop-and-copy" and not choice.goes_straight:
+        return 0, plan.memory_bytes + ghosts
+    always = min(plan.memory_bytes, LATE_BYTES) + ghosts
     if choice.way == "pre-copy":  # what is left after the rounds is not known
         return 0, always
     if choice.way == "post-copy":
         return 0, always + plan.shared_bytes
-    if not choice.goes_straight:
-        return 0, always + plan.memory_bytes
     return max(0, plan.memory_bytes - plan.shared_bytes - choice.early_bytes), always + plan.shared_bytes
 
 

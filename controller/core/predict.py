@@ -46,7 +46,7 @@ _COPIES: dict[MemoryWay, tuple[float, float]] = {
 """How much of the probe, which writes the memory and reads it, falls into the freeze, and into all. Pre-copy has
 written it before, but CRIU reads it inside."""
 
-_LATE_BYTES = 1 << 20
+LATE_BYTES = 1 << 20
 """What goes inside the freeze though the memory goes before or after it: changed pages of files, above all."""
 
 _EARLY_COPIES = (0.6, 3.0)
@@ -124,6 +124,12 @@ def predict(way: MemoryWay, memory_bytes: int, rates: Rates, *, early: bool = Fa
     return Prediction(way, freeze, max(total, freeze))
 
 
+def of_checkpoint(memory_bytes: int, rates: Rates) -> Choice:
+    """Of a checkpoint: a dump without a restore is half of what a move by stop-and-copy stands still for."""
+    one = predict("stop-and-copy", memory_bytes, rates)
+    return Choice(one.way, one.freeze_seconds / 2, one.total_seconds)
+
+
 def _line(points: Sequence[tuple[int, float]], base: float, per_byte: float, memory_bytes: int) -> float:
     small = [seconds for size, seconds in points if size < MUCH_BYTES]
     if small:
@@ -150,7 +156,7 @@ def choose(
     early = direct and limit > 0
     all_of = {way: predict(way, memory_bytes, rates, early=early and way == "stop-and-copy") for way in ways}
     if direct and limit_bytes_per_second:
-        late = max(_LATE_BYTES, memory_bytes - limit)
+        late = max(LATE_BYTES, memory_bytes - limit)
         all_of = {way: _slowed(one, memory_bytes, late, limit_bytes_per_second) for way, one in all_of.items()}
     way, reason = _way(wanted, all_of, features.post_copy_bytes >= memory_bytes)
     fallback = _way("auto", _without(all_of, "pre-copy"), features.post_copy_bytes >= memory_bytes)[0]
@@ -168,7 +174,7 @@ def choose(
 
 def _slowed(found: Prediction, memory_bytes: int, late_bytes: int, bytes_per_second: float) -> Prediction:
     """Where no more than that goes in a second; `late_bytes`: inside the freeze, by stop-and-copy."""
-    inside = late_bytes if found.way == "stop-and-copy" else _LATE_BYTES
+    inside = late_bytes if found.way == "stop-and-copy" else LATE_BYTES
     freeze = max(found.freeze_seconds, min(memory_bytes, inside) / bytes_per_second)
     return Prediction(found.way, freeze, max(found.total_seconds, memory_bytes / bytes_per_second, freeze))
 

@@ -30,9 +30,21 @@ def test_a_url_has_its_options_from_the_environment_and_does_not_show_them(monke
 def test_one_key_and_no_more(tmp_path):
     assert archive.key_source(tmp_path / "k", None).file == str(tmp_path / "k")
     assert archive.key_source(None, "vault read x").command == "vault read x"
-    for file, command in ((None, None), (Path("k"), "c")):
-        with pytest.raises(Refused):
+    for file, command, code in ((None, None, "no-key"), (None, "", "no-key"), (Path("k"), "c", "two-keys")):
+        with pytest.raises(Refused) as caught:
             archive.key_source(file, command)
+        assert caught.value.code == code
+
+
+@pytest.mark.parametrize("place", ["", "s3:/bucket/prefix", "s3//bucket", "S3:bucket", "https:/host/x", "file:/x"])
+def test_a_url_that_was_mistyped_is_no_folder(place):
+    with pytest.raises(Refused, match="neither a folder nor a URL"):
+        archive.archive_at(place)
+
+
+@pytest.mark.parametrize("place", ["s3", "s3-copies/x", "a//b", "/s3//x", "./s3:x"])
+def test_any_other_name_is_a_folders(place):
+    assert archive.archive_at(place).url == str(Path(place).absolute())
 
 
 async def test_the_program_answers_and_refuses(tmp_path):

@@ -54,7 +54,10 @@ def test_a_command_prints_it():
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("/nowhere/program", "cannot run"), ("false", "status 1"), ("true", "does not give"), ("yes", "status -13")],
+    [
+        *(("/nowhere/program", "cannot run"), ("false", "status 1"), ("true", "does not give"), ("yes", "status -13")),
+        *(("'print", "no key command: No closing quotation"), (" ", "is empty")),
+    ],
 )
 def test_a_command_that_does_not_is_refused(command, words):
     with pytest.raises(AgentError, match=words):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from checkpoint.archive import lease, lifetime
+import pytest
+
+from checkpoint.archive import lease, lifetime, reader
 from checkpoint.archive.objects import Objects
 from checkpoint.core.errors import AgentError, Code
-from tests.harness.archived import get, put, refused
+from tests.harness.archived import KEK, get, put, refused
 
 
 async def test_the_collection_takes_what_is_over_and_nothing_else(local, images, monkeypatch):
@@ -25,6 +27,15 @@ async def test_the_collection_takes_what_is_over_and_nothing_else(local, images,
     states = {one.image: one.state for one in await lifetime.catalogue(local)}
     assert states == {"kept": "ready", "later": "unreadable", "used": "ready", "young": "ready"}
     assert await lifetime.collect(local) == ["used"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-", "x" * 65])
+async def test_what_is_no_name_leads_nowhere(local, images, tmp_path, name):
+    await put(local, images)
+    await refused(Code.IMAGE_MISSING, lifetime.delete(local, name, force=True), "is no image's name")
+    await refused(Code.IMAGE_MISSING, reader.read_manifest(local, name, KEK), "is no image's name")
+    await refused(Code.IMAGE_MISSING, get(local, tmp_path / "there", name), "is no image's name")
+    assert [one.image for one in await lifetime.catalogue(local)] == ["i"]
 
 
 async def test_a_reader_that_comes_between_the_two_looks_keeps_its_image(local, images, tmp_path, monkeypatch):

@@ -148,3 +148,10 @@ def test_the_marker_binds_everything_but_the_wrapped_key():
     assert READY.bound() == msgspec.structs.replace(READY, wrapped_key="cd").bound()
     assert READY.bound() != msgspec.structs.replace(READY, ttl_seconds=0.0).bound()
     assert len(s.digest(b"")) == 64
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "x" * 65])
+def test_what_is_no_images_name_is_told(name):
+    s.require_name("redis-1")
+    with pytest.raises(AgentError, match="is no image's name"):
+        s.require_name(name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from checkpoint.api import Belongings, DeletedFile
-from controller.core.hold import LEAST_IMAGE_BYTES, MISJUDGED, SPARSE, SQUEEZED, judged, predicted
+from controller.core.hold import MISJUDGED, SPARSE, SQUEEZED, judged, predicted
 from controller.core.plan import Plan
-from controller.core.predict import Choice, Prediction
+from controller.core.predict import LATE_BYTES, Choice, Prediction
 from controller.core.transfer import Transfer
 
 MIB = 1 << 20
@@ -36,7 +36,7 @@ REFUSED, WARNED, SILENT = (["hold-too-short"], []), ([], ["hold-too-short"]), ([
 def test_a_limit_that_is_a_slip_of_the_unit_is_refused_with_the_figures():
     (problem,) = judged(plan(), Transfer("direct", bytes_per_second=100), HOLD, direct=True).problems
     assert problem.message == (
-        "at 100 B a second the 64.1 MiB that travel inside the freeze take 7.77 days, and --max-hold is 10.00 s"
+        "at 100 B a second the 64.0 MiB that travel inside the freeze take 7.77 days, and --max-hold is 10.00 s"
     )
     assert problem.hint == "raise --transfer-rate or --max-hold, or choose --memory post-copy"
     assert problem.fault == "request"
@@ -45,11 +45,16 @@ def test_a_limit_that_is_a_slip_of_the_unit_is_refused_with_the_figures():
 @pytest.mark.parametrize("choice", [QUICK, STRAIGHT])
 def test_what_may_be_compressed_or_left_out_is_warned_of_and_what_fits_is_not_spoken_of(choice):
     margin = SPARSE if choice.straight else SQUEEZED
-    fitting = (64 * MIB + LEAST_IMAGE_BYTES) / HOLD
+    fitting = (64 * MIB + (LATE_BYTES if choice.straight else 0)) / HOLD
     assert found(plan(choice), fitting) == SILENT
     assert found(plan(choice), 0.9 * fitting) == WARNED
     assert found(plan(choice), 1.1 * fitting / margin) == WARNED
     assert found(plan(choice), 0.9 * fitting / margin) == REFUSED
+
+
+def test_a_program_with_little_memory_has_little_images():
+    assert found(plan(Choice("post-copy", 0.1, 0.7), 100_000), 9_000) == WARNED
+    assert found(plan(Choice("post-copy", 0.1, 0.7), 100_000), 400) == REFUSED
 
 
 def test_only_between_agents_and_only_where_there_is_a_limit():
