@@ -10,7 +10,8 @@ anonymous, not locked, no huge pages of hugetlbfs. What a restore does not regis
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 AREA_BYTES = 16 << 20
@@ -59,3 +60,25 @@ def join(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             joined.append((start, end))
     return joined
+
+
+def within(area: Area, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of `ranges`, which are joined, lies in the area."""
+    first = bisect_right(ranges, area.start, key=lambda one: one[1])
+    found: list[tuple[int, int]] = []
+    for start, end in ranges[first:]:
+        if start >= area.end:
+            break
+        found.append((max(start, area.start), min(end, area.end)))
+    return found
+
+
+def between(area: Area, inside: Iterable[tuple[int, int]]) -> list[Area]:
+    """The rest of the area: what lies before, between and behind these ranges `within` it."""
+    found: list[Area] = []
+    at = area.start
+    for start, end in inside:
+        if at < start:
+            found.append(Area(at, start))
+        at = end
+    return [*found, Area(at, area.end)] if at < area.end else found

@@ -5,7 +5,8 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 
 - `{"identity", "host"}`, the first one: answered with `{"port"}`
 - `{"rate": bytes a second}`: give no more; 0, as in the beginning: no limit
-- `{"spare": true}` with the listener of CRIU's questions, where there is one (`checkpoint.memory.sparing`)
+- `{"spare": [pid, …]}` with the listener of CRIU's questions about these, where there is one
+  (`checkpoint.memory.sparing`)
 - `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
 - `{"map": path}` after the dump: write there what CRIU was spared
@@ -75,6 +76,8 @@ class Giver:
         try:
             if "spare" in order:
                 self._sparing = Sparing(fds[0])
+                looking = threading.Thread(target=self._sparing.look_ahead, args=(order["spare"],), daemon=True)
+                looking.start()
             if "early" in order:
                 self._early = Early(order["early"])
             if "open" in order:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint.core.areas import Area, join, large
-from checkpoint.memory import questions, scan
+from checkpoint.core.areas import Area, between, join, large, within
+from checkpoint.memory import questions, scan, urgency
 
 
 class Sparing:
@@ -19,17 +21,33 @@ class Sparing:
         """`listener` is `checkpoint.memory.shade`'s; ours from now on."""
         self._listener = listener
         self._areas: dict[int, list[Area]] = {}
+        self._seen: dict[int, list[tuple[int, int]]] = {}
+        """What each process had while it ran, as far as that was looked at."""
         self._written: dict[tuple[int, Area], list[tuple[int, int]]] = {}
         self._spared: set[tuple[int, Area]] = set()
         self._error: OSError | None = None
         self._looking = threading.Thread(target=self._look, name="look", daemon=True)
         threading.Thread(target=self._answer, name="answer", daemon=True).start()
 
+    def look_ahead(self, pids: list[int]) -> None:
+        """These run: see what they have now, so that there is less to look at once they stand still. For a thread.
+
+        What they give back meanwhile comes as zeros.
+        """
+        urgency.step_back()
+        for pid in pids:
+            seen = self._seen.setdefault(pid, [])
+            with contextlib.suppress(OSError), _page_map(pid) as page_map:  # one that has ended has nothing
+                for area in _large(pid):
+                    for found in scan.written(page_map, area):
+                        if self._looking.ident is not None:
+                            return
+                        seen.append(found)
+
     def begin(self, pids: list[int]) -> None:
         """These stand still: see which areas they have, and begin to look what is in them. Raises OSError."""
         for pid in pids:
-            folder = Path(f"/proc/{pid}")
-            self._areas[pid] = large((folder / "maps").read_text(), (folder / "status").read_text())
+            self._areas[pid] = _large(pid)
         self._looking.start()
 
     def write(self, path: Path) -> None:
@@ -65,11 +83,25 @@ class Sparing:
     def _look(self) -> None:
         try:
             for pid, areas in self._areas.items():
-                fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-                try:
+                seen = join(self._seen.get(pid, ()))
+                with _page_map(pid) as page_map:
                     for area in areas:
-                        self._written[pid, area] = list(scan.written(fd, area))
-                finally:
-                    os.close(fd)
+                        known = within(area, seen)
+                        new = [found for rest in between(area, known) for found in scan.written(page_map, rest)]
+                        self._written[pid, area] = sorted(known + new)
         except OSError as error:
             self._error = error
+
+
+def _large(pid: int) -> list[Area]:
+    folder = Path(f"/proc/{pid}")
+    return large((folder / "maps").read_text(), (folder / "status").read_text())
+
+
+@contextlib.contextmanager
+def _page_map(pid: int) -> Iterator[int]:
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -55,10 +55,10 @@ class Giving:
         """These run: their memory is sent before the freeze, if the taker asks for it."""
         await self._helper.ask({"early": pids})
 
-    async def spare(self, listener: int) -> None:
-        """Have it answer what CRIU will ask over `listener`, which is closed here."""
+    async def spare(self, listener: int, pids: list[int]) -> None:
+        """Have it answer what CRIU will ask over `listener`, which is closed here, of these above all."""
         try:
-            await self._helper.ask({"spare": True}, listener)
+            await self._helper.ask({"spare": pids}, listener)
         finally:
             os.close(listener)  # were it open here too, CRIU would wait for ever for an answer of a giver that is dead
 

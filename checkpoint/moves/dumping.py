@@ -16,7 +16,7 @@ from checkpoint.moves import logs
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes.tree import Tree, stat, until_stopped
+from checkpoint.processes.tree import Tree, descendants, stat, until_stopped
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Dumping:
         helper = await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
         try:
             if self._giving is not None and (listener := await helper.questions()) is not None:
-                await self._giving.spare(listener)
+                await self._giving.spare(listener, [] if root is None else descendants(root.pid))
         except BaseException:
             await helper.close()
             raise

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.core.areas import AREA_BYTES, BLOCK_BYTES, Area, blocks, join, large
+from checkpoint.core.areas import AREA_BYTES, BLOCK_BYTES, Area, between, blocks, join, large, within
 
 START = 0x7F00_0000_0000
 FREE = "Name:\tredis\nVmLck:\t       0 kB\n"
@@ -58,3 +58,15 @@ def test_joined_ranges_have_the_same_and_do_not_touch(spans):
     joined = join(ranges)
     assert {one for a, b in joined for one in range(a, b)} == {one for a, b in ranges for one in range(a, b)}
     assert all(a[1] < b[0] for a, b in pairwise(joined))
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9))), st.integers(0, 60), st.integers(1, 60))
+def test_an_area_is_what_lies_within_it_and_what_is_between(spans, start, size):
+    area = Area(start, start + size)
+    ranges = join(sorted((at, at + length) for at, length in spans))
+    inside = within(area, ranges)
+    numbers = set(range(*area))
+    assert {one for span in inside for one in range(*span)} == {one for span in ranges for one in range(*span)} & numbers
+    rest = between(area, inside)
+    assert all(a < b for a, b in [*inside, *rest])
+    assert sorted(one for span in [*inside, *rest] for one in range(*span)) == sorted(numbers)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ for start, end, category in zip(spans[::3], spans[1::3], spans[2::3]):
 THERE = 0x18
 
 
-def ask(sleeper, *spans: tuple[int, int, int]) -> tuple[Sparing, list[list[int]]]:
-    """What a program behind the shade is told, and who told it."""
+def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] = lambda _: None) -> tuple[
+    Sparing, list[list[int]]
+]:  # fmt: skip
+    """What a program behind the shade is told, and who told it; what is done `ahead` of its process's standing still."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = [str(number) for span in spans for number in span]
     fd = theirs.fileno()
@@ -47,6 +50,7 @@ def ask(sleeper, *spans: tuple[int, int, int]) -> tuple[Sparing, list[list[int]]
         theirs.close()
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
         sparing = Sparing(fds[0])
+        ahead(sparing)
         sparing.begin([sleeper.pid])
         said, _ = asker.communicate(timeout=20)
     assert asker.returncode == 0
@@ -66,6 +70,26 @@ def test_a_large_area_seems_empty_and_is_on_the_map_instead(sleeper, tmp_path):
     assert pieces[-1][1] == large + AREA
     assert any(start <= large + 4 * BLOCK_BYTES and large + 6 * BLOCK_BYTES <= end for start, end in pieces)
     assert sum(end - start for start, end in pieces) <= 6 * BLOCK_BYTES
+
+
+def test_what_was_seen_ahead_is_on_the_map_with_what_has_come_since(sleeper, tmp_path):
+    large, new = sleeper.large, sleeper.large + 12 * BLOCK_BYTES
+
+    def look(sparing: Sparing) -> None:
+        sparing.look_ahead([1 << 22, sleeper.pid])  # the first has ended
+        with open(f"/proc/{sleeper.pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(new)
+            memory.write(b"d")
+
+    sparing, _ = ask(sleeper, (large, large + AREA, THERE), ahead=look)
+    sparing.write(tmp_path / "map")
+    [pieces] = json.loads((tmp_path / "map").read_text()).values()
+    assert pieces[0][0] == large
+    assert pieces[-1][1] == large + AREA
+    assert any(start <= new < end for start, end in pieces)
+    assert any(start <= large + 4 * BLOCK_BYTES and large + 6 * BLOCK_BYTES <= end for start, end in pieces)
+    assert sum(end - start for start, end in pieces) <= 7 * BLOCK_BYTES
+    sparing.look_ahead([sleeper.pid])  # too late: it breaks off
 
 
 def test_what_nobody_asked_for_is_on_no_map(sleeper, tmp_path):

@@ -93,7 +93,7 @@ async def test_a_giver_is_started_found_again_and_missed(tmp_path):
         listener, other = os.pipe()
         os.close(other)
         with pytest.raises(AgentError) as caught:
-            await giving.spare(listener)
+            await giving.spare(listener, [])
         assert caught.value.code is Code.MEMORY_HELPER
         with pytest.raises(OSError, match="Bad file descriptor"):  # CRIU would wait for an answer for ever
             os.fstat(listener)
