@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
@@ -65,8 +66,11 @@ def test_an_area_is_what_lies_within_it_and_what_is_between(spans, start, size):
     area = Area(start, start + size)
     ranges = join(sorted((at, at + length) for at, length in spans))
     inside = within(area, ranges)
-    numbers = set(range(*area))
-    assert {one for span in inside for one in range(*span)} == {one for span in ranges for one in range(*span)} & numbers
     rest = between(area, inside)
     assert all(a < b for a, b in [*inside, *rest])
-    assert sorted(one for span in [*inside, *rest] for one in range(*span)) == sorted(numbers)
+    assert _numbers(inside) == sorted(set(_numbers(ranges)) & set(range(*area)))
+    assert sorted(_numbers(inside) + _numbers(rest)) == list(range(*area))
+
+
+def _numbers(spans: Iterable[tuple[int, int]]) -> list[int]:
+    return [one for span in spans for one in range(*span)]

@@ -38,10 +38,11 @@ for start, end, category in zip(spans[::3], spans[1::3], spans[2::3]):
 THERE = 0x18
 
 
-def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] = lambda _: None) -> tuple[
-    Sparing, list[list[int]]
-]:  # fmt: skip
-    """What a program behind the shade is told, and who told it; what is done `ahead` of its process's standing still."""
+Told = tuple[Sparing, list[list[int]]]
+
+
+def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] = lambda _: None) -> Told:
+    """What a program behind the shade is told, and who told it, after what is done `ahead` of it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = [str(number) for span in spans for number in span]
     fd = theirs.fileno()
