@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -178,11 +178,13 @@ class AgentClient(SidecarClient):
     async def checkpoint(
         self, image: str, body: agent_api.StoreCheckpoint, timeout_seconds: float
     ) -> agent_api.StoredCheckpoint:
-        path = f"/v1/checkpoints/{image}"
+        path = f"/v1/checkpoints/{quote(image, safe='')}"
         return await self.call("POST", path, agent_api.StoredCheckpoint, body, timeout_seconds)
 
     async def clone(self, migration: str, body: agent_api.StartClone, timeout_seconds: float) -> agent_api.Cloned:
-        return await self.call("POST", f"/v1/clones/{migration}", agent_api.Cloned, body, timeout_seconds)
+        return await self.call(
+            "POST", f"/v1/clones/{quote(migration, safe='')}", agent_api.Cloned, body, timeout_seconds
+        )
 
 
 class ProxyClient(SidecarClient):

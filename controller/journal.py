@@ -153,10 +153,18 @@ def read(path: Path) -> Record:
     return Record(entries[0].intent, entries, _is_driven(path))
 
 
-def read_all(folder: Path) -> list[Record]:
-    """Every migration's record, oldest first. One that has just been begun, and has no line yet, is left out."""
+def read_all(folder: Path) -> tuple[list[Record], list[Refused]]:
+    """Every migration's record, oldest first, and what is to be said of those that cannot be read. One that has just
+    been begun, and has no line yet, is left out."""
+    records: list[Record] = []
+    damaged: list[Refused] = []
     paths = [path for path in folder.iterdir() if path.suffix == ".jsonl"] if folder.is_dir() else []
-    return sorted((read(path) for path in paths if path.stat().st_size), key=lambda record: record.entries[0].at)
+    for path in sorted(path for path in paths if path.stat().st_size):
+        try:
+            records.append(read(path))
+        except Refused as error:
+            damaged.append(error)
+    return sorted(records, key=lambda record: record.entries[0].at), damaged
 
 
 def unknown_migration(migration: str) -> Refused:

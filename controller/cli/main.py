@@ -7,6 +7,7 @@ becomes one line on standard error and an exit status; anything else is a bug an
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,10 @@ Examples:
 """
 
 
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""As a shell says it of a program that the signal has ended."""
+
+
 class OneLineErrors(click.Group):
     """A group whose commands end with one line for whatever a person can do something about."""
 
@@ -39,6 +44,8 @@ class OneLineErrors(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # whoever read our output has gone: click's to end
             raise
+        except KeyboardInterrupt:  # by hand: nobody has to be told
+            ctx.exit(EXIT_INTERRUPTED)
         except OSError as error:
             self._end(ctx, MidstreamError.of_system(error))
         except MidstreamError as error:
@@ -80,6 +87,8 @@ def check(home: Path, workload: str | None, pod_name: str | None, output: str) -
     """Says whether this machine can move workloads, and what to do where it can't; of a WORKLOAD, what its move would
     take."""
     if workload is None:
+        if pod_name is not None:
+            raise click.UsageError("--pod goes with a WORKLOAD")
         sys.exit(machine.check_machine(output == "json"))
     sys.exit(asyncio.run(workloads.check_workload(home, workload, pod_name, as_json=output == "json")))
 

@@ -69,8 +69,18 @@ async def checkpoint(home: Path, request: CheckpointRequest, *, as_json: bool) -
     timeout = request.max_hold_seconds + request.deadline_seconds + SPARE_SECONDS
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         await _look_at_the_hold(home, agent, request)
-        stored = await agent.checkpoint(image_name(request.workload), body, timeout)
+        stored = await _stored(agent, image_name(request.workload), body, timeout)
     say_json(stored) if as_json else show_stored(stored)
+
+
+async def _stored(
+    agent: AgentClient, image: str, body: agent_api.StoreCheckpoint, timeout_seconds: float
+) -> agent_api.StoredCheckpoint:
+    try:
+        return await agent.checkpoint(image, body, timeout_seconds)
+    except asyncio.CancelledError:  # interrupted; what the agent has begun it ends
+        click.echo(f"midstream: the agent goes on with it: midstream images list may show {image}", err=True)
+        raise
 
 
 async def _look_at_the_hold(home: Path, agent: AgentClient, request: CheckpointRequest) -> None:

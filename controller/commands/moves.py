@@ -163,8 +163,16 @@ async def _until_over(home: Path, migration: str) -> Record:
 
 
 def show_status(home: Path, migration: str | None, as_json: bool) -> None:
-    records = journal.read_all(migrations_folder(home)) if migration is None else [_record(home, migration)]
-    say(records, as_json, lambda found: show_records(found, detailed=migration is not None))
+    """Raises Refused where a journal cannot be read; what is known of the other migrations is shown before."""
+    damaged: list[Refused] = []
+    if migration is None:
+        records, damaged = journal.read_all(migrations_folder(home))
+    else:
+        records = [_record(home, migration)]
+    if records or not damaged:
+        say(records, as_json, lambda found: show_records(found, detailed=migration is not None))
+    for error in damaged:
+        raise error
 
 
 def _record(home: Path, migration: str) -> Record:

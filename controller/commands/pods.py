@@ -27,25 +27,30 @@ class PodRequest(msgspec.Struct, frozen=True):
 
 
 async def create_pods(home: Path, names: Sequence[str], wanted: PodRequest) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise Refused("named-twice", f"{', '.join(twice)}: named twice", "request", "every pod has a name of its own")
+    _refuse_twice(names)
     lab = Lab(home)
     making = (lab.create(name, **msgspec.structs.asdict(wanted)) for name in names)
     for created in await asyncio.gather(*making):
         click.echo(f"{created.name}: {created.address} {created.address6}")
 
 
+def _refuse_twice(names: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused("named-twice", f"{', '.join(twice)}: named twice", "request", "every pod has a name of its own")
+
+
 async def list_pods(home: Path, as_json: bool) -> None:
     rows = [
         {"name": pod.name, "address": pod.address, "address6": pod.address6, "alive": pod.alive,
-         "cleartext_links": pod.cleartext_links, "own_root": pod.own_root, "shared": pod.shared,
-         "workloads": msgspec.to_builtins(workloads)}
+         "answers": workloads is not None, "cleartext_links": pod.cleartext_links, "own_root": pod.own_root,
+         "shared": pod.shared, "workloads": msgspec.to_builtins(workloads or [])}
         for pod, workloads in await workloads_of(Lab(home).pods())
     ]  # fmt: skip
     say(rows, as_json, show_pods)
 
 
 async def delete_pods(home: Path, names: Sequence[str], force: bool) -> None:
+    _refuse_twice(names)
     lab = Lab(home)
     pods = [lab.pod(name) for name in names]
     for pod in pods:

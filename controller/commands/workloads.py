@@ -13,7 +13,7 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.clients import AgentClient
 from controller.commands.output import say
-from controller.core.errors import EXIT_REFUSED, Refused
+from controller.core.errors import EXIT_REFUSED, Refused, Unreachable
 from controller.core.hold import DEFAULT_SECONDS, predicted
 from controller.core.predict import choose
 from controller.lab.lab import Lab
@@ -28,25 +28,39 @@ async def find_workload(lab: Lab, name: str, pod_name: str | None) -> Pod:
         Refused: no pod has it, or several do and none was named.
     """
     pods = [lab.pod(pod_name)] if pod_name else [pod for pod in lab.pods() if pod.alive]
-    having = [pod for pod, workloads in await workloads_of(pods) if any(each.name == name for each in workloads)]
+    found = await workloads_of(pods)
+    having = [pod for pod, workloads in found if any(each.name == name for each in workloads or ())]
     if not having:
         where = f"pod {pod_name}" if pod_name else "any pod"
+        silent = ", ".join(pod.name for pod, workloads in found if workloads is None)
+        message = f"there is no workload {name!r} in {where}" + (
+            f", as far as they answer; {silent}: no answer" if silent else ""
+        )
         hint = "midstream pod list shows the workloads"
-        raise Refused("unknown-workload", f"there is no workload {name!r} in {where}", "request", hint)
+        raise Refused("unknown-workload", message, "request", hint)
     if len(having) > 1:
         names = ", ".join(pod.name for pod in having)
-        raise Refused("ambiguous-workload", f"workload {name!r} is in the pods {names}", "request", "say --from POD")
+        raise Refused(
+            "ambiguous-workload",
+            f"workload {name!r} is in the pods {names}",
+            "request",
+            "say which: --from POD, or --pod POD",
+        )
     return having[0]
 
 
-async def workloads_of(pods: Sequence[Pod]) -> list[tuple[Pod, list[agent_api.Workload]]]:
-    found: list[tuple[Pod, list[agent_api.Workload]]] = []
+async def workloads_of(pods: Sequence[Pod]) -> list[tuple[Pod, list[agent_api.Workload] | None]]:
+    """None: its agent does not answer, as that of a pod that is just being made; the others are none the worse."""
+    found: list[tuple[Pod, list[agent_api.Workload] | None]] = []
     for pod in pods:
         if not pod.alive or not pod.sidecars:
             found.append((pod, []))
             continue
         async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
-            found.append((pod, await agent.workloads()))
+            try:
+                found.append((pod, await agent.workloads()))
+            except Unreachable:
+                found.append((pod, None))
     return found
 
 

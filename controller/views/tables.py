@@ -21,6 +21,7 @@ from controller.journal import Record
 from controller.views.panels import final_panel
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
+PIPED_CELLS = 170
 PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}
 
 
@@ -28,7 +29,8 @@ def show_pods(rows: Sequence[dict[str, Any]], console: Console | None = None) ->
     """`midstream pod list`."""
     table = _table("pod", "address", "IPv6", "state", "root", "links", "workloads")
     for row in rows:
-        state = Text("up", "green") if row["alive"] else Text("down", "red")
+        up = Text("up", "green") if row["answers"] else Text("no answer", "yellow")
+        state = up if row["alive"] else Text("down", "red")
         links = Text("cleartext", "red") if row["cleartext_links"] else Text("TLS")
         root = "own" if row["own_root"] else "machine's"
         ends = (row["name"], row["address"], row["address6"] or "-")
@@ -71,7 +73,7 @@ def show_records(records: Sequence[Record], *, detailed: bool = False, console: 
     _show(console, table, records, "There was no migration yet: midstream migrate WORKLOAD --to POD")
     if detailed:
         for record in records:
-            _show_history(record, console or Console(highlight=False))
+            _show_history(record, console or _console())
 
 
 def _state(record: Record) -> Text:
@@ -98,7 +100,7 @@ def _show_history(record: Record, console: Console) -> None:
 
 def show_plan(plan: Plan, console: Console | None = None) -> None:
     """`midstream migrate --dry-run`: what would be moved, and what stands in the way."""
-    console = console or Console(highlight=False)
+    console = console or _console()
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="bright_black")
     table.add_column()
@@ -130,7 +132,7 @@ class WorkloadCheck(msgspec.Struct, frozen=True):
 
 
 def show_workload_check(found: WorkloadCheck, console: Console | None = None) -> None:
-    console = console or Console(highlight=False)
+    console = console or _console()
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_column(style="bright_black")
     table.add_column()
@@ -199,7 +201,7 @@ def _ground_text(ground: Ground) -> str:
 
 def show_checks(checks: Sequence[CheckResult], console: Console | None = None) -> None:
     """`midstream check`: ✓ and ✗ and !, each with its remedy, then the sum of it."""
-    console = console or Console(highlight=False)
+    console = console or _console()
     width = max((len(check.name) for check in checks), default=0)
     for check in checks:
         console.print(_line(check.status, f"{check.name:<{width}}  {check.detail}", check.remedy), soft_wrap=True)
@@ -228,10 +230,18 @@ def _add(table: Table, *cells: str | Text) -> None:
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
+def _console() -> Console:
+    """What is piped is not folded to a terminal's width: it is there to be searched."""
+    made = Console(highlight=False)
+    if not made.is_terminal:
+        made.width = max(made.width, PIPED_CELLS)
+    return made
+
+
 def _framed(table: Table) -> RenderableType:
-    return Padding(table, (1, 0, 1, 2))
+    return Padding(table, (1, 0, 1, 2), expand=False)
 
 
 def _show(console: Console | None, table: Table, rows: Sequence[object], otherwise: str) -> None:
-    console = console or Console(highlight=False)
+    console = console or _console()
     console.print(_framed(table) if rows else Text(f"  {otherwise}"))

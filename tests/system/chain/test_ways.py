@@ -82,7 +82,7 @@ async def test_a_controller_that_takes_over_shortens_the_ways(stage):
     async with spoilt(move, stage.b.proxy_socket, "/ledger", method="GET") as (moving, _):
         moving.cancel()
         await asyncio.wait([moving])
-    records = journal.read_all(migrations_folder(stage.lab.home))
+    records, _ = journal.read_all(migrations_folder(stage.lab.home))
     (migration,) = [each.intent.migration for each in records if each.interrupted]
     assert await resume(stage.lab.home, migration, as_json=True) == 0
     assert await one_link_each(stage) == len(clients)

@@ -24,7 +24,7 @@ def begun(tmp_path):
 
 
 def test_a_new_migration_is_pending_and_driven(begun, tmp_path):
-    (record,) = journal.read_all(tmp_path)
+    ((record,), _) = journal.read_all(tmp_path)
     assert record.intent == INTENT
     assert record.phase is Phase.PENDING
     assert record.driven
@@ -106,7 +106,7 @@ def test_a_migration_that_there_is_no_room_for_is_not_begun(tmp_path):
 def test_one_that_has_just_been_begun_is_not_listed_yet(begun, tmp_path):
     (tmp_path / "redis-2.jsonl").touch()
     (tmp_path / "no-journal").touch()
-    assert [record.intent.migration for record in journal.read_all(tmp_path)] == ["redis-1"]
+    assert [record.intent.migration for record in journal.read_all(tmp_path)[0]] == ["redis-1"]
 
 
 @pytest.mark.parametrize("raw", [b"", b"garbage\n", b'{"at": 1}\n', b"\xff\n"])
@@ -128,4 +128,4 @@ def test_the_journal_is_its_owners_alone(begun, tmp_path):
 
 
 def test_no_migrations_in_a_home_that_is_new(tmp_path):
-    assert journal.read_all(tmp_path / "none") == []
+    assert journal.read_all(tmp_path / "none") == ([], [])

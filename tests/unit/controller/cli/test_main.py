@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from controller.cli.main import main
+from controller.commands import moves
 from controller.core.errors import EXIT_REFUSED
 from tests.harness.leaks import fresh_home
 
@@ -67,6 +68,15 @@ def test_an_interrupt_while_everything_is_imported_ends_it_in_silence(tmp_path: 
     argv = [sys.executable, "-m", "controller.cli", "status"]
     done = subprocess.run(argv, capture_output=True, check=False, cwd="/", env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_an_interrupt_by_hand_ends_a_command_as_a_shell_expects_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moves, "show_status", interrupted)
+    done = CliRunner().invoke(main, ["status"])
+    assert (done.exit_code, done.output) == (130, "")
 
 
 @pytest.mark.parametrize("group", [[], ["pod"], ["images"]])

@@ -68,3 +68,12 @@ async def test_what_is_over_is_not_taken_back(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is over"):
         await moves.rollback(tmp_path, path.stem)
     assert read(path).phase is Phase.SUCCEEDED
+
+
+def test_a_journal_that_is_damaged_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Journal.begin(migrations_folder(tmp_path), new_intent(REQUEST, "a"))
+    (log.path.parent / "damaged.jsonl").write_text("garbage\n")
+    with pytest.raises(Refused, match=r"damaged.jsonl is not a migration's journal"):
+        moves.show_status(tmp_path, None, as_json=False)
+    log.close()
+    assert log.path.stem in capsys.readouterr().out

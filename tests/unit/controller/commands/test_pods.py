@@ -9,7 +9,9 @@ import pytest
 
 from checkpoint.api import Workload
 from controller.commands import pods
+from controller.commands.workloads import find_workload
 from controller.core.errors import Refused
+from controller.lab.lab import Lab
 from controller.lab.pod import save
 from proxy.api import Endpoint, FlowView
 from tests.harness.stand_ins import stands
@@ -52,7 +54,27 @@ async def test_a_pod_that_does_not_answer_is_not_deleted_in_passing():
         assert "--force" in caught.value.hint
 
 
-async def test_a_pod_that_is_named_twice_is_not_made(tmp_path):
+async def test_a_pod_that_does_not_answer_hides_no_other(capsys):
+    """Also one that somebody is just making."""
+    async with stands("a", "b") as (home, (a, b)):
+        a.pod.agent_socket.unlink()
+        b.agent.answers[LIST] = [Workload("w", 20_001, ["server"], "running")]
+        await pods.list_pods(home, as_json=True)
+        assert (await find_workload(Lab(home), "w", None)).name == "b"
+        with pytest.raises(Refused, match="no workload 'x' in any pod, as far as they answer; a: no answer"):
+            await find_workload(Lab(home), "x", None)
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["alive"], row["answers"], len(row["workloads"])) for row in rows] == [
+        (True, False, 0),
+        (True, True, 1),
+    ]
+
+
+async def test_a_pod_that_is_named_twice_is_neither_deleted_nor_made(tmp_path):
+    async with stands("a") as (home, (a,)):
+        with pytest.raises(Refused, match="a: named twice"):
+            await pods.delete_pods(home, ["a", "a"], force=True)
+        assert a.pod.agent_socket.exists()
     with pytest.raises(Refused, match="a: named twice"):
         await pods.create_pods(tmp_path / "home", ["a", "b", "a"], pods.PodRequest(None, False, False, ()))
     assert not (tmp_path / "home").exists()

@@ -63,6 +63,7 @@ def test_pods(console: Console) -> None:
             "address": "10.0.0.2",
             "address6": "fd00::2",
             "alive": True,
+            "answers": True,
             "cleartext_links": False,
             "own_root": False,
             "workloads": [workload, workload],
@@ -72,15 +73,18 @@ def test_pods(console: Console) -> None:
             "address": "10.0.0.3",
             "address6": "",
             "alive": False,
+            "answers": True,
             "cleartext_links": True,
             "own_root": True,
             "workloads": [],
         },
     ]
+    rows.append({**rows[0], "answers": False, "workloads": []})
     show_pods(rows, console)
     lines = [line.split() for line in said(console).splitlines() if line.strip()]
     assert lines[1] == ["a", "10.0.0.2", "fd00::2", "up", "machine's", "TLS", "redis", "running,", "redis", "running"]
     assert lines[2] == ["b", "10.0.0.3", "-", "down", "own", "cleartext", "-"]
+    assert lines[3][3:5] == ["no", "answer"]
 
 
 def test_flows(console: Console) -> None:
