@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, FIRST_BYTES, PAGE_BYTES, Ask, Due, Piece, Put, Space, pieces
+from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Piece, Put, Space, pieces
 
 BASE = 16 * CHUNK_BYTES
 
@@ -21,18 +21,10 @@ def space(pages: int = 64) -> Space:
 def test_a_fault_asks_for_the_page_and_its_neighbours_once():
     one = space()
     asked = one.fault(page(9))
-    assert asked == Ask(1, page(8), FIRST_BYTES)
+    assert asked == Ask(1, page(0), FAULT_BYTES)
     assert one.fault(page(10)) is Due.COMING
     assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
     assert one.outstanding() == [asked]
-
-
-def test_another_fault_beside_it_asks_for_what_is_left_there():
-    one = space()
-    one.fault(page(9))
-    assert one.fault(page(3)) == Ask(2, page(0), 8 * PAGE_BYTES)
-    assert one.fault(page(13)) == Ask(3, page(12), 20 * PAGE_BYTES)
-    assert one.fault(page(32)) == Ask(4, page(32), FIRST_BYTES)
 
 
 def test_a_page_that_was_never_written_is_zeros():
@@ -56,8 +48,8 @@ def test_the_background_goes_on_where_the_last_fault_was_and_then_from_the_begin
     asked = []
     while (ask := one.next()) is not None:
         asked.append(ask)
-    assert asked[0] == Ask(2, BASE + CHUNK_BYTES + FIRST_BYTES, CHUNK_BYTES)
-    assert sum(ask.size for ask in asked) == 3 * CHUNK_BYTES - FIRST_BYTES
+    assert asked[0] == Ask(2, BASE + CHUNK_BYTES + FAULT_BYTES, CHUNK_BYTES)
+    assert sum(ask.size for ask in asked) == 3 * CHUNK_BYTES - FAULT_BYTES
     assert max(ask.size for ask in asked) == CHUNK_BYTES
 
 
@@ -81,9 +73,9 @@ def test_what_the_process_moved_is_asked_for_by_its_old_address_and_put_at_its_n
     one.remapped(page(0), far, 64 * PAGE_BYTES)
     assert one.fault(page(0)) is Due.ZERO
     assert one.fault(far) is Due.COMING
-    assert one.arrived(coming.number) == [Put(far, 0, FIRST_BYTES)]
+    assert one.arrived(coming.number) == [Put(far, 0, FAULT_BYTES)]
     asked = one.fault(far + FAULT_BYTES)
-    assert asked == Ask(2, page(0) + FAULT_BYTES, FIRST_BYTES)
+    assert asked == Ask(2, page(0) + FAULT_BYTES, FAULT_BYTES)
 
 
 def test_a_child_wants_everything_that_has_not_come():
@@ -92,7 +84,7 @@ def test_a_child_wants_everything_that_has_not_come():
     child = one.forked()
     assert child.left_bytes == one.left_bytes == 64 * PAGE_BYTES
     assert child.asked_count == 0
-    assert child.fault(page(0)) == Ask(1, page(0), FIRST_BYTES)
+    assert child.fault(page(0)) == Ask(1, page(0), FAULT_BYTES)
 
 
 actions = st.one_of(
