@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from itertools import chain
+from typing import Any
 
 import msgspec
 
+from checkpoint.api import Problem
 from controller.clients import gather_named
 from controller.core.files import what_does_not_arrive
 from controller.core.hold import judged
-from controller.core.machines import unlike, unlike_links
+from controller.core.machines import unlike, unlike_links, unlike_versions
 from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
 from controller.core.predict import Rates, choose, usable
 from controller.journal import Intent
@@ -34,7 +37,8 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     source, destination = facts_of(parties.source), facts_of(parties.destination)
     allow = intent.allow_loss
     plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
-    apart = unlike(source.name, facts["ours"], destination.name, facts["theirs"])
+    apart = _of_other_versions(source.name, destination.name, facts)
+    apart += unlike(source.name, facts["ours"], destination.name, facts["theirs"])
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
@@ -55,6 +59,16 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
 def judged_anew(plan: Plan, intent: Intent, *, direct: bool) -> Plan:
     """With what is known of its freeze. That images go `direct`, or pre-copy is in vain, may be found out later."""
     return judged(plan, intent.transfer, intent.max_hold_seconds, direct=direct)
+
+
+def _of_other_versions(source: str, destination: str, facts: dict[str, Any]) -> list[Problem]:
+    parts = {
+        f"agent of pod {source}": facts["ours"].version,
+        f"proxy of pod {source}": facts["source_proxy"].version,
+        f"agent of pod {destination}": facts["theirs"].version,
+        f"proxy of pod {destination}": facts["destination_proxy"].version,
+    }
+    return unlike_versions(importlib.metadata.version("midstream"), parts)
 
 
 def facts_of(pod: Pod) -> PodFacts:

@@ -1,9 +1,12 @@
-"""Whether one pod's images can be read, and run, in the other, and whether their proxies can speak to each other.
+"""Whether one pod's images can be read, and run, in the other, whether their proxies can speak to each other, and we to
+all of them.
 
 Pure: takes what their agents and proxies say.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import proxy.api as proxy_api
 from checkpoint.api import Health, Problem
@@ -35,6 +38,17 @@ def _different(source: str, ours: Health, destination: str, theirs: Health) -> l
         message = f"pod {source} runs on {ours.architecture}, pod {destination} on {theirs.architecture}"
         found.append(Problem("architecture-differs", message, "machine", "choose another pod"))
     return found
+
+
+def unlike_versions(here: str, parts: Mapping[str, str]) -> list[Problem]:
+    """`here` is our own version, `parts` has each sidecar's by its name. What is said to each other is the same for one
+    minor version: a word that is not understood would be noticed inside the freeze."""
+    other = {part: version for part, version in parts.items() if version_of(version)[:2] != version_of(here)[:2]}
+    if not other:
+        return []
+    words = ", ".join(f"the {part} is {version or '?'}" for part, version in other.items())
+    hint = "move with the midstream that made the pods, or make them anew with this one"
+    return [Problem("version-differs", f"this midstream is {here}; {words}", "pod", hint)]
 
 
 def unlike_links(source: str, ours: proxy_api.Health, destination: str, theirs: proxy_api.Health) -> list[Problem]:

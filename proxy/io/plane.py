@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import socket
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ from proxy.io.retirement import Retirement
 from proxy.sys import address, limits, privileges
 from proxy.sys.routing import Routing
 
-VERSION = "0.1.0"
+VERSION = importlib.metadata.version("midstream")
 PARTING_SECONDS = 1.0
 """What links may take to say their last words when the proxy ends."""
 

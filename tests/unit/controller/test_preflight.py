@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -21,8 +22,9 @@ from tests.harness.stand_ins import Stand, stands
 MIB = 1 << 20
 WORKLOAD = agent_api.Workload("w", 20_001, ["server"], "running")
 INSPECTION = agent_api.Inspection(WORKLOAD, [20_001], 5 * MIB, 3, [80], [])
-AGENT = agent_api.Health("1", "4.2.1", "6.12", "x86_64")
-PROXY = proxy_api.Health("1", 64901, ["NET_ADMIN"], 0, 0, 0)
+HERE = importlib.metadata.version("midstream")
+AGENT = agent_api.Health(HERE, "4.2.1", "6.12", "x86_64")
+PROXY = proxy_api.Health(HERE, 64901, ["NET_ADMIN"], 0, 0, 0)
 INTENT = Intent("m", "w", "a", "b", 10.0, MIB)
 INSPECT = "GET /v1/workloads/w"
 
@@ -62,10 +64,11 @@ async def test_all_four_are_asked_and_whatever_each_says_is_on_the_list(pods: tu
     b.agent.answers["GET /v1/room"] = agent_api.Room(1 << 40, 1 << 40, [20_001], [])
     b.agent.answers["GET /healthz"] = msgspec.structs.replace(AGENT, architecture="aarch64")
     a.proxy.answers["GET /healthz"] = msgspec.structs.replace(PROXY, spare_descriptors=5)
-    b.proxy.answers["GET /healthz"] = msgspec.structs.replace(PROXY, cleartext_links=True)
+    b.proxy.answers["GET /healthz"] = msgspec.structs.replace(PROXY, cleartext_links=True, version="99.1")
     plan = await plan_of(pods, msgspec.structs.replace(INTENT, memory="post-copy"))
     assert {one.code for one in plan.problems} == {
         "lock-held", "pids-taken", "architecture-differs", "links-differ", "no-descriptors", "post-copy-unavailable",
+        "version-differs",
     }  # fmt: skip
 
 

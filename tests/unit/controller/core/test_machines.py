@@ -4,7 +4,7 @@ import pytest
 
 import proxy.api as proxy_api
 from checkpoint.api import Health
-from controller.core.machines import unlike, unlike_links
+from controller.core.machines import unlike, unlike_links, unlike_versions
 
 
 def health(criu="4.2.1", architecture="x86_64"):
@@ -27,6 +27,13 @@ def test_each_difference_has_its_name(ours, theirs, codes):
     found = unlike("a", ours, "b", theirs)
     assert [problem.code for problem in found] == codes
     assert all("pod" in problem.message for problem in found)
+
+
+def test_a_sidecar_of_another_minor_version_is_named_with_what_it_is():
+    assert unlike_versions("0.1.0", {"agent of pod a": "0.1.7", "proxy of pod a": "0.1.0"}) == []
+    (found,) = unlike_versions("0.1.0", {"agent of pod a": "0.2.0", "proxy of pod b": "", "agent of pod b": "0.1.0"})
+    assert found.code == "version-differs"
+    assert found.message == "this midstream is 0.1.0; the agent of pod a is 0.2.0, the proxy of pod b is ?"
 
 
 def test_links_in_cleartext_and_links_in_tls_do_not_go_together():
