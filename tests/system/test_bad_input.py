@@ -41,15 +41,22 @@ async def stage(standing):
     assert ask(standing.counter, "INCR counter") == f":{before + 1}", "the workload came to harm"
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def own_stage():
-    """A scene of the test's own, for what changes pods."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def second():
+    """A scene for the tests that change pods."""
     async with scene() as made:
-        await made.run_redis()
-        made.counter = made.connect(made.client, made.a.address, REDIS_PORT)
-        assert ask(made.counter, "INCR counter") == ":1"
         yield made
-        assert ask(made.counter, "INCR counter") == ":2", "the workload came to harm"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_stage(second):
+    """It, with a Redis of the test's own."""
+    await second.run_redis()
+    counter = second.connect(second.client, second.a.address, REDIS_PORT)
+    assert ask(counter, "INCR counter") == ":1"
+    yield second
+    assert ask(counter, "INCR counter") == ":2", "the workload came to harm"
+    await second.clear()
 
 
 async def refused(stage, *arguments, status=EXIT_REFUSED):
@@ -118,6 +125,7 @@ async def test_a_destination_without_room(own_stage):
             await asyncio.sleep(0.05)
     line = await refused(own_stage, "migrate", "eater", "--to", "small")
     assert "pod small has too little memory" in line
+    await own_stage.lab.delete("small")
 
 
 EATER = "import time; block = bytearray(b'x' * (300 << 20)); time.sleep(1000)"
