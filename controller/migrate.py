@@ -29,8 +29,9 @@ SETTLE_SECONDS = 5.0
 """How long the held bytes are waited for. A reader that is slower keeps its flow after that: nothing is cut."""
 
 SETTLE_PAUSE_SECONDS, SETTLE_PAUSE_SECONDS_EACH = 0.01, 100e-6
-"""From the repointing to the first look at the ledgers, and so much longer for each flow: both proxies are relaying what
-they held, and a look keeps them from it. (1,000 connections were silent for 39 ms beyond the freeze, and are for 21.)"""
+"""From the repointing to the first look at the ledgers, and so much longer for each flow: both proxies are relaying
+what they held, and a look keeps them from it. (1,000 connections were silent for 39 ms beyond the freeze, and are for
+21.)"""
 
 WAYS_SECONDS = 10.0
 """How long a further move waits for slow readers to read what went by the ways of earlier ones; then it goes on beside
