@@ -18,6 +18,7 @@ import proxy.api as proxy_api
 from controller import memory, relayed
 from controller.clients import gather_named, unless_unknown
 from controller.core.accounts import Account, reconcile
+from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
 from controller.core.predict import Choice, Rates, fall_back
@@ -25,7 +26,7 @@ from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
-from controller.preflight import judged_anew, preflight
+from controller.preflight import preflight
 from controller.transfer import Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
@@ -94,10 +95,14 @@ class Move(Parties):
         self.intent = msgspec.structs.replace(self.intent, memory=self._choice.way)
 
     @property
-    def _choice(self) -> Choice:
+    def _planned(self) -> Plan:
         assert self.plan is not None
-        assert self.plan.memory is not None
-        return self.plan.memory
+        return self.plan
+
+    @property
+    def _choice(self) -> Choice:
+        assert self._planned.memory is not None
+        return self._planned.memory
 
     async def _await_ways(self) -> None:
         """Looks once; `controller.migrate` looks again until there are few."""
@@ -106,50 +111,45 @@ class Move(Parties):
         self.pile = await relayed.ways(self.source, self.plan.follows)
 
     async def _prepare_source(self) -> None:
-        assert self.plan is not None
         body = agent_api.PrepareOutbound(
-            self.intent.workload, self.plan.readdress, self.intent.max_hold_seconds, self._image_key,
+            self.intent.workload, self._planned.readdress, self.intent.max_hold_seconds, self._image_key,
             self.intent.allow_loss, self._choice.way, self.intent.files,
         )  # fmt: skip
         self._prepared = await self.source_agent.prepare_outbound(self._id, body)
 
     async def _prepare_destination(self) -> None:
-        assert self.plan is not None
         body = agent_api.PrepareInbound(
-            self.intent.workload, self.plan.argv, self._image_key, self._choice.way, self.intent.files
+            self.intent.workload, self._planned.argv, self._image_key, self._choice.way, self.intent.files
         )
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
-        assert self.plan is not None
-        body = proxy_api.PrepareInbound(self._token, self.plan.follows, self.intent.max_hold_seconds)
+        body = proxy_api.PrepareInbound(self._token, self._planned.follows, self.intent.max_hold_seconds)
         await self.destination_proxy.prepare_inbound(self._id, body)
 
     async def _dial_links(self) -> None:
-        assert self.plan is not None
+        to = proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT)
         body = proxy_api.PrepareOutbound(
-            destination=proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT),
-            token=self._token,
-            readdress=self.plan.readdress,
-            links=self.plan.connections,
-            spare_links=SPARE_LINKS,
-            policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
+            destination=to, token=self._token, readdress=self._planned.readdress, links=self._planned.connections,
+            spare_links=SPARE_LINKS, policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
             relink_seconds=self.intent.max_hold_seconds,
-        )
+        )  # fmt: skip
         await self.source_proxy.prepare_outbound(self._id, body)
 
     async def _open_transfer(self) -> None:
-        assert self._prepared is not None and self.plan is not None  # noqa: PT018
+        assert self._prepared is not None
         self._agreed = await agree(
             self._id, self.intent.transfer, self.source_agent, self.destination_agent, self._prepared,
             self.destination.address, self._depot, self.intent.max_hold_seconds,
             straight=self._choice.goes_straight,
         )  # fmt: skip
-        refuse_what_cannot_move(judged_anew(self.plan, self.intent, direct=self._agreed.way == "direct"))
+        intent, direct = self.intent, self._agreed.way == "direct"
+        refuse_what_cannot_move(judged(self._planned, intent.transfer, intent.max_hold_seconds, direct=direct))
 
     async def _carry_files(self) -> None:
         """What there is of them before the freeze; inside it only what has changed since is sent."""
-        wanted = {"shared": None, "direct": self.intent.transfer, "store": self._depot}[self._agreed.way]
+        ways = {"shared": None, "direct": self.intent.transfer, "store": self._depot}
+        wanted = ways[self._agreed.way]
         await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
     async def _send_early(self) -> None:
@@ -170,9 +170,8 @@ class Move(Parties):
         if not self.rounds or self.rounds[-1].then != "fall-back":
             return
         await self._forget()
-        assert self.plan is not None
         choice = fall_back(self._choice, self.rounds[-1].reason)
-        self.plan = msgspec.structs.replace(self.plan, memory=choice)
+        self.plan = msgspec.structs.replace(self._planned, memory=choice)
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
 
     async def _stop(self) -> None:

@@ -53,11 +53,6 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
     problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]
     plan = msgspec.structs.replace(plan, memory=memory, problems=problems)
-    return judged_anew(plan, intent, direct=direct)
-
-
-def judged_anew(plan: Plan, intent: Intent, *, direct: bool) -> Plan:
-    """With what is known of its freeze. That images go `direct`, or pre-copy is in vain, may be found out later."""
     return judged(plan, intent.transfer, intent.max_hold_seconds, direct=direct)
 
 

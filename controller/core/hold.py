@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 def judged(plan: Plan, transfer: Transfer, hold_seconds: float, *, direct: bool) -> Plan:
     """The plan with what is to be said of its freeze, among its problems or its warnings. `direct`: the images go from
-    agent to agent, as far as it is known."""
+    agent to agent, as far as it is known; that they do, or that pre-copy is in vain, may be found out later."""
     assert plan.memory is not None
     rate = transfer.bytes_per_second
     found = _limited(plan, plan.memory, rate, hold_seconds) if direct and rate else None

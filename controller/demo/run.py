@@ -17,6 +17,7 @@ from controller.actions import Move
 from controller.clients import AgentClient
 from controller.commands.moves import MigrateRequest, drive, migrations_folder, new_intent
 from controller.commands.workloads import base_environment
+from controller.core import hold
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action
 from controller.core.predict import Wanted
@@ -35,7 +36,6 @@ PORT = 6379
 STEADY_SECONDS = 2.0
 """How long the load runs before the move and again after it, so that there is something to compare with."""
 
-MAX_HOLD_SECONDS = 10.0
 MAX_HELD_BYTES = 64 << 20
 
 READY_SECONDS = 20.0
@@ -127,7 +127,7 @@ async def move_redis(
 ) -> tuple[MigrationResult, Window | None]:
     """Moves it; the migration's account and when it was frozen."""
     request = MigrateRequest(
-        "redis", source.name, destination.name, MAX_HOLD_SECONDS, MAX_HELD_BYTES, memory=memory, transfer=transfer
+        "redis", source.name, destination.name, hold.DEFAULT_SECONDS, MAX_HELD_BYTES, memory=memory, transfer=transfer
     )
     intent = new_intent(request, source.name)
     async with Move(intent, source, destination, await asyncio.to_thread(rates.load, home)) as move:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 import checkpoint.api as agent_api
 from controller.core.units import byte_text, duration_text
+from controller.views.tables import WIDE_CELLS
 
-_WIDTH = 170
 _STATES = {"ready": "green", "incomplete": "yellow", "unreadable": "red"}
 
 
@@ -60,7 +60,7 @@ def show_images(found: Sequence[agent_api.StoredImage], console: Console | None 
             one.image, state, one.workload or "-", _moment(one.created_seconds), _moment(one.expires_seconds),
             byte_text(one.image_bytes), byte_text(one.stored_bytes), one.key or "-",
         )  # fmt: skip
-    console.width = max(console.width, _WIDTH)  # a name that is cut short cannot be copied
+    console.width = max(console.width, WIDE_CELLS)
     console.print(table)
 
 

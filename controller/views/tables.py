@@ -21,7 +21,8 @@ from controller.journal import Record
 from controller.views.panels import final_panel
 
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
-PIPED_CELLS = 170
+WIDE_CELLS = 170
+"""Room for every column: a name that is cut short cannot be copied."""
 PHASE_STYLES = {Phase.SUCCEEDED: "green", Phase.ROLLED_BACK: "yellow", Phase.FAILED: "red"}
 
 
@@ -234,7 +235,7 @@ def _console() -> Console:
     """What is piped is not folded to a terminal's width: it is there to be searched."""
     made = Console(highlight=False)
     if not made.is_terminal:
-        made.width = max(made.width, PIPED_CELLS)
+        made.width = max(made.width, WIDE_CELLS)
     return made
 
 

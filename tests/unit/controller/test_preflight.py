@@ -11,12 +11,13 @@ import pytest
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.core.errors import Unreachable
+from controller.core.hold import judged
 from controller.core.plan import Plan
 from controller.core.predict import Rates
 from controller.core.transfer import Transfer
 from controller.journal import Intent
 from controller.parties import Parties
-from controller.preflight import facts_of, judged_anew, preflight
+from controller.preflight import facts_of, preflight
 from tests.harness.stand_ins import Stand, stands
 
 MIB = 1 << 20
@@ -90,7 +91,9 @@ async def test_a_hold_too_short_for_the_wire_stands_in_the_way_where_it_is_known
     intent = msgspec.structs.replace(INTENT, transfer=Transfer("auto", bytes_per_second=5000))
     plan = await plan_of(pods, intent)
     assert plan.problems == []
-    assert [one.code for one in judged_anew(plan, intent, direct=True).problems] == ["hold-too-short"]
+    assert [one.code for one in judged(plan, intent.transfer, intent.max_hold_seconds, direct=True).problems] == [
+        "hold-too-short"
+    ]
 
 
 async def test_losses_stand_in_the_way_unless_they_are_allowed(pods: tuple[Stand, Stand]) -> None:
