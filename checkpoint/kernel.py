@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import socket
 import stat
@@ -43,6 +44,11 @@ class Kernel:
 
     def pidfd_signal(self, pidfd: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(pidfd, number)
+
+    def forbid_writing(self, pid: int) -> None:
+        """Have what a process writes into files fail from now on, with EFBIG (RLIMIT_FSIZE, getrlimit(2)). It is not
+        ended by that: like Python, and so like a child of ours, it ignores SIGXFSZ."""
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
 
     def pidfd_getfd(self, pidfd: int, fd: int) -> int:
         """A duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec. The caller closes it."""

@@ -23,14 +23,15 @@ from checkpoint.waiting import readable
 _LOG = logging.getLogger(__name__)
 
 _HELPER_SECONDS = 120.0
-"""How long a new agent waits for the CRIU of the old one: a dump of tens of gigabytes. It cannot be cut short: a killed
-CRIU leaves its own code in the tasks it was looking into."""
+"""How long a new agent waits for the CRIU of the old one, as where a dump of tens of gigabytes cannot be broken off. A
+killed CRIU leaves its own code in the tasks it was looking into."""
 
 _ANEW = "the agent was started anew"
 
 
 async def recover_source(around: Surroundings, workloads: Workloads, record: MigrationRecord) -> Outbound:
     """A migration on the way out, as far as it can go now."""
+    _break_off(around, record)
     await _await_helper(around.kernel, record)
     giving = Giving.find(around.kernel, record.pager)
     if record.state in HOLDING | {State.PREPARED}:
@@ -113,6 +114,13 @@ async def _end_taker(around: Surroundings, record: MigrationRecord) -> None:
 def _members(kernel: Kernel, record: MigrationRecord) -> tree.Tree:
     alive = [one.pid for one in record.members if tree.is_alive(one.pid, one.start_time)]
     return tree.hold_all(kernel, alive)
+
+
+def _break_off(around: Surroundings, record: MigrationRecord) -> None:
+    """Nobody wants the images that a CRIU of the old agent is at."""
+    one = record.helper
+    if one is not None and tree.is_alive(one.pid, one.start_time):
+        around.engine.break_off(one.pid)
 
 
 async def _await_helper(kernel: Kernel, record: MigrationRecord) -> None:

@@ -38,9 +38,9 @@ WAYS_SECONDS = 10.0
 them, unless there are too many (`controller.core.ways`)."""
 
 
-VAIN = frozenset({Action.SEAL})
-"""What is not waited for when another action of its group has failed: the images may take long to arrive at a pod that
-is gone. The release breaks it off at the source too."""
+VAIN = frozenset({Action.DUMP, Action.SEAL, Action.RESTORE})
+"""What may take long, and is not waited for when another action of its group has failed, or the rollback is asked for.
+The release and the discard break it off at the agents too."""
 
 
 class Observer(Protocol):
@@ -76,6 +76,8 @@ class Driver:
         """Why the work of this phase failed just now; it may succeed when tried again."""
         self.times: list[PhaseTime] = []
         self._cancelled = False
+        self._vain: list[asyncio.Task[None]] = []
+        """What of the present group need not be waited for."""
         self._trying_since: float | None = None
         self._entered = time.monotonic()
         observer.phase_started(phase.value, self._entered)
@@ -83,6 +85,8 @@ class Driver:
     def cancel(self) -> None:
         """Asks for the rollback. It happens unless the commit comes first."""
         self._cancelled = True
+        for task in self._vain:
+            task.cancel()
 
     async def run(self, first: Event | None = None) -> MigrationResult:
         """Goes on until a final phase; `first` is an event that has already happened (a new controller's INTERRUPTED).
@@ -105,16 +109,22 @@ class Driver:
 
     async def _work(self) -> Event:
         """Does the work of the phase; how it ended."""
-        if self._cancelled and self.phase in BEFORE_COMMIT:
-            self._trouble = Refused("cancelled", "the rollback was asked for", "request", "it can be moved again")
-            return Event.CANCELLED
         try:
             for group in WORK[self.phase]:
+                if self._to_be_cancelled:
+                    break
                 await self._together(group)
         except MidstreamError as error:
             self._trouble = error
             return self._event_of(error)
+        if self._to_be_cancelled:
+            self._trouble = Refused("cancelled", "the rollback was asked for", "request", "it can be moved again")
+            return Event.CANCELLED
         return self._done()
+
+    @property
+    def _to_be_cancelled(self) -> bool:
+        return self._cancelled and self.phase in BEFORE_COMMIT
 
     def _done(self) -> Event:
         if self.phase is Phase.PREPARING and self.move.copies_before:
@@ -126,16 +136,18 @@ class Driver:
     async def _together(self, group: tuple[Action, ...]) -> None:
         """All of a group, whatever happens to one of them; then the first error.
 
-        Only what a failure makes vain is not waited for: the workload stands still meanwhile.
+        What that or a wish for the rollback makes vain is not waited for: the workload stands still meanwhile.
         """
         tasks = {action: asyncio.create_task(self._perform(action), name=action.value) for action in group}
+        self._vain = [tasks[action] for action in tasks.keys() & VAIN]
         try:
-            await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
-            if any(task.done() and task.exception() is not None for task in tasks.values()):
-                for action in tasks.keys() & VAIN:
-                    tasks[action].cancel()
+            done, _ = await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
+            if any(not task.cancelled() and task.exception() is not None for task in done):
+                for task in self._vain:
+                    task.cancel()
             await asyncio.wait(tasks.values())
         finally:
+            self._vain = []
             for task in tasks.values():
                 task.cancel()  # those that are done do not mind
         errors = [task.exception() for task in tasks.values() if not task.cancelled()]

@@ -13,7 +13,7 @@ from checkpoint.api import MemoryFeatures
 from checkpoint.core import options, precopy
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.criu import kerndat, log, pipes
-from checkpoint.criu.swrk import Swrk
+from checkpoint.criu.swrk import Swrk, fail_writes
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import chain
 from checkpoint.images.folder import Images
@@ -98,6 +98,9 @@ class CriuEngine:
         await trees.until_stopped(self._kernel, tree.pids)
         images = Images(folders.images, self._messages)
         return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
+
+    def break_off(self, pid: int) -> None:
+        fail_writes(self._kernel, pid)
 
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         images = Images(folders.images, self._messages)

@@ -41,6 +41,8 @@ class Dumping:
         self._around, self._record, self._rounds = around, record, rounds
         self._ghost_limit_bytes = ghost_limit_bytes
         self._helper: Helper | None = None
+        self._working: Helper | None = None
+        self._broken_off: AgentError | None = None
         self._giving: Giving | None = None
 
     async def prepare(self, giving: Giving | None) -> None:
@@ -69,6 +71,13 @@ class Dumping:
         with logs.keeping(self._around.folder, f"{self._record.migration}.dump"):
             return await self._dump(tree, folders, beside)
 
+    def break_off(self, *, expired: bool, reason: str) -> None:
+        """There will be no dump, and one that is under way fails; `expired`: because the lease has run out."""
+        code = Code.LEASE_EXPIRED if expired else Code.WRONG_STATE
+        self._broken_off = AgentError(code, f"the dump was broken off: {reason}")
+        if self._working is not None:
+            self._working.break_off()
+
     async def _dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         for _ in range(DUMP_TRIES - 1):
             try:
@@ -87,8 +96,10 @@ class Dumping:
         return await self._dump_once(tree, folders, beside)
 
     async def _dump_once(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
+        if self._broken_off is not None:
+            raise self._broken_off
         helper = self._helper or await self._start()
-        self._helper = None
+        self._helper, self._working = None, helper
         if self._giving is not None:
             await self._giving.open(tree.pids)
         beside.shipping.watch()
@@ -101,8 +112,12 @@ class Dumping:
                     helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,
                     parent=self._rounds.parent,
                 )  # fmt: skip
+        except AgentError as error:
+            if self._broken_off is not None:
+                raise self._broken_off from error
+            raise
         finally:
-            self._record.helper = None
+            self._record.helper = self._working = None
             self._around.spawn(helper.close(), "criu's end")
 
     async def close(self) -> None:

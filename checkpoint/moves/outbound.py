@@ -224,13 +224,15 @@ class Outbound(Side):
 
     async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
         """Let the workload go on where it was."""
-        # Whoever holds the lock may be waiting for it.
+        # Whoever holds the lock may be waiting for either.
+        reason = reason or "the controller asked for it"
+        self._dumping.break_off(expired=expired, reason=reason)
         self._shipping.stop(expired=expired, reason=reason)
         async with self._lock:
             if not self._machine.done(Event.RELEASE):
                 self._check(Event.RELEASE)
                 with self._timed("release"):
-                    await self._release(reason or "the controller asked for it", expired=expired)
+                    await self._release(reason, expired=expired)
             return self.custody()
 
     async def _release(self, reason: str, *, expired: bool = False) -> None:

@@ -6,9 +6,12 @@ Two pods of the same machine; what is asked of the agent goes over its socket, a
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,8 @@ class Rig:
         return pid
 
     def large(self, mebibytes: int) -> int:
-        """A process of that size, called w, once it has written to all of it; it does nothing."""
+        """A process of that size, called w, once it has written to all of it; it does nothing. With some hundreds its
+        dump takes long enough to be met in its middle."""
         source = f"import time; b = bytearray(b'x' * ({mebibytes} << 20)); print('up', flush=True); time.sleep(1000)"
         pid = self.run("w", [PYTHON, "-I", "-S", "-c", source])
         until(lambda: "up" in (self.pods[0].directory / "w.log").read_text(), 30)
@@ -92,6 +96,25 @@ class Rig:
         for path in (*self.pods[0].directory.glob("*.log"), *self.pods[1].directory.glob("*.log")):
             if path.name != "agent.log":
                 path.unlink()
+
+
+@contextlib.contextmanager
+def dumping(rig: Rig) -> Iterator[list[tuple[int, str, str]]]:
+    """In the middle of the dump of the stopped migration m of `Rig.large`; gives, once it is over, how it was refused,
+    unless its agent is gone."""
+    refused: list[tuple[int, str, str]] = []
+
+    def dump() -> None:
+        with contextlib.suppress(OSError, HTTPException, json.JSONDecodeError):
+            refused.append(rig.a.refused("POST", "/v1/outbound/m/dump"))
+
+    thread = threading.Thread(target=dump)
+    thread.start()
+    try:
+        until(lambda: (rig.images / "m" / "images" / "pages-1.img").exists())
+        yield refused
+    finally:
+        thread.join()
 
 
 def until(what: Callable[[], object], seconds: float = 10.0) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 
 import pytest
 
-from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
+from tests.harness.agent_rig import PORT, SLEEP, Rig, dumping, ping, stopped, until
 
 
 @pytest.mark.parametrize(
@@ -31,20 +29,11 @@ def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, 
 
 
 def test_an_agent_killed_during_the_dump_waits_for_criu(rig: Rig) -> None:
-    """A process with so much memory that the dump takes long enough to be met in its middle."""
     pid = rig.large(400)
     rig.prepare("m", "w")
     rig.out("m", "stop")
-
-    def dump() -> None:
-        with contextlib.suppress(OSError, AssertionError, json.JSONDecodeError, Exception):
-            rig.out("m", "dump")
-
-    thread = threading.Thread(target=dump)
-    thread.start()
-    until(lambda: (rig.images / "m" / "images" / "pages-1.img").exists())
-    rig.a.kill()
-    thread.join()
+    with dumping(rig):
+        rig.a.kill()
     rig.a.start()
     assert rig.a.ask("GET", "/v1/migrations")[0]["state"] == "released"
     assert not stopped(rig, pid)

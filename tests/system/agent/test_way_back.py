@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from tests.harness.agent_rig import PORT, SLEEP, Rig, ping, stopped, until
+from tests.harness.agent_rig import PORT, SLEEP, Rig, dumping, ping, stopped, until
 from tests.harness.solo_pod import PYTHON
 
 
@@ -71,6 +71,21 @@ def test_the_lease_lets_the_workload_go_and_refuses_the_commit(rig: Rig) -> None
     assert rig.a.ask("GET", "/v1/migrations")[0]["reason"] == "the lease ran out"
     status, code, message = rig.a.refused("POST", "/v1/outbound/m/commit")
     assert (status, code, message) == (409, "lease-expired", "the hold was promised to last 0.3 s at most")
+
+
+def test_a_release_breaks_off_a_dump(rig: Rig) -> None:
+    pid = rig.large(400)
+    rig.prepare("m", "w")
+    rig.out("m", "stop")
+    with dumping(rig) as refused:
+        assert rig.out("m", "release")["state"] == "released"
+        assert not stopped(rig, pid)
+    assert refused == [(409, "wrong-state", "the dump was broken off: the controller asked for it")]
+    assert rig.state(rig.a, "w") == "running"
+    rig.a.ask("DELETE", "/v1/outbound/m")
+    rig.prepare("n", "w")
+    assert rig.out("n", "stop", "dump")["processes"] == 1, "nothing of CRIU's was left in it"
+    rig.out("n", "release")
 
 
 def test_a_proxy_that_dies_during_the_hold_releases_the_workload(rig: Rig) -> None:

@@ -19,6 +19,7 @@ from controller.core.plan import Plan
 from controller.core.predict import Rates, choose
 from controller.journal import Intent, Journal
 from controller.lab.pod import Pod
+from controller.migrate import VAIN as VAINLY
 from controller.migrate import Driver
 from tests.harness.moving import Silent
 
@@ -131,6 +132,24 @@ async def test_while_memory_is_sent_before_the_freeze_it_can_be_cancelled(drive)
     result = await driver.run()
     assert (result.outcome, driver.move.said.count(Action.SEND_EARLY)) == ("rolled-back", 1)
     assert Action.STOP not in driver.move.said
+
+
+@pytest.mark.parametrize("action", VAINLY)
+async def test_what_takes_long_is_not_waited_for_when_the_rollback_is_asked_for(drive, action):
+    driver = drive([], MemoryFeatures())
+    perform = driver.move.perform
+
+    async def endless(said: Action) -> None:
+        await perform(said)
+        if said is action:
+            driver.cancel()
+            await asyncio.Event().wait()
+
+    driver.move.perform = endless
+    result = await asyncio.wait_for(driver.run(), 10)
+    assert (result.outcome, result.error.code) == ("rolled-back", "cancelled")
+    assert Action.RELEASE in driver.move.said
+    assert Action.COMMIT not in driver.move.said
 
 
 async def test_a_new_controller_that_finds_it_there_takes_it_back(drive):

@@ -26,6 +26,12 @@ MOVED = "(00.012345) Error (soccr/soccr.c:371): \trecv failed (1449, want 1448)\
 class Helper:
     pid = os.getpid()
 
+    def __init__(self) -> None:
+        self.broken_off = asyncio.Event()
+
+    def break_off(self) -> None:
+        self.broken_off.set()
+
     async def close(self) -> None: ...
 
 
@@ -44,6 +50,8 @@ class Scripted:
 
     async def stop(self, root: int) -> Tree:
         return Tree()
+
+    def release(self, tree: Tree, reuse_address: object, backlogs: object) -> None: ...
 
     async def pre_dump(self, helper: Helper, root: int, folders, parent: str) -> None:
         """Writes a page more than a chunk, and, as CRIU does, a link to the round before."""
@@ -80,10 +88,10 @@ async def migrate(tmp_path):
         tasks.append(asyncio.get_running_loop().create_task(work, name=name))
         return tasks[-1]
 
-    async def make(engine: Scripted, *, stop: bool = True) -> Outbound:
+    async def make(engine: Scripted, *, stop: bool = True, hold: float = 60.0) -> Outbound:
         around = Surroundings(Kernel(), engine, None, store, "", lambda: None, spawn, lambda name: None)
         record = MigrationRecord(
-            migration="m", workload="w", side="source", state=State.PREPARED, max_hold_seconds=60.0
+            migration="m", workload="w", side="source", state=State.PREPARED, max_hold_seconds=hold
         )
         record.root = Identity(os.getpid(), 1)
         migration = Outbound(around, record, "00" * 32)

@@ -77,3 +77,41 @@ async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
     with pytest.raises(AgentError, match="no CRIU"):
         await migrate(Unprepared())
     assert not list((tmp_path / "images").iterdir())
+
+
+class Endless(Scripted):
+    """Its dumps end when they are broken off, and not before."""
+
+    async def dump(self, helper, tree, folders, **_):
+        self.dumps = True
+        await helper.broken_off.wait()
+        raise AgentError(Code.CRIU_FAILED, "File too large")
+
+
+async def test_the_lease_breaks_off_a_dump(migrate):
+    migration = await migrate(Endless(), hold=0.1)
+    with pytest.raises(AgentError) as error:
+        await migration.dump()
+    assert (error.value.code, error.value.problem.message) == (
+        Code.LEASE_EXPIRED,
+        "the dump was broken off: the lease ran out",
+    )
+    assert str(error.value.__cause__) == "File too large"
+
+
+async def test_so_does_a_release_also_between_two_tries(migrate):
+    class Moved(Endless):
+        async def dump(self, helper, tree, folders, **more):
+            if len(self.endings) == 1:
+                self.endings.pop()
+                released.append(asyncio.create_task(migration.release("enough")))
+                await asyncio.sleep(0)
+                raise queue_moved()
+            return await super().dump(helper, tree, folders, **more)
+
+    released: list[asyncio.Task[object]] = []
+    migration = await migrate(Moved(None))
+    with pytest.raises(AgentError, match="the dump was broken off: enough"):
+        await migration.dump()
+    await released[0]
+    assert (migration.state, migration.record.reason) == (State.RELEASED, "enough")
