@@ -1,18 +1,13 @@
-"""Where images are kept, and the program that looks after them there (`python -m checkpoint.archive`)."""
+"""Where images are kept and what they are sealed with, as a person names them."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import sys
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
 
 import checkpoint.api as agent_api
-from controller.core.errors import Answered, MidstreamError, Refused
+from controller.core.errors import Refused
 
 DEFAULT = "/var/lib/midstream/images"
 
@@ -22,12 +17,6 @@ OPTIONS = (
     *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
 )
 """The environment variables that are an archive's options, under their usual names."""
-
-_MAX_ANSWER_BYTES = 128 << 20
-_REFUSED = 400
-
-T = TypeVar("T")
-
 
 _MISTYPED = re.compile(r"(s3|gs|az|abfs|https?|file)(:|//)", re.IGNORECASE)
 """The beginning of a URL, where it is none: nobody's folder is called that."""
@@ -55,35 +44,3 @@ def key_source(file: Path | None, command: str | None) -> agent_api.KeySource:
         hint = "midstream images key FILE makes one; then say --key-file FILE, or set MIDSTREAM_KEY_FILE"
         raise Refused("no-key", "an image is sealed with a key: name its file or a command", "request", hint)
     return agent_api.KeySource(str(file.absolute()) if file else "", command or "")
-
-
-async def carry_out(order: Any, answer: type[T]) -> T:
-    """Has one order carried out by the archive program.
-
-    Raises:
-        Answered: it refused, in its own words.
-        MidstreamError: it ended without an answer.
-    """
-    pipe = asyncio.subprocess.PIPE
-    program = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "checkpoint.archive", stdin=pipe, stdout=pipe, limit=_MAX_ANSWER_BYTES
-    )
-    assert program.stdin is not None
-    assert program.stdout is not None
-    try:
-        program.stdin.write(msgspec.json.encode(order) + b"\n")
-        line = await program.stdout.readline()
-    finally:
-        program.stdin.close()
-        await program.wait()
-    return _decoded(line, answer)
-
-
-def _decoded(line: bytes, answer: type[T]) -> T:
-    try:
-        said = msgspec.json.decode(line, type=agent_api.ArchiveAnswer)
-        if (problem := said.error) is not None:
-            raise Answered(_REFUSED, problem.code, problem.message, problem.fault, problem.hint)
-        return msgspec.json.decode(said.answer, type=answer)
-    except msgspec.DecodeError as error:
-        raise MidstreamError("no-answer", "the archive program ended without an answer") from error

@@ -6,44 +6,24 @@ A connection is kept open from the first call on, so that a call inside the free
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller.core.errors import Answered, Refused, Unreachable
+from controller.core.errors import Answered, Unreachable
 
-
-@contextlib.contextmanager
-def _no_authorities() -> Iterator[None]:
-    """Inside it OpenSSL finds no certificate authorities of the machine's (SSL_CTX_load_verify_locations(3))."""
-    name = "SSL_CERT_FILE"
-    known = os.environ.get(name)
-    os.environ[name] = os.devnull
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if known is not None:
-            os.environ[name] = known
-
-
-with _no_authorities():
-    # It loads them twice when it is imported: 70 ms of each command, and what is called here are unix sockets.
-    import aiohttp
+if TYPE_CHECKING:
+    from controller.session import Session
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 30.0
-MAX_ANSWER_BYTES = 64 << 20
-"""10,000 legs are about 4 MB; nothing a sidecar says is longer than this."""
 
 
 class _AnyProblem(msgspec.Struct, frozen=True):
@@ -65,11 +45,12 @@ class SidecarClient:
 
     def __init__(self, name: str, socket: Path) -> None:
         self.name, self.socket = name, socket
-        self._session: aiohttp.ClientSession | None = None
+        self._session: Session | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.UnixConnector(path=str(self.socket), keepalive_timeout=300)
-        self._session = aiohttp.ClientSession(connector=connector, base_url="http://sidecar")
+        from controller.session import Session  # here: it takes 0.1 s, and many a command finds no sidecar to call
+
+        self._session = Session(self.name, self.socket)
         return self
 
     async def __aexit__(
@@ -88,35 +69,14 @@ class SidecarClient:
             Unreachable: there was no answer in `timeout_seconds`; whether the call was carried out is not known.
         """
         data = b"" if body is None else msgspec.json.encode(body)
-        status, payload = await self._exchange(method, path, data, timeout_seconds)
+        assert self._session is not None, "used outside `async with`"
+        status, payload = await self._session.exchange(method, path, data, timeout_seconds)
         if status >= 400:
             raise self._refusal(status, payload)
         try:
             return msgspec.json.decode(payload, type=answer)
         except msgspec.MsgspecError as error:
             raise Unreachable("bad-answer", f"{self.name} answered {path} with something else: {error}") from error
-
-    async def _exchange(self, method: str, path: str, data: bytes, timeout_seconds: float) -> tuple[int, bytes]:
-        assert self._session is not None, "used outside `async with`"
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        try:
-            async with self._session.request(method, path, data=data, timeout=timeout) as response:
-                payload = await response.content.read(MAX_ANSWER_BYTES + 1)
-                while not response.content.at_eof() and len(payload) <= MAX_ANSWER_BYTES:
-                    payload += await response.content.read(MAX_ANSWER_BYTES)
-        except TimeoutError as error:
-            message = f"{self.name} did not answer {path} within {timeout_seconds:g} s"
-            raise Unreachable("timeout", message, "pod", f"see the log beside {self.socket}") from error
-        except (aiohttp.ClientError, OSError) as error:
-            cause = getattr(error, "os_error", error)
-            if isinstance(cause, PermissionError):
-                message = f"only root may talk to the {self.name}"
-                raise Refused("not-permitted", message, "request", "run it as root") from error
-            message = f"{self.name} cannot be reached at {self.socket}: {getattr(cause, 'strerror', None) or error}"
-            raise Unreachable("unreachable", message, "pod", "is the pod running? midstream pod list") from error
-        if len(payload) > MAX_ANSWER_BYTES:
-            raise Unreachable("bad-answer", f"{self.name} answered {path} with more than {MAX_ANSWER_BYTES} bytes")
-        return response.status, payload
 
     def _refusal(self, status: int, payload: bytes) -> Answered:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from controller.archive import DEFAULT, key_source
+from controller.cli import interrupt
 from controller.cli.options import DURATION, HOLD
-from controller.commands import images as library
 from controller.core.hold import DEFAULT_SECONDS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -64,9 +63,11 @@ def checkpoint(
       midstream images key /root/midstream.key
       midstream checkpoint redis --key-file /root/midstream.key --ttl 7d
     """
+    from controller.commands import images as library
+
     key = key_source(key_file, key_command)
     request = library.CheckpointRequest(workload, pod, archive, key, ttl or 0.0, max_hold, deadline, compression)
-    asyncio.run(library.checkpoint(home, request, as_json=output == "json"))
+    interrupt.run(library.checkpoint(home, request, as_json=output == "json"))
 
 
 @click.command(short_help="Starts copies of a stored checkpoint.")
@@ -94,9 +95,11 @@ def restore(
     \b
     Example: midstream restore redis-20260131T120000Z-1f2e3d4c --to b --name redis-copy --copies 3
     """
+    from controller.commands import images as library
+
     key = key_source(key_file, key_command)
     request = library.RestoreRequest(image, pod, name, copies, archive, key, wait or 0.0, deadline)
-    asyncio.run(library.restore(home, request, as_json=output == "json"))
+    interrupt.run(library.restore(home, request, as_json=output == "json"))
 
 
 @click.group()
@@ -109,7 +112,9 @@ def images() -> None:
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def images_list(archive: str, output: str) -> None:
     """Lists the images of an archive; no key is needed."""
-    asyncio.run(library.list_images(archive, as_json=output == "json"))
+    from controller.commands import images as library
+
+    interrupt.run(library.list_images(archive, as_json=output == "json"))
 
 
 @images.command("show", short_help="Prints an image's manifest, once it is verified.")
@@ -118,7 +123,9 @@ def images_list(archive: str, output: str) -> None:
 @keyed
 def images_show(image: str, archive: str, key_file: Path | None, key_command: str | None) -> None:
     """Prints an image's manifest (docs/images.md), after holding the archive's objects against it."""
-    asyncio.run(library.show_image(archive, key_source(key_file, key_command), image))
+    from controller.commands import images as library
+
+    interrupt.run(library.show_image(archive, key_source(key_file, key_command), image))
 
 
 @images.command("delete")
@@ -127,7 +134,9 @@ def images_show(image: str, archive: str, key_file: Path | None, key_command: st
 @click.option("--force", is_flag=True, help="Even one that somebody writes or reads.")
 def images_delete(names: tuple[str, ...], archive: str, force: bool) -> None:
     """Deletes images."""
-    asyncio.run(library.delete_images(archive, names, force=force))
+    from controller.commands import images as library
+
+    interrupt.run(library.delete_images(archive, names, force=force))
 
 
 @images.command("gc", short_help="Deletes the images that are past their time.")
@@ -138,11 +147,15 @@ def images_gc(archive: str, dry_run: bool) -> None:
 
     Never one that somebody writes or reads.
     """
-    asyncio.run(library.collect_images(archive, dry_run=dry_run))
+    from controller.commands import images as library
+
+    interrupt.run(library.collect_images(archive, dry_run=dry_run))
 
 
 @images.command("key")
 @click.argument("file", type=click.Path(path_type=Path))
 def images_key(file: Path) -> None:
     """Makes a key file that images can be sealed with. Keep it safe, and apart from the archive."""
-    asyncio.run(library.make_key(file))
+    from controller.commands import images as library
+
+    interrupt.run(library.make_key(file))

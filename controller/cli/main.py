@@ -6,7 +6,6 @@ becomes one line on standard error and an exit status; anything else is a bug an
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from controller.cli import images, moves, pods
+from controller.cli import images, interrupt, moves, pods
 from controller.cli.options import MEMORY_WAY, SIZE
-from controller.commands import machine, workloads
 from controller.core.errors import EXIT_REFUSED, MidstreamError
 from controller.core.predict import Wanted
 
@@ -89,8 +87,13 @@ def check(home: Path, workload: str | None, pod_name: str | None, output: str) -
     if workload is None:
         if pod_name is not None:
             raise click.UsageError("--pod goes with a WORKLOAD")
+        from controller.commands import machine
+
+        interrupt.is_raised()
         sys.exit(machine.check_machine(output == "json"))
-    sys.exit(asyncio.run(workloads.check_workload(home, workload, pod_name, as_json=output == "json")))
+    from controller.commands import workloads
+
+    sys.exit(interrupt.run(workloads.check_workload(home, workload, pod_name, as_json=output == "json")))
 
 
 @main.command(short_help="Moves a live Redis under load, and says what clients saw.")
@@ -112,7 +115,7 @@ def demo(home: Path, connections: int, memory_size: float, memory: Wanted, json_
     """
     from controller.demo.run import Big, run_demo
 
-    sys.exit(asyncio.run(run_demo(connections, json_file, big=Big(int(memory_size), memory))))
+    sys.exit(interrupt.run(run_demo(connections, json_file, big=Big(int(memory_size), memory))))
 
 
 for command in (

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 import click
 
-from checkpoint.api import MOST_GHOST_BYTES, Files
 from controller.archive import archive_at, key_source
+from controller.cli import interrupt
 from controller.cli.images import archive_option, keyed
 from controller.cli.options import HOLD, MEMORY_WAY, RATE, SIZE, TRANSFER_WAY
-from controller.commands import moves
 from controller.core.hold import DEFAULT_SECONDS
 from controller.core.predict import Wanted
 from controller.core.transfer import STREAMS, Transfer, WantedTransfer
-from controller.transfer import Depot
 
 
 @click.command(short_help="Moves a workload; its TCP connections stay open.")
@@ -107,13 +104,17 @@ def migrate(
     """
     if transfer_rate and transfer in ("shared", "store"):
         raise click.UsageError(f"--transfer-rate goes with --transfer direct, or auto: {transfer} has no limit")
+    from checkpoint.api import MOST_GHOST_BYTES, Files
+    from controller.commands import moves
+    from controller.transfer import Depot
+
     files = Files([*named], replace_newer_files, min(int(max_ghost_size), MOST_GHOST_BYTES))
     request = moves.MigrateRequest(
         workload, source, destination, max_hold, int(max_held_bytes), allow_loss, memory,
         Transfer(transfer, transfer_streams, transfer_rate), files,
         Depot(archive_at(archive), key_source(key_file, key_command)) if transfer == "store" else None,
     )  # fmt: skip
-    status = asyncio.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
+    status = interrupt.run(moves.migrate(home, request, dry_run=dry_run, as_json=output == "json"))
     sys.exit(status)
 
 
@@ -123,7 +124,10 @@ def migrate(
 @click.pass_obj
 def status(home: Path, migration: str | None, output: str) -> None:
     """Shows where migrations stand, or one of them in detail."""
-    moves.show_status(home, migration, output == "json")
+    from controller.commands.status import show_status
+
+    interrupt.is_raised()
+    show_status(home, migration, output == "json")
 
 
 @click.command(short_help="Takes a migration back, before its commit.")
@@ -131,7 +135,9 @@ def status(home: Path, migration: str | None, output: str) -> None:
 @click.pass_obj
 def rollback(home: Path, migration: str) -> None:
     """Takes a migration back, as long as its commit has not happened."""
-    sys.exit(asyncio.run(moves.rollback(home, migration)))
+    from controller.commands import moves
+
+    sys.exit(interrupt.run(moves.rollback(home, migration)))
 
 
 @click.command(short_help="Ends a migration whose controller died.")
@@ -140,4 +146,6 @@ def rollback(home: Path, migration: str) -> None:
 @click.pass_obj
 def resume(home: Path, migration: str, output: str) -> None:
     """Ends a migration whose controller died: forward if it had committed, back if not."""
-    sys.exit(asyncio.run(moves.resume(home, migration, as_json=output == "json")))
+    from controller.commands import moves
+
+    sys.exit(interrupt.run(moves.resume(home, migration, as_json=output == "json")))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 
 import click
 
+from controller.cli import interrupt
 from controller.cli.options import SIZE
-from controller.commands import drain as draining
-from controller.commands import pods, workloads
 
 
 @click.group(short_help="Standalone pods: namespaces, a proxy and an agent each.")
@@ -39,10 +37,12 @@ def pod_create(
     """
     if shared and not own_root:
         raise click.UsageError("--share goes with --own-root: without it everything is shared")
+    from controller.commands import pods
+
     wanted = pods.PodRequest(
         None if memory is None else int(memory), cleartext_links, own_root, shared, int(image_space)
     )
-    asyncio.run(pods.create_pods(home, names, wanted))
+    interrupt.run(pods.create_pods(home, names, wanted))
 
 
 @pod.command("list")
@@ -50,7 +50,9 @@ def pod_create(
 @click.pass_obj
 def pod_list(home: Path, output: str) -> None:
     """Lists the pods with their addresses and workloads."""
-    asyncio.run(pods.list_pods(home, output == "json"))
+    from controller.commands import pods
+
+    interrupt.run(pods.list_pods(home, output == "json"))
 
 
 @pod.command("delete")
@@ -62,7 +64,9 @@ def pod_delete(home: Path, names: tuple[str, ...], force: bool) -> None:
 
     Refused while a pod runs a workload or relays flows, unless forced.
     """
-    asyncio.run(pods.delete_pods(home, names, force))
+    from controller.commands import pods
+
+    interrupt.run(pods.delete_pods(home, names, force))
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True}, short_help="Starts a workload in a pod.")
@@ -80,7 +84,9 @@ def run(
     \b
     Example: midstream run --pod a --name redis -- redis-server --bind 0.0.0.0 --protected-mode no
     """
-    asyncio.run(workloads.run_workload(home, pod_name, name, list(argv), environment, directory))
+    from controller.commands import workloads
+
+    interrupt.run(workloads.run_workload(home, pod_name, name, list(argv), environment, directory))
 
 
 @click.command()
@@ -88,7 +94,9 @@ def run(
 @click.pass_obj
 def flows(home: Path, output: str) -> None:
     """Shows every flow that a proxy holds or relays, with its path."""
-    asyncio.run(pods.show_flows(home, output == "json"))
+    from controller.commands import pods
+
+    interrupt.run(pods.show_flows(home, output == "json"))
 
 
 @click.command(short_help="Says what a pod still relays.")
@@ -97,4 +105,6 @@ def flows(home: Path, output: str) -> None:
 @click.pass_obj
 def drain(home: Path, pod: str, wait: bool) -> None:
     """Says what a pod still relays; exit status 0 when that is nothing."""
-    sys.exit(asyncio.run(draining.drain(home, pod, wait=wait)))
+    from controller.commands import drain as draining
+
+    sys.exit(interrupt.run(draining.drain(home, pod, wait=wait)))

@@ -15,7 +15,8 @@ import msgspec
 
 import checkpoint.api as agent_api
 from controller import rates
-from controller.archive import DEFAULT, archive_at, carry_out
+from controller.archive import DEFAULT, archive_at
+from controller.archivist import carry_out
 from controller.clients import AgentClient
 from controller.commands.output import say_json, warn
 from controller.commands.workloads import find_workload

@@ -1,4 +1,4 @@
-"""Moves: beginning one, going on with one, taking one back, and where they stand."""
+"""Moves: beginning one, going on with one, taking one back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import msgspec
 
 import checkpoint.api as agent_api
 from checkpoint.api import Files
-from controller import journal, rates
+from controller import rates
 from controller.actions import Move
 from controller.commands.output import say, say_json, warn
+from controller.commands.status import migrations_folder, record_of
 from controller.commands.workloads import find_workload
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
@@ -29,7 +30,7 @@ from controller.migrate import Driver, Observer
 from controller.preflight import preflight
 from controller.transfer import Depot
 from controller.views.progress import Display
-from controller.views.tables import show_plan, show_records
+from controller.views.tables import show_plan
 
 
 class MigrateRequest(msgspec.Struct, frozen=True):
@@ -43,10 +44,6 @@ class MigrateRequest(msgspec.Struct, frozen=True):
     transfer: Transfer = Transfer()
     files: Files = Files()
     depot: Depot | None = None
-
-
-def migrations_folder(home: Path) -> Path:
-    return home / "migrations"
 
 
 async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json: bool) -> int:
@@ -139,7 +136,7 @@ async def resume(home: Path, migration: str, *, as_json: bool) -> int:
 
 async def rollback(home: Path, migration: str) -> int:
     """Takes a migration back, whether or not a controller drives it; the exit status."""
-    record = _record(home, migration)
+    record = record_of(home, migration)
     if record.final:
         raise Refused("over", f"migration {migration} is over: {record.phase.value}", "request")
     async with _move_of(home, record) as move:
@@ -156,30 +153,10 @@ async def _until_over(home: Path, migration: str) -> Record:
     """The record once its controller has ended it, or has died, or a minute has passed."""
     deadline = time.monotonic() + 60
     while True:
-        record = _record(home, migration)
+        record = record_of(home, migration)
         if record.final or not record.driven or time.monotonic() > deadline:
             return record
         await asyncio.sleep(0.05)
-
-
-def show_status(home: Path, migration: str | None, as_json: bool) -> None:
-    """Raises Refused where a journal cannot be read; what is known of the other migrations is shown before."""
-    damaged: list[Refused] = []
-    if migration is None:
-        records, damaged = journal.read_all(migrations_folder(home))
-    else:
-        records = [_record(home, migration)]
-    if records or not damaged:
-        say(records, as_json, lambda found: show_records(found, detailed=migration is not None))
-    for error in damaged:
-        raise error
-
-
-def _record(home: Path, migration: str) -> Record:
-    path = migrations_folder(home) / f"{migration}.jsonl"
-    if not path.is_file():
-        raise journal.unknown_migration(migration)
-    return journal.read(path)
 
 
 def _take_over(home: Path, migration: str) -> tuple[Journal, Record]:

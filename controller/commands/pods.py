@@ -10,12 +10,11 @@ import click
 import msgspec
 
 from controller.clients import AgentClient, ProxyClient
-from controller.commands.output import say
+from controller.commands.output import say_json
 from controller.commands.workloads import workloads_of
 from controller.core.errors import Refused, Unreachable
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
-from controller.views.tables import show_flows_table, show_pods
 
 
 class PodRequest(msgspec.Struct, frozen=True):
@@ -46,7 +45,12 @@ async def list_pods(home: Path, as_json: bool) -> None:
          "shared": pod.shared, "workloads": msgspec.to_builtins(workloads or [])}
         for pod, workloads in await workloads_of(Lab(home).pods())
     ]  # fmt: skip
-    say(rows, as_json, show_pods)
+    if as_json:
+        say_json(rows)
+        return
+    from controller.views.tables import show_pods  # here: who makes a pod, or asks for JSON, need not wait for rich
+
+    show_pods(rows)
 
 
 async def delete_pods(home: Path, names: Sequence[str], force: bool) -> None:
@@ -88,4 +92,9 @@ async def show_flows(home: Path, as_json: bool) -> None:
             continue
         async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
             found += [{"pod": pod.name, **msgspec.to_builtins(view)} for view in await proxy.flows()]
-    say(found, as_json, show_flows_table)
+    if as_json:
+        say_json(found)
+        return
+    from controller.views.tables import show_flows_table  # here: as above
+
+    show_flows_table(found)

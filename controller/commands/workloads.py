@@ -18,7 +18,6 @@ from controller.core.hold import DEFAULT_SECONDS, predicted
 from controller.core.predict import choose
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
-from controller.views.tables import WorkloadCheck, show_workload_check
 
 
 async def find_workload(lab: Lab, name: str, pod_name: str | None) -> Pod:
@@ -76,6 +75,8 @@ async def run_workload(
 
 async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json: bool) -> int:
     """Says what a move of a workload would be, wherever it went to; the exit status."""
+    from controller.views.tables import WorkloadCheck, show_workload_check  # here: `run` prints no table
+
     known = await asyncio.to_thread(rates.load, home)
     pod = await find_workload(Lab(home), name, pod_name)
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:

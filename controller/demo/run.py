@@ -15,7 +15,8 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.actions import Move
 from controller.clients import AgentClient
-from controller.commands.moves import MigrateRequest, drive, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, drive, new_intent
+from controller.commands.status import migrations_folder
 from controller.commands.workloads import base_environment
 from controller.core import hold
 from controller.core.errors import MidstreamError

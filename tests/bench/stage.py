@@ -13,7 +13,8 @@ import msgspec
 
 from controller.actions import Move
 from controller.clients import AgentClient
-from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, new_intent
+from controller.commands.status import migrations_folder
 from controller.core.phases import Action
 from controller.core.result import MigrationResult
 from controller.demo import run as demo

@@ -21,7 +21,8 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.actions import Move
 from controller.clients import AgentClient, ProxyClient
-from controller.commands.moves import MigrateRequest, migrations_folder, new_intent
+from controller.commands.moves import MigrateRequest, new_intent
+from controller.commands.status import migrations_folder
 from controller.commands.workloads import base_environment
 from controller.core.errors import Answered
 from controller.core.result import MigrationResult

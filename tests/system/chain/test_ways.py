@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from controller import journal
-from controller.commands.moves import migrations_folder, resume
+from controller.commands.moves import resume
+from controller.commands.status import migrations_folder
 from tests.harness.chained import finish, load, move_all, one_link_each
 from tests.harness.clients import Echo, Stream
 from tests.harness.journeys import cancelled_while_restoring

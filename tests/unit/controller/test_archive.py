@@ -8,7 +8,7 @@ import pytest
 
 import checkpoint.api as agent_api
 from controller import archive
-from controller.core.errors import Answered, MidstreamError, Refused
+from controller.core.errors import Refused
 
 
 def test_a_folder_is_made_absolute_and_needs_no_options(monkeypatch, tmp_path):
@@ -45,16 +45,3 @@ def test_a_url_that_was_mistyped_is_no_folder(place):
 @pytest.mark.parametrize("place", ["s3", "s3-copies/x", "a//b", "/s3//x", "./s3:x"])
 def test_any_other_name_is_a_folders(place):
     assert archive.archive_at(place).url == str(Path(place).absolute())
-
-
-async def test_the_program_answers_and_refuses(tmp_path):
-    place = archive.archive_at(str(tmp_path))
-    assert await archive.carry_out(agent_api.ListImages(place), list[agent_api.StoredImage]) == []
-    with pytest.raises(Answered, match="no image"):
-        await archive.carry_out(agent_api.DeleteImage(place, "none"), type(None))
-
-
-@pytest.mark.parametrize("line", [b"", b"{", b'{"answer": 1}'])
-def test_an_answer_that_is_none_is_told(line):
-    with pytest.raises(MidstreamError):
-        archive._decoded(line, str)

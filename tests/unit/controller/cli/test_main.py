@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from controller.cli.main import main
-from controller.commands import moves
+from controller.commands import status
 from controller.core.errors import EXIT_REFUSED
 from tests.harness.leaks import fresh_home
 
@@ -61,9 +61,10 @@ def test_what_only_root_may_read_is_not_called_empty(home: Path, arguments: list
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_interrupt_while_everything_is_imported_ends_it_in_silence(tmp_path: Path) -> None:
-    """At the import of click, the first of them: a module of that name sends it."""
-    (tmp_path / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+@pytest.mark.parametrize("module", ["click", "rich"])
+def test_an_interrupt_while_something_is_imported_ends_it_in_silence(tmp_path: Path, module: str) -> None:
+    """At the import of click, among the first, or of rich, among the last: a module of that name sends it."""
+    (tmp_path / f"{module}.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     argv = [sys.executable, "-m", "controller.cli", "status"]
     done = subprocess.run(argv, capture_output=True, check=False, cwd="/", env=environment)
@@ -74,7 +75,7 @@ def test_an_interrupt_by_hand_ends_a_command_as_a_shell_expects_it(monkeypatch: 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(moves, "show_status", interrupted)
+    monkeypatch.setattr(status, "show_status", interrupted)
     done = CliRunner().invoke(main, ["status"])
     assert (done.exit_code, done.output) == (130, "")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from controller.commands import moves
-from controller.commands.moves import MigrateRequest, exit_status, migrations_folder, new_intent, sample_of
+from controller.commands.moves import MigrateRequest, exit_status, new_intent, sample_of
+from controller.commands.status import migrations_folder
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Phase
 from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MemoryAccount, MigrationResult, PhaseTime
@@ -56,8 +57,6 @@ async def test_a_migration_that_nobody_knows_is_refused(tmp_path: Path) -> None:
         await moves.resume(tmp_path, "redis-1", as_json=True)
     with pytest.raises(Refused, match=unknown):
         await moves.rollback(tmp_path, "redis-1")
-    with pytest.raises(Refused, match=unknown):
-        moves.show_status(tmp_path, "redis-1", as_json=True)
 
 
 async def test_what_is_over_is_not_taken_back(tmp_path: Path) -> None:
@@ -68,12 +67,3 @@ async def test_what_is_over_is_not_taken_back(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is over"):
         await moves.rollback(tmp_path, path.stem)
     assert read(path).phase is Phase.SUCCEEDED
-
-
-def test_a_journal_that_is_damaged_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = Journal.begin(migrations_folder(tmp_path), new_intent(REQUEST, "a"))
-    (log.path.parent / "damaged.jsonl").write_text("garbage\n")
-    with pytest.raises(Refused, match=r"damaged.jsonl is not a migration's journal"):
-        moves.show_status(tmp_path, None, as_json=False)
-    log.close()
-    assert log.path.stem in capsys.readouterr().out
