@@ -9,14 +9,7 @@ from __future__ import annotations
 
 import datetime
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.x509.oid import NameOID
-
 _INFO = b"midstream %s identity 1"
-_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "midstream migration")])
 _BEGINS = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _ENDS = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 """It lives as long as the migration does, whatever a clock says: the key is made for one migration."""
@@ -27,12 +20,21 @@ def make(image_key: bytes, purpose: str = "memory") -> bytes:
 
     Another purpose, another identity: what is meant for one program of a migration's is refused by another.
     """
+    # Here, not above: X.509 costs every agent's start 20 ms, and most migrations need none. Both sides of those that do
+    # make their identities before the freeze.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    from cryptography.x509.oid import NameOID
+
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "midstream migration")])
     seed = HKDF(hashes.SHA256(), 32, salt=None, info=_INFO % purpose.encode()).derive(image_key)
     key = Ed25519PrivateKey.from_private_bytes(seed)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_NAME)
-        .issuer_name(_NAME)
+        .subject_name(name)
+        .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(_BEGINS)

@@ -17,7 +17,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
 from checkpoint.images.folder import Images
 from checkpoint.kernel import Kernel
-from checkpoint.memory import giver, taker
+from checkpoint.memory import giver, identity, taker
 from checkpoint.memory.helper import MemoryHelper
 from checkpoint.memory.status import STATUS
 
@@ -35,7 +35,7 @@ class Giving:
     @classmethod
     async def start(cls, kernel: Kernel, image_key: bytes, host: str) -> Giving:
         """Listening at `host`. Raises AgentError MEMORY_HELPER."""
-        order = {"identity": _identity(image_key), "host": host}
+        order = {"identity": identity.make(image_key).decode(), "host": host}
         return cls(await MemoryHelper.start(kernel, giver.__name__, [], order))
 
     @classmethod
@@ -95,7 +95,7 @@ class Taking:
     async def start(cls, kernel: Kernel, image_key: bytes, folder: Path, *, runs: bool) -> Taking:
         """`folder` is the migration's work folder. `runs`: the workload does, meanwhile, and is killed where its memory
         is lost; else it stands still, and is the agent's to end. Raises AgentError MEMORY_HELPER."""
-        order = {"identity": _identity(image_key), "runs": runs}
+        order = {"identity": identity.make(image_key).decode(), "runs": runs}
         return cls(kernel, await MemoryHelper.start(kernel, taker.__name__, [str(folder)], order), folder)
 
     @classmethod
@@ -175,13 +175,6 @@ class Taking:
             await self._helper.close()
             self._helper = None
         self.let_go()
-
-
-def _identity(image_key: bytes) -> str:
-    # Here, not above: X.509 costs every agent's start 20 ms, and most migrations need none.
-    from checkpoint.memory import identity
-
-    return identity.make(image_key).decode()
 
 
 def _wanted(images: Images) -> dict[int, list[tuple[int, int]]]:

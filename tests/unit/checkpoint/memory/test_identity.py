@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from cryptography import x509
 
 from checkpoint.memory import identity
+from controller.lab.programs import ENVIRONMENT
+
+TOP = Path(__file__).parents[4]
 
 
 def test_both_ends_make_the_same_and_another_key_or_purpose_makes_another():
@@ -21,3 +28,8 @@ def test_machines_whose_clocks_differ_by_years_know_each_other():
     for year in (2001, 2026, 2099):  # a board without a battery wakes up in the past
         there = datetime.datetime(year, 6, 1, tzinfo=datetime.UTC)
         assert certificate.not_valid_before_utc < there < certificate.not_valid_after_utc
+
+
+def test_an_agent_that_needs_none_does_not_wait_for_x509():
+    program = "import sys, checkpoint.main; sys.exit('cryptography.x509' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=TOP, env=os.environ | ENVIRONMENT)
