@@ -1,7 +1,4 @@
-"""Clients of the two control APIs: typed JSON over HTTP on unix sockets.
-
-A connection is kept open from the first call on, so that a call inside the freeze costs one round trip and no more.
-"""
+"""Clients of the two control APIs: typed JSON over HTTP on unix sockets."""
 
 from __future__ import annotations
 

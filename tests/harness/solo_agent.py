@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from controller.lab.programs import ENVIRONMENT
 from tests.harness.solo_pod import SoloPod
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ class SoloAgent:
             self._process = self.pod.popen(
                 [sys.executable, "-m", "checkpoint.main", "--directory", str(self.pod.directory), "--adopt",
                  str(self.adopt_path), "--criu", str(CRIU), "--images", str(self._images)],
-                cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=log,
+                cwd=REPOSITORY, stdin=subprocess.DEVNULL, stderr=log, env=os.environ | ENVIRONMENT,
             )  # fmt: skip
         end = time.monotonic() + START_SECONDS
         while not self.socket_path.exists():

@@ -162,7 +162,9 @@ async def test_images_damaged_between_dump_and_restore(stage):
 
 async def test_without_privileges(stage):
     """A user who is not root gets one line, not a traceback."""
-    program = "from controller.cli.main import main; import os; os.setgid(65534); os.setuid(65534); main(%r)"
+    # What the commands import late comes first: the checkout may be closed to others.
+    program = "import os, controller.commands.pods, controller.commands.moves, controller.session;"
+    program += "from controller.cli.main import main; os.setgid(65534); os.setuid(65534); main(%r)"
     for arguments in (["pod", "create", "c"], ["migrate", "redis", "--to", "b"]):
         argv = ["--home", str(stage.lab.home), *arguments]
         done = subprocess.run(

@@ -53,7 +53,9 @@ def home() -> Iterator[Path]:
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "redis-1"], ["resume", "redis-1"]])
 def test_what_only_root_may_read_is_not_called_empty(home: Path, arguments: list[str]) -> None:
-    user = "import os; os.setgid(65534); os.setuid(65534); from controller.cli.main import main; main(%r)"
+    # What the commands import late comes first: the checkout may be closed to others.
+    user = "import os, controller.commands.moves; from controller.cli.main import main;"
+    user += "os.setgid(65534); os.setuid(65534); main(%r)"
     argv = [sys.executable, "-c", user % (["--home", str(home), *arguments],)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == EXIT_REFUSED, done
