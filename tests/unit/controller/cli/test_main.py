@@ -1,10 +1,8 @@
-"""How a command ends that fails, or that is interrupted: one line, and no traceback."""
+"""How a command ends that fails: one line, and no traceback. What its help says, and what it waits for."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from controller.cli.main import main
-from controller.commands import status
 from controller.core.errors import EXIT_REFUSED
 from tests.harness.leaks import fresh_home
 
 ROOT = Path(__file__).parents[4]
+
+HEAVY = {"aiohttp", "asyncio", "cryptography", "pyroute2", "rich"}
+REPORT = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+MAIN = "sys.argv[0] = 'midstream'; from controller.cli.__main__ import main; main()"
 
 
 @pytest.mark.parametrize(
@@ -63,27 +64,27 @@ def test_what_only_root_may_read_is_not_called_empty(home: Path, arguments: list
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["click", "rich"])
-def test_an_interrupt_while_something_is_imported_ends_it_in_silence(tmp_path: Path, module: str) -> None:
-    """At the import of click, among the first, or of rich, among the last: a module of that name sends it."""
-    (tmp_path / f"{module}.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    argv = [sys.executable, "-m", "controller.cli", "status"]
-    done = subprocess.run(argv, capture_output=True, check=False, cwd="/", env=environment)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
-
-
-def test_an_interrupt_by_hand_ends_a_command_as_a_shell_expects_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(status, "show_status", interrupted)
-    done = CliRunner().invoke(main, ["status"])
-    assert (done.exit_code, done.output) == (130, "")
-
-
 @pytest.mark.parametrize("group", [[], ["pod"], ["images"]])
 def test_what_a_command_does_is_said_whole(group: list[str]) -> None:
     summaries = CliRunner().invoke(main, [*group, "--help"]).output.partition("Commands:")[2].partition("\n\n")[0]
     assert summaries
     assert "..." not in summaries
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--help"], set()),
+        (["migrate", "--help"], set()),
+        (["status"], {"rich"}),
+        (["pod", "list", "-o", "json"], {"asyncio"}),
+        (["pod", "create", "a", "a"], {"asyncio"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(tmp_path: Path, arguments: list[str], needed: set[str]) -> None:
+    argv = [sys.executable, "-c", REPORT + MAIN, *arguments]
+    environment = {"MIDSTREAM_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert "click" in imported, done
+    assert imported & HEAVY == needed
