@@ -218,8 +218,7 @@ class DialledConnection:
         self._timer.cancel()
         if isinstance(self.connection, TlsConnection):
             self._pool.session = self.connection.session or self._pool.session
-        if self.state is Dialling.IDLE:
-            self._pool.changed(self)
+        self._pool.changed(self)
 
     def _open(self, received: int) -> None:
         self._timer.cancel()

@@ -98,6 +98,7 @@ class InitiatedLink(Link):
 
     def link_sendable(self, dialled: DialledConnection) -> None:
         """A stream that nothing has been sent of need not wait for the answer."""
+        self._dialled = dialled
         early = not (self._sent or self._resuming or isinstance(self._opening, Switch))
         self._sent = True
         if early and dialled.connection:
@@ -162,7 +163,7 @@ class InitiatedLink(Link):
         if self._waits:
             return
         if self._dialled:  # broke before the answer to its frame had come
-            self._dialled.abandon()
+            self.pool.withdraw(self, self._dialled)
             self._dialled = None
         self._give_up_at = self.context.loop.time() + self.pool.relink_seconds
         self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
@@ -201,8 +202,8 @@ class InitiatedLink(Link):
         super()._over(event)
         if self._timer:
             self._timer.cancel()
-        if self._dialled:
-            self._dialled.abandon()
+        if not self.accepted or self._dialled:
+            self.pool.withdraw(self, self._dialled)
         self._timer = self._dialled = self._owner = None
 
 

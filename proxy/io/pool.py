@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
+from math import ceil
 
 from proxy.api import DIAL_SECONDS, DIAL_SECONDS_EACH, Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
 from proxy.core.wire import Hello, Naming, encode
+from proxy.io.connection import why
 from proxy.io.context import Context
-from proxy.io.dialling import DialledConnection, LinkUser
+from proxy.io.dialling import DialledConnection, LinkUser, Lost
 
 
 class LinkPool:
@@ -25,6 +27,9 @@ class LinkPool:
     handshakes take at the same time stays the process's."""
     SPARES, SPARE_SECONDS = 16, 30.0
     """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
+    BUSY = 64
+    """So many are dialled at the same time for those who ask; who comes after them waits for one of these, or for one
+    that comes back. If all were dialled for at once, a machine too busy to shake all hands in time would shake none."""
     REFILL_SECONDS = 0.05
     """Between two that are dialled for that: a handshake takes milliseconds of both machines; flows need them more."""
 
@@ -40,6 +45,9 @@ class LinkPool:
         self._token = token
         self._idle: deque[DialledConnection] = deque()
         self._greeting: set[DialledConnection] = set()
+        self._asked: set[DialledConnection] = set()
+        """Those that were dialled for somebody, until they are greeted."""
+        self._waiting: deque[tuple[Naming, LinkUser]] = deque()
         self._changed = asyncio.Event()
         self._why_lost = ""
         self._preparing = False
@@ -85,13 +93,47 @@ class LinkPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection:
-        """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too."""
-        connection = self._idle.popleft() if self._idle and not fresh else self._dial()
-        connection.ask(frame, user)
+    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection | None:
+        """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too.
+
+        None: the user waits for one, and hears `link_sendable` of it. Raises OSError where there is no descriptor.
+        """
+        connection = None
+        if fresh:
+            connection = self._dial()
+        elif self._idle:
+            connection = self._idle.popleft()
+        elif len(self._asked) < self.BUSY:
+            connection = self._dial()
+            self._asked.add(connection)
+        else:
+            self._waiting.append((frame, user))
+        if connection:
+            connection.ask(frame, user)
         if self._retreat and not fresh:
             self.stand_by()
         return connection
+
+    def withdraw(self, user: LinkUser, connection: DialledConnection | None) -> None:
+        """The user wants none any more; `connection` is the one that it has been given, if it was."""
+        if connection:
+            connection.abandon()
+            self._asked.discard(connection)
+        elif self._waiting:
+            self._waiting = deque(one for one in self._waiting if one[1] is not user)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Those who wait, as far as it may be dialled for them."""
+        while self._waiting and len(self._asked) < self.BUSY:
+            frame, user = self._waiting.popleft()
+            try:
+                connection = self._dial()
+            except OSError as error:  # no descriptor left
+                user.link_lost(Lost(why(error)))
+                continue
+            self._asked.add(connection)
+            connection.ask(frame, user)
 
     def stand_by(self) -> None:
         """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then.
@@ -108,7 +150,7 @@ class LinkPool:
     @property
     def has_room(self) -> bool:
         """Whether one that carries nothing any more is welcome."""
-        return self._retreat is not None and len(self._idle) < self.SPARES
+        return bool(self._waiting) or (self._retreat is not None and len(self._idle) < self.SPARES)
 
     def _refill_later(self) -> None:
         if self._refilling is None and len(self._idle) + len(self._greeting) < self.SPARES:
@@ -152,8 +194,16 @@ class LinkPool:
     def changed(self, connection: DialledConnection) -> None:
         """Greeted, or lost."""
         self._greeting.discard(connection)
+        if connection in self._asked:
+            self._asked.discard(connection)
+            if connection.lost:
+                self._tell_some(connection.lost)
+            self._serve()
         if connection.state is Dialling.IDLE:
-            self._idle.append(connection)
+            if self._waiting:
+                connection.ask(*self._waiting.popleft())
+            else:
+                self._idle.append(connection)
         else:
             if connection in self._idle:
                 self._idle.remove(connection)
@@ -161,3 +211,9 @@ class LinkPool:
                 self._why_lost = connection.lost.why
                 self._stop_refilling()
         self._changed.set()
+
+    def _tell_some(self, lost: Lost) -> None:
+        """One that is lost speaks for its share of those who wait: they shall not learn it one by one."""
+        share = [self._waiting.popleft() for _ in range(ceil(len(self._waiting) / self.BUSY))]
+        for _, user in share:
+            user.link_lost(lost)

@@ -214,3 +214,72 @@ async def test_standing_by_does_not_dial_for_ever_where_nobody_is(
     await parts.eventually(lambda: pool._refilling is None)
     assert pool.idle == 1
     pool.close()
+
+
+async def crowd(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> tuple[LinkPool, list[User]]:
+    """Three users of a pool that dials one at a time."""
+    monkeypatch.setattr(LinkPool, "BUSY", 1)
+    pool, users = LinkPool(context, destination.endpoint, "m", TOKEN), [User(), User(), User()]
+    given = [pool.ask(Join(5, number), user) for number, user in enumerate(users)]
+    assert given[0]
+    assert given[1:] == [None, None]
+    return pool, users
+
+
+async def test_who_comes_while_many_are_dialled_waits_for_his_turn(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, users = await crowd(context, destination, monkeypatch)
+    for number, user in enumerate(users):
+        sock = await destination.take()
+        assert not any(later.dialled for later in users[number + 1 :])
+        assert await destination.hear(sock, 2) == [HELLO, Join(5, number)]
+        sock.send(ACCEPTED + ACCEPTED)
+        await parts.eventually(lambda user=user: user.accepted)  # type: ignore[misc]
+        user.close(context)
+    pool.close()
+
+
+async def test_who_waits_has_the_next_connection_that_comes_back(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, (first, second, third) = await crowd(context, destination, monkeypatch)
+    sock = await destination.take()
+    assert await destination.hear(sock, 2) == [HELLO, Join(5, 0)]
+    sock.send(ACCEPTED + ACCEPTED)
+    await parts.eventually(lambda: first.accepted)
+    assert first.dialled
+    first.dialled.come_back()  # nobody stands by, and the second's is still dialled
+    assert third.dialled is first.dialled
+    assert second.dialled is None
+    assert await destination.hear(sock, 1) == [Join(5, 2)]
+    (dialled,) = pool._asked
+    pool.withdraw(second, dialled)
+    third.close(context)
+    pool.close()
+
+
+async def test_who_has_gone_is_not_dialled_for(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, (first, second, third) = await crowd(context, destination, monkeypatch)
+    pool.withdraw(second, None)
+    (dialled,) = pool._asked
+    pool.withdraw(first, dialled)
+    await destination.take(b"")
+    assert await destination.hear(await destination.take(), 2) == [HELLO, Join(5, 2)]
+    assert (first.dialled, second.dialled) == (None, None)
+    third.close(context)
+    pool.close()
+
+
+async def test_one_that_is_lost_speaks_for_its_share_of_those_who_wait(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination.listener.close()
+    pool, users = await crowd(context, destination, monkeypatch)
+    await parts.eventually(lambda: all(user.lost for user in users))
+    assert all(user.lost and user.lost.port_closed for user in users)
+    pool.close()
