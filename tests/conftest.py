@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.harness import leaks
+from tests.harness import leaks, machine
 
 ON_THE_MACHINE = {"system", "chaos"}
 """The folders whose tests make namespaces, links and mounts; the others can leave descriptors and processes only."""
 
 
 def pytest_configure() -> None:
+    machine.enter()
     leaks.adopt_orphans()
     # Hypothesis fails an example that took 200 ms: a busy machine takes half a second from any.
     settings.register_profile("patient", deadline=None)
@@ -31,10 +32,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails a test that leaves a process, a descriptor, a mount, a link, a table, a rule or a folder behind."""
-    machine = bool(ON_THE_MACHINE & set(request.path.parts))
-    before = leaks.take(machine=machine)
+    everything = bool(ON_THE_MACHINE & set(request.path.parts))
+    before = leaks.take(machine=everything)
     yield
-    left = leaks.left_since(before, machine=machine)
+    left = leaks.left_since(before, machine=everything)
     assert not left, "left behind:\n" + "\n".join(left)
 
 

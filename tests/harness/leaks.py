@@ -1,7 +1,8 @@
 """What a test made and left behind.
 
-Several runs and a demo may share the machine, so only what is this run's own counts: its descendants (this process
-adopts orphans), its descriptors, and what bears the name of one of its homes, which `fresh_home` gives.
+Links, mounts, tables, rules and images are this run's alone, on a machine of its own (`tests.harness.machine`). Of
+what it shares with others its descendants count (this process adopts orphans), its descriptors, what bears the name of
+one of its homes, which `fresh_home` gives, and a control group that nobody is in.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import gc
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,9 +25,6 @@ from controller.lab.home import IMAGES
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 HOMES = f"/run/mst-{os.getpid()}-"
-EVERYBODYS = ("/tmp/", "/var/tmp/", "/run/", "/mnt/", "/media/")
-"""Where whoever else works on this machine may mount something at any time."""
-OURS = (HOMES, "/run/criu.kdat")
 SETTLE_SECONDS = 3.0
 """The kernel takes namespaces and what is in them away behind the back of whoever ended the last process."""
 
@@ -46,7 +45,7 @@ def take(*, machine: bool) -> Snapshot:
     """What there is now, a line each; with `machine` also what outlives processes."""
     found = {*_descriptors(), *_processes()}
     if machine:
-        for kind in (_mounts, _namespaces, _links, _tables, _rules, _folders):
+        for kind in (_mounts, _links, _tables, _rules, _folders):
             found |= {*kind()}
     return frozenset(found)
 
@@ -104,27 +103,16 @@ def _command(pid: int) -> str:
 
 
 def _mounts() -> Iterator[str]:
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = line.split()[4]
-        if point.startswith(OURS) or not point.startswith(EVERYBODYS):
-            yield f"mount {point}"
-
-
-def _namespaces() -> Iterator[str]:
-    return (f"namespace {path}" for path in Path("/run/netns").glob("*"))
+    return (f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines())
 
 
 def _links() -> Iterator[str]:
-    for link in Path("/sys/class/net").iterdir():  # by netlink it takes ten times as long, twice a test
-        with contextlib.suppress(OSError):  # one that goes just now
-            alias = (link / "ifalias").read_text().strip()
-            if alias.startswith(HOMES):
-                yield f"link {link.name} of {alias}"
+    return (f"link {name}" for _, name in socket.if_nameindex())
 
 
-def _tables() -> list[str]:
+def _tables() -> Iterator[str]:
     listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
-    return [f"nft {line}" for line in listed.stdout.splitlines() if " mst-" not in line or Path(HOMES).name in line]
+    return (f"nft {line}" for line in listed.stdout.splitlines())
 
 
 def _rules() -> list[str]:
@@ -133,13 +121,11 @@ def _rules() -> list[str]:
 
 
 def _folders() -> Iterator[str]:
-    """Homes, image folders and control groups. Those of a lab that is alive and another's don't count."""
+    """Homes, image folders, and control groups without a process: another run's has some, or soon, or goes."""
     yield from (f"home {path}" for path in Path("/run").glob(f"{Path(HOMES).name}*"))
+    yield from (f"images {path}" for path in IMAGES.iterdir())
     controller = cgroup.find(Path("/proc/self/mounts").read_text())
-    groups = [*controller.root.glob("midstream-[0-9]*")] if controller else []
-    for path in [*IMAGES.glob("midstream-[0-9]*"), *groups]:
-        bridge = Path("/sys/class/net") / f"midst-{path.name.split('-')[1]}"
-        with contextlib.suppress(OSError):
-            if not (bridge / "ifalias").read_text().startswith(HOMES):
-                continue
-        yield f"folder {path}"
+    for group in controller.root.glob("midstream-[0-9]*") if controller else ():
+        with contextlib.suppress(OSError):  # it goes just now
+            if not (group / "cgroup.procs").read_text():
+                yield f"group {group}"

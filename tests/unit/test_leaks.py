@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from controller.lab import cgroup
+from controller.lab.home import IMAGES
 from tests.harness import leaks
 
 
@@ -34,35 +38,66 @@ def test_an_orphan_of_a_process_that_has_ended():
     assert leaks.left_since(before, machine=False) == []
 
 
-def test_a_home_a_link_a_mount_and_a_table():
+def test_a_home_a_link_a_mount_a_table_and_an_image():
     before = leaks.take(machine=True)
     home = leaks.fresh_home()
     home.mkdir()
-    bridge = f"mst{os.getpid()}"
-    subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
-    subprocess.run(["ip", "link", "set", bridge, "alias", str(home)], check=True)
+    image = IMAGES / home.name
+    image.touch()
+    subprocess.run(["ip", "link", "add", "left", "type", "bridge"], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", home], check=True)
-    subprocess.run(["nft", "add", "table", "inet", home.name], check=True)
+    subprocess.run(["nft", "add", "table", "inet", "left"], check=True)
     left = leaks.left_since(before, machine=True)
-    subprocess.run(["nft", "delete", "table", "inet", home.name], check=True)
-    subprocess.run(["ip", "link", "delete", bridge], check=True)
+    subprocess.run(["nft", "delete", "table", "inet", "left"], check=True)
+    subprocess.run(["ip", "link", "delete", "left"], check=True)
     subprocess.run(["umount", home], check=True)
     home.rmdir()
-    # Others may work on this machine, and a lab of theirs be half-way taken away: that settles, but not at once.
-    assert [line for line in left if home.name in line] == [
-        f"home {home}",
-        f"link {bridge} of {home}",
-        f"mount {home}",
-        f"nft table inet {home.name}",
-    ]
-    assert not [line for line in leaks.left_since(before, machine=True) if home.name in line]
+    image.unlink()
+    assert left == [f"home {home}", f"images {image}", "link left", f"mount {home}", "nft table inet left"]
+    assert leaks.left_since(before, machine=True) == []
 
 
-def test_what_another_run_has_is_not_ours(tmp_path):
+def test_a_control_group_that_nobody_is_in():
+    controller = cgroup.find(Path("/proc/self/mounts").read_text())
+    assert controller is not None
+    group = controller.root / f"midstream-0-left-{os.getpid()}"
     before = leaks.take(machine=True)
-    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
-    subprocess.run(["nft", "add", "table", "inet", "mst-1-another"], check=True)
-    left = leaks.left_since(before, machine=True)
-    subprocess.run(["nft", "delete", "table", "inet", "mst-1-another"], check=True)
-    subprocess.run(["umount", tmp_path], check=True)
-    assert not [line for line in left if tmp_path.name in line or "another" in line]
+    cgroup.create(group, 64 << 20)
+    empty = leaks.left_since(before, machine=True)
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        (group / "cgroup.procs").write_text(str(sleeper.pid))
+        used = leaks.left_since(before, machine=True)
+        sleeper.kill()
+    cgroup.remove(group)
+    assert f"group {group}" in empty
+    assert f"group {group}" not in used
+    assert leaks.left_since(before, machine=True) == []
+
+
+ANOTHER = """
+import subprocess, sys
+from tests.harness import leaks, machine
+machine.enter()
+before = leaks.take(machine=True)
+home = leaks.fresh_home()
+home.mkdir()
+(leaks.IMAGES / "another").touch()
+made = f"ip link add another type bridge; mount -t tmpfs none {home}; nft add table inet another"
+subprocess.run(["sh", "-ec", made], check=True)
+print(len(leaks.take(machine=True) - before), flush=True)
+sys.stdin.read()
+subprocess.run(["umount", home], check=True)
+home.rmdir()
+"""
+
+
+def test_what_another_run_has_is_not_ours():
+    before = leaks.take(machine=True)
+    argv, checkout = [sys.executable, "-c", ANOTHER], Path(__file__).parents[2]
+    with subprocess.Popen(argv, cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as another:
+        assert another.stdout is not None
+        seen_there = another.stdout.readline()
+        seen_here = leaks.left_since(before, machine=True)
+    assert seen_there == b"5\n", "home, image, link, mount and table"
+    assert {line.split()[0] for line in seen_here} == {"process", "descriptor"}, "itself, and its pipes"
+    assert another.returncode == 0

@@ -36,7 +36,9 @@ os.wait()
 @pytest.fixture
 def troubled(tmp_path):
     argv = [sys.executable, "-I", "-S", "-c", SOURCE, str(tmp_path / "lock")]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    # No descriptor of ours: what it is, and of which mount namespace, depends on who runs the tests.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(argv, **pipes) as process:
         assert process.stdout.read(3) == b"up\n"
         yield process
         process.stdin.write(b"xx")
