@@ -34,11 +34,14 @@ class Home:
         self._record = path / "lab.json"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the lab for one change; the kernel lets go of it when we die. Blocks while another process has it."""
+    def locked(self) -> Iterator[int]:
+        """Holds the lab for one change and gives the lock's descriptor. Blocks while another process has it.
+
+        The kernel lets go of it when we have died, and whoever has inherited the descriptor (flock(2)).
+        """
         descriptor = self._lock()
         try:
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 

@@ -3,9 +3,10 @@
 Standard library only, and run by `python -I -S`, so that it starts in some 30 ms and has nothing of the checkout's.
 What a kubelet and a pause container do in Kubernetes, this does in a standalone pod.
 
-    python -I -S init.py FD
+    python -I -S init.py FD LOCK
 
-FD is a SOCK_SEQPACKET socket to whoever creates the pod; each message is one JSON object:
+LOCK is a descriptor of the lock that the creator holds, open until the pod has started or there is none: so who gets
+it after a creator that died is alone. FD is a SOCK_SEQPACKET socket to the creator; each message is a JSON object:
 
 | who says it | message | meaning |
 |---|---|---|
@@ -254,7 +255,7 @@ def receive(control: socket.socket) -> Message:
     return message
 
 
-def be_first(control: socket.socket, wanted: Message) -> None:
+def be_first(control: socket.socket, lock: int, wanted: Message) -> None:
     """What PID 1 does, from its first instruction to its last."""
     signal.pthread_sigmask(signal.SIG_BLOCK, First.SIGNALS)
     send(control, {"pid_max": set_up(wanted["hostname"], wanted["log"], wanted.get("root"), wanted.get("images"))})
@@ -264,14 +265,16 @@ def be_first(control: socket.socket, wanted: Message) -> None:
     first.start_due()
     # After the sidecars, so that they have low numbers: what is moved about is numbered in the pod's own block.
     write("/proc/sys/kernel/ns_last_pid", str(order["last_pid"]))
+    os.close(lock)
     send(control, {"started": True})
     control.close()
     first.run()
 
 
-def main(fd: int) -> int:
+def main(fd: int, lock: int) -> int:
     control = socket.socket(fileno=fd)
-    os.set_inheritable(fd, False)
+    for each in (fd, lock):
+        os.set_inheritable(each, False)
     try:
         order = receive(control)
         if order["cgroup"]:
@@ -280,7 +283,7 @@ def main(fd: int) -> int:
         if child := os.fork():
             send(control, {"pid1": child})
             return 0
-        be_first(control, order)
+        be_first(control, lock, order)
     except EOFError:
         return 1
     except OSError as error:
@@ -290,4 +293,4 @@ def main(fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(*map(int, sys.argv[1:])))

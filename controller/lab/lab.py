@@ -126,22 +126,22 @@ class Lab:
         check_socket_path(str(self._home.pods / check_name(wanted.name) / "proxy" / "control.sock"))
         _require_room(wanted)
         _require_root()
-        with self._home.locked():
+        with self._home.locked() as lock:
             try:
                 self._clear_dead(wanted.name)
                 lab = self._addressing()
-                return self._make(lab, self._plan(lab, wanted))
+                return self._make(lab, self._plan(lab, wanted), lock)
             except BaseException:
                 self._forget_if_empty()
                 raise
 
-    def _make(self, lab: Addressing, pod: Pod) -> Pod:
+    def _make(self, lab: Addressing, pod: Pod, lock: int) -> Pod:
         """Makes the planned pod; leaves nothing of it when that fails."""
         try:
             self._make_folders(lab, pod)
             if pod.memory_bytes is not None:
                 cgroup.create(Path(pod.cgroup), pod.memory_bytes)
-            return start(lab, pod)
+            return start(lab, pod, lock)
         except BaseException:
             self._remove(load(Path(pod.directory)) or pod)
             raise

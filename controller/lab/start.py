@@ -23,12 +23,13 @@ ANSWER_SECONDS = 20.0
 """Namespaces take milliseconds; a machine that needs this long is not working on it any more."""
 
 
-def start(lab: Addressing, pod: Pod) -> Pod:
+def start(lab: Addressing, pod: Pod, lock: int) -> Pod:
     """Starts the recorded pod and joins it to the lab; gives the pod with its PID 1, recorded too.
 
-    Until the pod has started PID 1 hangs on our socket and ends with us. Raises PodBroken and NetworkBroken.
+    Until the pod has started PID 1 hangs on our socket and ends with us. So long it has the lab's `lock` too: who
+    clears away what we leave if we die finds nobody who still writes there. Raises PodBroken and NetworkBroken.
     """
-    with _outer_process() as control:
+    with _outer_process(lock) as control:
         images = {"folder": pod.images, "bytes": pod.image_bytes} if pod.image_bytes else None
         wanted = {"hostname": pod.name, "log": str(pod.log("init")), "cgroup": pod.cgroup}
         _say(control, {**wanted, "root": programs.root(pod), "images": images})
@@ -56,19 +57,19 @@ def start(lab: Addressing, pod: Pod) -> Pod:
 
 
 @contextlib.contextmanager
-def _outer_process() -> Iterator[socket.socket]:
+def _outer_process(lock: int) -> Iterator[socket.socket]:
     """Runs `init` in a session of its own and gives our end of its socket; reaps it: it ends when PID 1 is born."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         ours.settimeout(ANSWER_SECONDS)
         with theirs:
-            argv = [sys.executable, "-I", "-S", str(Path(init.__file__)), str(theirs.fileno())]
+            argv = [sys.executable, "-I", "-S", str(Path(init.__file__)), str(theirs.fileno()), str(lock)]
             outer = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), lock],
                 cwd="/",
                 env=programs.ENVIRONMENT,
                 start_new_session=True,

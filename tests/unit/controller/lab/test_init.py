@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -62,6 +63,7 @@ def test_a_sidecar_has_no_descriptor_but_the_standard_three(pod, tmp_path):
     pid = pod.begin()
     pod.run(agent="echo on; exec sleep 100")
     wait_for(tmp_path / "agent.log", "on")
+    assert not pod.has_lock
     (agent,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     assert sorted(path.name for path in Path(f"/proc/{agent}/fd").iterdir()) == ["0", "1", "2"]
     os.kill(pid, 15)
@@ -89,10 +91,25 @@ class Pod:
         self.folder = folder
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(10)
-        argv = [sys.executable, "-I", "-S", init.__file__, str(theirs.fileno())]
-        self.outer = subprocess.Popen(argv, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        argv = [sys.executable, "-I", "-S", init.__file__, str(theirs.fileno()), str(lock)]
+        self.outer = subprocess.Popen(argv, pass_fds=[theirs.fileno(), lock], stdin=subprocess.DEVNULL)
         theirs.close()
+        os.close(lock)
         self.heard: dict[str, object] = {}
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether somebody has the creator's lock, who has let go of it."""
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
 
     def say(self, **message: object) -> None:
         self.control.send(json.dumps(message).encode())
@@ -156,8 +173,10 @@ def wait_for(path: Path, text: str) -> str:
 def test_it_ends_with_its_creator_before_it_is_told_to_start(pod):
     pid = pod.begin()
     pod.hear("pid_max")
+    assert pod.has_lock
     pod.control.close()
     assert gone(pid)
+    assert not pod.has_lock
 
 
 def test_it_ends_with_a_creator_that_says_nothing(pod):
