@@ -25,7 +25,7 @@ def test_one_damaged_byte_is_found_and_nothing_survives(rig: Rig, name: str) -> 
     status, code, message = rig.b.refused("POST", "/v1/inbound/m/restore", body)
     assert (status, code) == (422, "image-damaged")
     assert name in message
-    assert pid not in rig.pods[1].pids()
+    until(lambda: pid not in rig.pods[1].pids())
     rig.out("m", "release")
     assert rig.state(rig.a, "w") == "running"
 

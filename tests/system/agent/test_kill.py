@@ -93,7 +93,7 @@ def test_a_killed_destination_agent_leaves_no_partial_copy(rig: Rig) -> None:
     path.write_text(json.dumps(state) + "\n")
     rig.b.start()
     assert rig.b.ask("GET", "/v1/migrations")[0]["state"] == "discarded"
-    assert pid not in rig.pods[1].pids()
+    until(lambda: pid not in rig.pods[1].pids())
 
 
 def test_a_discarded_copy_is_killed(rig: Rig) -> None:
