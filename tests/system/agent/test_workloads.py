@@ -14,6 +14,7 @@ from tests.harness.solo_pod import PYTHON
 def test_a_workload_starts_clean(rig: Rig) -> None:
     script = (
         "import os, json, time\n"
+        "while os.getppid() != 1: time.sleep(0.01)\n"  # whoever started it ends just now
         "said = {'fds': sorted(os.listdir('/proc/self/fd')), 'env': dict(os.environ), 'cwd': os.getcwd()}\n"
         "said |= {'sid': os.getsid(0) == os.getpid(), 'ppid': os.getppid(), 'in': os.readlink('/proc/self/fd/0')}\n"
         "print(json.dumps(said), flush=True)\n"
