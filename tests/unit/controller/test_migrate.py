@@ -134,7 +134,7 @@ async def test_while_memory_is_sent_before_the_freeze_it_can_be_cancelled(drive)
     assert Action.STOP not in driver.move.said
 
 
-@pytest.mark.parametrize("action", VAINLY)
+@pytest.mark.parametrize("action", [action for action in Action if action in VAINLY])
 async def test_what_takes_long_is_not_waited_for_when_the_rollback_is_asked_for(drive, action):
     driver = drive([], MemoryFeatures())
     perform = driver.move.perform
