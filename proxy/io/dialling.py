@@ -46,6 +46,9 @@ class Lost:
 class LinkUser(Protocol):
     """Who a connection is dialled for: a link."""
 
+    def link_dialled(self, dialled: DialledConnection) -> None:
+        """This is the one; who wants it no more abandons it (`LinkPool.withdraw`)."""
+
     def link_sendable(self, dialled: DialledConnection) -> None:
         """The link is named: what is sent now is its stream."""
 
@@ -95,6 +98,7 @@ class DialledConnection:
     def ask(self, frame: Naming, user: LinkUser) -> None:
         """Name the link. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
         self._named, self._user = frame, user
+        user.link_dialled(self)
         if self.state in (Dialling.GREETING, Dialling.IDLE):
             self._name()
 

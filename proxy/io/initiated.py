@@ -90,15 +90,17 @@ class InitiatedLink(Link):
         self._resuming = self.incoming.received > 0 or (self.accepted and not isinstance(self._opening, Join))
         named = Resume(self._opening.flow, self.number, self.incoming.received) if self._resuming else self._opening
         try:
-            self._dialled = self.pool.ask(named, self, fresh=self._sent)
+            self.pool.ask(named, self, fresh=self._sent)
         except OSError as error:  # no descriptor left
             self._try_again(Lost(why(error)))
 
     # What its dialled connection says
 
+    def link_dialled(self, dialled: DialledConnection) -> None:
+        self._dialled = dialled
+
     def link_sendable(self, dialled: DialledConnection) -> None:
         """A stream that nothing has been sent of need not wait for the answer."""
-        self._dialled = dialled
         early = not (self._sent or self._resuming or isinstance(self._opening, Switch))
         self._sent = True
         if early and dialled.connection:

@@ -29,7 +29,7 @@ class LinkPool:
     """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
     BUSY = 64
     """So many are dialled at the same time for those who ask; who comes after them waits for one of these, or for one
-    that comes back. If all were dialled for at once, a machine too busy to shake all hands in time would shake none."""
+    that comes back. Were all dialled for at once, a machine too busy for so many handshakes would end few in time."""
     REFILL_SECONDS = 0.05
     """Between two that are dialled for that: a handshake takes milliseconds of both machines; flows need them more."""
 
@@ -93,26 +93,27 @@ class LinkPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> DialledConnection | None:
-        """Name a link on an idle connection, or on one dialled now; `fresh`: the idle ones may be broken too.
+    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> None:
+        """Name a link on an idle connection, or on one dialled for it; `fresh`: the idle ones may be broken too.
 
-        None: the user waits for one, and hears `link_sendable` of it. Raises OSError where there is no descriptor.
+        The user hears of it at once, or once it is his turn. Raises OSError where there is no descriptor.
         """
-        connection = None
         if fresh:
-            connection = self._dial()
-        elif self._idle:
-            connection = self._idle.popleft()
+            self._dial().ask(frame, user)
+            return
+        if self._idle:
+            self._idle.popleft().ask(frame, user)
         elif len(self._asked) < self.BUSY:
-            connection = self._dial()
-            self._asked.add(connection)
+            self._dial_for(frame, user)
         else:
             self._waiting.append((frame, user))
-        if connection:
-            connection.ask(frame, user)
-        if self._retreat and not fresh:
+        if self._retreat:
             self.stand_by()
-        return connection
+
+    def _dial_for(self, frame: Naming, user: LinkUser) -> None:
+        connection = self._dial()
+        self._asked.add(connection)
+        connection.ask(frame, user)
 
     def withdraw(self, user: LinkUser, connection: DialledConnection | None) -> None:
         """The user wants none any more; `connection` is the one that it has been given, if it was."""
@@ -128,12 +129,9 @@ class LinkPool:
         while self._waiting and len(self._asked) < self.BUSY:
             frame, user = self._waiting.popleft()
             try:
-                connection = self._dial()
+                self._dial_for(frame, user)
             except OSError as error:  # no descriptor left
                 user.link_lost(Lost(why(error)))
-                continue
-            self._asked.add(connection)
-            connection.ask(frame, user)
 
     def stand_by(self) -> None:
         """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then.

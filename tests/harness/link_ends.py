@@ -53,9 +53,14 @@ class User:
     """A flow that notes what its link tells it."""
 
     def __init__(self) -> None:
+        self.given: DialledConnection | None = None
         self.dialled: DialledConnection | None = None
+        """Once it is sendable."""
         self.accepted: tuple[int, bytes] | None = None
         self.lost: Lost | None = None
+
+    def link_dialled(self, dialled: DialledConnection) -> None:
+        self.given = dialled
 
     def link_sendable(self, dialled: DialledConnection) -> None:
         self.dialled = dialled

@@ -80,6 +80,8 @@ async def test_a_loss_after_the_link_was_named(
 
 async def test_an_abandoned_connection_tells_nobody(context: Context, destination: Destination) -> None:
     user = User()
-    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user).abandon()
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
+    assert user.given
+    user.given.abandon()
     await asyncio.sleep(0.02)
     assert (user.dialled, user.lost) == (None, None)

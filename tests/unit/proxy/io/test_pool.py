@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,6 +12,7 @@ from proxy.core.errors import Code, ProxyError
 from proxy.core.wire import Join, Refused, encode
 from proxy.io.context import Context
 from proxy.io.dialling import Lost
+from proxy.io.initiated import InitiatedLink
 from proxy.io.pool import LinkPool
 from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
@@ -113,7 +115,9 @@ async def test_one_made_anew_is_none_of_the_idle_ones(context: Context, destinat
     preparing = asyncio.create_task(pool.prepare(1), name="preparing")
     (await destination.take()).send(ACCEPTED)
     await preparing
-    pool.ask(Join(7, 1), user, fresh=True).abandon()
+    pool.ask(Join(7, 1), user, fresh=True)
+    assert user.given
+    user.given.abandon()
     assert pool.idle == 1
     pool.close()
 
@@ -216,22 +220,30 @@ async def test_standing_by_does_not_dial_for_ever_where_nobody_is(
     pool.close()
 
 
-async def crowd(
-    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
-) -> tuple[LinkPool, list[User]]:
+Crowd = tuple[LinkPool, list[User]]
+
+
+def gather(context: Context, destination: Destination) -> Crowd:
     """Three users of a pool that dials one at a time."""
-    monkeypatch.setattr(LinkPool, "BUSY", 1)
     pool, users = LinkPool(context, destination.endpoint, "m", TOKEN), [User(), User(), User()]
-    given = [pool.ask(Join(5, number), user) for number, user in enumerate(users)]
-    assert given[0]
-    assert given[1:] == [None, None]
+    for number, user in enumerate(users):
+        pool.ask(Join(5, number), user)
+    assert [bool(user.given) for user in users] == [True, False, False]
     return pool, users
 
 
+@pytest.fixture
+async def crowd(context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Crowd]:
+    monkeypatch.setattr(LinkPool, "BUSY", 1)
+    pool, users = gather(context, destination)
+    yield pool, users
+    pool.close()
+
+
 async def test_who_comes_while_many_are_dialled_waits_for_his_turn(
-    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+    context: Context, destination: Destination, crowd: Crowd
 ) -> None:
-    pool, users = await crowd(context, destination, monkeypatch)
+    _, users = crowd
     for number, user in enumerate(users):
         sock = await destination.take()
         assert not any(later.dialled for later in users[number + 1 :])
@@ -239,13 +251,12 @@ async def test_who_comes_while_many_are_dialled_waits_for_his_turn(
         sock.send(ACCEPTED + ACCEPTED)
         await parts.eventually(lambda user=user: user.accepted)  # type: ignore[misc]
         user.close(context)
-    pool.close()
 
 
 async def test_who_waits_has_the_next_connection_that_comes_back(
-    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+    context: Context, destination: Destination, crowd: Crowd
 ) -> None:
-    pool, (first, second, third) = await crowd(context, destination, monkeypatch)
+    pool, (first, second, third) = crowd
     sock = await destination.take()
     assert await destination.hear(sock, 2) == [HELLO, Join(5, 0)]
     sock.send(ACCEPTED + ACCEPTED)
@@ -255,31 +266,51 @@ async def test_who_waits_has_the_next_connection_that_comes_back(
     assert third.dialled is first.dialled
     assert second.dialled is None
     assert await destination.hear(sock, 1) == [Join(5, 2)]
-    (dialled,) = pool._asked
-    pool.withdraw(second, dialled)
+    pool.withdraw(second, second.given)
     third.close(context)
-    pool.close()
 
 
-async def test_who_has_gone_is_not_dialled_for(
-    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool, (first, second, third) = await crowd(context, destination, monkeypatch)
+async def test_who_has_gone_is_not_dialled_for(context: Context, destination: Destination, crowd: Crowd) -> None:
+    pool, (first, second, third) = crowd
     pool.withdraw(second, None)
-    (dialled,) = pool._asked
-    pool.withdraw(first, dialled)
+    pool.withdraw(first, first.given)
     await destination.take(b"")
     assert await destination.hear(await destination.take(), 2) == [HELLO, Join(5, 2)]
     assert (first.dialled, second.dialled) == (None, None)
     third.close(context)
+
+
+class Nobody:
+    """Who asks for a link and does not care."""
+
+    def link_ready(self, link: InitiatedLink) -> None: ...
+    def link_accepted(self, link: InitiatedLink) -> None: ...
+    def link_denied(self, link: InitiatedLink, lost: Lost) -> None: ...
+
+
+async def test_a_link_that_ends_takes_the_connection_along_that_is_dialled_for_it_by_now(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "BUSY", 1)
+    pool, first = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    pool.ask(Join(5, 0), first)
+    link = InitiatedLink(context, pool, Join(7, 1), Nobody())
+    link.dial(10)
+    (await destination.take()).send(ACCEPTED + ACCEPTED)
+    await parts.eventually(lambda: first.accepted)
+    sock = await destination.take(b"")
+    link.close()
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 1), 5) == b""
+    first.close(context)
     pool.close()
 
 
 async def test_one_that_is_lost_speaks_for_its_share_of_those_who_wait(
     context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(LinkPool, "BUSY", 1)
     destination.listener.close()
-    pool, users = await crowd(context, destination, monkeypatch)
+    pool, users = gather(context, destination)
     await parts.eventually(lambda: all(user.lost for user in users))
     assert all(user.lost and user.lost.port_closed for user in users)
     pool.close()
