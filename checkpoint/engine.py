@@ -41,10 +41,7 @@ class Helper(Protocol):
     pid: int
 
     def abort(self) -> None:
-        """Kill it; whoever waits for it is told that it failed. For a restore only: see `break_off`."""
-
-    def break_off(self) -> None:
-        """Have a dump fail at its next write. It is not killed: it has to undo first what it has done to the tree."""
+        """Kill it; whoever waits for it is told that it failed. For a restore only: see `Engine.break_off`."""
 
     async def questions(self) -> int | None:
         """A descriptor over which it asks which pages the stopped processes have (`checkpoint.memory.questions`), the
@@ -80,7 +77,8 @@ class Engine(Protocol):
         what is in the pre-dump there. A deleted file of more than `ghost_limit_bytes` that is still open is refused."""
 
     def break_off(self, pid: int) -> None:
-        """As `Helper.break_off`, of one that an agent before this one has started."""
+        """Have the helper with that PID, which may be an earlier agent's, fail at its next write. It is not killed: one
+        that dumps has to undo first what it has done to the tree."""
 
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         """Make the tree of the images; it is stopped, and a child of PID 1. `lazily`: `checkpoint.memory.taker`, in the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from checkpoint.api import MemoryFeatures
 from checkpoint.core import options, precopy
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.criu import kerndat, log, pipes
-from checkpoint.criu.swrk import Swrk, fail_writes
+from checkpoint.criu.swrk import Swrk
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import chain
 from checkpoint.images.folder import Images
@@ -24,6 +25,8 @@ from checkpoint.processes import tree as trees
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import is_tcp, sockets_of
 from checkpoint.sockets.silence import silence
+
+_LOG = logging.getLogger(__name__)
 
 _GONE_SECONDS = 10.0
 
@@ -100,7 +103,10 @@ class CriuEngine:
         return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
 
     def break_off(self, pid: int) -> None:
-        fail_writes(self._kernel, pid)
+        try:
+            self._kernel.forbid_writing(pid)
+        except OSError as error:  # its real user id is another, and no CAP_SYS_RESOURCE is here (K: sys.c, prlimit64)
+            _LOG.warning("CRIU (process %d) cannot be broken off: %s: waiting for its end", pid, error.strerror)
 
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         images = Images(folders.images, self._messages)

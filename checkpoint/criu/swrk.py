@@ -57,7 +57,7 @@ class Swrk:
         """
         self._page_server = _closed_page_server() if lazily else None
         self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if lazily else None
-        self._kernel, self._messages = kernel, messages
+        self._messages = messages
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -125,11 +125,6 @@ class Swrk:
         if not self._closed:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def break_off(self) -> None:
-        """Have its writes fail: it lets go of the tree that it dumps, and says that it failed."""
-        if not self._closed:
-            fail_writes(self._kernel, self.pid)
-
     async def close(self) -> None:
         """Hang up, wait for its end, and reap it. A restored tree's root becomes a child of PID 1 by it."""
         if self._closed:
@@ -147,14 +142,6 @@ class Swrk:
     def _reap(self) -> None:
         os.waitpid(self.pid, 0)  # it waits for nothing: the pidfd said that it has ended
         os.close(self._pidfd)
-
-
-def fail_writes(kernel: Kernel, pid: int) -> None:
-    """See `Swrk.break_off`; `pid` is of a CRIU."""
-    try:
-        kernel.forbid_writing(pid)
-    except OSError as error:  # one with another real user id, and no CAP_SYS_RESOURCE here (K: sys.c, prlimit64)
-        _LOG.warning("CRIU (process %d) cannot be broken off: %s: waiting for its end", pid, error.strerror)
 
 
 def _how_ended(pidfd: int) -> str:

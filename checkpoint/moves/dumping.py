@@ -76,7 +76,7 @@ class Dumping:
         code = Code.LEASE_EXPIRED if expired else Code.WRONG_STATE
         self._broken_off = AgentError(code, f"the dump was broken off: {reason}")
         if self._working is not None:
-            self._working.break_off()
+            self._around.engine.break_off(self._working.pid)
 
     async def _dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         for _ in range(DUMP_TRIES - 1):

@@ -26,12 +26,6 @@ MOVED = "(00.012345) Error (soccr/soccr.c:371): \trecv failed (1449, want 1448)\
 class Helper:
     pid = os.getpid()
 
-    def __init__(self) -> None:
-        self.broken_off = asyncio.Event()
-
-    def break_off(self) -> None:
-        self.broken_off.set()
-
     async def close(self) -> None: ...
 
 
@@ -43,6 +37,11 @@ class Scripted:
         self.prepared = 0
         self.parents: list[str] = []
         """Of each pre-dump and dump."""
+        self.broken_off = asyncio.Event()
+
+    def break_off(self, pid: int) -> None:
+        assert pid == Helper.pid
+        self.broken_off.set()
 
     async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
         self.prepared += 1

@@ -83,8 +83,7 @@ class Endless(Scripted):
     """Its dumps end when they are broken off, and not before."""
 
     async def dump(self, helper, tree, folders, **_):
-        self.dumps = True
-        await helper.broken_off.wait()
+        await self.broken_off.wait()
         raise AgentError(Code.CRIU_FAILED, "File too large")
 
 
