@@ -26,6 +26,7 @@ _LENGTH = struct.Struct("<I")
 _ENDED_BY_PEER = readdress.FIN_RECEIVED | {readdress.CLOSE}
 _PAGE_BYTES = 4096
 _PE_LAZY, _PE_PRESENT = 2, 4  # criu: pagemap.h
+_TCPI_OPT_WSCALE = 4  # linux/tcp.h, the bits of tcpi_options
 _READ, _WRITE, _BOTH = 1, 2, 3  # opts.proto, sk_shutdown, the bits of the kernel's sk_shutdown
 
 
@@ -101,10 +102,19 @@ class Stream:
         return self.raw[self._queue_at : self._queue_at + self.numbers.inq_len]
 
     def write(self, numbers: readdress.Numbers) -> None:
-        """Write the image back with these numbers, and without a send queue, unless it is like that already."""
-        if numbers == self.numbers and not numbers.outq_len:
+        """Write the image back with these numbers, without a send queue, and with the windows' scales, unless it is so.
+
+        Scales of 0 where the handshake had none: of those that are not in the image CRIU says nothing, and the restored
+        socket's would be what the destination's kernel likes to ask for (K: tcp_output.c, tcp_connect_init).
+        """
+        one = self.entry
+        scaled = one.opt_mask & _TCPI_OPT_WSCALE
+        if numbers == self.numbers and not numbers.outq_len and scaled:
             return
-        one, unread = self.entry, self.unread
+        unread = self.unread
+        if not scaled:
+            one.opt_mask |= _TCPI_OPT_WSCALE
+            one.snd_wscale = one.rcv_wscale = 0
         one.inq_seq, one.outq_seq = numbers.inq_seq, numbers.outq_seq
         one.outq_len, one.unsq_len = numbers.outq_len, 0
         if one.HasField("rcv_wup"):

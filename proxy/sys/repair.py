@@ -136,12 +136,16 @@ def _assemble(kernel: Kernel, sock: socket.socket, leg: Leg) -> None:
 
 
 def _negotiated(leg: Leg) -> bytes:
-    """What the handshake agreed on, as an array of struct tcp_repair_opt."""
+    """What the handshake agreed on, as an array of struct tcp_repair_opt.
+
+    Scales of 0 where it had none: unsaid, ours would be what this pod's kernel likes to ask for, as if the other end
+    had agreed to it, and each window would look that much smaller there (K: tcp_output.c, tcp_connect_init).
+    """
     pairs = _PAIR.pack(options.OPT_MAXSEG, leg.mss)
     if leg.tcp_options & options.INFO_SACK:
         pairs += _PAIR.pack(options.OPT_SACK_PERM, 0)
-    if leg.tcp_options & options.INFO_WSCALE:
-        pairs += _PAIR.pack(options.OPT_WINDOW, leg.snd_wscale | leg.rcv_wscale << 16)
+    scaled = leg.tcp_options & options.INFO_WSCALE
+    pairs += _PAIR.pack(options.OPT_WINDOW, leg.snd_wscale | leg.rcv_wscale << 16 if scaled else 0)
     if leg.tcp_options & options.INFO_TIMESTAMPS:
         pairs += _PAIR.pack(options.OPT_TIMESTAMP, 0)
     return pairs

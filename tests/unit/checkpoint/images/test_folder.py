@@ -65,6 +65,23 @@ def test_an_image_without_windows_gets_none(images, tmp_path):
     assert not images.stream(1).entry.HasField("rcv_wnd")
 
 
+WSCALE = 4
+
+
+@pytest.mark.parametrize(("agreed", "scales"), [(0, (0, 0)), (WSCALE, (7, 9))])
+def test_the_windows_scales_are_always_said(images, tmp_path, agreed, scales):
+    entry = made.stream({"inq_seq": 1, "inq_len": 2, "outq_seq": 1, "outq_len": 0})
+    entry.opt_mask |= agreed
+    entry.snd_wscale, entry.rcv_wscale = (7, 9)
+    made.write(tmp_path, "tcp-stream-1", [entry], b"ab")
+    stream = images.stream(1)
+    stream.write(stream.numbers)
+    found = images.stream(1)
+    assert found.entry.opt_mask & WSCALE
+    assert (found.entry.snd_wscale, found.entry.rcv_wscale) == scales
+    assert found.unread == b"ab"
+
+
 @pytest.mark.parametrize("raw", [b"", made.MAGIC + b"\x01", made.MAGIC + b"\xff\0\0\0x", made.MAGIC + b"\1\0\0\0\xff"])
 def test_a_broken_image_is_named(images, tmp_path, raw):
     (tmp_path / "tcp-stream-1.img").write_bytes(raw)

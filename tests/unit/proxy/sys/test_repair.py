@@ -158,5 +158,7 @@ def test_options_of_the_handshake_are_all_told(pair: Pair) -> None:
     pairs = list(struct.iter_unpack("=II", repair._negotiated(leg)))
     assert {code for code, _ in pairs} == {2, 3, 4, 8}
     assert dict(pairs)[3] == leg.snd_wscale | leg.rcv_wscale << 16
+    unscaled = msgspec.structs.replace(leg, tcp_options=leg.tcp_options & ~options.INFO_WSCALE)
+    assert dict(struct.iter_unpack("=II", repair._negotiated(unscaled)))[3] == 0
     with contextlib.closing(app):
         pass
