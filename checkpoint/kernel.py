@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import platform
 import resource
 import signal
 import socket
@@ -15,6 +16,8 @@ import stat
 import time
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
+_SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {"x86_64": (251, 252), "aarch64": (30, 31)}.get(platform.machine(), (-1, -1))
+_IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h: one thread
 _TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
 _TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
 
@@ -52,11 +55,7 @@ class Kernel:
 
     def pidfd_getfd(self, pidfd: int, fd: int) -> int:
         """A duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec. The caller closes it."""
-        taken: int = _LIBC.syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0)
-        if taken < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), f"pidfd_getfd {fd}")
-        return taken
+        return self._call(_SYS_PIDFD_GETFD, pidfd, fd, 0)
 
     def watch_folder(self, path: str, mask: int) -> int:
         """A descriptor that tells of what happens to the files of a folder (inotify(7)). The caller closes it."""
@@ -67,6 +66,13 @@ class Kernel:
         if fd >= 0:
             os.close(fd)
         raise OSError(error, os.strerror(error), path)
+
+    def io_priority(self, tid: int) -> int:
+        """A thread's class and level (ioprio_set(2)); 0: none of its own. ENOSYS where their numbers are not known."""
+        return self._call(_SYS_IOPRIO_GET, _IOPRIO_WHO_PROCESS, tid)
+
+    def set_io_priority(self, tid: int, priority: int) -> None:
+        self._call(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, tid, priority)
 
     def socket_inode(self, fd: int) -> int:
         """0 for what is no socket."""
@@ -83,3 +89,11 @@ class Kernel:
 
     def in_repair(self, sock: socket.socket) -> bool:
         return sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0
+
+    def _call(self, number: int, *arguments: int) -> int:
+        """A system call that the C library has no function for."""
+        found: int = _LIBC.syscall(number, *arguments)
+        if found < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+        return found

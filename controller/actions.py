@@ -52,6 +52,7 @@ class Move(Parties):
         self.dumped: agent_api.Dumped | None = None
         self.adopted: agent_api.Adopted | None = None
         self.sealed: agent_api.Sealed | None = None
+        self.restored: agent_api.Restored | None = None
         self.repointed: proxy_api.Repointed | None = None
         self.accounts: list[Account] = []
         self.seconds: dict[str, float] = {}
@@ -197,7 +198,7 @@ class Move(Parties):
         archived = self._depot if self._agreed.way == "store" else None
         stored = archived.fetching(self.intent.max_hold_seconds) if archived is not None else None
         body = agent_api.RestoreWorkload(self.sealed.images, self.sealed.manifest_digest, source, stored)
-        await self.destination_agent.inbound(
+        self.restored = await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )
 

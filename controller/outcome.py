@@ -48,6 +48,7 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         ledger=[_row(account) for account in move.accounts],
         memory=_memory(move, times),
         transfer=_transfer(move),
+        not_carried=move.restored.not_carried if move.restored else [],
         error=None if problem is None else _told(problem),
     )
 

@@ -179,6 +179,8 @@ class Restored(msgspec.Struct, frozen=True):
     processes: int
     verified_bytes: int
     criu_seconds: dict[str, float]
+    not_carried: list[str] = []
+    """What the copy has not as the original had it, in words."""
 
 
 class RestoreWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

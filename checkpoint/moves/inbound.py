@@ -175,7 +175,8 @@ class Inbound(Side):
             self._apply(Event.DISCARD, reason=str(error))
             self._around.save()
             raise
-        return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds)
+        left = self._restoring.not_carried
+        return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds, left)
 
     def _keep(self, report: RestoreReport, folder: Path) -> None:
         self._tree = report.tree

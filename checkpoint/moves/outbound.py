@@ -43,8 +43,10 @@ from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
-from checkpoint.moves.surroundings import Surroundings
+from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
+from checkpoint.processes import attributes
 from checkpoint.processes.tree import Tree, descendants
+from checkpoint.sockets import sockopts
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,16 +171,18 @@ class Outbound(Side):
         self._adopting.watch()
         looking = self._around.spawn(self._adopting.look(tree), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
+        reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
         try:
             beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
             report = await self._dumping.dump(tree, self._folders, beside)
         finally:
-            options, _ = await asyncio.gather(looking, packing)
+            options, _, read = await asyncio.gather(looking, packing, reading)
         self._shipping.check()
         self._outgoing.hand_over(images)
         if self._handing.giving is not None:
             await self._handing.giving.write_map(images)
-        self._snapshot.keep(options, self.record.stopped_before)
+        stopped_before = self.record.stopped_before
+        self._snapshot.keep({sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before})
         size_bytes = sum(self._snapshot.dumped.values())
         return Dumped(size_bytes, report.processes, report.criu_seconds, self._adopting.take_legs())
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import msgspec
-
 from checkpoint.baggage.incoming import Incoming
 from checkpoint.baggage.outgoing import LIST, is_baggage
 from checkpoint.core import manifest
@@ -18,8 +16,11 @@ from checkpoint.core.manifest import Manifest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import chain, store
+from checkpoint.images.folder import Images
 from checkpoint.moves import logs
 from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes import attributes
+from checkpoint.processes.attributes import TaskAttributes
 from checkpoint.processes.tree import Tree, until_gone
 from checkpoint.sockets import sockopts
 
@@ -40,6 +41,8 @@ class Restoring:
         self._timed = timed
         self._helper: Helper | None = None
         self._working: Helper | None = None
+        self.not_carried: list[str] = []
+        """What the copy has not as the original had it, in words."""
 
     async def prepare(self) -> None:
         """Start CRIU, so that the freeze does not pay for it."""
@@ -69,7 +72,7 @@ class Restoring:
         except BaseException:
             await self.discard(report.tree)
             raise
-        self._set_options(report.tree, folder)
+        self._carry_over(report.tree, Images(folder, self._around.messages))
         return report
 
     async def _place_files(self, folder: Path, sealed: Manifest, key: bytes) -> None:
@@ -95,9 +98,13 @@ class Restoring:
         finally:
             self._working = None
 
-    def _set_options(self, copy: Tree, folder: Path) -> None:
-        wanted = msgspec.json.decode((folder / sockopts.FILE).read_bytes(), type=list[SocketOptions])
-        for words in sockopts.write(self._around.kernel, copy, wanted):
+    def _carry_over(self, copy: Tree, images: Images) -> None:
+        """What CRIU has not."""
+        options = images.ours(sockopts.FILE, list[SocketOptions], [])
+        others = images.ours(attributes.FILE, list[TaskAttributes], [])
+        self.not_carried = sockopts.write(self._around.kernel, copy, options)
+        self.not_carried += attributes.write(self._around.kernel, copy, others)
+        for words in self.not_carried:
             _LOG.warning("%s: not carried over: %s", self._migration, words)
 
     async def discard(self, held: Tree) -> None:

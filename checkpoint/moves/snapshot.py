@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -11,13 +11,11 @@ import msgspec
 from checkpoint.core import manifest
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import Manifest, Proof
-from checkpoint.core.sockopts import SocketOptions
 from checkpoint.engine import Folders
 from checkpoint.images import store
 from checkpoint.images.growing import Growing, Tags
 from checkpoint.moves.adopting import Adopting
-from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
-from checkpoint.sockets import sockopts
+from checkpoint.moves.surroundings import Surroundings
 
 
 class Snapshot:
@@ -44,10 +42,11 @@ class Snapshot:
         finally:
             self._tags = growing.end()
 
-    def keep(self, options: list[SocketOptions], stopped_before: list[int]) -> None:
-        """CRIU has written its images: put ours among them, and prove the rest of the pages, which nobody edits."""
-        (self._folder / sockopts.FILE).write_bytes(msgspec.json.encode(options))
-        (self._folder / STOPPED_BEFORE).write_bytes(msgspec.json.encode(stopped_before))
+    def keep(self, ours: Mapping[str, object]) -> None:
+        """CRIU has written its images: put ours among them, each what JSON can say, by the names of their files; and
+        prove the rest of the pages, which nobody edits."""
+        for name, content in ours.items():
+            (self._folder / name).write_bytes(msgspec.json.encode(content))
         self.dumped = store.listing(self._folder)
         pages = list(filter(manifest.is_pages, self.dumped))
         proving = self._around.store.prove(self._folder, self._key, self.dumped, pages, self._tags)

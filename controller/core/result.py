@@ -134,6 +134,9 @@ class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Annotated[list[LedgerRow], Meta(description="One row for each flow.")] = []
     memory: Annotated[MemoryAccount | None, Meta(description="Of its memory; null when it never began.")] = None
     transfer: Annotated[TransferAccount | None, Meta(description="Of its images; null before they were sealed.")] = None
+    not_carried: Annotated[
+        list[str], Meta(description="Of its sockets and threads, and not set at the destination: what, and why not.")
+    ] = []
     error: Annotated[Problem | None, Meta(description="Why it did not succeed; null when it did.")] = None
 
 

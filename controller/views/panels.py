@@ -74,7 +74,7 @@ def headline(ending: Ending) -> str:
 def facts(result: MigrationResult) -> list[tuple[str, str]]:
     """Names and values, most important first."""
     known = _demo_facts(result) if isinstance(result, DemoResult) else _migration_facts(result)
-    return [*known, *_ledger_facts(result)]
+    return [*known, *_ledger_facts(result), ("not carried over", "; ".join(result.not_carried))]
 
 
 def _migration_facts(result: MigrationResult) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
 import socket
 import ssl
@@ -92,6 +94,19 @@ async def test_python_with_an_event_loop_and_threads(stage):
 def counters(said: list[str]) -> list[str]:
     """The threads' counters and the timer's ticks."""
     return [*said[0].split(","), said[1]]
+
+
+async def test_a_process_with_attributes_of_its_own(stage):
+    """Limits, masks, priorities, filters: what CRIU carries, and what we do."""
+    async with workload(stage, "particular", 7103, *PYTHON, str(PROGRAMS / "particular.py"), "7103"):
+        client = lines(stage, 7103)
+        before = json.loads(client.ask("who are you?"))
+        result = await moved(stage, "particular")
+        assert result.not_carried == []
+        assert json.loads(client.ask("and now?")) == before
+        assert before["first"]["affinity"] != before["second"]["affinity"] or os.cpu_count() == 1
+        assert before["process"]["reboot"] == [-1, errno.EPERM]
+        client.close()
 
 
 async def test_a_program_that_forks_and_execs_all_the_time(stage):

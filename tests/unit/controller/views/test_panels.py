@@ -102,6 +102,13 @@ def test_it_is_said_how_much_memory_went_and_why_not_as_asked(account: MemoryAcc
     assert words in found if words else not found
 
 
+def test_what_was_not_carried_over_is_named() -> None:
+    assert "not carried over" not in drawn(MOVED)
+    without = msgspec.structs.replace(MOVED, not_carried=["CPU affinity 9 of thread 7: Invalid argument", "another"])
+    assert "not carried over: CPU affinity 9 of thread 7: Invalid argument; another" in final_sentence(without)
+    assert headline(without) == headline(MOVED)
+
+
 def test_a_demo_has_its_figures() -> None:
     panel = drawn(KEPT)
     for words in (
