@@ -18,10 +18,11 @@ import proxy.api as proxy_api
 from controller import memory, relayed
 from controller.clients import gather_named, unless_unknown
 from controller.core.accounts import Account, reconcile
+from controller.core.choose import Choice, fall_back
 from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
-from controller.core.predict import Choice, Rates, fall_back
+from controller.core.predict import Rates
 from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod

@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from checkpoint.api import Files
+from controller.core.choose import Wanted
 from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
-from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
 from controller.core.transfer import Transfer
 

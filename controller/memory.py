@@ -8,8 +8,8 @@ import msgspec
 
 from checkpoint.api import EarlyMemory, Memory, MemorySource, PreDump, PreDumped
 from controller.clients import AgentClient
+from controller.core.choose import Choice
 from controller.core.errors import Answered, MemoryLost
-from controller.core.predict import Choice
 from controller.transfer import UNFROZEN_PATIENCE_SECONDS
 
 

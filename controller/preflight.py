@@ -10,11 +10,12 @@ import msgspec
 
 from checkpoint.api import Problem
 from controller.clients import gather_named
+from controller.core.choose import choose, usable
 from controller.core.files import what_does_not_arrive
 from controller.core.hold import judged
 from controller.core.machines import unlike, unlike_links, unlike_versions
 from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
-from controller.core.predict import Rates, choose, usable
+from controller.core.predict import Rates
 from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
@@ -46,7 +47,7 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     direct = intent.transfer.way == "direct"
     room = facts["room"].memory_bytes
     memory, unavailable = choose(
-        intent.memory, plan.memory_bytes, rates, features, room, direct=direct,
+        intent.memory, plan.size, rates, features, room, direct=direct,
         limit_bytes_per_second=intent.transfer.bytes_per_second,
     )  # fmt: skip
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)

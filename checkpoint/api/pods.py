@@ -118,3 +118,4 @@ class Inspection(msgspec.Struct, frozen=True):
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""
     shared_bytes: int = 0
     """How much of the memory is shared: it goes by the images whatever becomes of the rest."""
+    processes: int = 1

@@ -38,6 +38,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     return Inspection(
         workload=workload,
         pids=[tid for pid in processes for tid in tree.threads(pid)],
+        processes=len(processes),
         memory_bytes=sum(whole for whole, _ in sizes),
         shared_bytes=sum(shared for _, shared in sizes),
         connections=sum(1 for line in lines if line.state != LISTEN),

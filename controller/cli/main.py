@@ -15,8 +15,8 @@ import click
 
 from controller.cli import images, interrupt, moves, pods
 from controller.cli.options import MEMORY_WAY, SIZE
+from controller.core.choose import Wanted
 from controller.core.errors import EXIT_REFUSED, MidstreamError
-from controller.core.predict import Wanted
 
 EXAMPLES = """\b
 Examples:

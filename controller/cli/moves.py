@@ -11,8 +11,8 @@ from controller.archive import archive_at, key_source
 from controller.cli import interrupt
 from controller.cli.images import archive_option, keyed
 from controller.cli.options import HOLD, MEMORY_WAY, RATE, SIZE, TRANSFER_WAY
+from controller.core.choose import Wanted
 from controller.core.hold import DEFAULT_SECONDS
-from controller.core.predict import Wanted
 from controller.core.transfer import STREAMS, Transfer, WantedTransfer
 
 

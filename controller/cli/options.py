@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from controller.core.predict import Wanted
+from controller.core.choose import Wanted
 from controller.core.transfer import WantedTransfer
 from controller.core.units import parse_bytes, parse_rate, parse_seconds
 

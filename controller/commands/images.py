@@ -20,9 +20,10 @@ from controller.archivist import carry_out
 from controller.clients import AgentClient
 from controller.commands.output import say_json, warn
 from controller.commands.workloads import find_workload
+from controller.core.choose import of_checkpoint
 from controller.core.errors import Refused
 from controller.core.hold import predicted
-from controller.core.predict import of_checkpoint
+from controller.core.plan import size_of
 from controller.lab.errors import NoSuchPod
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
@@ -88,7 +89,7 @@ async def _look_at_the_hold(home: Path, agent: AgentClient, request: CheckpointR
     """Raises Refused where the freeze cannot fit into it, and warns where it may not."""
     known = await asyncio.to_thread(rates.load, home)
     seen = await agent.inspect(request.workload)
-    found = predicted(of_checkpoint(seen.memory_bytes, known), request.max_hold_seconds)
+    found = predicted(of_checkpoint(size_of(seen), known), request.max_hold_seconds)
     if found is None:
         return None
     if not found.certain:

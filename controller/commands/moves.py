@@ -18,10 +18,11 @@ from controller.actions import Move
 from controller.commands.output import say, say_json, warn
 from controller.commands.status import migrations_folder, record_of
 from controller.commands.workloads import find_workload
+from controller.core.choose import Wanted
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Event, Phase
 from controller.core.plan import refuse_what_cannot_move
-from controller.core.predict import Sample, Wanted
+from controller.core.predict import Sample, Size
 from controller.core.result import MigrationResult, given_up
 from controller.core.transfer import Transfer
 from controller.journal import Intent, Journal, Record
@@ -66,16 +67,16 @@ async def migrate(home: Path, request: MigrateRequest, *, dry_run: bool, as_json
             warn(warning)
         with Display(quiet=as_json) as display:
             result = await drive(move, Journal.begin(migrations_folder(home), intent), display)
-            if result.outcome == "succeeded" and (sample := sample_of(result, intent.transfer)) is not None:
+            if result.outcome == "succeeded" and (sample := sample_of(result, plan.size, intent.transfer)) is not None:
                 await asyncio.to_thread(rates.learn, home, known, sample)
             return conclude(result, display, as_json)
 
 
-def sample_of(result: MigrationResult, transfer: Transfer) -> Sample | None:
+def sample_of(result: MigrationResult, size: Size, transfer: Transfer) -> Sample | None:
     """What a move teaches; None where it did not get so far, or had to wait for what other moves do not wait for."""
     if (seen := result.memory) is None or transfer.bytes_per_second or transfer.way == "store":
         return None
-    return Sample(seen.way, seen.memory_bytes, result.freeze_seconds, seen.total_seconds, seen.early_bytes > 0)
+    return Sample(seen.way, size, result.freeze_seconds, seen.total_seconds, seen.early_bytes > 0)
 
 
 def new_intent(request: MigrateRequest, source: str) -> Intent:

@@ -13,9 +13,10 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.clients import AgentClient
 from controller.commands.output import say
+from controller.core.choose import choose
 from controller.core.errors import EXIT_REFUSED, Refused, Unreachable
 from controller.core.hold import DEFAULT_SECONDS, predicted
-from controller.core.predict import choose
+from controller.core.plan import size_of
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod
 
@@ -82,12 +83,13 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         found = await agent.inspect(name)
         features = (await agent.health()).memory
-    choice, _ = choose("auto", found.memory_bytes, known, features)
+    size = size_of(found)
+    choice, _ = choose("auto", size, known, features)
     links = "cleartext" if pod.cleartext_links else "TLS"
     problems = [*found.problems, *found.losses]
     long = predicted(choice, DEFAULT_SECONDS)
     view = WorkloadCheck(
-        name, pod.name, len(found.pids), found.memory_bytes, found.connections, links, choice, problems,
+        name, pod.name, size.processes, size.threads, size.memory_bytes, size.connections, links, choice, problems,
         [long.problem] if long else [],
     )  # fmt: skip
     say(view, as_json, show_workload_check)

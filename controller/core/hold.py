@@ -13,8 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from checkpoint.api import Problem
+from controller.core.choose import LATE_BYTES, Choice
 from controller.core.plan import Plan
-from controller.core.predict import LATE_BYTES, Choice
 from controller.core.transfer import Transfer
 from controller.core.units import byte_text, duration_text
 

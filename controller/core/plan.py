@@ -11,8 +11,9 @@ import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
+from controller.core.choose import Choice
 from controller.core.errors import Refused
-from controller.core.predict import Choice
+from controller.core.predict import Size
 
 IMAGE_OVERHEAD_BYTES = 4 << 20
 """What CRIU writes beside the memory: descriptors, mappings, socket queues. Measured: 1 MB for a Redis, rounded up."""
@@ -39,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
     pid: int
     argv: list[str]
     processes: int
+    threads: int
     memory_bytes: int
     connections: int
     listening_ports: list[int]
@@ -56,6 +58,14 @@ class Plan(msgspec.Struct, frozen=True):
     """What does not stand in the way, and may still make the move fail."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
+
+    @property
+    def size(self) -> Size:
+        return Size(self.memory_bytes, self.connections, self.processes, self.threads)
+
+
+def size_of(inspection: agent_api.Inspection) -> Size:
+    return Size(inspection.memory_bytes, inspection.connections, inspection.processes, len(inspection.pids))
 
 
 def make_plan(
@@ -80,7 +90,8 @@ def make_plan(
         destination=destination.name,
         pid=workload.pid,
         argv=workload.argv,
-        processes=len(inspection.pids),
+        processes=inspection.processes,
+        threads=len(inspection.pids),
         memory_bytes=inspection.memory_bytes,
         connections=inspection.connections,
         listening_ports=inspection.listening_ports,

@@ -19,9 +19,9 @@ from controller.commands.moves import MigrateRequest, drive, new_intent
 from controller.commands.status import migrations_folder
 from controller.commands.workloads import base_environment
 from controller.core import hold
+from controller.core.choose import Wanted
 from controller.core.errors import MidstreamError
 from controller.core.phases import Action
-from controller.core.predict import Wanted
 from controller.core.result import MigrationResult
 from controller.core.transfer import Transfer
 from controller.demo.options import Options

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from checkpoint.api import Ground, Problem
 from controller.core.check import CheckResult
+from controller.core.choose import Choice
 from controller.core.phases import Phase
 from controller.core.plan import Plan
-from controller.core.predict import Choice
 from controller.core.units import byte_text, duration_text
 from controller.journal import Record
 from controller.views.panels import final_panel
@@ -121,6 +121,7 @@ class WorkloadCheck(msgspec.Struct, frozen=True):
 
     workload: str
     pod: str
+    processes: int
     threads: int
     memory_bytes: int
     connections: int
@@ -138,7 +139,7 @@ def show_workload_check(found: WorkloadCheck, console: Console | None = None) ->
     table.add_column(style="bright_black")
     table.add_column()
     facts = [
-        ("workload", f"{found.workload}, in {found.pod}, {found.threads:,} threads"),
+        ("workload", f"{found.workload}, in {found.pod}, {_crew(found.processes, found.threads)}"),
         ("memory", byte_text(found.memory_bytes)),
         ("connections", f"{found.connections:,}"),
         ("links", found.links),
@@ -165,6 +166,10 @@ def _memory_facts(choice: Choice) -> list[tuple[str, str]]:
     ]
 
 
+def _crew(processes: int, threads: int) -> str:
+    return f"{processes:,} process{'' if processes == 1 else 'es'}, {threads:,} thread{'' if threads == 1 else 's'}"
+
+
 def _show_problems(warnings: Sequence[Problem], problems: Sequence[Problem], console: Console) -> None:
     for status, found in (("warning", warnings), ("failed", problems)):
         for one in found:
@@ -181,7 +186,7 @@ def _plan_facts(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("move", f"{plan.workload}, from {plan.source} to {plan.destination}"),
         ("command", " ".join(plan.argv)),
-        ("processes", f"{plan.processes:,} threads, the first process is {plan.pid}"),
+        ("processes", f"{_crew(plan.processes, plan.threads)}; the first is {plan.pid}"),
         ("memory", byte_text(plan.memory_bytes)),
         *(_memory_facts(plan.memory) if plan.memory else ()),
         ("connections", f"{plan.connections:,}, all of them stay open"),

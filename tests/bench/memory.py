@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from controller.core.predict import Wanted
+from controller.core.choose import Wanted
 from controller.core.transfer import Transfer
 from controller.demo import run as demo
 from controller.demo.process import LoadProcess

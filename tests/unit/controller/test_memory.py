@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from checkpoint.api import EarlyMemory, Memory, MemorySource
+from controller.core.choose import Choice
 from controller.core.errors import Answered, MemoryLost
-from controller.core.predict import Choice
 from controller.memory import look, send_early
 
 GIB = 1 << 30

@@ -14,9 +14,10 @@ import pytest
 
 from checkpoint.api import Memory, MemoryFeatures, PreDumped
 from controller.actions import Move
+from controller.core.choose import choose
 from controller.core.phases import Action, Event, Phase
 from controller.core.plan import Plan
-from controller.core.predict import Rates, choose
+from controller.core.predict import Rates, Size
 from controller.journal import Intent, Journal
 from controller.lab.pod import Pod
 from controller.migrate import VAIN as VAINLY
@@ -43,8 +44,8 @@ class Recorded(Move):
     async def perform(self, action: Action) -> None:
         self.said.append(action)
         if action is Action.CHECK_PLAN:
-            memory, _ = choose(self.intent.memory, 4 * GIB, Rates(1e9), self._features)
-            self.plan = Plan("redis", "a", "b", 1, [], 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
+            memory, _ = choose(self.intent.memory, Size(4 * GIB), Rates(1e9), self._features)
+            self.plan = Plan("redis", "a", "b", 1, [], 1, 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
         elif action is Action.PRE_COPY:
             self.rounds.append(self._recorded.pop(0))
         elif action is Action.SEND_EARLY and self.early:

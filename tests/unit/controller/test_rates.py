@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from controller import rates
-from controller.core.predict import Rates, Sample
+from controller.core.predict import Rates, Sample, Size
 
-SAMPLE = Sample("post-copy", 1 << 30, 0.2, 4.0)
+SAMPLE = Sample("post-copy", Size(1 << 30), 0.2, 4.0)
 
 
 def test_a_fresh_home_is_probed(tmp_path):

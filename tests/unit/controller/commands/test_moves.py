@@ -9,10 +9,12 @@ from controller.commands.moves import MigrateRequest, exit_status, new_intent, s
 from controller.commands.status import migrations_folder
 from controller.core.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_ROLLED_BACK, Refused
 from controller.core.phases import Phase
+from controller.core.predict import Sample, Size
 from controller.core.result import ByteCounts, FlowCounts, LedgerRow, MemoryAccount, MigrationResult, PhaseTime
 from controller.core.transfer import Transfer
 from controller.journal import Journal, read
 
+SIZE = Size(5 << 20, 71, 1, 5)
 REQUEST = MigrateRequest("redis", None, "b", 10.0, 1 << 20)
 
 
@@ -40,15 +42,15 @@ def test_each_migration_has_an_id_of_its_own_that_names_its_workload() -> None:
 
 
 def test_what_did_not_get_so_far_teaches_nothing() -> None:
-    assert sample_of(result("succeeded"), Transfer()) is None
+    assert sample_of(result("succeeded"), SIZE, Transfer()) is None
 
 
 def test_what_waited_for_a_limit_or_an_archive_teaches_nothing_of_the_machine() -> None:
     seen = MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4)
     found = result("succeeded", freeze_seconds=0.1, memory=seen)
-    assert sample_of(found, Transfer("direct")) is not None
-    assert sample_of(found, Transfer("direct", bytes_per_second=1e6)) is None
-    assert sample_of(found, Transfer("store")) is None
+    assert sample_of(found, SIZE, Transfer("direct")) == Sample("stop-and-copy", SIZE, 0.1, 0.4)
+    assert sample_of(found, SIZE, Transfer("direct", bytes_per_second=1e6)) is None
+    assert sample_of(found, SIZE, Transfer("store")) is None
 
 
 async def test_a_migration_that_nobody_knows_is_refused(tmp_path: Path) -> None:

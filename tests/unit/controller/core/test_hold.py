@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from checkpoint.api import Belongings, DeletedFile
+from controller.core.choose import LATE_BYTES, Choice
 from controller.core.hold import MISJUDGED, SPARSE, SQUEEZED, judged, predicted
 from controller.core.plan import Plan
-from controller.core.predict import LATE_BYTES, Choice, Prediction
+from controller.core.predict import Prediction
 from controller.core.transfer import Transfer
 
 MIB = 1 << 20
@@ -20,7 +21,7 @@ AHEAD = Choice("stop-and-copy", 0.1, 0.4, straight=True, early_limit_bytes=100 *
 def plan(choice: Choice = QUICK, memory_bytes: int = 64 * MIB, shared_bytes: int = 0, ghost_bytes: int = 0) -> Plan:
     files = Belongings(deleted=[DeletedFile("/gone", ghost_bytes)])
     return Plan(
-        "w", "a", "b", 1, [], 1, memory_bytes, 0, [], {}, [], memory=choice, files=files, shared_bytes=shared_bytes
+        "w", "a", "b", 1, [], 1, 1, memory_bytes, 0, [], {}, [], memory=choice, files=files, shared_bytes=shared_bytes
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from checkpoint.api import Inspection, Problem, Room, Workload
+from controller.core.choose import Choice
 from controller.core.errors import Refused
 from controller.core.plan import (
     SPARE_LINKS,
@@ -12,7 +13,6 @@ from controller.core.plan import (
     too_few_descriptors,
     too_little_room_for_images,
 )
-from controller.core.predict import Choice
 from proxy.api import Endpoint, ListenerView
 
 A = PodFacts("a", "198.18.0.1", "fd00::1")

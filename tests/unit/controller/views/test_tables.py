@@ -20,7 +20,7 @@ from controller.views.tables import show_checks, show_flows_table, show_plan, sh
 from proxy.api import Endpoint, FlowView
 
 PLAN = Plan(
-    "redis", "a", "b", 2007, ["redis-server", "--port", "1"], 5, 9 << 20, 71, [6379], {"10.0.0.2": "10.0.0.3"}, []
+    "redis", "a", "b", 2007, ["redis-server", "--port", "1"], 1, 5, 9 << 20, 71, [6379], {"10.0.0.2": "10.0.0.3"}, []
 )
 INTENT = Intent("redis-1", "redis", "a", "b", 10.0, 1 << 20)
 RESULT = MigrationResult(migration="redis-1", outcome="succeeded", freeze_seconds=0.122)
