@@ -6,7 +6,7 @@ CRIU itself carries the scheduling policy and the nice value, limits, credential
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -48,8 +48,10 @@ def read(kernel: Kernel, tree: Tree) -> list[TaskAttributes]:
     return found
 
 
-def write(kernel: Kernel, tree: Tree, wanted: Iterable[TaskAttributes]) -> list[str]:
+def write(kernel: Kernel, tree: Tree, wanted: Sequence[TaskAttributes]) -> list[str]:
     """Set them on the copy's threads, which have the same numbers; gives in words what could not be set."""
+    if not wanted:  # as almost always: inside the freeze nobody has to list the threads
+        return []
     known = {tid for member in tree.members for tid in threads(member.pid)}
     failed: list[str] = []
     for one in wanted:
@@ -92,7 +94,12 @@ def _in_proc(name: str, base: int = 10) -> Attribute:
     """A number in a file of /proc/TID; what is written is read with its 0x, if it has one."""
 
     def read(kernel: Kernel, tid: int) -> str:
-        number = int(Path(f"/proc/{tid}/{name}").read_text(), base)
+        """Without pathlib: a quarter of the time."""
+        file = os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            number = int(os.read(file, 32), base)
+        finally:
+            os.close(file)
         return str(number) if base == 10 else hex(number)
 
     def write(kernel: Kernel, tid: int, value: str) -> None:
