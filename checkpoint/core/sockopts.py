@@ -73,12 +73,18 @@ BINDING_SHARE = 3 / 8
 """A smaller part of the receive buffer is not what the kernel gives (1/2 less a segment of 9 kB, of the default)."""
 
 
+Owner = tuple[int, int]
+"""The user and the group that a socket belongs to: whoever has made it, or fchown(2)."""
+
+
 class SocketOptions(msgspec.Struct, frozen=True):
     """What one socket has and CRIU would lose: where the socket is, and (name, level, number, value in hex) of each."""
 
     pid: int
     fd: int
     options: list[tuple[str, int, int, str]]
+    owner: Owner | None = None
+    """None: CRIU's."""
 
 
 def lost(found: dict[SocketOption, bytes], fresh: dict[SocketOption, bytes]) -> list[tuple[str, int, int, str]]:

@@ -214,6 +214,7 @@ class Outbound(Side):
         if self._handing.after is not None:
             self._apply(Event.YIELD)
         self._ending.begin(tree, self._handing.after)
+        self._adopting.give_away()
         self._around.given_up(self.record.workload)
         self._lease.disarm()
 

@@ -1,15 +1,16 @@
-"""Carry along the socket options that CRIU loses: read at the source beside the dump, set on the stopped copy."""
+"""Carry along what CRIU loses of a socket, options and owner: read beside the dump, set on the stopped copy."""
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
 from socket import SocketType
 
 from checkpoint.core import sockopts
-from checkpoint.core.sockopts import SocketOption, SocketOptions
+from checkpoint.core.sockopts import Owner, SocketOption, SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import OpenSocket
@@ -27,14 +28,22 @@ def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
         (family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind
     }
     found: list[SocketOptions] = []
+    ours = os.geteuid(), os.getegid()
     for one in opened:
         kind = _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
         options = usual[one.sock.family, kind].lost(one.sock)
         if kind is _Kind.CONNECTED:
             options += _lost_clamp(one.sock)
-        if options:
-            found.append(SocketOptions(one.pid, one.fd, options))
+        owner = owner_of(one.sock)
+        if options or owner != ours:
+            found.append(SocketOptions(one.pid, one.fd, options, owner if owner != ours else None))
     return found
+
+
+def owner_of(sock: SocketType) -> Owner:
+    """Listeners of one port must be one user's, and packet filters ask for it (K: inet_csk_get_port, xt_owner)."""
+    seen = os.fstat(sock.fileno())
+    return seen.st_uid, seen.st_gid
 
 
 def write(kernel: Kernel, tree: Tree, wanted: Iterable[SocketOptions]) -> list[str]:
@@ -43,12 +52,22 @@ def write(kernel: Kernel, tree: Tree, wanted: Iterable[SocketOptions]) -> list[s
     failed: list[str] = []
     for one in wanted:
         with socket.socket(fileno=kernel.pidfd_getfd(pidfds[one.pid], one.fd)) as sock:
-            for name, level, number, value in one.options:
-                try:
-                    sock.setsockopt(level, number, bytes.fromhex(value))
-                except OSError as error:
-                    failed.append(f"{name} of descriptor {one.fd} of process {one.pid}: {error.strerror}")
+            failed += [f"{what} of descriptor {one.fd} of process {one.pid}: {why}" for what, why in _set(sock, one)]
     return failed
+
+
+def _set(sock: socket.socket, wanted: SocketOptions) -> Iterator[tuple[str, str]]:
+    """What could not be set, and why."""
+    for name, level, number, value in wanted.options:
+        try:
+            sock.setsockopt(level, number, bytes.fromhex(value))
+        except OSError as error:
+            yield name, error.strerror or str(error)
+    if wanted.owner is not None:
+        try:
+            os.fchown(sock.fileno(), *wanted.owner)
+        except OSError as error:
+            yield "the owner", error.strerror or str(error)
 
 
 class _Kind(Enum):

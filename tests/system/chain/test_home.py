@@ -9,10 +9,13 @@ import pytest
 
 from controller.lab.namespaces import in_network
 from tests.harness.chained import move_all, nothing_is_left, one_link_each
+from tests.harness.connected import PORT, accepted
 from tests.harness.journeys import start_puppet
 from tests.harness.moving import ONE_LOOP, REDIS_PORT, ask
 
 pytestmark = ONE_LOOP
+
+NOBODY = 65534
 
 
 async def test_home_again_the_workload_is_reached_directly(stage):
@@ -26,6 +29,21 @@ async def test_home_again_the_workload_is_reached_directly(stage):
     late = stage.connect(stage.client, stage.b.address, REDIS_PORT)
     assert ask(late, "PING") == "+PONG"
     assert await one_link_each(stage) == 1
+
+
+async def test_sockets_of_another_user_than_root_come_home_and_stay_that_user_s(stage):
+    """Two of one port may be open beside each other only if they are one user's (K: inet_csk_get_port)."""
+    told = await start_puppet(stage)
+    told.do(f"import os; os.setgid({NOBODY}); os.setuid({NOBODY})")
+    sock = accepted(stage, told)
+    owners = f"[os.fstat(one.fileno())[4:6] for one in (server{PORT}, sock)]"
+    assert told.do(owners) == [[NOBODY, NOBODY]] * 2
+    await move_all(stage, "puppet", stage.a, stage.b, stage.a, stage.b, stage.a)
+    assert told.do(owners) == [[NOBODY, NOBODY]] * 2
+    told.do("sock.send(b'still here')")
+    assert sock.recv(100) == b"still here"
+    late = stage.connect(stage.client, stage.a.address, PORT)
+    assert told.do(f"server{PORT}.accept()[1][1]") == late.getsockname()[1]
 
 
 async def test_connections_opened_while_it_comes_home_are_all_served(stage):

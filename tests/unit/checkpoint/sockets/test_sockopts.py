@@ -46,6 +46,36 @@ def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
         )
 
 
+def test_the_owner_is_carried_where_it_is_another(this_process):
+    with socket.socket() as one, socket.socket() as other:
+        os.fchown(one.fileno(), 1234, 5678)
+        opened = OpenSockets(Kernel(), this_process)
+        try:
+            (found,) = [
+                each for each in sockopts.read(opened.by_ino.values()) if each.fd in (one.fileno(), other.fileno())
+            ]
+        finally:
+            opened.close()
+        assert found == SocketOptions(os.getpid(), one.fileno(), [], (1234, 5678))
+        assert (
+            sockopts.write(Kernel(), this_process, [SocketOptions(os.getpid(), other.fileno(), [], found.owner)]) == []
+        )
+        assert sockopts.owner_of(other) == (1234, 5678)
+
+
+def test_an_owner_who_is_not_allowed_is_named(this_process, monkeypatch):
+    """As in a pod without CAP_CHOWN."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with socket.socket() as sock:
+        wanted = [SocketOptions(os.getpid(), sock.fileno(), [], (1234, 5678))]
+        (words,) = sockopts.write(Kernel(), this_process, wanted)
+    assert words == f"the owner of descriptor {wanted[0].fd} of process {os.getpid()}: Operation not permitted"
+
+
 def test_what_cannot_be_set_is_named_and_the_rest_is_set(this_process):
     with socket.socket() as sock:
         options = [("TCP_CONGESTION", 6, 13, b"nonsense".hex()), ("TCP_SYNCNT", 6, 7, "03000000")]
