@@ -43,7 +43,7 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
-    features = usable(facts["ours"].memory, facts["theirs"].memory)
+    features = usable(facts["ours"].memory, facts["theirs"].memory, facts["inspection"].no_post_copy)
     direct = intent.transfer.way == "direct"
     room = facts["room"].memory_bytes
     memory, unavailable = choose(

@@ -18,6 +18,8 @@ class MemoryFeatures(msgspec.Struct, frozen=True):
     """The same of pre-copy; 0: the kernel does not track what a process writes."""
     tells_pages: bool = False
     """The kernel says which pages a process has: without that none of it is sent before the freeze."""
+    no_post_copy: str = ""
+    """Why post-copy can carry none, if it is not for the kernel."""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -119,3 +121,5 @@ class Inspection(msgspec.Struct, frozen=True):
     shared_bytes: int = 0
     """How much of the memory is shared: it goes by the images whatever becomes of the rest."""
     processes: int = 1
+    no_post_copy: str = ""
+    """Why its memory cannot be left behind for a while, in a sentence; "": it can."""

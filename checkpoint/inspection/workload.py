@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 from checkpoint.api import Inspection, Problem, Workload
 from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code, problem
+from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.core.readdress import LISTEN
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs, tree
@@ -24,6 +26,9 @@ _FINE_ANONYMOUS = (
 )
 """anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
 
+_LISTED_BYTES = 16
+"""A struct iovec."""
+
 
 def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     """Read /proc; raises AgentError WORKLOAD_GONE."""
@@ -39,6 +44,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         workload=workload,
         pids=[tid for pid in processes for tid in tree.threads(pid)],
         processes=len(processes),
+        no_post_copy=_why_not_left_behind(processes),
         memory_bytes=sum(whole for whole, _ in sizes),
         shared_bytes=sum(shared for _, shared in sizes),
         connections=sum(1 for line in lines if line.state != LISTEN),
@@ -51,6 +57,17 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         ],
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )
+
+
+def _why_not_left_behind(processes: list[int]) -> str:
+    """CRIU makes room to list every private page that there could be, for each process, where it leaves memory behind
+    (criu: mem.c, __parasite_dump_pages_seized; page-pipe.c, create_page_pipe)."""
+    pid, reserved = max(((pid, procfs.address_space_bytes(pid)) for pid in processes), key=itemgetter(1))
+    needed = reserved // PAGE_BYTES * _LISTED_BYTES
+    if needed <= procfs.grantable_bytes():
+        return ""
+    return (f"post-copy is not possible: process {pid} has reserved {reserved / 2**40:.1f} TiB of addresses, and CRIU "
+            f"would need {needed / 2**30:.1f} GiB to list them")  # fmt: skip
 
 
 def _group_losses(pid: int) -> Iterator[Problem]:

@@ -14,6 +14,7 @@ from checkpoint.core import readdress
 
 _KIB = 1024
 _EVERY_HOSTS = {"224.0.0.1", "224.0.0.2", "ff01::1", "ff02::1", "ff01::2", "ff02::2", "ff05::2"}
+_OVERCOMMIT_ALWAYS, _OVERCOMMIT_NEVER = 1, 2  # linux/mman.h
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
@@ -128,6 +129,11 @@ def memory_bytes(pid: int) -> tuple[int, int]:
     return anonymous + shared + swapped, shared
 
 
+def address_space_bytes(pid: int) -> int:
+    """How much of its addresses a process has reserved, used or not."""
+    return int(status(pid).get("VmSize", "0").split()[0]) * _KIB
+
+
 def open_files(pid: int) -> Iterator[OpenFile]:
     for name in names(f"/proc/{pid}/fd"):
         target = link(f"/proc/{pid}/fd/{name}")
@@ -208,10 +214,25 @@ def may_read_limits() -> bool:
     return bool(int(status(os.getpid())["CapEff"], 16) >> _CAP_SYS_RESOURCE & 1)
 
 
+def grantable_bytes() -> int:
+    """The most that this machine lets anybody allocate at a time, used or not (K: mm/util.c, __vm_enough_memory)."""
+    policy = int(Path("/proc/sys/vm/overcommit_memory").read_text())
+    if policy == _OVERCOMMIT_ALWAYS:
+        return sys.maxsize
+    if policy == _OVERCOMMIT_NEVER:
+        return _machine_bytes("CommitLimit") - _machine_bytes("Committed_AS")
+    return _machine_bytes("MemTotal") + _machine_bytes("SwapTotal")
+
+
+def _machine_bytes(name: str) -> int:
+    """One line of /proc/meminfo."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{name}:"))
+
+
 def room_bytes() -> int:
     """The smaller of the machine's MemAvailable and what the memory cgroup of this process has left."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:"))
+    available = _machine_bytes("MemAvailable")
     return min([available, *_cgroup_left()])
 
 

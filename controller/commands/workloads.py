@@ -13,7 +13,7 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.clients import AgentClient
 from controller.commands.output import say
-from controller.core.choose import choose
+from controller.core.choose import choose, usable
 from controller.core.errors import EXIT_REFUSED, Refused, Unreachable
 from controller.core.hold import DEFAULT_SECONDS, predicted
 from controller.core.plan import size_of
@@ -82,9 +82,9 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     pod = await find_workload(Lab(home), name, pod_name)
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         found = await agent.inspect(name)
-        features = (await agent.health()).memory
+        here = (await agent.health()).memory
     size = size_of(found)
-    choice, _ = choose("auto", size, known, features)
+    choice, _ = choose("auto", size, known, usable(here, here, found.no_post_copy))
     links = "cleartext" if pod.cleartext_links else "TLS"
     problems = [*found.problems, *found.losses]
     long = predicted(choice, DEFAULT_SECONDS)

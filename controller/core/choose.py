@@ -87,8 +87,10 @@ def choose(
         late = max(LATE_BYTES, memory_bytes - limit)
         all_of = {way: _slowed(one, memory_bytes, late, limit_bytes_per_second) for way, one in all_of.items()}
     whatever = beside_memory(size, rates).freeze_seconds
-    way, reason = _way(wanted, all_of, whatever, features.post_copy_bytes >= memory_bytes)
-    fallback = _way("auto", _without(all_of, "pre-copy"), whatever, features.post_copy_bytes >= memory_bytes)[0]
+    possible = features.post_copy_bytes >= memory_bytes
+    hindered = "" if possible else features.no_post_copy or "post-copy is not possible here"
+    way, reason = _way(wanted, all_of, whatever, hindered)
+    fallback = _way("auto", _without(all_of, "pre-copy"), whatever, hindered)[0]
     if way == "pre-copy":
         reason += f"; by {fallback} where the workload writes too fast for it"
     made = _choice(way, all_of, reason, fallback if way == "pre-copy" else None)
@@ -152,24 +154,27 @@ def _without(all_of: Mapping[MemoryWay, Prediction], way: MemoryWay) -> dict[Mem
 
 
 def _way(
-    wanted: Wanted, all_of: Mapping[MemoryWay, Prediction], whatever_seconds: float, post_copy: bool
+    wanted: Wanted, all_of: Mapping[MemoryWay, Prediction], whatever_seconds: float, hindered: str
 ) -> tuple[MemoryWay, str]:
-    """The way, and why. `whatever_seconds` of each freeze are there whichever way the memory goes."""
+    """The way, and why. `whatever_seconds` of each freeze are there whichever way the memory goes; `hindered`: why not
+    by post-copy."""
     if wanted in all_of:
         return cast(MemoryWay, wanted), "asked for"
     copied = all_of["stop-and-copy"].freeze_seconds
     if copied - whatever_seconds <= SHORT_FREEZE_SECONDS:
         return "stop-and-copy", "it is little memory"
-    if post_copy:
+    if not hindered:
         if all_of["post-copy"].freeze_seconds >= copied:
             return "stop-and-copy", "post-copy would not make the freeze shorter"
         return "post-copy", f"the freeze would be {copied:.1f} s with stop-and-copy"
     if "pre-copy" in all_of and all_of["pre-copy"].freeze_seconds < copied:
-        return "pre-copy", f"post-copy is not possible here, and the freeze would be {copied:.1f} s with stop-and-copy"
-    return "stop-and-copy", "post-copy is not possible here"
+        return "pre-copy", f"{hindered}, and the freeze would be {copied:.1f} s with stop-and-copy"
+    return "stop-and-copy", hindered
 
 
 def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) -> list[Problem]:
+    if wanted == "post-copy" and features.no_post_copy:
+        return [Problem("post-copy-unavailable", features.no_post_copy, "machine", _AUTO)]
     if wanted == "post-copy" and not features.post_copy_bytes:
         message = "post-copy is not possible: the kernel has no userfaultfd(2) that tells of forks and remappings"
         return [Problem("post-copy-unavailable", message, "machine", _AUTO)]
@@ -195,7 +200,10 @@ def _too_much(way: str, limit_bytes: int) -> str:
 _AUTO = "choose --memory auto"
 
 
-def usable(source: MemoryFeatures, destination: MemoryFeatures) -> MemoryFeatures:
-    """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only."""
-    post_copy_bytes = min(source.post_copy_bytes, destination.post_copy_bytes)
-    return MemoryFeatures(post_copy_bytes, source.pre_copy_bytes, source.tells_pages)
+def usable(source: MemoryFeatures, destination: MemoryFeatures, no_post_copy: str = "") -> MemoryFeatures:
+    """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only.
+
+    `no_post_copy`: why the workload's memory cannot be fetched afterwards.
+    """
+    post_copy_bytes = 0 if no_post_copy else min(source.post_copy_bytes, destination.post_copy_bytes)
+    return MemoryFeatures(post_copy_bytes, source.pre_copy_bytes, source.tells_pages, no_post_copy)

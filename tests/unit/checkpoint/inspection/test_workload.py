@@ -71,3 +71,26 @@ def test_a_workload_that_has_ended_is_said_to_have():
     with pytest.raises(AgentError) as caught:
         inspect(Workload("w", process.pid, ["true"], "exited"))
     assert caught.value.code is Code.WORKLOAD_GONE
+
+
+RESERVE = """
+import ctypes, sys
+mmap = ctypes.CDLL(None).mmap
+mmap.restype = ctypes.c_void_p
+mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+assert mmap(None, int(sys.argv[1]), 0, 0x4022, -1, 0) != 2**64 - 1
+print("up", flush=True)
+sys.stdin.read()
+"""  # PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+
+
+@pytest.mark.parametrize(("tebibytes", "words"), [(0.25, ""), (64, "has reserved 64.0 TiB of addresses")])
+def test_addresses_that_criu_could_not_list_are_no_matter_for_post_copy(tebibytes, words):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", RESERVE, str(int(tebibytes * 2**40))], **pipes) as process:
+        assert process.stdout.read(3) == b"up\n"
+        found = inspect(Workload("w", process.pid, ["x"], "running"))
+        process.communicate()
+    assert words in found.no_post_copy
+    assert bool(words) == bool(found.no_post_copy)
+    assert found.memory_bytes < 1 << 30
