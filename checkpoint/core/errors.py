@@ -96,7 +96,11 @@ _ROWS: dict[Code, _Row] = {
     Code.NO_MIGRATION: _Row(404, "request", "midstream status shows those there are."),
     Code.LEASE_EXPIRED: _Row(409, "midstream", "The workload runs on where it was; move it again with a longer hold."),
     Code.EXEC_FAILED: _Row(422, "request", "Check the command, the folder and the environment as the pod sees them."),
-    Code.WORKLOAD_GONE: _Row(410, "workload", "Look into its log: it ended by itself or was killed."),
+    Code.WORKLOAD_GONE: _Row(
+        410,
+        "workload",
+        "See its log: it ended, or put itself into the background, where it is nobody's: keep it in front.",
+    ),
     Code.NOT_STOPPED: _Row(
         500, "workload", "A task that does not stop is stuck in the kernel: see its wchan in /proc."
     ),

@@ -22,14 +22,16 @@ from controller.lab.pod import Pod
 
 
 async def find_workload(lab: Lab, name: str, pod_name: str | None) -> Pod:
-    """The pod that the workload is in.
+    """The pod that the workload is in; of several, the only one where it has not ended.
 
     Raises:
         Refused: no pod has it, or several do and none was named.
     """
     pods = [lab.pod(pod_name)] if pod_name else [pod for pod in lab.pods() if pod.alive]
     found = await workloads_of(pods)
-    having = [pod for pod, workloads in found if any(each.name == name for each in workloads or ())]
+    states = [(pod, each.state) for pod, workloads in found for each in workloads or () if each.name == name]
+    living = [pod for pod, state in states if state != "exited"]
+    having = living if len(living) == 1 else [pod for pod, _ in states]
     if not having:
         where = f"pod {pod_name}" if pod_name else "any pod"
         silent = ", ".join(pod.name for pod, workloads in found if workloads is None)

@@ -153,7 +153,14 @@ def _custody(workload: agent_api.Workload) -> list[agent_api.Problem]:
         return [agent_api.Problem("already-migrating", message, "request", hint)]
     if workload.state == "exited":
         message = f"workload {workload.name} has ended: there is nothing to move"
-        return [agent_api.Problem("exited", message, "workload", "start it again with: midstream run")]
+        return [
+            agent_api.Problem(
+                "exited",
+                message,
+                "workload",
+                "start it again with midstream run, in the foreground if it has put itself into the background",
+            )
+        ]
     return []
 
 

@@ -45,6 +45,17 @@ async def test_where_several_pods_have_it_one_has_to_be_named():
         assert (await workloads.find_workload(Lab(home), "w", "b")).name == "b"
 
 
+async def test_a_name_that_has_ended_elsewhere_is_no_other_s():
+    async with stands("a", "b", "c") as (home, (a, b, c)):
+        ended = msgspec.structs.replace(W, state="exited")
+        a.agent.answers[LIST] = c.agent.answers[LIST] = [ended]
+        have(b, "w")
+        assert (await workloads.find_workload(Lab(home), "w", None)).name == "b"
+        b.agent.answers[LIST] = [ended]
+        with pytest.raises(Refused, match="in the pods a, b, c"):
+            await workloads.find_workload(Lab(home), "w", None)
+
+
 async def test_dead_pods_and_those_without_an_agent_have_none():
     async with stands("a", "b", "c") as (home, (a, b, c)):
         save(msgspec.structs.replace(a.pod, pid1=0))
