@@ -17,13 +17,12 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import CHUNK_BYTES, NAME
 from checkpoint.core.parcel import MAX_PIECES, Parcel, Piece
 
-_STREAM = "tcp-stream-"
-_FILES = "files.img"
+_FILES, _STREAM, _CORE = "files.img", "tcp-stream-", "core-"
 
 
 def is_edited(name: str) -> bool:
-    """True for what is written again after the dump: sockets' states and addresses, and the manifest."""
-    return name in (_FILES, NAME) or name.startswith(_STREAM)
+    """True for what is written again after the dump: sockets, threads' registers, the manifest."""
+    return name in (_FILES, NAME) or name.startswith((_STREAM, _CORE))
 
 
 class Consignment:

@@ -65,7 +65,7 @@ def _entry(path: str, raw: bytes, at: int, message: Message) -> tuple[Message, i
     return entry, start + length
 
 
-def _framed(entry: Message) -> bytes:
+def framed(entry: Message) -> bytes:
     raw: bytes = entry.SerializeToString()
     return _LENGTH.pack(len(raw)) + raw
 
@@ -119,7 +119,7 @@ class Stream:
         one.outq_len, one.unsq_len = numbers.outq_len, 0
         if one.HasField("rcv_wup"):
             one.rcv_wnd, one.rcv_wup = numbers.rcv_wnd, numbers.rcv_wup
-        entry = _framed(one)
+        entry = framed(one)
         self._raw = b"".join((self.raw[:_HEADER_BYTES], entry, unread))
         self.numbers, self._queue_at = numbers, _HEADER_BYTES + len(entry)
         files.write(self._path, self._raw)
@@ -163,7 +163,7 @@ class Images:
                 _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"
         magic = files.read(path)[:_HEADER_BYTES]
-        files.write(path, magic + b"".join(_framed(one) for one in self._load()))
+        files.write(path, magic + b"".join(framed(one) for one in self._load()))
 
     def lazy_pages(self) -> dict[int, list[tuple[int, int]]]:
         """For each process the ranges (start, end) that a lazy dump left where they were."""

@@ -48,6 +48,8 @@ class Messages:
         self.pagemap_head: Message = images["pagemap"].pagemap_head
         self.pagemap: Message = images["pagemap"].pagemap_entry
         self.pstree: Message = images["pstree"].pstree_entry
+        self.core: Message = images["core"].core_entry
+        self.X86_64: int = self.core.X86_64
         self.ids: Message = images["core"].task_kobj_ids_entry
         self.stats: Message = images["stats"].stats_entry
         self.tcp_stream: Message = images["tcp_stream"].tcp_stream_entry

@@ -32,6 +32,7 @@ from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.images import waits
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
@@ -179,6 +180,7 @@ class Outbound(Side):
             options, _, read = await asyncio.gather(looking, packing, reading)
         self._shipping.check()
         self._outgoing.hand_over(images)
+        waits.restart_polls(images, self._around.messages)
         if self._handing.giving is not None:
             await self._handing.giving.write_map(images)
         stopped_before = self.record.stopped_before

@@ -13,7 +13,7 @@ from checkpoint.api import TransferReport
 from checkpoint.core.manifest import CHUNK_BYTES
 from tests.harness.ferry import ferry, fill
 
-SIZES = {"pages-1.img": 3 * CHUNK_BYTES + 999, "core-1.img": 700, "empty.img": 0, "tcp-stream-1.img": 60}
+SIZES = {"pages-1.img": 3 * CHUNK_BYTES + 999, "mm-1.img": 700, "empty.img": 0, "tcp-stream-1.img": 60}
 HANDSHAKE_BYTES = 4096
 """Of one connection, at most. One that is cut in its handshake is none: it fails in Preparing."""
 TOTAL_BYTES = sum(SIZES.values())

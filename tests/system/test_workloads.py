@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import platform
 import socket
 import ssl
 import tempfile
@@ -13,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.journeys import PROGRAMS, PYTHON, Lines, moved, workload
+from controller.core.transfer import Transfer
+from tests.harness.journeys import (
+    PROGRAMS,
+    PYTHON,
+    Lines,
+    assert_nothing_lost,
+    moved,
+    start_puppet,
+    workload,
+)
 from tests.harness.moving import ONE_LOOP, Scene, listens, until
 from tests.harness.postgres import POSTGRES_PORT, POSTGRES_PROGRAMS, Psql, make_cluster, ready, shut_down
 from tests.harness.site import digest_of, get, make_site
@@ -107,6 +117,21 @@ async def test_a_process_with_attributes_of_its_own(stage):
         assert before["first"]["affinity"] != before["second"]["affinity"] or os.cpu_count() == 1
         assert before["process"]["reboot"] == [-1, errno.EPERM]
         client.close()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere a call's result takes an argument's place")
+@pytest.mark.parametrize("way", ["shared", "direct"])
+async def test_threads_that_wait_in_poll_go_on_waiting(stage, way):
+    """And are not told EINTR, as CRIU would have it. (Python's own poll would hide that.)"""
+    told = await start_puppet(stage)
+    told.do("import ctypes; libc = ctypes.CDLL(None, use_errno=True); found = []")
+    told.do("wait = lambda: found.append([libc.poll(None, 0, 2500), ctypes.get_errno()])")
+    told.do("threads = [threading.Thread(target=wait) for _ in range(3)]; [one.start() for one in threads]")
+    assert_nothing_lost(await stage.move("puppet", transfer=Transfer(way)))
+    assert_nothing_lost(await stage.move("puppet", stage.b, stage.a, transfer=Transfer(way)))
+    assert told.do("found") == []
+    told.do("[one.join() for one in threads]")
+    assert told.do("found") == [[0, 0]] * 3
 
 
 async def test_a_program_that_forks_and_execs_all_the_time(stage):

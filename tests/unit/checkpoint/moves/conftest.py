@@ -66,7 +66,7 @@ class Scripted:
         self.parents.append(parent)
         left = [one.name for one in folders.images.iterdir()]
         assert is_chain(left) if parent else not left, "what an earlier try had written is gone"
-        (folders.images / "core-1.img").write_bytes(b"half a dump")
+        (folders.images / "mm-1.img").write_bytes(b"half a dump")
         if ending := self.endings.pop(0):
             raise ending
         return DumpReport(1, {})

@@ -23,7 +23,7 @@ async def test_each_round_is_on_top_of_the_one_before_and_the_dump_on_the_last(m
     await migration.stop()
     await migration.dump()
     assert engine.parents == ["", "../1", "../rounds/2"]
-    assert images_of(migration)[:3] == ["core-1.img", "round-1.pages-1.img", "round-2.pages-1.img"]
+    assert images_of(migration)[:3] == ["mm-1.img", "round-1.pages-1.img", "round-2.pages-1.img"]
 
 
 async def test_said_again_it_is_answered_again_and_none_is_left_out(migrate):
