@@ -26,6 +26,7 @@ from tests.unit.checkpoint.memory.conftest import AREA, SMALL
 _ASKER = """
 import array, fcntl, os, struct, sys
 pid, *spans = map(int, sys.argv[1:])
+sys.stdin.readline()
 fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
 for start, end, category in zip(spans[::3], spans[1::3], spans[2::3]):
     vector = array.array("Q", bytes(24 * 64))
@@ -47,13 +48,14 @@ def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] 
     words = [str(number) for span in spans for number in span]
     fd = theirs.fileno()
     argv = [sys.executable, "-I", "-S", shade.__file__, str(fd), sys.executable, "-c", _ASKER, str(sleeper.pid), *words]
-    with ours, subprocess.Popen(argv, pass_fds=[fd], stdout=subprocess.PIPE, text=True) as asker:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with ours, subprocess.Popen(argv, pass_fds=[fd], text=True, **pipes) as asker:
         theirs.close()
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
         sparing = Sparing(fds[0])
         ahead(sparing)
         sparing.begin([sleeper.pid])
-        said, _ = asker.communicate(timeout=20)
+        said, _ = asker.communicate("now\n", timeout=20)
     assert asker.returncode == 0
     return sparing, [[int(word) for word in line.split()] for line in said.splitlines()]
 
