@@ -11,7 +11,7 @@ from typing import Any
 from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
 from checkpoint.baggage.outgoing import Outgoing
-from checkpoint.core.custody import FINAL, State
+from checkpoint.core.custody import FINAL, GIVEN_UP, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Journal, MigrationRecord, Purpose, WorkloadRecord
 from checkpoint.core.stored import Machine
@@ -20,6 +20,7 @@ from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
 from checkpoint.inspection import belongings
 from checkpoint.kernel import Kernel
+from checkpoint.moves.farewells import Farewells
 from checkpoint.moves.inbound import Inbound
 from checkpoint.moves.outbound import Outbound
 from checkpoint.moves.surroundings import Surroundings
@@ -42,9 +43,10 @@ class Custodian:
         self.workloads = Workloads(kernel, directory, pid_base)
         self._kernel = kernel
         self._file = StateFile(directory / "agent" / "state.json")
+        self._farewells = Farewells(kernel, adopt_path, self._spawn, self.holder)
         self._around = Surroundings(
-            kernel, engine, messages, store, adopt_path, self._save, self._spawn, self.workloads.forget,
-            directory / "agent", layer, here,
+            kernel, engine, messages, store, adopt_path, self._save, self._spawn, self._moved_on, directory / "agent",
+            layer, here, self._farewells.expect,
         )  # fmt: skip
         self._outbound: dict[str, Outbound] = {}
         self._inbound: dict[str, Inbound] = {}
@@ -181,6 +183,14 @@ class Custodian:
             if migration.purpose != "move":
                 await self._drop(migration)
         self._save()
+        gone_on = {one.root for one in past.migrations if one.side == "source" and one.state in GIVEN_UP}
+        for record in past.workloads:
+            if record.arrived_by and record.root not in gone_on:
+                self._farewells.expect(record)
+
+    def _moved_on(self, name: str) -> None:
+        self.workloads.forget(name)
+        self._farewells.moved_on(name)
 
     async def _recover(self, record: MigrationRecord) -> None:
         if record.side == "source":
@@ -199,6 +209,7 @@ class Custodian:
         """Shut down: what is held goes back, what is given up stays so, every task ends."""
         for one in self._both():
             await one.close()
+        self._farewells.close()
         while self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
             for task in self._tasks:

@@ -85,6 +85,9 @@ TABLE: dict[tuple[State, Event], State] = {
 HOLDING = frozenset({State.STOPPED, State.DUMPED, State.ADOPTED, State.SEALED})
 """The states in which the workload stands still and may still go back: the lease runs."""
 
+GIVEN_UP = frozenset({State.COMMITTING, State.GIVING, State.COMMITTED})
+"""The states of a source whose workload is the destination's."""
+
 FINAL = frozenset({State.COMMITTED, State.RELEASED, State.RESUMED, State.DISCARDED, State.LOST})
 
 _SOURCE_PATH = (

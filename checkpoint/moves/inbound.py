@@ -199,7 +199,8 @@ class Inbound(Side):
         held = self._required_tree()
         self._apply(Event.RESUME if not self._filling.later else Event.RUN)
         one = self.record
-        self._workloads.adopt(WorkloadRecord(one.workload, one.members[0], one.argv, one.migration))
+        workload = WorkloadRecord(one.workload, one.members[0], one.argv, one.migration)
+        self._workloads.adopt(workload)
         # On record first: an agent that dies before the signal sends it after its restart.
         self._around.save()
         self._around.engine.resume(held)
@@ -207,6 +208,8 @@ class Inbound(Side):
         held.close()
         self._tree = None
         self._filling.begin(self._filled)
+        if one.purpose == "move":
+            self._around.arrived(workload)
 
     def keep_files(self) -> None:
         """It runs: what its files have replaced is gone."""

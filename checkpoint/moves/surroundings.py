@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from checkpoint.core.journal import WorkloadRecord
 from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
 from checkpoint.images.pb import Messages
@@ -38,3 +39,5 @@ class Surroundings(msgspec.Struct, frozen=True):
     layer: Path | None = None
     """What is written in the pod, if it has a root of its own."""
     here: Machine = Machine("", "", "", [])
+    arrived: Callable[[WorkloadRecord], None] = lambda record: None
+    """It was moved here, and runs from now on."""

@@ -113,6 +113,24 @@ def is_alive(pid: int, start_time: int) -> bool:
     return seen is not None and seen.start_time == start_time and seen.state not in "ZX"
 
 
+def session_lives(leader: int, start_time: int) -> bool:
+    """True while any process runs of the session that this one began (setsid(2)), be it gone itself.
+
+    As long as one does, nobody else gets the leader's PID.
+    """
+    seen = stat(leader)
+    if seen is not None and seen.start_time != start_time:
+        return False
+    return any(_in_session(int(name), leader) for name in procfs.names("/proc") if name.isdigit())
+
+
+def _in_session(pid: int, leader: int) -> bool:
+    try:
+        return os.getsid(pid) == leader and (seen := stat(pid)) is not None and seen.state not in "ZX"
+    except ProcessLookupError:
+        return False
+
+
 def is_stopped(pid: int) -> bool:
     """True when every thread of a process is in a group stop."""
     states = [stat(pid, tid) for tid in threads(pid)]

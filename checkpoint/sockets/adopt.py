@@ -3,7 +3,8 @@
 JSON messages on a SOCK_SEQPACKET socket, the descriptors beside them (SCM_RIGHTS, unix(7)), in the order of `sockets`:
 
     {"op": "adopt", "migration": m, "sockets": [...], "flows": n}  >  {"adopted": n, "legs": [...]}
-    {"op": "release", "migration": m}                              >  {"released": n}      or either: {"error": Problem}
+    {"op": "release", "migration": m}                              >  {"released": n}
+    {"op": "end", "migration": m}                                  >  {"told": n}          or any: {"error": Problem}
 
 The connection stays open while the proxy holds. End of file from the proxy means that it died.
 """
@@ -67,6 +68,12 @@ class _Adopt(msgspec.Struct, tag_field="op", tag="adopt"):
 
 
 class _Release(msgspec.Struct, tag_field="op", tag="release"):
+    migration: str
+
+
+class _End(msgspec.Struct, tag_field="op", tag="end"):
+    """The workload that the migration has brought here has ended."""
+
     migration: str
 
 
@@ -201,6 +208,11 @@ class Adoption:
         self._say(_Release(self._migration), ())
         await self.next()
 
+    async def end(self) -> None:
+        """Tell the proxy that the workload, which the migration has brought here, has ended. Raises AgentError."""
+        self._say(_End(self._migration), ())
+        await self.next()
+
     async def drain(self) -> None:
         """Wait for the answers to what is on its way, since something else failed: a refusal does not matter any more.
 
@@ -217,7 +229,7 @@ class Adoption:
         self.deafen()
         self._socket.close()
 
-    def _say(self, request: _Adopt | _Release, given: Sequence[Given]) -> None:
+    def _say(self, request: _Adopt | _Release | _End, given: Sequence[Given]) -> None:
         try:
             socket.send_fds(self._socket, [msgspec.json.encode(request)], [one.sock.fileno() for one in given])
         except OSError as error:

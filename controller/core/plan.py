@@ -84,6 +84,7 @@ def make_plan(
     """
     workload = inspection.workload
     returning = [one for one in listeners if workload.arrived_by and one.target == workload.arrived_by]
+    kept = [one for one in listeners if one not in returning]
     return Plan(
         workload=workload.name,
         source=source.name,
@@ -100,7 +101,7 @@ def make_plan(
             *_custody(workload),
             *inspection.problems,
             *([] if allow_loss else inspection.losses),
-            *_obstacles(destination.name, inspection, room, {one.local.port for one in returning}),
+            *_obstacles(destination.name, inspection, room, {one.local.port for one in returning}, kept),
         ],
         losses=inspection.losses if allow_loss else [],
         files=inspection.belongings,
@@ -165,7 +166,11 @@ def _custody(workload: agent_api.Workload) -> list[agent_api.Problem]:
 
 
 def _obstacles(
-    pod: str, inspection: agent_api.Inspection, room: agent_api.Room, own_ports: Set[int]
+    pod: str,
+    inspection: agent_api.Inspection,
+    room: agent_api.Room,
+    own_ports: Set[int],
+    kept: Sequence[proxy_api.ListenerView],
 ) -> list[agent_api.Problem]:
     found = []
     if inspection.memory_bytes > room.memory_bytes:
@@ -175,8 +180,16 @@ def _obstacles(
         found.append(agent_api.Problem("pids-taken", message, "pod", "choose another pod"))
     if taken := sorted(set(inspection.listening_ports) & set(room.listening_ports) - own_ports):
         message = f"pod {pod} already listens on port {_some(taken)}"
-        found.append(agent_api.Problem("ports-taken", message, "pod", "stop what listens there, or choose another pod"))
+        found.append(agent_api.Problem("ports-taken", message, "pod", _how_to_free(taken, kept)))
     return found
+
+
+def _how_to_free(ports: Sequence[int], kept: Sequence[proxy_api.ListenerView]) -> str:
+    """`kept`: the listeners that the pod's proxy has for workloads that have left it."""
+    if movers := sorted({one.target for one in kept if one.local.port in ports}):
+        moved = f"a workload that has moved on is reached there still (midstream status {movers[0]})"
+        return f"{moved}: choose another pod, or wait until it has ended"
+    return "stop what listens there, or choose another pod"
 
 
 def _no_room(pod: str, what: str, needed: int, there: int) -> agent_api.Problem:

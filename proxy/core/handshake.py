@@ -6,7 +6,20 @@ import hmac
 from enum import Enum
 from typing import TypeVar
 
-from proxy.core.wire import Accepted, Challenge, Fault, Frame, Hello, Join, Open, Refused, Resume, Switch, WireError
+from proxy.core.wire import (
+    Accepted,
+    Challenge,
+    Fault,
+    Frame,
+    Hello,
+    Join,
+    Open,
+    Refused,
+    Resume,
+    Switch,
+    Watch,
+    WireError,
+)
 
 
 class Accepting(Enum):
@@ -18,6 +31,8 @@ class Accepting(Enum):
     """It has proved that it has the token; it may name a link now, or later."""
     ROUTED = "routed"
     """It named its link: what follows is the link's stream."""
+    WATCHING = "watching"
+    """It will have no link: it waits to hear of the workload's end."""
 
 
 class Dialling(Enum):
@@ -42,6 +57,7 @@ ACCEPTING: dict[tuple[Accepting, type[Frame]], Accepting] = {
     (Accepting.GREETED, Open): Accepting.ROUTED,
     (Accepting.GREETED, Switch): Accepting.ROUTED,
     (Accepting.GREETED, Resume): Accepting.ROUTED,
+    (Accepting.GREETED, Watch): Accepting.WATCHING,
 }
 
 ANSWERED: dict[tuple[Dialling, type[Frame]], Dialling] = {

@@ -8,6 +8,7 @@
     OPEN      u64 flow, u64 link, endpoint peer, endpoint app    initiator, for a connection the destination must open
     SWITCH    u64 flow, u64 link                                 initiator, for a flow that has a link: this one follows
     RESUME    u64 flow, u64 link, u64 offset                     initiator, for a link whose connection broke
+    WATCH     nothing                                            initiator, for no link: until the workload ends
     ACCEPTED  u64 offset                                         acceptor, for the HELLO and again for the second frame
     REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
     endpoint  u16 port, u8 length, the address as text
@@ -18,6 +19,8 @@ initiator's stream need not wait for the answer; after SWITCH and RESUME it must
 acceptor's. An adopted flow takes a link that was made before the freeze, for no flow yet, and its `Leg` names it; a
 JOIN with the flow's own number is for those that found none. The decoder keeps what came behind a frame: `rest` hands
 it over, so no byte of the flow is lost.
+
+A WATCH is answered when the migration's workload has ended, and not before: by REFUSED, with the code `workload_ended`.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Kind(IntEnum):
     SWITCH = 6
     CHALLENGE = 7
     RESUME = 8
+    WATCH = 9
 
 
 class Fault(Enum):
@@ -111,6 +115,10 @@ class Open(Named, frozen=True):
     app: Endpoint
 
 
+class Watch(msgspec.Struct, frozen=True):
+    """It carries no link: the initiator wants to hear of the workload's end."""
+
+
 class Accepted(msgspec.Struct, frozen=True):
     received: int = 0
 
@@ -122,7 +130,9 @@ class Refused(msgspec.Struct, frozen=True):
 
 Naming = Join | Open | Switch | Resume
 """The second frame: which link it is that this connection carries."""
-Frame = Challenge | Hello | Naming | Accepted | Refused
+Asking = Naming | Watch
+"""What a connection may be for."""
+Frame = Challenge | Hello | Asking | Accepted | Refused
 
 
 def encode(frame: Frame) -> bytes:
@@ -140,6 +150,8 @@ def encode(frame: Frame) -> bytes:
             kind, payload = Kind.RESUME, _RESUMED.pack(flow, link, received)
         case Open(flow, link, peer, app):
             kind, payload = Kind.OPEN, _NAMED.pack(flow, link) + _endpoint(peer) + _endpoint(app)
+        case Watch():
+            kind, payload = Kind.WATCH, b""
         case Accepted(received):
             kind, payload = Kind.ACCEPTED, struct.pack("!Q", received)
         case _:
@@ -224,6 +236,11 @@ def _parse_resume(payload: bytes) -> Frame:
     return Resume(*_RESUMED.unpack(payload))
 
 
+def _parse_watch(payload: bytes) -> Frame:
+    _require(not payload)
+    return Watch()
+
+
 def _parse_open(payload: bytes) -> Frame:
     peer, offset = _parse_endpoint(payload, _NAMED.size)
     app, offset = _parse_endpoint(payload, offset)
@@ -264,4 +281,5 @@ _PARSERS = {
     Kind.REFUSED: _parse_refused,
     Kind.SWITCH: _parse_switch,
     Kind.RESUME: _parse_resume,
+    Kind.WATCH: _parse_watch,
 }

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from proxy.core.errors import Code, ProxyError
+from proxy.core.handshake import Accepting
 from proxy.core.wire import Hello
 from proxy.io.connection import tune_accepted, why
 from proxy.io.context import Context, count
@@ -32,6 +33,8 @@ class Acceptor:
         self._strangers: set[IncomingConnection] = set()
         self._known: set[IncomingConnection] = set()
         self.inquiries = Inquiries(context, listener.getsockname()[1])
+        self._ended: set[str] = set()
+        """The migrations whose workloads are no more, of those too that a proxy before this one knew."""
         self._listening = False
         self._logged: set[str] = set()
 
@@ -53,9 +56,28 @@ class Acceptor:
         for connection in [connection for connection in self._known if connection.migration is migration]:
             self.drop(connection)
 
+    def end(self, migration: str) -> int:
+        """The workload that it has brought here has ended. Gives how many proxies had waited to hear that."""
+        self._ended.add(migration)
+        waiting = [
+            each
+            for each in self._known
+            if each.state is Accepting.WATCHING and each.migration and each.migration.name == migration
+        ]
+        for connection in waiting:
+            connection.say_ended()
+        return len(waiting)
+
+    def has_ended(self, migration: str) -> bool:
+        return migration in self._ended
+
     def authenticate(self, nonce: bytes, hello: Hello) -> tuple[InboundMigration, bytes]:
-        """The migration, and which of its tokens was proved. Raises FORBIDDEN; says no more to a stranger than that."""
+        """The migration, and which of its tokens was proved. Raises FORBIDDEN, which is all that a stranger is told, or
+        WORKLOAD_ENDED, where nobody knows its token any more.
+        """
         migration = self._migrations.get(hello.migration)
+        if migration is None and hello.migration in self._ended:
+            raise ProxyError(Code.WORKLOAD_ENDED, f"the workload of {hello.migration} has ended")
         token = migration.proved(nonce, hello) if migration else None
         if migration is None or token is None:
             raise ProxyError(Code.FORBIDDEN, "no migration here has that id and token")

@@ -40,6 +40,12 @@ class Release(msgspec.Struct, frozen=True, tag_field="op", tag="release", forbid
     migration: str
 
 
+class End(msgspec.Struct, frozen=True, tag_field="op", tag="end", forbid_unknown_fields=True):
+    """The workload that the migration has brought here has ended."""
+
+    migration: str
+
+
 class Adopted(msgspec.Struct, frozen=True):
     adopted: int
     legs: list[Leg]
@@ -49,8 +55,13 @@ class ReleasedSockets(msgspec.Struct, frozen=True):
     released: int
 
 
-Answer = Adopted | ReleasedSockets | ErrorBody
-_decode = msgspec.json.Decoder(Adopt | Release).decode
+class Told(msgspec.Struct, frozen=True):
+    told: int
+    """So many proxies had waited to hear of it."""
+
+
+Answer = Adopted | ReleasedSockets | Told | ErrorBody
+_decode = msgspec.json.Decoder(Adopt | Release | End).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -114,6 +125,8 @@ class AdoptionServer:
             request = _decode(data)
             if isinstance(request, Release):
                 return ReleasedSockets(self._plane.release_outbound(request.migration).flows)
+            if isinstance(request, End):
+                return Told(self._plane.end(request.migration))
             return self._adopt(request, descriptors)
         except msgspec.MsgspecError as error:
             return ErrorBody(ProxyError(Code.BAD_REQUEST, str(error)).problem())

@@ -13,7 +13,7 @@ from proxy.api import Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code
 from proxy.core.handshake import Dialling
-from proxy.core.wire import Accepted, Challenge, Decoder, Naming, Refused, WireError, encode
+from proxy.core.wire import Accepted, Asking, Challenge, Decoder, Refused, WireError, encode
 from proxy.io.connection import Connection, TlsConnection, link_socket, why
 from proxy.io.context import Context
 from proxy.sys import address
@@ -44,7 +44,7 @@ class Lost:
 
 
 class LinkUser(Protocol):
-    """Who a connection is dialled for: a link."""
+    """Who a connection is dialled for: a link, or a watch (`proxy.io.watch`)."""
 
     def link_dialled(self, dialled: DialledConnection) -> None:
         """This is the one; who wants it no more abandons it (`LinkPool.withdraw`)."""
@@ -81,7 +81,7 @@ class DialledConnection:
         self.connection: Connection | None = None
         self._context = context
         self._pool = pool
-        self._named: Naming | None = None
+        self._named: Asking | None = None
         self._user: LinkUser | None = None
         self._decoder = Decoder()
         self._over = False
@@ -95,8 +95,10 @@ class DialledConnection:
         else:
             context.loop.call_soon(self._lose, Lost(os.strerror(code)))
 
-    def ask(self, frame: Naming, user: LinkUser) -> None:
-        """Name the link. Its user hears link_sendable (perhaps before this returns), link_accepted or link_lost."""
+    def ask(self, frame: Asking, user: LinkUser) -> None:
+        """Name the link, or say WATCH. Its user hears link_sendable, perhaps before this returns, and then
+        link_accepted or link_lost.
+        """
         self._named, self._user = frame, user
         user.link_dialled(self)
         if self.state in (Dialling.GREETING, Dialling.IDLE):

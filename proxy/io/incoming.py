@@ -25,6 +25,7 @@ from proxy.core.wire import (
     Refused,
     Resume,
     Switch,
+    Watch,
     WireError,
     encode,
 )
@@ -59,6 +60,9 @@ class Reception(Protocol):
 
     def welcome_back(self, connection: IncomingConnection) -> bool:
         """Whether it may name another link, now that its last one is over."""
+
+    def has_ended(self, migration: str) -> bool:
+        """Whether the workload that the migration has brought here is no more."""
 
     def forget(self, connection: IncomingConnection) -> None:
         """A link has it."""
@@ -144,6 +148,18 @@ class IncomingConnection:
                 self._send(ACCEPTED)
             case Join() | Open() | Switch() | Resume():
                 self._name(frame)
+            case Watch():
+                assert self.migration
+                if self._acceptor.has_ended(self.migration.name):
+                    self.say_ended()
+
+    def say_ended(self) -> None:
+        """What a WATCH waits for."""
+        assert self.migration
+        self._send(
+            encode(Refused(Code.WORKLOAD_ENDED.name.lower(), f"the workload of {self.migration.name} has ended"))
+        )
+        self._acceptor.drop(self)
 
     def _name(self, frame: Naming) -> None:
         assert self.migration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 
@@ -26,7 +27,10 @@ from proxy.io.relay import make_ready
 from proxy.io.reserved import ReservedLinks
 from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
+from proxy.io.watch import EndWatch
 from proxy.sys import address
+
+log = logging.getLogger(__name__)
 
 FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the flow goes
 LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
@@ -51,6 +55,8 @@ class OutboundMigration:
         self.listeners: dict[int, HeldListener] = {}
         self.datagrams: dict[int, HeldDatagrams] = {}
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
+        self._watch: EndWatch | None = None
+        """While addresses are kept for a workload that is elsewhere."""
         self._reserved = ReservedLinks(context, self.links)
         self._repointed: Repointed | None = None
         self._limit = HoldLimit(context, name, lambda: self.flows.values())
@@ -118,6 +124,7 @@ class OutboundMigration:
             self.links.stand_by()
         else:
             self.links.close()
+        self._watch_for_the_end()
         self._repointed = Repointed(len(held), sum(flow.held_bytes for flow in held), accepted)
         return self._repointed
 
@@ -129,6 +136,7 @@ class OutboundMigration:
         if self.state is Outbound.REPOINTED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
         self._limit.cancel()
+        self._stop_watching()
         for listener in self.listeners.values():
             if self.state is Outbound.REPOINTED:
                 listener.close()
@@ -155,13 +163,8 @@ class OutboundMigration:
         self.links = LinkPool(self.context, wanted.destination, wanted.migration, token, wanted.relink_seconds)
         self.destination = wanted.destination
         if home:
-            for listener in self.listeners.values():
-                listener.take_waiting()
-                listener.close()
-            self.listeners.clear()
-            for each in self.datagrams.values():
-                each.close()
-            self.datagrams.clear()
+            self._leave_addresses()
+        self._watch_for_the_end()
         ours = [f for f in self.flows.values() if not (f.is_over or f.inherited or f.datagrams)]
         via = str(wanted.destination)
         async with asyncio.TaskGroup() as group:
@@ -182,6 +185,33 @@ class OutboundMigration:
     def hand_over_listeners(self) -> None:
         """The workload is in this pod again, runs, and listens."""
         self.listeners = {number: each for number, each in self.listeners.items() if not each.hand_over()}
+
+    def _leave_addresses(self) -> None:
+        """Nobody listens for the workload here any more. Who has come is sent after it none the less."""
+        self._stop_watching()
+        for listener in self.listeners.values():
+            listener.take_waiting()
+            listener.close()
+        self.listeners.clear()
+        for each in self.datagrams.values():
+            each.close()
+        self.datagrams.clear()
+
+    def _watch_for_the_end(self) -> None:
+        """Of the workload, where it is now. Flows end by themselves; what is kept for new ones does not."""
+        self._stop_watching()
+        if self.listeners or self.datagrams:
+            self._watch = EndWatch(self.context, self.links, self._on_workload_ended)
+
+    def _stop_watching(self) -> None:
+        if self._watch:
+            self._watch.close()
+        self._watch = None
+
+    def _on_workload_ended(self) -> None:
+        log.info("the workload of %s has ended: nobody listens for it any more", self.target)
+        self._leave_addresses()
+        self.links.close()
 
     def ledger(self) -> list[LedgerLine]:
         """Not of connections that came meanwhile and that the destination has not accepted: they are on their way."""

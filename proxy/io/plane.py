@@ -138,6 +138,13 @@ class Plane:
         _require_token(by.token)
         return TakenOver(self.inbound_named(name).take_over(by.token))
 
+    def end(self, name: str) -> int:
+        """The workload that `name` has brought here has ended: whoever keeps its former addresses for it need not.
+
+        Gives how many proxies have been told.
+        """
+        return self.acceptor.end(name)
+
     def inbound_ledger(self, name: str) -> list[LedgerLine]:
         return self.inbound_named(name).ledger()
 

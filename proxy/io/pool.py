@@ -12,7 +12,7 @@ from proxy.api import DIAL_SECONDS, DIAL_SECONDS_EACH, Endpoint
 from proxy.core import handshake
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
-from proxy.core.wire import Hello, Naming, encode
+from proxy.core.wire import Asking, Hello, encode
 from proxy.io.connection import why
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, LinkUser, Lost
@@ -47,7 +47,7 @@ class LinkPool:
         self._greeting: set[DialledConnection] = set()
         self._asked: set[DialledConnection] = set()
         """Those that were dialled for somebody, until they are greeted."""
-        self._waiting: deque[tuple[Naming, LinkUser]] = deque()
+        self._waiting: deque[tuple[Asking, LinkUser]] = deque()
         self._changed = asyncio.Event()
         self._why_lost = ""
         self._preparing = False
@@ -93,7 +93,7 @@ class LinkPool:
             self._changed.clear()
             await self._changed.wait()
 
-    def ask(self, frame: Naming, user: LinkUser, *, fresh: bool = False) -> None:
+    def ask(self, frame: Asking, user: LinkUser, *, fresh: bool = False) -> None:
         """Name a link on an idle connection, or on one dialled for it; `fresh`: the idle ones may be broken too.
 
         The user hears of it at once, or once it is his turn. Raises OSError where there is no descriptor.
@@ -110,7 +110,7 @@ class LinkPool:
         if self._retreat:
             self.stand_by()
 
-    def _dial_for(self, frame: Naming, user: LinkUser) -> None:
+    def _dial_for(self, frame: Asking, user: LinkUser) -> None:
         connection = self._dial()
         self._asked.add(connection)
         connection.ask(frame, user)

@@ -73,6 +73,8 @@ class Adopter:
             released = len(self.held)
             self._let_go()
             return {"released": released}
+        if request["op"] == "end":
+            return {"told": 0}
         if self._refuse:
             for fd in fds:
                 os.close(fd)

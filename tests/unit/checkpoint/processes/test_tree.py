@@ -47,6 +47,24 @@ def reap(pids):
                 time.sleep(0.01)
 
 
+def test_a_session_lives_as_long_as_any_process_of_it():
+    script = "sleep 1000 & echo $!; exec sleep 1000"
+    leader = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with leader.stdout:
+        child = int(leader.stdout.readline())
+    began = trees.stat(leader.pid).start_time
+    assert trees.session_lives(leader.pid, began)
+    assert not trees.session_lives(leader.pid, began - 1), "that PID was another's then"
+    leader.kill()
+    leader.wait()
+    assert trees.session_lives(leader.pid, began)
+    os.kill(child, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while trees.session_lives(leader.pid, began):  # its end is near, and nobody here is told of it
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 async def test_a_tree_is_stopped_whole_and_goes_on(family):
     tree = await trees.stop(KERNEL, family)
     assert len(tree.pids) == 3

@@ -128,6 +128,14 @@ def test_the_port_of_its_own_listener_is_no_obstacle_to_a_workload_that_comes_ho
     assert codes(make_plan(A, B, inspection(), room(listening_ports=[6379]), held)) == ["ports-taken"]
 
 
+@pytest.mark.parametrize(("port", "hint"), [(6379, "midstream status redis-2"), (80, "stop what listens there")])
+def test_whose_a_port_is_that_our_own_proxy_has(port, hint):
+    held = [ListenerView("redis-1", "redis-2", Endpoint("0.0.0.0", 6379))]
+    wanted = inspection(listening_ports=[port])
+    (problem,) = make_plan(A, B, wanted, room(listening_ports=[80, 6379]), held).problems
+    assert hint in problem.hint
+
+
 @pytest.mark.parametrize(("spare", "refused"), [(2 * (1000 + SPARE_LINKS) + 64, False), (2 * 1000, True)])
 def test_each_proxy_needs_two_descriptors_a_connection(spare, refused):
     found = too_few_descriptors("a", 1000, spare)

@@ -19,7 +19,20 @@ from proxy.core.handshake import (
     proof,
     proves,
 )
-from proxy.core.wire import Accepted, Challenge, Fault, Frame, Hello, Join, Open, Refused, Resume, Switch, WireError
+from proxy.core.wire import (
+    Accepted,
+    Challenge,
+    Fault,
+    Frame,
+    Hello,
+    Join,
+    Open,
+    Refused,
+    Resume,
+    Switch,
+    Watch,
+    WireError,
+)
 
 HERE = Endpoint("10.0.0.1", 1)
 FRAMES: list[Frame] = [
@@ -28,6 +41,7 @@ FRAMES: list[Frame] = [
     Switch(1, 2),
     Resume(1, 2, 3),
     Open(1, 2, HERE, HERE),
+    Watch(),
     Challenge(bytes(32)),
     Accepted(),
     Refused("no", "no"),
@@ -40,6 +54,7 @@ def test_a_connection_greets_then_names_its_link() -> None:
     assert state is Accepting.GREETED
     for frame in FRAMES[1:5]:
         assert accepting(state, frame) is Accepting.ROUTED
+    assert accepting(state, Watch()) is Accepting.WATCHING
 
 
 def test_a_link_may_be_named_before_the_greeting_is_answered() -> None:

@@ -21,6 +21,7 @@ from proxy.core.wire import (
     Refused,
     Resume,
     Switch,
+    Watch,
     WireError,
     encode,
 )
@@ -32,6 +33,7 @@ FRAMES: list[Frame] = [
     Join(2**48 - 1, 2**64 - 1),
     Switch(2**48 - 1, 0),
     Resume(7, 8, 2**64 - 1),
+    Watch(),
     Open(7, 8, Endpoint("10.1.2.3", 40000), Endpoint("fd00::1", 7000)),
     Accepted(),
     Accepted(2**64 - 1),
@@ -94,7 +96,7 @@ def test_garbage_is_known_by_its_first_bytes(data: bytes) -> None:
     [
         ((b"MIDS", 1, Kind.HELLO, 0), Fault.VERSION),
         ((b"MIDS", VERSION, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
-        ((b"MIDS", VERSION, 9, 0), Fault.KIND),
+        ((b"MIDS", VERSION, 10, 0), Fault.KIND),
         ((b"MIDS", VERSION, 0, 0), Fault.KIND),
     ],
 )

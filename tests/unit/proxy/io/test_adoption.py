@@ -115,6 +115,11 @@ async def test_a_bug_is_answered_too(agent: Agent, monkeypatch: pytest.MonkeyPat
     assert answer["error"]["code"] == "internal"
 
 
+async def test_the_end_of_a_workload_is_passed_on(plane: Plane, agent: Agent) -> None:
+    assert await agent.ask({"op": "end", "migration": "m"}) == {"told": 0}
+    assert plane.acceptor.has_ended("m")
+
+
 async def test_the_end_of_an_agent_releases_nothing(plane: Plane, agent: Agent) -> None:
     moved = parts.Moved(plane)
     message = {"op": "adopt", "migration": "m", "sockets": [moved.image.request()]}

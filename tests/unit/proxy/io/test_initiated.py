@@ -16,6 +16,7 @@ from proxy.core.wire import NONCE_BYTES, PROOF_BYTES, Accepted, Challenge, Hello
 from proxy.io.adopted import AdoptedSocket
 from proxy.io.initiated import InitiatedLink
 from proxy.io.plane import Plane
+from proxy.io.watch import EndWatch
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import WHOLE, Cutter, cutting
 from tests.harness.broken import Broken
@@ -170,6 +171,12 @@ async def test_a_link_that_the_other_proxy_does_not_know_is_given_up_at_once(bro
 # One connection, one link after the other
 
 
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is had to hear of the workload's end."""
+    monkeypatch.setattr(EndWatch, "SOONEST_SECONDS", 60.0)
+
+
 @contextmanager
 def newcomers(plane: Plane) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A listener that the proxy holds, and the restored one that those who come to it are brought to."""
@@ -204,6 +211,7 @@ async def served(old: socket.socket, new: socket.socket) -> None:
             assert await parts.read(peer, 7) == b"answer"
 
 
+@pytest.mark.usefixtures("unwatched")
 async def test_a_connection_whose_link_is_over_carries_the_next_one(plane: Plane, spare: Cutter) -> None:
     plane.outbound["m"].links.REFILL_SECONDS = 60.0
     with newcomers(plane) as (old, new):
@@ -214,7 +222,7 @@ async def test_a_connection_whose_link_is_over_carries_the_next_one(plane: Plane
         assert plane.context.totals.links_refused == plane.context.totals.links_broken == {}
 
 
-@pytest.mark.usefixtures("spare")
+@pytest.mark.usefixtures("spare", "unwatched")
 async def test_not_when_the_migration_is_gone(plane: Plane) -> None:
     plane.outbound["m"].links.REFILL_SECONDS = 60.0
     with newcomers(plane) as (old, new):
