@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.api import Endpoint
+from proxy.io.askers import Askers
 from proxy.io.connection import Tls
 from proxy.io.drainer import Drainer
 from proxy.io.poller import Poller
@@ -69,9 +70,12 @@ class Context:
     links: set[Closable] = field(default_factory=set)
     """All that are not over: some outlive their flow for a moment."""
     unsaid: Unsaid = field(init=False)
+    askers: Askers = field(init=False)
+    """Of UDP sockets."""
 
     def __post_init__(self) -> None:
         self.unsaid = Unsaid(self.loop)
+        self.askers = Askers(self.loop)
 
     @classmethod
     def here(cls, kernel: Kernel, tls: Tls | None = None) -> Context:

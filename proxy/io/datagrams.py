@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from proxy.api import Endpoint
 from proxy.core.datagram import Datagram
 from proxy.core.errors import ProxyError
+from proxy.io.askers import IDLE_SECONDS, Ends, StandIn
 from proxy.io.context import Context
 from proxy.io.datagram_stream import DatagramStream
 from proxy.io.retirement import Retirement
@@ -23,12 +24,11 @@ from proxy.sys import address, datagrams, nftables
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 60.0
-"""A peer that was silent so long, and heard nothing, is forgotten: the workload's next word to it is native."""
 LOOK_SECONDS = 5.0
 MAX_PEERS = 1024  # of one socket; the one that was silent longest makes room
 MAX_DATAGRAM_BYTES = 65535
 AT_ONCE = 32  # datagrams a callback: let the other flows have their turn
+AT_LAST = 1024  # datagrams: the kernel's usual receive buffer has room for 277 small ones
 
 
 class HeldDatagrams:
@@ -63,8 +63,18 @@ class HeldDatagrams:
         self._sock.setblocking(False)
         self._readdress = readdress
         self._stream = DatagramStream(self._context, self._answer, self.close)
+        datagrams.tell_marks(self._context.kernel, self._sock)
+        ends = self._ends(self.peer)
+        if self.peer.port and ends not in self._context.askers.stand_ins:
+            self._context.askers.connected.add(ends)
         self._read(True)
         return self._stream.leg
+
+    def hand_over(self) -> None:
+        """The workload has the address itself again: what has come goes its way still."""
+        if self._sock.fileno() >= 0:
+            self._read_some(AT_LAST)
+        self.close()
 
     def close(self) -> None:
         """Give the address up."""
@@ -73,6 +83,7 @@ class HeldDatagrams:
         if self._sock.fileno() >= 0:
             self._lost = self.dropped
             self._context.poller.forget(self._sock)
+            self._context.askers.connected.discard(self._ends(self.peer))
             self._sock.close()
 
     def _read(self, wanted: bool) -> None:
@@ -84,29 +95,35 @@ class HeldDatagrams:
         self._read(self._sock.fileno() >= 0)
 
     def _readable(self) -> None:
+        self._read_some(AT_ONCE)
+        if self._stream and self._stream.full and self._sock.fileno() >= 0:
+            self._read(False)
+
+    def _read_some(self, most: int) -> None:
+        """Into the stream, as long as there is room."""
         assert self._stream
-        for _ in range(AT_ONCE):
+        for _ in range(most):
             try:
-                payload, sender = self._sock.recvfrom(MAX_DATAGRAM_BYTES)
+                payload, control, _, sender = self._sock.recvmsg(MAX_DATAGRAM_BYTES, datagrams.MARK_SPACE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # what an ICMP message said of an answer
                 continue
-            peer = address.endpoint(sender)
-            self._stream.say(Datagram(peer, self._app_for(peer), payload), self._room)
-            if self._sock.fileno() < 0:
-                return
-            if self._stream.full:
-                self._read(False)
+            ends = own, peer = self._ends(address.endpoint(sender))
+            if not datagrams.is_speakers(control):
+                self._context.askers.heard(ends)
+            app = self._readdress.get(own.host, own.host)
+            self._stream.say(Datagram(peer, app, payload), self._room)
+            if self._sock.fileno() < 0 or self._stream.full:
                 return
 
-    def _app_for(self, peer: Endpoint) -> str:
-        """The workload's address at the destination: the socket's own, or that of the peer's family."""
+    def _ends(self, peer: Endpoint) -> Ends:
+        """The workload's end in this pod: the socket's own address, or that of the peer's family."""
         host = address.plain(self.local.host)
-        if host not in ("0.0.0.0", "::"):
-            return self._readdress.get(host, host)
-        family = address.family(peer.host)
-        return next((new for new in self._readdress.values() if address.family(new) == family), host)
+        if host in ("0.0.0.0", "::"):
+            family = address.family(peer.host)
+            host = next((own for own in self._readdress if address.family(own) == family), host)
+        return Endpoint(host, self.local.port), peer
 
     def _answer(self, one: Datagram) -> None:
         mapped = self._sock.family == socket.AF_INET6 and ":" not in one.peer.host
@@ -121,21 +138,14 @@ class HeldDatagrams:
             log.debug("an answer to %s: %s", one.peer, error)
 
 
-class _Speaker:
-    """A peer's stand-in at the destination."""
-
-    def __init__(self, sock: socket.socket, key: bytes, now: float, lasting: bool) -> None:
-        self.sock, self.key, self.used_at, self.lasting = sock, key, now, lasting
-
-
 class Speakers:
     """The destination's end of one UDP socket: a socket with the peer's address for each peer."""
 
     def __init__(self, context: Context, retirement: Retirement, app: Endpoint, peer: Endpoint) -> None:
         self._context = context
         self._retirement = retirement
-        self._app, self._peer = app, peer
-        self._by_peer: dict[tuple[Endpoint, str], _Speaker] = {}
+        self._app, self._peer = app, address.unmapped(peer)
+        self._stand_ins: dict[Ends, StandIn] = {}
         self._stream = DatagramStream(context, self._deliver, self.close)
         self._timer: asyncio.TimerHandle | None = context.loop.call_later(LOOK_SECONDS, self._look)
         self._lost = 0
@@ -154,36 +164,48 @@ class Speakers:
         return self._context.loop.time() - self._stream.used_at > IDLE_SECONDS
 
     def begin(self) -> None:
-        """The workload runs: a connected socket's words go to its peer by the old address from the first one on."""
-        if self._peer.port:
+        """The workload runs: a connected socket's words go to its peer by the old address from the first one on.
+
+        Not where that address is in this pod, or the words have a way from here already.
+        """
+        ends = self._app, self._peer
+        askers = self._context.askers
+        if self._peer.port and ends not in askers.stand_ins and not askers.is_direct(ends):
             with contextlib.suppress(OSError, ProxyError):
-                self._speaker(self._peer, self._app.host, lasting=True)
+                self._stand_in(ends, lasting=True)
 
     def close(self) -> None:
         if self._timer:
             self._timer.cancel()
         self._timer = None
         self._stream.close()
-        for at in list(self._by_peer):
-            self._forget(at)
+        for ends in list(self._stand_ins):
+            self._forget(ends)
 
     def _deliver(self, one: Datagram) -> None:
+        ends = Endpoint(one.app, self._app.port), one.peer
         try:
-            speaker = self._speaker(one.peer, one.app, lasting=False)
-            speaker.used_at = self._context.loop.time()
-            speaker.sock.send(one.payload)
+            if self._context.askers.is_direct(ends):
+                self._say_once(ends, one.payload)
+            else:
+                stand_in = self._context.askers.stand_ins.get(ends) or self._stand_in(ends, lasting=False)
+                stand_in.used_at = self._context.loop.time()
+                stand_in.sock.send(one.payload)
         except (OSError, ProxyError) as error:
             self._lost += 1
             log.debug("a datagram from %s: %s", one.peer, error)
 
-    def _speaker(self, peer: Endpoint, host: str, *, lasting: bool) -> _Speaker:
+    def _say_once(self, ends: Ends, payload: bytes) -> None:
+        """Nobody hears the answer here: it is native. Raises OSError."""
+        app, peer = ends
+        with datagrams.speaker(self._context.kernel, peer, app) as sock:
+            sock.send(payload)
+
+    def _stand_in(self, ends: Ends, *, lasting: bool) -> StandIn:
         """Raises OSError or ROUTING_FAILED."""
-        at = peer, host
-        if found := self._by_peer.get(at):
-            return found
-        if len(self._by_peer) >= MAX_PEERS:
-            self._forget(min(self._by_peer, key=lambda each: self._by_peer[each].used_at))
-        app = Endpoint(host, self._app.port)
+        if len(self._stand_ins) >= MAX_PEERS:
+            self._forget(min(self._stand_ins, key=lambda each: self._stand_ins[each].used_at))
+        app, peer = ends
         sock = datagrams.speaker(self._context.kernel, peer, app)
         key = nftables.datagram_key(app, peer)
         try:
@@ -191,44 +213,47 @@ class Speakers:
         except ProxyError:
             sock.close()
             raise
-        made = self._by_peer[at] = _Speaker(sock, key, self._context.loop.time(), lasting)
-        self._context.poller.read(sock, lambda: self._hear(peer, host, made))
+        made = StandIn(sock, key, self._context.loop.time(), lasting)
+        self._stand_ins[ends] = self._context.askers.stand_ins[ends] = made
+        self._context.poller.read(sock, lambda: self._hear(ends, made))
         return made
 
-    def _hear(self, peer: Endpoint, host: str, speaker: _Speaker) -> None:
+    def _hear(self, ends: Ends, stand_in: StandIn) -> None:
+        app, peer = ends
         for _ in range(AT_ONCE):
             if self._stream.full:  # what has no room in the stream waits in the socket
                 self._listen(False)
                 return
             try:
-                payload = speaker.sock.recv(MAX_DATAGRAM_BYTES)
+                payload = stand_in.sock.recv(MAX_DATAGRAM_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # ECONNREFUSED: the workload has closed its socket
                 self._lost += 1
                 return
-            speaker.used_at = self._context.loop.time()
-            self._stream.say(Datagram(peer, host, payload), self._room)
-            if speaker.sock.fileno() < 0:
+            stand_in.used_at = self._context.loop.time()
+            self._stream.say(Datagram(peer, app.host, payload), self._room)
+            if stand_in.sock.fileno() < 0:
                 return
 
     def _room(self) -> None:
         self._listen(True)
 
     def _listen(self, wanted: bool) -> None:
-        for (peer, host), speaker in self._by_peer.items():
-            hear = (lambda peer=peer, host=host, speaker=speaker: self._hear(peer, host, speaker)) if wanted else None
-            self._context.poller.read(speaker.sock, hear)
+        for ends, stand_in in self._stand_ins.items():
+            hear = (lambda ends=ends, stand_in=stand_in: self._hear(ends, stand_in)) if wanted else None
+            self._context.poller.read(stand_in.sock, hear)
 
     def _look(self) -> None:
         """Forget the peers that have been silent for long."""
         self._timer = self._context.loop.call_later(LOOK_SECONDS, self._look)
         oldest = self._context.loop.time() - IDLE_SECONDS
-        for at in [at for at, each in self._by_peer.items() if each.used_at < oldest and not each.lasting]:
-            self._forget(at)
+        for ends in [ends for ends, each in self._stand_ins.items() if each.used_at < oldest and not each.lasting]:
+            self._forget(ends)
 
-    def _forget(self, at: tuple[Endpoint, str]) -> None:
-        speaker = self._by_peer.pop(at)
-        self._context.poller.forget(speaker.sock)
-        speaker.sock.close()
-        self._retirement.retire(speaker.key)
+    def _forget(self, ends: Ends) -> None:
+        stand_in = self._stand_ins.pop(ends)
+        del self._context.askers.stand_ins[ends]
+        self._context.poller.forget(stand_in.sock)
+        stand_in.sock.close()
+        self._retirement.retire(stand_in.key)

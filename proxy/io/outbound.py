@@ -194,7 +194,7 @@ class OutboundMigration:
             listener.close()
         self.listeners.clear()
         for each in self.datagrams.values():
-            each.close()
+            each.hand_over()
         self.datagrams.clear()
 
     def _watch_for_the_end(self) -> None:

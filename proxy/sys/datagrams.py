@@ -1,15 +1,21 @@
-"""UDP sockets: one that speaks for a peer, and what the kernel dropped of one that was adopted."""
+"""UDP sockets: one that speaks for a peer, what it has said, and what the kernel dropped of one that was adopted."""
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 
 from proxy.api import Endpoint
 from proxy.sys import address, options
 from proxy.sys.kernel import Kernel
 
 _MEMINFO = struct.Struct(f"={options.MEMINFO_WORDS}I")
+_MARK = struct.Struct("=I")
+MARK = 0x6D74
+"""Of what a speaker says: who hears it in this pod can tell it from what the peer itself says. No rule routes by it."""
+MARK_SPACE = socket.CMSG_SPACE(_MARK.size)
+"""What recvmsg() needs beside a datagram to say its mark."""
 
 
 def speaker(kernel: Kernel, peer: Endpoint, app: Endpoint) -> socket.socket:
@@ -25,12 +31,23 @@ def speaker(kernel: Kernel, peer: Endpoint, app: Endpoint) -> socket.socket:
         )
         kernel.set_int(sock, level, option, 1)
         kernel.set_int(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kernel.set_int(sock, socket.SOL_SOCKET, socket.SO_MARK, MARK)
         kernel.bind(sock, (peer.host, peer.port))
         kernel.connect(sock, (app.host, app.port))
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def tell_marks(kernel: Kernel, sock: socket.socket) -> None:
+    """Let recvmsg() say of each datagram who said it, also of those that wait already. (Since Linux 5.19.)"""
+    kernel.set_int(sock, socket.SOL_SOCKET, options.SO_RCVMARK, 1)
+
+
+def is_speakers(control: Sequence[tuple[int, int, bytes]]) -> bool:
+    """Whether a speaker has said the datagram that recvmsg() gave with this."""
+    return (socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(MARK)) in control
 
 
 def dropped(kernel: Kernel, sock: socket.socket) -> int:

@@ -1,17 +1,28 @@
 """The nft table that marks the application's packets of inherited flows, as netlink messages.
 
+A peer whose datagrams are relayed may ask the application directly, too: it is answered directly then, and until it has
+not done so for a minute. The kernel sees to that, before the application reads the question.
+
 What `nft list table inet midstream` shows:
 
     table inet midstream {
         set flows4 { type ipv4_addr . inet_service . ipv4_addr . inet_service }
         set flows6 { type ipv6_addr . inet_service . ipv6_addr . inet_service }
         set datagrams4, set datagrams6: the same
+        set direct4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic,timeout; timeout 1m; }
+        set direct6: likewise
+        chain input {
+            type filter hook input priority mangle; policy accept;
+            meta mark != 0x6d74 ip daddr . udp dport . ip saddr . udp sport @datagrams4
+                update @direct4 { ip daddr . udp dport . ip saddr . udp sport }
+            likewise of datagrams6 and direct6
+        }
         chain output {
             type route hook output priority mangle; policy accept;
             ip saddr . tcp sport . ip daddr . tcp dport @flows4 meta mark set 0x6d73
             ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
-            ip saddr . udp sport . ip daddr . udp dport @datagrams4 meta mark set 0x6d73
-            ip6 saddr . udp sport . ip6 daddr . udp dport @datagrams6 meta mark set 0x6d73
+            ip saddr . udp sport . ip daddr . udp dport @datagrams4 <the same> != @direct4 meta mark set 0x6d73
+            likewise of datagrams6 and direct6
         }
     }
 
@@ -26,18 +37,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from proxy.api import Endpoint
+from proxy.sys import datagrams
 from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, Message, attribute, big32, nested, text
 
-TABLE, CHAIN = "midstream", "output"
+TABLE, CHAIN, INPUT = "midstream", "output", "input"
+DIRECT_SECONDS = 60
+"""A peer that has not asked directly for so long is answered by the way that its relayed questions come."""
 MAX_ELEMENTS_A_MESSAGE = 800  # an attribute is at most 64 KiB and an IPv6 element 56 bytes
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 9, 12, 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # include/uapi/linux/netfilter/nfnetlink.h
-_LOCAL_OUT, _MANGLE = 3, -150  # NF_INET_LOCAL_OUT, NF_IP_PRI_MANGLE
+_LOCAL_IN, _LOCAL_OUT, _MANGLE = 1, 3, -150  # NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_IP_PRI_MANGLE
 _META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
 _FIRST_REGISTER = 8  # NFT_REG32_00: sixteen registers of four bytes
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
+_EQ, _NEQ = 0, 1  # NFT_CMP_*
+_INVERTED, _UPDATE = 1, 1  # NFT_LOOKUP_F_INV, NFT_DYNSET_OP_UPDATE
+_TIMEOUT, _EVAL = 0x10, 0x20  # NFT_SET_*
 _IPV4_TYPE, _IPV6_TYPE, _PORT_TYPE = 7, 8, 13  # nft's own numbers of types, so that `nft list` can show the sets
 
 
@@ -73,6 +90,11 @@ _DATAGRAMS = {
     for (family, found), name, number in zip(FAMILIES.items(), ("datagrams4", "datagrams6"), (3, 4), strict=True)
 }
 _SETS = (*FAMILIES.values(), *_DATAGRAMS.values())
+_DIRECT = {
+    each: each._replace(set_name=name, set_id=number)
+    for each, name, number in zip(_DATAGRAMS.values(), ("direct4", "direct6"), (5, 6), strict=True)
+}
+"""Beside each set of datagrams: whose peers ask directly, too. The kernel fills it, and it forgets by itself."""
 _UDP = b"\x11\0\0\0"
 """At the end of a key: it is one of datagrams. (The kernel is not told: it has another set for them.)"""
 _SET_BY_LENGTH = {
@@ -103,15 +125,16 @@ def app_host(key: bytes) -> bytes:
 def create(mark: int) -> list[Message]:
     """The whole table, afresh: what an earlier proxy left is gone with the same transaction."""
     table = text(1, TABLE)
-    hook = nested(4, big32(1, _LOCAL_OUT), big32(2, _MANGLE))
-    chain = text(1, TABLE) + text(3, CHAIN) + hook + text(7, "route")
     return batch(
         _message(_NEWTABLE, table),
         _message(_DELTABLE, table),
         _message(_NEWTABLE, table),
         *(_message(_NEWSET, _set(family)) for family in _SETS),
-        _message(_NEWCHAIN, chain),
-        *(_message(_NEWRULE, _rule(family, mark)) for family in _SETS),
+        *(_message(_NEWSET, _set(family, DIRECT_SECONDS)) for family in _DIRECT.values()),
+        _message(_NEWCHAIN, _chain(INPUT, _LOCAL_IN, "filter")),
+        _message(_NEWCHAIN, _chain(CHAIN, _LOCAL_OUT, "route")),
+        *(_message(_NEWRULE, _note_rule(family)) for family in _DIRECT),
+        *(_message(_NEWRULE, _mark_rule(family, mark)) for family in _SETS),
     )
 
 
@@ -142,15 +165,21 @@ def _message(kind: int, body: bytes) -> Message:
     return Message(_SUBSYSTEM << 8 | kind, NLM_F_CREATE | NLM_F_ACK, struct.pack("!BBH", _INET, 0, 0) + body)
 
 
-def _set(family: Family) -> bytes:
+def _chain(name: str, hook: int, kind: str) -> bytes:
+    return text(1, TABLE) + text(3, name) + nested(4, big32(1, hook), big32(2, _MANGLE)) + text(7, kind)
+
+
+def _set(family: Family, seconds: int = 0) -> bytes:
+    """With `seconds`: rules put keys into it, and each is in it for so long."""
     return b"".join(
         (
             text(1, TABLE),
             text(2, family.set_name),
-            big32(3, 0),
+            big32(3, _TIMEOUT | _EVAL if seconds else 0),
             big32(4, family.key_type),
             big32(5, family.key_bytes),
             big32(10, family.set_id),
+            attribute(11, (1000 * seconds).to_bytes(8, "big")) if seconds else b"",
         )
     )
 
@@ -163,26 +192,64 @@ def _elements(kind: int, family: Family, keys: Sequence[bytes]) -> Message:
     return _message(kind, text(1, TABLE) + text(2, family.set_name) + nested(3, items))
 
 
-def _rule(family: Family, mark: int) -> bytes:
-    destination = _FIRST_REGISTER + family.address_bytes // 4 + 1
+def _note_rule(family: Family) -> bytes:
+    """What a relayed peer asks directly: it is in the set of those for the next minute."""
+    direct = _DIRECT[family]
     expressions = (
-        *_require(_META_NFPROTO, bytes([family.protocol])),
-        *_require(_META_L4PROTO, bytes([family.transport])),
-        _payload(_FIRST_REGISTER, _NETWORK, family.source_offset, family.address_bytes),
-        _payload(destination - 1, _TRANSPORT, 0, 2),
-        _payload(destination, _NETWORK, family.destination_offset, family.address_bytes),
-        _payload(destination + family.address_bytes // 4, _TRANSPORT, 2, 2),
-        _expression("lookup", text(1, family.set_name), big32(2, _FIRST_REGISTER), big32(4, family.set_id)),
+        *_require(_META_MARK, struct.pack("=I", datagrams.MARK), _NEQ),
+        *_protocols(family),
+        *_ends(family, (family.destination_offset, 2), (family.source_offset, 0)),
+        _lookup(family),
+        _expression(
+            "dynset", text(1, direct.set_name), big32(2, direct.set_id), big32(3, _UPDATE), big32(4, _FIRST_REGISTER)
+        ),
+    )
+    return text(1, TABLE) + text(2, INPUT) + nested(4, *expressions)
+
+
+def _mark_rule(family: Family, mark: int) -> bytes:
+    """What the application says in a flow of the set; not to a peer that asks directly."""
+    direct = _DIRECT.get(family)
+    expressions = (
+        *_protocols(family),
+        *_ends(family, (family.source_offset, 0), (family.destination_offset, 2)),
+        _lookup(family),
+        *((_lookup(direct, _INVERTED),) if direct else ()),
         _expression("immediate", big32(1, _FIRST_REGISTER), nested(2, attribute(1, struct.pack("=I", mark)))),
         _expression("meta", big32(2, _META_MARK), big32(3, _FIRST_REGISTER)),
     )
     return text(1, TABLE) + text(2, CHAIN) + nested(4, *expressions)
 
 
-def _require(key: int, value: bytes) -> tuple[bytes, bytes]:
+def _protocols(family: Family) -> tuple[bytes, ...]:
+    return (
+        *_require(_META_NFPROTO, bytes([family.protocol])),
+        *_require(_META_L4PROTO, bytes([family.transport])),
+    )
+
+
+def _ends(family: Family, app: tuple[int, int], peer: tuple[int, int]) -> list[bytes]:
+    """A set's key into the registers; of each end, where a packet has its address and its port."""
+    loads, register = list[bytes](), _FIRST_REGISTER
+    for address_offset, port_offset in (app, peer):
+        loads.append(_payload(register, _NETWORK, address_offset, family.address_bytes))
+        register += family.address_bytes // 4
+        loads.append(_payload(register, _TRANSPORT, port_offset, 2))
+        register += 1
+    return loads
+
+
+def _lookup(family: Family, flags: int = 0) -> bytes:
+    """Go on with the rule only where the key is in the set."""
+    return _expression(
+        "lookup", text(1, family.set_name), big32(2, _FIRST_REGISTER), big32(4, family.set_id), big32(5, flags)
+    )
+
+
+def _require(key: int, value: bytes, operation: int = _EQ) -> tuple[bytes, bytes]:
     """Go on with the rule only where a property of the packet has this value."""
     load = _expression("meta", big32(2, key), big32(1, _FIRST_REGISTER))
-    compare = _expression("cmp", big32(1, _FIRST_REGISTER), big32(2, 0), nested(3, attribute(1, value)))
+    compare = _expression("cmp", big32(1, _FIRST_REGISTER), big32(2, operation), nested(3, attribute(1, value)))
     return load, compare
 
 

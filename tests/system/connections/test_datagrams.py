@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import closing
 
 import pytest
 
 from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
-from tests.harness.journeys import Puppet, at_phase, cancelled_while_restoring, moved
+from tests.harness.asking import Asking, answer
+from tests.harness.journeys import Puppet, assert_nothing_lost, at_phase, cancelled_while_restoring, moved
 from tests.harness.moving import ONE_LOOP, Scene
 
 pytestmark = ONE_LOOP
@@ -113,3 +115,54 @@ def connected_and_native(talk: Talk) -> None:
         fresh.sendto(b"native", (talk.new, ASKED["bound"]))
         talk.told.do("said, at = bound.recvfrom(100); bound.sendto(said, at)")
         assert fresh.recvfrom(100)[1][:2] == (talk.new, ASKED["bound"])
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_who_asks_all_the_time_is_answered_from_there_when_the_workload_is_home(stage, told, six):
+    """Questions that were still under way by the other pod are answered too, and take nobody's answers away."""
+    answer(told, ASKED["every"])
+    with Asking(stage.client, stage.a.address6 if six else stage.a.address, ASKED["every"]) as asking:
+        await asking.goes_on()
+        await moved(stage, "puppet")
+        await asking.goes_on()
+        away = asking.asked
+        assert_nothing_lost(await stage.move("puppet", stage.b, stage.a))
+        await asking.goes_on()
+        assert not [each for each in await asking.missing() if each >= away]
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_home_again_each_is_answered_by_the_way_it_asks(stage, told, six):
+    """Who asks at the other pod's address hears from there, who asks directly is answered directly, whatever he did
+    before, and what the workload says on a connected socket comes from where it was connected."""
+    answer(told, 7360)
+    with closing(Talk(stage, told, six)) as talk:
+        from_new, from_both, _ = talk.askers
+        await moved(stage, "puppet")
+        assert asked(from_new, talk.new) == asked(from_both, talk.new) == talk.new
+        assert_nothing_lost(await stage.move("puppet", stage.b, stage.a))
+        for _ in range(3):
+            assert asked(from_new, talk.new) == asked(from_both, talk.new) == talk.new
+        assert asked(from_both, talk.own) == talk.own
+        assert asked(from_both, talk.new) == talk.own  # one port asks at two addresses: the direct way wins
+        assert asked(from_new, talk.new) == talk.new
+        told.do("out.send(b'home')")
+        said, at = talk.server.recvfrom(100)
+        assert (said, at[0]) == (b"home", talk.own)
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_who_was_relayed_and_asks_directly_now_is_answered_directly(stage, told, six):
+    """A client with a port of its own that learns of the new address."""
+    answer(told, 7360)
+    with closing(Talk(stage, told, six)) as talk:
+        await moved(stage, "puppet")
+        asker = talk.askers[0]
+        assert asked(asker, talk.own) == talk.own
+        assert asked(asker, talk.new) == asked(asker, talk.new) == talk.new
+
+
+def asked(sock: socket.socket, host: str) -> str:
+    """The address that the answer comes from."""
+    sock.sendto(b"where?", (host, 7360))
+    return sock.recvfrom(100)[1][0]

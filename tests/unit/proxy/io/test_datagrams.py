@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from proxy.api import Endpoint
-from proxy.core.datagram import Datagram, encode
+from proxy.core.datagram import Datagram, Decoder, encode
 from proxy.io import datagrams
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams, Speakers
@@ -68,6 +68,84 @@ async def test_there_with_the_senders_address_and_back(context: Context) -> None
             assert (joined.held.is_idle, joined.held.dropped) == (False, 0)
 
 
+async def test_who_asked_here_hears_from_here_and_not_by_a_stand_in(context: Context) -> None:
+    """It comes back to where it was asked: the workload is there again, and answers natively."""
+    with udp() as app, udp() as asker, udp() as other:
+        here, there = ((end(app), end(sock)) for sock in (asker, other))
+        speakers, retirement = speaking(context, end(app))
+        context.askers.heard(here)
+        for _, peer in (here, there):
+            speakers.leg.send(encode(Datagram(peer, "127.0.0.1", b"where?")))
+        assert [await receive(app) for _ in range(2)] == [(b"where?", sock.getsockname()) for sock in (asker, other)]
+        assert list(context.askers.stand_ins) == [there]
+        app.sendto(b"here", asker.getsockname())
+        assert await receive(asker) == (b"here", app.getsockname())
+        ended(speakers, retirement)
+        assert not context.askers.stand_ins
+
+
+async def test_two_flows_have_one_stand_in_for_the_same_ends(context: Context) -> None:
+    """The first one's: it has the way back to who asked."""
+    with udp() as app, udp() as asker:
+        one, other = (speaking(context, end(app)) for _ in range(2))
+        for speakers, _ in (one, other):
+            speakers.leg.send(encode(Datagram(end(asker), "127.0.0.1", b"where?")))
+            await receive(app)
+        (made,) = context.askers.stand_ins.values()
+        assert list(one[0]._stand_ins.values()) == [made]
+        ended(*other)
+        assert made.sock.fileno() >= 0
+        ended(*one)
+
+
+async def test_a_connected_socket_speaks_for_itself_where_it_was_connected(context: Context) -> None:
+    with udp() as server:
+        peer = end(server)
+        with udp(server.getsockname()) as old:
+            held = HeldDatagrams(context, old.dup(), end(old), peer, 7)
+            leg = held.repoint({"127.0.0.1": "127.0.0.1"})
+            home, retirement = speaking(context, end(old), peer)
+            home.begin()
+            assert not context.askers.stand_ins
+            held.close()
+            home.begin()
+            assert [each.lasting for each in context.askers.stand_ins.values()] == [True]
+            ended(home, retirement)
+            leg.close()
+
+
+async def test_only_the_peers_own_questions_are_direct(context: Context) -> None:
+    """What comes before the repoint, after it, and at the very last."""
+    with udp() as old, udp() as peer, udp() as relayed:
+        old_end = end(old)
+        with datagrams.datagrams.speaker(context.kernel, end(relayed), old_end) as stand_in:
+            stand_in.send(b"one")
+            peer.sendto(b"two", old.getsockname())
+            held = HeldDatagrams(context, old.dup(), old_end, NOBODY, 7)
+            leg = held.repoint({"127.0.0.1": "127.0.0.1"})
+            stand_in.send(b"three")
+        held.hand_over()
+        held.hand_over()
+        assert context.askers.is_direct((old_end, end(peer)))
+        assert not context.askers.is_direct((old_end, end(relayed)))
+        assert [one.payload for one in Decoder().feed(leg.recv(1000))] == [b"one", b"two", b"three"]
+        assert leg.recv(1000) == b""
+        leg.close()
+
+
+def speaking(context: Context, app: Endpoint, peer: Endpoint = NOBODY) -> tuple[Speakers, Retirement]:
+    """A destination's end."""
+    retirement = Retirement(context.loop, parts.quiet_routing())
+    retirement.begin()
+    return Speakers(context, retirement, app, peer), retirement
+
+
+def ended(speakers: Speakers, retirement: Retirement) -> None:
+    speakers.leg.close()
+    speakers.close()
+    retirement.close()
+
+
 async def receive(sock: socket.socket) -> tuple[bytes, tuple[str, int]]:
     found: list[tuple[bytes, tuple[str, int]]] = []
 
@@ -124,15 +202,15 @@ async def test_a_peer_that_is_silent_is_forgotten_and_one_that_is_connected_is_n
         retirement.begin()
         speakers = Speakers(context, retirement, end(app), lasting)
         speakers.begin()
-        speakers._speaker(peer, "127.0.0.1", lasting=False)
-        assert len(speakers._by_peer) == 2
+        speakers._stand_in((end(app), peer), lasting=False)
+        assert len(speakers._stand_ins) == 2
         monkeypatch.setattr(datagrams, "IDLE_SECONDS", -1.0)
         speakers._look()
-        assert [at[0] for at in speakers._by_peer] == [lasting]
+        assert [ends[1] for ends in speakers._stand_ins] == [lasting]
         assert speakers.is_idle
         monkeypatch.setattr(datagrams, "MAX_PEERS", 1)
-        speakers._speaker(peer, "127.0.0.1", lasting=False)
-        assert [at[0] for at in speakers._by_peer] == [peer]
+        speakers._stand_in((end(app), peer), lasting=False)
+        assert [ends[1] for ends in speakers._stand_ins] == [peer]
         speakers.leg.close()
         speakers.close()
         retirement.close()

@@ -27,6 +27,24 @@ def test_a_speaker_has_the_peers_address_and_another_may_have_it_too(family: int
                 assert app.recvfrom(10)[1][:2] == (peer.host, peer.port)
 
 
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_what_a_speaker_says_can_be_told_from_what_the_peer_says(family: int, host: str) -> None:
+    with socket.socket(family, socket.SOCK_DGRAM) as app, socket.socket(family, socket.SOCK_DGRAM) as peer:
+        for sock in (app, peer):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, 0))
+        app.settimeout(5)
+        ends = [Endpoint(*sock.getsockname()[:2]) for sock in (peer, app)]
+        with datagrams.speaker(KERNEL, ends[0], ends[1]) as speaker:
+            speaker.send(b"speaker")
+        peer.sendto(b"peer", app.getsockname())
+        datagrams.tell_marks(KERNEL, app)  # of those, too, that wait already
+        for who in (b"speaker", b"peer"):
+            said, control, _, sender = app.recvmsg(99, datagrams.MARK_SPACE)
+            assert (said, Endpoint(*sender[:2])) == (who, ends[0])
+            assert datagrams.is_speakers(control) == (who == b"speaker")
+
+
 def test_what_cannot_be_had_leaves_nothing_open() -> None:
     with pytest.raises(OSError, match="Permission denied"):
         datagrams.speaker(KERNEL, Endpoint("127.0.0.1", 4711), Endpoint("255.255.255.255", 9))

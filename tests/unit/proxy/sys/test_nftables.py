@@ -54,5 +54,16 @@ def test_a_full_message_of_ipv6_fits_an_attribute() -> None:
 
 def test_the_table_is_made_afresh() -> None:
     kinds = [message.kind & 0xFF for message in nftables.create(1)]
-    assert kinds == [0x10, 0, 2, 0, 9, 9, 9, 9, 3, 6, 6, 6, 6, 0x11]
+    assert kinds == [0x10, 0, 2, 0, *[9] * 6, 3, 3, *[6] * 6, 0x11]
     assert [message.kind & 0xFF for message in nftables.delete()] == [0x10, 2, 0x11]
+
+
+def test_only_those_who_ask_directly_are_forgotten_by_the_kernel() -> None:
+    sets = {
+        name: message.body
+        for message in nftables.create(1)
+        for name in ("datagrams4", "datagrams6", "direct4", "direct6")
+        if message.kind & 0xFF == 9 and name.encode() in message.body
+    }
+    minute = struct.pack("!Q", 60_000)
+    assert [name for name, body in sets.items() if minute in body] == ["direct4", "direct6"]
