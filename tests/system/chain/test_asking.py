@@ -18,8 +18,8 @@ PORT = 7360
 @pytest.mark.parametrize("six", [False, True])
 @pytest.mark.parametrize("way", ["aba", "abab", "abcb", "abca"])
 async def test_who_keeps_asking_the_first_address_is_answered_from_there(stage, way, six):
-    """What it asks passes pods that the workload comes back to. It may miss what the workload had in hand when it was
-    stopped: that is answered as if it had asked there."""
+    """What it asks passes pods that the workload comes back to. It may miss, at each move, what is in hand as the
+    workload stops or an address changes hands."""
     answer(await start_puppet(stage), PORT)
     with Asking(stage.client, stage.a.address6 if six else stage.a.address, PORT) as asking:
         await asking.goes_on()
