@@ -36,8 +36,10 @@ from checkpoint.custodian import Custodian
 from checkpoint.images import copies, store
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
+from checkpoint.inspection import locks
 from checkpoint.inspection.workload import inspect
 from checkpoint.moves.outbound import Outbound
+from checkpoint.processes import procfs
 from checkpoint.processes.workloads import check_name
 
 _FETCHED = ".fetched"
@@ -113,6 +115,11 @@ class Checkpoints:
         found = inspect(self._custodian.view(record))
         if found.problems:
             raise from_problem(found.problems[0])
+        for lock in locks.exclusive(file for pid in found.pids for file in procfs.open_files(pid)):
+            if lock.point != "/" or not self._custodian.own_root:
+                raise AgentError(
+                    Code.LOCK_HELD, f"the process holds a lock ({lock.kind}) on {lock.file}, which other pods share"
+                )
 
     def _draft(self, image: str, wanted: StoreCheckpoint, outbound: Outbound, folder: Path) -> Manifest:
         images = Images(folder, self._messages)

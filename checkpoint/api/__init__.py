@@ -83,6 +83,7 @@ from checkpoint.api.moves import (
 from checkpoint.api.pods import (
     Belongings,
     DeletedFile,
+    FileLock,
     Ground,
     Health,
     Inspection,
@@ -126,6 +127,7 @@ __all__ = [
     "ErrorBody",
     "Fault",
     "FetchImages",
+    "FileLock",
     "Files",
     "Ground",
     "Health",

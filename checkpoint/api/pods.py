@@ -94,6 +94,18 @@ class OpenMount(msgspec.Struct, frozen=True):
     file: str
 
 
+class FileLock(msgspec.Struct, frozen=True):
+    """An exclusive lock on a file that has a name: a copy gets it only where it opens another file."""
+
+    file: str
+    kind: str
+    """What it was taken with: "flock", "fcntl" or "F_OFD_SETLK"."""
+    point: str
+    """Where the file's file system is mounted: "/" is the pod's root."""
+    what: str
+    """As in `OpenMount`."""
+
+
 class Belongings(msgspec.Struct, frozen=True):
     """What of files belongs to a workload."""
 
@@ -101,6 +113,7 @@ class Belongings(msgspec.Struct, frozen=True):
     grounds: list[Ground] = []
     deleted: list[DeletedFile] = []
     mounts: list[OpenMount] = []
+    locks: list[FileLock] = []
 
 
 class Inspection(msgspec.Struct, frozen=True):

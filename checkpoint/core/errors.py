@@ -127,7 +127,9 @@ _ROWS: dict[Code, _Row] = {
     ),
     Code.NO_ROOT: _Row(422, "pod", "Move it to a pod that has a root of its own: midstream pod create --own-root."),
     Code.NO_FOLDER: _Row(422, "request", "Name a folder that both pods have, by its path without links on the way."),
-    Code.LOCK_HELD: _Row(409, "pod", "Another process holds the lock; on one machine that may be the source itself."),
+    Code.LOCK_HELD: _Row(
+        409, "pod", "Give each pod files of its own: midstream pod create --own-root; or let go of the lock."
+    ),
     Code.UNSUPPORTED_SOCKET: _Row(422, "workload", "CRIU cannot save that kind of socket; let the workload close it."),
     Code.UNSUPPORTED_FILE: _Row(
         422, "workload", "CRIU cannot save that kind of descriptor; let the workload close it."

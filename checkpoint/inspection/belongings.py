@@ -11,6 +11,7 @@ from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.baggage import Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
+from checkpoint.inspection import locks
 from checkpoint.processes import procfs
 from checkpoint.processes.procfs import Mount, OpenFile
 
@@ -28,7 +29,7 @@ def look(pids: Iterable[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Be
     deleted = list(_deleted(files))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [DeletedFile(path, size) for path, size, names in deleted if not names]
-    return Belongings(own_root, grounds, ghosts, list(_mounts(files))), list(_problems(deleted))
+    return Belongings(own_root, grounds, ghosts, list(_mounts(files)), locks.exclusive(files)), list(_problems(deleted))
 
 
 def _ground(listing: Listing) -> Ground:
@@ -75,8 +76,8 @@ def _mounts(files: list[OpenFile]) -> Iterator[OpenMount]:
 
 
 def mounted(pid: int | str = "self") -> dict[str, str]:
-    """What is mounted where in this pod, of what `OpenMount` speaks of; the last one where there are several."""
-    return {shown(one.point): one.what for one in procfs.mounts(pid).values() if one.kind not in EVERYWHERE}
+    """What is mounted where in this pod; the last one where there are several."""
+    return {shown(one.point): one.what for one in procfs.mounts(pid).values()}
 
 
 def free_bytes() -> int:

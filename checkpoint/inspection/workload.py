@@ -10,6 +10,7 @@ from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code, problem
 from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.core.readdress import LISTEN
+from checkpoint.inspection import locks
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs, tree
 from checkpoint.sockets import unkept
@@ -52,6 +53,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         problems=[
             *_process_problems(processes),
             *_file_problems(files),
+            *locks.lost(files),
             *_connection_problems(lines),
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
@@ -106,11 +108,6 @@ def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
             if inside and file.mount not in inside and not file.target.startswith("/memfd:"):
                 message = f"the process has a descriptor opened outside the pod: {file.target} (fd {file.fd})"
                 yield problem(Code.FOREIGN_DESCRIPTOR, message)
-            elif file.locked:
-                message = (
-                    f"the process holds a lock on a file, which the copy could not get: {file.target} (fd {file.fd})"
-                )
-                yield problem(Code.LOCK_HELD, message)
             elif _is_terminal(file) and file.target not in own_terminals:
                 # /dev/tty is refused even where its master moves along (criu: tty.c, tty_verify_ctty).
                 hint = "In a shell: set +m, which closes it." if file.target == "/dev/tty" and own_terminals else ""

@@ -29,6 +29,13 @@ class TcpLine:
 
 
 @dataclass(frozen=True)
+class HeldLock:
+    kind: str
+    """As the kernel names it: FLOCK, POSIX, OFDLCK, LEASE or DELEG."""
+    exclusive: bool
+
+
+@dataclass(frozen=True)
 class OpenFile:
     """One descriptor of a process: what it leads to, and the mount it was opened on."""
 
@@ -36,8 +43,8 @@ class OpenFile:
     fd: int
     target: str
     mount: int
-    locked: bool
-    """A file lock is held through it (proc_pid_fdinfo(5), `lock:`)."""
+    locks: tuple[HeldLock, ...]
+    """The file locks that are held through it (proc_pid_fdinfo(5), `lock:`)."""
     terminal: int
     """The number of the terminal whose master it is, or -1 (`tty-index:`)."""
 
@@ -142,7 +149,15 @@ def open_files(pid: int) -> Iterator[OpenFile]:
         except OSError:
             continue
         mount, terminal = _number(info, "mnt_id:"), _number(info, "tty-index:")
-        yield OpenFile(pid, int(name), target, mount, "\nlock:" in info, terminal)
+        yield OpenFile(pid, int(name), target, mount, tuple(_locks(info)), terminal)
+
+
+def _locks(info: str) -> Iterator[HeldLock]:
+    """Of lines such as `lock:\t1: POSIX  ADVISORY  WRITE 17 08:01:99 0 EOF`."""
+    for line in info.splitlines():
+        words = line.split()
+        if line.startswith("lock:") and len(words) > 4:
+            yield HeldLock(words[2], words[4] != "READ")
 
 
 def _number(info: str, name: str) -> int:
@@ -175,6 +190,15 @@ def mounts(pid: int | str) -> dict[int, Mount]:
         root, point = (_ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), word) for word in words[3:5])
         found[int(words[0])] = Mount(point, f"{words[2]} {root}", words[words.index("-") + 1])
     return found
+
+
+def mapped_files(pid: int) -> set[str]:
+    """The paths of all files that a process has mapped (proc_pid_maps(5)); none when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    return {words[5] for words in (line.split(None, 5) for line in lines) if len(words) == 6}
 
 
 def mount_ids(pid: int) -> set[int]:

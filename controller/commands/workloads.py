@@ -15,6 +15,7 @@ from controller.clients import AgentClient
 from controller.commands.output import say
 from controller.core.choose import choose, usable
 from controller.core.errors import EXIT_REFUSED, Refused, Unreachable
+from controller.core.files import locked_wherever_it_goes
 from controller.core.hold import DEFAULT_SECONDS, predicted
 from controller.core.plan import size_of
 from controller.lab.lab import Lab
@@ -88,11 +89,12 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     size = size_of(found)
     choice, _ = choose("auto", size, known, usable(here, here, found.no_post_copy))
     links = "cleartext" if pod.cleartext_links else "TLS"
-    problems = [*found.problems, *found.losses]
+    locked, depends = locked_wherever_it_goes(found.belongings)
+    problems = [*found.problems, *found.losses, *locked]
     long = predicted(choice, DEFAULT_SECONDS)
     view = WorkloadCheck(
         name, pod.name, size.processes, size.threads, size.memory_bytes, size.connections, links, choice, problems,
-        [long.problem] if long else [],
+        [*depends, *([long.problem] if long else [])],
     )  # fmt: skip
     say(view, as_json, show_workload_check)
     return EXIT_REFUSED if view.problems else 0

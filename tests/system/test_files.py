@@ -30,6 +30,7 @@ from tests.harness.leaks import fresh_home
 from tests.harness.moving import ONE_LOOP, Scene, end_workloads, until
 
 PROGRAM = Path(__file__).parents[1] / "harness" / "programs" / "files.py"
+LOCKS = PROGRAM.with_name("locks.py")
 FIRST, SECOND, THIRD, NAMED = "/var/midstream-1", "/var/midstream-2", "/var/midstream-3", "/srv"
 
 pytestmark = ONE_LOOP
@@ -54,7 +55,7 @@ async def stage():
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def own_stage():
-    """Of the test's own: an agent that was killed comes back as another process."""
+    """Of the test's own: an agent that was killed comes back as another process, and what a test leaves conflicts."""
     async with own_roots() as made:
         yield made
 
@@ -169,7 +170,7 @@ async def test_what_would_travel_is_said_and_what_is_rolled_back_leaves_the_dest
         look = f"cat /etc/issue /var/theirs; ls -d {SECOND} 2>&1; stat -c '%n %Y %a' /var /etc /etc/issue"
         inside(stage.b, "echo theirs > /var/theirs")
         before = inside(stage.b, look)
-        result = await stage.move("writer", prepare=lambda driver: refuse_the_commit(driver, stage.b))
+        result = await stage.move("writer", prepare=lambda driver: refuse_the_commit(driver, stage.b, f"{SECOND}/log"))
         assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
         assert inside(stage.b, look) == before
         inside(stage.b, f"mkdir {SECOND}; echo newer > {SECOND}/log; touch -d 2100-01-01 {SECOND}/log")
@@ -228,13 +229,73 @@ async def says_what_travels(stage: Scene) -> None:
     assert plan["files"]["deleted"] == [{"path": f"{SECOND}/gone", "size_bytes": 14000}]
 
 
-def refuse_the_commit(driver: Driver, destination: Pod) -> None:
+def refuse_the_commit(driver: Driver, destination: Pod, file: str) -> None:
     really = driver.move.perform
 
     async def perform(action: Action) -> None:
         if action is Action.COMMIT:
-            assert inside(destination, f"ls {SECOND}/log") == f"{SECOND}/log"
+            assert inside(destination, f"ls {file}") == file
             raise Refused("on-purpose", "the commit does not happen", "request")
         await really(action)
 
     driver.move.perform = perform
+
+
+@asynccontextmanager
+async def holding(stage: Scene, top: str) -> AsyncIterator[int]:
+    """The process that holds locks below `top`, in a at first and in the end."""
+    started = await stage.run("locker", "/usr/bin/python3", "-S", str(LOCKS), top)
+    try:
+        await until(lambda: "waits" in names_in(stage.a, top), "nobody waits for the lock")
+        yield started.pid
+    finally:
+        async with AgentClient("agent of a", stage.a.agent_socket) as agent:
+            await agent.kill("locker")
+
+
+def names_in(pod: Pod, folder: str) -> list[str]:
+    return inside(pod, f"ls {folder} 2>/dev/null || true").split()
+
+
+def locked(pod: Pod, pid: int) -> list[str]:
+    """What of the process's locks another one in the pod is refused."""
+    return inside(pod, f"/usr/bin/python3 -S {LOCKS} ask {pid}").split()
+
+
+async def test_file_locks_move_with_their_files_and_stay_where_they_were_when_it_is_rolled_back(own_stage):
+    top, every = "/var/midstream-locks", ["flock", "fcntl", "ofd", "gone", "from-the-machine"]
+    async with holding(own_stage, top) as pid:
+        assert locked(own_stage.a, pid) == every
+        result = await own_stage.move(
+            "locker", prepare=lambda driver: refuse_the_commit(driver, own_stage.b, f"{top}/ofd")
+        )
+        assert (result.outcome, result.error.code) == ("rolled-back", "on-purpose")
+        assert locked(own_stage.a, pid) == every
+        for source, destination in ((own_stage.a, own_stage.b), (own_stage.b, own_stage.a)):
+            result = await own_stage.move("locker", source, destination)
+            assert result.outcome == "succeeded", result.error
+            assert locked(destination, pid) == every
+            assert "got" not in names_in(destination, top)
+        inside(own_stage.a, f"kill -USR1 {pid}")
+        await until(lambda: "got" in names_in(own_stage.a, top), "who waited for the lock does not get it")
+        assert locked(own_stage.a, pid) == every, "the child has it now"
+
+
+async def test_a_lock_on_a_file_that_both_pods_share_is_refused_in_words(stage):
+    """The lab's folder is shared, whatever root a pod has. The deleted file is nobody's, and not named."""
+    top = f"{stage.lab.home}/locks"
+    async with holding(stage, top) as pid:
+        result = await stage.move("locker")
+        assert (result.outcome, result.error.code, result.error.fault) == ("rolled-back", "lock-held", "request")
+        words = f"the process holds a lock (flock) on {top}/flock, which pod b shares: the copy cannot get it"
+        assert result.error.message == f"{words}; and 2 more: midstream migrate --dry-run lists them"
+        assert "pod create --own-root" in result.error.hint
+        assert "Stopping" not in [phase.name for phase in result.phases]
+        assert "gone" in locked(stage.a, pid)
+        status, out, _ = await stage.midstream("check", "locker", "-o", "json")
+        assert status == 0
+        assert [one["code"] for one in json.loads(out)["warnings"]] == 3 * ["lock-held"]
+        key = str(key_file(stage.lab.home / "locks.key").file)
+        status, _, err = await stage.midstream("checkpoint", "locker", "--to", f"{top}-archive", "--key-file", key)
+        assert status == 1
+        assert f"a lock (flock) on {top}/flock, which other pods share" in err.replace("\n", " ")

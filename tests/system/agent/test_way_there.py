@@ -131,9 +131,8 @@ def test_a_restore_that_waits_for_a_lock_can_be_broken_off(rig: Rig, tmp_path: P
     source = f"import fcntl, time; f = open('{lock}', 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('up', flush=True)"
     pid = rig.run("w", [PYTHON, "-I", "-S", "-c", f"{source}; time.sleep(1000)"])
     until(lambda: "up" in (rig.pods[0].directory / "w.log").read_text())
-    (problem,) = rig.a.ask("GET", "/v1/workloads/w")["problems"]
-    message = f"the process holds a lock on a file, which the copy could not get: {lock} (fd 3)"
-    assert (problem["code"], problem["message"]) == ("lock-held", message)
+    (held,) = rig.a.ask("GET", "/v1/workloads/w")["belongings"]["locks"]
+    assert (held["file"], held["kind"]) == (str(lock), "flock")
     rig.prepare("m", "w")
     sealed = rig.out("m", "stop", "dump", "adopt", "seal")
     body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}

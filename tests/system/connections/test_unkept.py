@@ -25,8 +25,6 @@ CANNOT = {
                   "unsupported-socket", "has joined the multicast group 239.1.2.3"),
     "kernel-tls": ("sock.setsockopt(6, 31, b'tls')", "unsupported-socket", "has kernel TLS"),
     "urgent": ("", "connection-state", "has urgent data that nobody has read"),
-    "locked": ("it = open('/tmp/midstream-lock', 'w'); fcntl.flock(it, fcntl.LOCK_EX); os.unlink(it.name)",
-               "lock-held", "/tmp/midstream-lock"),
     "users": (
         "pid = os.fork() or (os.setuid(65534), signal.pause())", "no-capability", "belong to different users",
     ),

@@ -12,14 +12,16 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.inspection.workload import inspect
 
 SOURCE = """
-import ctypes, fcntl, os, socket, sys, time
+import ctypes, fcntl, mmap, os, socket, sys, time
 listener = socket.create_server(("127.0.0.1", 0))
 client = socket.create_connection(listener.getsockname())
 full = socket.socket(); full.bind(("127.0.0.1", 0)); full.listen(0)
 opening = [socket.socket() for _ in range(3)]
 for one in opening:
     one.setblocking(False); one.connect_ex(full.getsockname())
-locked = open(sys.argv[1], "w"); fcntl.flock(locked, fcntl.LOCK_EX)
+leased = open(sys.argv[1], "w"); fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+mapped = open(sys.argv[1] + "-2", "w+"); mapped.truncate(9); fcntl.lockf(mapped, fcntl.LOCK_EX)
+view = mmap.mmap(mapped.fileno(), 9)
 faults = ctypes.CDLL(None).syscall(323, 0x80000)
 whole, half = os.openpty(), os.openpty()
 os.close(half[0])
@@ -48,7 +50,7 @@ def test_troubles_are_named(troubled):
     found = inspect(Workload("w", troubled.pid, ["x"], "running"))
     codes = set(codes_of(found))
     assert codes == {code.value for code in (
-        Code.LOCK_HELD, Code.UNSUPPORTED_FILE, Code.TERMINAL, Code.FOREIGN_NAMESPACE, Code.CONNECTION_STATE,
+        Code.UNSUPPORTED_FILE, Code.TERMINAL, Code.FOREIGN_NAMESPACE, Code.CONNECTION_STATE,
     )}  # fmt: skip
     assert len(found.pids) == 2
     assert len(found.listening_ports) == 2
@@ -58,6 +60,8 @@ def test_troubles_are_named(troubled):
     assert "uts namespace of its own" in messages
     assert "is in state SYN_SENT" in messages
     assert "[userfaultfd]" in messages
+    assert "holds a lease for writing (F_SETLEASE) on a file" in messages
+    assert "holds a lock (fcntl) on a file that it has mapped too" in messages
     assert codes_of(found).count(Code.TERMINAL.value) == 2  # of the two it and its child have the one without a master
 
 

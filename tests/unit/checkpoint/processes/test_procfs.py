@@ -28,11 +28,11 @@ def test_sockets_are_seen_in_both_families():
 def test_an_open_file_shows_its_mount_and_its_lock(tmp_path):
     with open(tmp_path / "f", "w") as file:
         (found,) = [one for one in procfs.open_files(os.getpid()) if one.fd == file.fileno()]
-        assert (found.target, found.locked) == (str(tmp_path / "f"), False)
+        assert (found.target, found.locks) == (str(tmp_path / "f"), ())
         assert found.mount in procfs.mount_ids(os.getpid())
         fcntl.flock(file, fcntl.LOCK_EX)
         (found,) = [one for one in procfs.open_files(os.getpid()) if one.fd == file.fileno()]
-        assert found.locked
+        assert found.locks == (procfs.HeldLock("FLOCK", True),)
 
 
 def test_memory_threads_and_namespaces_of_a_process():

@@ -93,6 +93,22 @@ async def test_a_check_says_what_would_stand_in_the_way_by_its_exit_status(capsy
     assert [one["code"] for one in view["problems"]] == [one.code for one in problems]
 
 
+async def test_a_check_says_which_locks_depend_on_the_destination(capsys):
+    locks = [
+        agent_api.FileLock("/var/db", "flock", "/", "8:1 /"),
+        agent_api.FileLock("/srv/db", "flock", "/srv", "8:2 /"),
+    ]
+    async with stands("a") as (home, (a,)):
+        have(a, "w")
+        held = agent_api.Belongings(locks=locks)
+        a.agent.answers[INSPECT] = agent_api.Inspection(W, [20_001], 5 << 20, 3, [80], [], held)
+        a.agent.answers["GET /healthz"] = agent_api.Health("1", "4.2.1", "6.12", "x86_64")
+        assert await workloads.check_workload(home, "w", None, as_json=True) == EXIT_REFUSED
+    view = json.loads(capsys.readouterr().out)
+    assert ["/var/db" in one["message"] for one in view["problems"]] == [True]
+    assert ["/srv/db" in one["message"] for one in view["warnings"]] == [True]
+
+
 async def test_a_check_warns_of_a_freeze_that_is_longer_than_a_move_would_wait(capsys):
     async with stands("a") as (home, (a,)):
         have(a, "w")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from checkpoint.api import Belongings, DeletedFile, Files, Ground, OpenMount, Room
-from controller.core.files import what_does_not_arrive
+from checkpoint.api import Belongings, DeletedFile, FileLock, Files, Ground, OpenMount, Room
+from controller.core.files import locked_wherever_it_goes, what_does_not_arrive
 
 HERE = Belongings(
     own_root=True,
@@ -49,3 +49,39 @@ def test_what_would_be_missing_is_named(room, wanted, code, words):
     assert found.code == code
     assert words in found.message
     assert found.hint
+
+
+ON_ROOT, ON_SRV = FileLock("/var/db", "flock", "/", "0:50 /"), FileLock("/srv/db", "fcntl", "/srv", "8:1 /srv")
+
+
+@pytest.mark.parametrize(
+    ("own_root", "lock", "mounts", "shared", "remedy"),
+    [
+        (True, ON_ROOT, {"/": "0:51 /"}, False, ""),
+        (False, ON_ROOT, {"/": "0:50 /"}, True, "both pods with a root of their own: midstream pod create --own-root"),
+        (False, ON_ROOT, {"/": "0:51 /"}, True, "both pods with a root of their own"),  # the machine's, seen through it
+        (True, ON_SRV, {"/srv": "8:1 /srv"}, True, "keep it off /srv"),
+        (False, ON_SRV, {"/srv": "8:1 /srv"}, True, "keep it off /srv"),
+        (True, ON_SRV, {"/srv": "0:99 /"}, False, ""),
+        (True, ON_SRV, {}, False, ""),
+    ],
+)
+def test_a_lock_stands_in_the_way_where_both_pods_have_the_same_file(own_root, lock, mounts, shared, remedy):
+    found = Belongings(own_root=own_root, locks=[lock])
+    there = msgspec.structs.replace(THERE, mounts=mounts)
+    problems = what_does_not_arrive(found, there, "b", Files())
+    assert [one.code for one in problems] == ["lock-held"] * shared
+    for one in problems:
+        assert one.message == (
+            f"the process holds a lock ({lock.kind}) on {lock.file}, which pod b shares: the copy cannot get it"
+        )
+        assert remedy in one.hint
+
+
+def test_a_lock_on_the_machines_root_cannot_move_anywhere_and_another_depends_on_the_pod():
+    both = [ON_ROOT, ON_SRV]
+    problems, depends = locked_wherever_it_goes(Belongings(locks=both))
+    assert ["/var/db" in one.message for one in problems] == [True]
+    assert ["every pod with the same /srv shares" in one.message for one in depends] == [True]
+    problems, depends = locked_wherever_it_goes(Belongings(own_root=True, locks=both))
+    assert (problems, len(depends)) == ([], 1)
