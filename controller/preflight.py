@@ -43,12 +43,12 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
-    features = usable(facts["ours"].memory, facts["theirs"].memory, facts["inspection"].no_post_copy)
+    features = usable(facts["ours"].memory, facts["theirs"].memory)
     direct = intent.transfer.way == "direct"
     room = facts["room"].memory_bytes
     memory, unavailable = choose(
         intent.memory, plan.size, rates, features, room, direct=direct,
-        limit_bytes_per_second=intent.transfer.bytes_per_second,
+        limit_bytes_per_second=intent.transfer.bytes_per_second, no_post_copy=facts["inspection"].no_post_copy,
     )  # fmt: skip
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)

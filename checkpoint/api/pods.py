@@ -18,8 +18,6 @@ class MemoryFeatures(msgspec.Struct, frozen=True):
     """The same of pre-copy; 0: the kernel does not track what a process writes."""
     tells_pages: bool = False
     """The kernel says which pages a process has: without that none of it is sent before the freeze."""
-    no_post_copy: str = ""
-    """Why post-copy can carry none, if it is not for the kernel."""
 
 
 class Health(msgspec.Struct, frozen=True):

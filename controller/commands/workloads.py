@@ -13,7 +13,7 @@ import checkpoint.api as agent_api
 from controller import rates
 from controller.clients import AgentClient
 from controller.commands.output import say
-from controller.core.choose import choose, usable
+from controller.core.choose import choose
 from controller.core.errors import EXIT_REFUSED, Refused, Unreachable
 from controller.core.files import locked_wherever_it_goes
 from controller.core.hold import DEFAULT_SECONDS, predicted
@@ -85,9 +85,9 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     pod = await find_workload(Lab(home), name, pod_name)
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         found = await agent.inspect(name)
-        here = (await agent.health()).memory
+        features = (await agent.health()).memory
     size = size_of(found)
-    choice, _ = choose("auto", size, known, usable(here, here, found.no_post_copy))
+    choice, _ = choose("auto", size, known, features, no_post_copy=found.no_post_copy)
     links = "cleartext" if pod.cleartext_links else "TLS"
     locked, depends = locked_wherever_it_goes(found.belongings)
     problems = [*found.problems, *found.losses, *locked]

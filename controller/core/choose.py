@@ -69,14 +69,16 @@ def of_checkpoint(size: Size, rates: Rates) -> Choice:
 
 def choose(
     wanted: Wanted, size: Size, rates: Rates, features: MemoryFeatures, room_bytes: int = 0, *,
-    direct: bool = False, limit_bytes_per_second: float = 0.0,
+    direct: bool = False, limit_bytes_per_second: float = 0.0, no_post_copy: str = "",
 ) -> tuple[Choice, list[Problem]]:  # fmt: skip
     """The way to take, and what stands in the way of the one that was asked for.
 
     `room_bytes`: the destination's memory; 0: not known. `direct`: it is known that images go from agent to agent, and
-    no faster than the limit; 0: there is none.
+    no faster than the limit; 0: there is none. `no_post_copy`: why this workload's memory cannot be fetched afterwards.
     """
     memory_bytes = size.memory_bytes
+    if no_post_copy:
+        features = msgspec.structs.replace(features, post_copy_bytes=0)
     straight = STRAIGHT_BYTES <= memory_bytes <= features.post_copy_bytes
     limit = _early_limit(memory_bytes, room_bytes) if straight and features.tells_pages else 0
     why_not = _why_not_before(memory_bytes, features)
@@ -88,7 +90,7 @@ def choose(
         all_of = {way: _slowed(one, memory_bytes, late, limit_bytes_per_second) for way, one in all_of.items()}
     whatever = beside_memory(size, rates).freeze_seconds
     possible = features.post_copy_bytes >= memory_bytes
-    hindered = "" if possible else features.no_post_copy or "post-copy is not possible here"
+    hindered = "" if possible else no_post_copy or "post-copy is not possible here"
     way, reason = _way(wanted, all_of, whatever, hindered)
     fallback = _way("auto", _without(all_of, "pre-copy"), whatever, hindered)[0]
     if way == "pre-copy":
@@ -100,7 +102,7 @@ def choose(
         made = msgspec.structs.replace(made, reason=made.reason + how)
     if wanted == "pre-copy" and way != wanted:
         made = msgspec.structs.replace(made, fell_back=why_not, reason=f"{why_not}; {reason}")
-    return made, _unavailable(wanted, memory_bytes, features)
+    return made, _unavailable(wanted, memory_bytes, features, no_post_copy)
 
 
 def _slowed(found: Prediction, memory_bytes: int, late_bytes: int, bytes_per_second: float) -> Prediction:
@@ -172,9 +174,9 @@ def _way(
     return "stop-and-copy", hindered
 
 
-def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures) -> list[Problem]:
-    if wanted == "post-copy" and features.no_post_copy:
-        return [Problem("post-copy-unavailable", features.no_post_copy, "machine", _AUTO)]
+def _unavailable(wanted: Wanted, memory_bytes: int, features: MemoryFeatures, no_post_copy: str) -> list[Problem]:
+    if wanted == "post-copy" and no_post_copy:
+        return [Problem("post-copy-unavailable", no_post_copy, "machine", _AUTO)]
     if wanted == "post-copy" and not features.post_copy_bytes:
         message = "post-copy is not possible: the kernel has no userfaultfd(2) that tells of forks and remappings"
         return [Problem("post-copy-unavailable", message, "machine", _AUTO)]
@@ -200,10 +202,7 @@ def _too_much(way: str, limit_bytes: int) -> str:
 _AUTO = "choose --memory auto"
 
 
-def usable(source: MemoryFeatures, destination: MemoryFeatures, no_post_copy: str = "") -> MemoryFeatures:
-    """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only.
-
-    `no_post_copy`: why the workload's memory cannot be fetched afterwards.
-    """
-    post_copy_bytes = 0 if no_post_copy else min(source.post_copy_bytes, destination.post_copy_bytes)
-    return MemoryFeatures(post_copy_bytes, source.pre_copy_bytes, source.tells_pages, no_post_copy)
+def usable(source: MemoryFeatures, destination: MemoryFeatures) -> MemoryFeatures:
+    """What a move between the two can use: pages are fetched by one and given by the other, but tracked by one only."""
+    post_copy_bytes = min(source.post_copy_bytes, destination.post_copy_bytes)
+    return MemoryFeatures(post_copy_bytes, source.pre_copy_bytes, source.tells_pages)

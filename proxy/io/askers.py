@@ -11,8 +11,9 @@ import socket
 from dataclasses import dataclass, field
 
 from proxy.api import Endpoint
+from proxy.sys.nftables import DIRECT_SECONDS
 
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = float(DIRECT_SECONDS)
 """A peer that was silent so long, and heard nothing, is forgotten: the workload's next word to it is native."""
 MAX_DIRECT = 65536  # the one that was silent longest makes room
 

@@ -67,7 +67,7 @@ async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
 
 @pytest.mark.parametrize("way", ["shared", "direct"])
 async def test_a_process_that_has_reserved_more_addresses_than_criu_can_list(stage, way):
-    """MariaDB's buffer pool, ZGC's heap: by post-copy and straight it would fail each time: it goes by the images."""
+    """As MariaDB does: by post-copy and straight it would fail each time: it goes by the images."""
     told = await start_puppet(stage)
     told.do("import mmap; kept = bytearray(b'7' * (160 << 20))")
     told.do("far = mmap.mmap(-1, 16 << 40, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, 0)")  # MAP_NORESERVE

@@ -193,9 +193,9 @@ def test_no_crowd_of_connections_makes_little_memory_follow_afterwards():
 
 
 def test_memory_that_cannot_be_left_behind_goes_inside_the_freeze_and_it_is_said_why():
-    features = usable(ALL, ALL, "post-copy is not possible: 8 TiB")
-    found, problems = choose("auto", Size(4 * GIB), FRESH, features, 100 * GIB, direct=True)
+    why = "post-copy is not possible: 8 TiB"
+    found, problems = choose("auto", Size(4 * GIB), FRESH, ALL, 100 * GIB, direct=True, no_post_copy=why)
     assert (found.way, found.reason, problems) == ("stop-and-copy", "post-copy is not possible: 8 TiB", [])
     assert not found.straight
-    _, (problem,) = choose("post-copy", Size(4 * GIB), FRESH, features)
+    _, (problem,) = choose("post-copy", Size(4 * GIB), FRESH, ALL, no_post_copy=why)
     assert (problem.code, problem.message) == ("post-copy-unavailable", "post-copy is not possible: 8 TiB")
