@@ -9,8 +9,6 @@ against all that was said. What is left then, listeners among it, goes last.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +36,7 @@ from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, live, sockopts, unkept
 from checkpoint.sockets.adopt import Adoption, Given, LegEnds, Taken
 from checkpoint.sockets.duplicates import OpenSockets
-
-_LOG = logging.getLogger(__name__)
+from checkpoint.sockets.left import LeftListeners
 
 
 class Adopting:
@@ -79,8 +76,7 @@ class Adopting:
         """Each adopted connection's own address at the destination, by the socket's inode."""
         self._legs: list[msgspec.Raw] = []
         """Those that nobody was told yet."""
-        self._listeners: list[int] = []
-        """Descriptors of those that the proxy has, until the commit."""
+        self._left = LeftListeners()
 
     def give_up(self, tree: Tree) -> None:
         """Find the connections that cannot be kept: the rest moves without them. Blocks."""
@@ -123,7 +119,7 @@ class Adopting:
             for taken in await self._adoption.settle():
                 self._keep(taken)
             self._adoption.watch()
-        self._listeners = [os.dup(self._duplicate(held.socket.ino).fileno()) for held in self.sorted.listeners]
+        self._left.keep(self._duplicate(held.socket.ino) for held in self.sorted.listeners)
         self._close_sockets()
         return Adopted(len(self.sorted.flows), len(self.sorted.listeners), self.take_legs())
 
@@ -147,21 +143,13 @@ class Adopting:
         self.close()
 
     def give_away(self) -> None:
-        """The workload is the destination's: the listeners that are left of it become ours, and so the proxy's.
-
-        A listener of that port may be made here again by CRIU, as us, beside one of the same user alone.
-        """
-        for listener in self._listeners:
-            try:
-                os.fchown(listener, os.geteuid(), os.getegid())
-            except OSError as error:
-                _LOG.warning("%s: it may not come home to its port: chown of a socket: %s", self._migration, error)
-        self._close_listeners()
+        """The workload is the destination's: the listeners that are left of it are ours, as the proxy is."""
+        self._left.own()
 
     def close(self) -> None:
         """Once the proxy's part is over, or nobody is to adopt anything."""
         self._stop_watching()
-        self._close_listeners()
+        self._left.close()
         if self._adoption is not None:
             self._adoption.close()
             self._adoption = None
@@ -298,11 +286,6 @@ class Adopting:
     def _duplicate(self, ino: int) -> SocketType:
         assert self._sockets is not None
         return self._sockets.by_ino[ino].sock
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            os.close(listener)
-        self._listeners.clear()
 
     def _close_sockets(self) -> None:
         """Once the proxy has its own, or will not get any."""

@@ -15,19 +15,18 @@ from proxy.core.ledger import Live, Snapshot
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io import initiated
+from proxy.io.addresses import KeptAddresses
 from proxy.io.adopted import AdoptedSocket, examine, make_leg
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
 from proxy.io.deferred import Deferred
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.hold_limit import HoldLimit
-from proxy.io.listener import HeldListener
 from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
 from proxy.io.reserved import ReservedLinks
 from proxy.io.source import SourceFlow
 from proxy.io.switching import Switching
-from proxy.io.watch import EndWatch
 from proxy.sys import address
 
 log = logging.getLogger(__name__)
@@ -52,11 +51,8 @@ class OutboundMigration:
         self.readdress = plan.readdress
         self._flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
-        self.listeners: dict[int, HeldListener] = {}
-        self.datagrams: dict[int, HeldDatagrams] = {}
+        self.addresses = KeptAddresses(context, self._on_accepted)
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
-        self._watch: EndWatch | None = None
-        """While addresses are kept for a workload that is elsewhere."""
         self._reserved = ReservedLinks(context, self.links)
         self._repointed: Repointed | None = None
         self._limit = HoldLimit(context, name, lambda: self.flows.values())
@@ -97,7 +93,7 @@ class OutboundMigration:
         state = outbound(self.state, Call.ADOPT)
         pairs = list(zip(wanted, socks, strict=True))
         flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in pairs if item.kind == "flow"]
-        self._keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
+        self.addresses.keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
         legs = [self._leg(*flow) for flow in flows]
         legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
         self.state = state
@@ -117,14 +113,14 @@ class OutboundMigration:
         self._reserved.close()
         for flow in held:
             flow.tell(Event.GIVE_UP if flow.given_up else Event.REPOINT, flow.given_up)
-        for each in self.datagrams.values():
+        for each in self.addresses.datagrams.values():
             self._relay_datagrams(each)
-        accepted = sum(listener.repoint() for listener in self.listeners.values())
-        if self.listeners:
+        accepted = sum(listener.repoint() for listener in self.addresses.listeners.values())
+        if self.addresses.listeners:
             self.links.stand_by()
         else:
             self.links.close()
-        self._watch_for_the_end()
+        self.addresses.watch(self.links, self._on_workload_ended)
         self._repointed = Repointed(len(held), sum(flow.held_bytes for flow in held), accepted)
         return self._repointed
 
@@ -136,14 +132,7 @@ class OutboundMigration:
         if self.state is Outbound.REPOINTED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
         self._limit.cancel()
-        self._stop_watching()
-        for listener in self.listeners.values():
-            if self.state is Outbound.REPOINTED:
-                listener.close()
-            else:
-                listener.release()
-        for each in self.datagrams.values():
-            each.close()
+        self.addresses.release(repointed=self.state is Outbound.REPOINTED)
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
         self._reserved.close()
@@ -163,8 +152,8 @@ class OutboundMigration:
         self.links = LinkPool(self.context, wanted.destination, wanted.migration, token, wanted.relink_seconds)
         self.destination = wanted.destination
         if home:
-            self._leave_addresses()
-        self._watch_for_the_end()
+            self.addresses.leave()
+        self.addresses.watch(self.links, self._on_workload_ended)
         ours = [f for f in self.flows.values() if not (f.is_over or f.inherited or f.datagrams)]
         via = str(wanted.destination)
         async with asyncio.TaskGroup() as group:
@@ -175,42 +164,9 @@ class OutboundMigration:
         alive = [task.result() for flow, task in tasks if task.result() or not flow.is_over]
         return Switched(sum(alive), len(alive) - sum(alive))
 
-    def share_listeners(self, shared: bool, seconds: float = 0) -> None:
-        """See `HeldListener.share`."""
-        for listener in self.listeners.values():
-            listener.share(shared, seconds)
-        for each in self.datagrams.values():
-            each.share(shared)
-
-    def hand_over_listeners(self) -> None:
-        """The workload is in this pod again, runs, and listens."""
-        self.listeners = {number: each for number, each in self.listeners.items() if not each.hand_over()}
-
-    def _leave_addresses(self) -> None:
-        """Nobody listens for the workload here any more. Who has come is sent after it none the less."""
-        self._stop_watching()
-        for listener in self.listeners.values():
-            listener.take_waiting()
-            listener.close()
-        self.listeners.clear()
-        for each in self.datagrams.values():
-            each.hand_over()
-        self.datagrams.clear()
-
-    def _watch_for_the_end(self) -> None:
-        """Of the workload, where it is now. Flows end by themselves; what is kept for new ones does not."""
-        self._stop_watching()
-        if self.listeners or self.datagrams:
-            self._watch = EndWatch(self.context, self.links, self._on_workload_ended)
-
-    def _stop_watching(self) -> None:
-        if self._watch:
-            self._watch.close()
-        self._watch = None
-
     def _on_workload_ended(self) -> None:
         log.info("the workload of %s has ended: nobody listens for it any more", self.target)
-        self._leave_addresses()
+        self.addresses.leave()
         self.links.close()
 
     def ledger(self) -> list[LedgerLine]:
@@ -255,29 +211,9 @@ class OutboundMigration:
         self.legs[item.flow] = leg
         return leg
 
-    def _keep_listeners(self, pairs: list[tuple[AdoptedSocket, socket.socket]]) -> None:
-        kept: dict[int, HeldListener] = {}
-        try:
-            for item, sock in pairs:
-                if item.flow not in self.listeners:
-                    kept[item.flow] = HeldListener(self.context, sock, item.local, self._on_accepted)
-        except OSError as error:
-            for listener in kept.values():
-                listener.release()
-            raise ProxyError(Code.SOCKET_UNUSABLE, f"a listener: {error.strerror}") from error
-        self.listeners.update(kept)
-        for item, sock in pairs:
-            if item.flow not in kept:  # said twice
-                sock.close()
-
     def _keep_datagrams(self, item: AdoptedSocket, sock: socket.socket) -> Leg:
-        """Nothing is read before the repoint: the kernel keeps what comes, in the socket's receive buffer."""
         app = address.readdressed(item.local, self.plan.readdress)
-        if item.flow in self.datagrams:  # said twice
-            sock.close()
-        else:
-            local, peer = map(address.unmapped, (item.local, item.peer))
-            self.datagrams[item.flow] = HeldDatagrams(self.context, sock, local, peer, item.flow)
+        self.addresses.keep_datagrams(item, sock, *map(address.unmapped, (item.local, item.peer)))
         return Leg(item.flow, item.peer, app, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, datagrams=True)
 
     def _relay_datagrams(self, held: HeldDatagrams) -> None:
@@ -316,7 +252,7 @@ class OutboundMigration:
     @property
     def is_needed(self) -> bool:
         """Whether it relays, or may be asked for its ledger or for a connection to its old address."""
-        return bool(self._ended.keep or self.flows or self.listeners)
+        return bool(self._ended.keep or self.flows or self.addresses.listeners)
 
     def _on_ended(self, flow: Flow) -> None:
         for number in self._ended.take(flow):

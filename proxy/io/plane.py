@@ -131,7 +131,7 @@ class Plane:
             migration = self.inbound_named(name)
             resumed = migration.resume()
             for following in self._relaying_to(migration.plan.follows):
-                following.hand_over_listeners()
+                following.addresses.hand_over()
             return Resumed(resumed)
 
     def take_over(self, name: str, by: TakeOver) -> TakenOver:
@@ -187,7 +187,7 @@ class Plane:
         return [
             ListenerView(migration.name, migration.target, listener.local)
             for migration in self.outbound.values()
-            for listener in migration.listeners.values()
+            for listener in migration.addresses.listeners.values()
         ]
 
     def _relaying_to(self, target: str) -> list[OutboundMigration]:
@@ -199,7 +199,7 @@ class Plane:
 
     def _share_listeners(self, target: str, shared: bool, seconds: float = 0) -> None:
         for migration in self._relaying_to(target):
-            migration.share_listeners(shared, seconds)
+            migration.addresses.share(shared, seconds)
 
     def flows(self) -> Iterator[tuple[str, Flow]]:
         for migrations in (self.outbound, self.inbound):

@@ -118,7 +118,7 @@ async def test_all_or_none(plane: Plane) -> None:
         with pytest.raises(ProxyError) as raised:
             migration.adopt(wanted, socks)
         assert raised.value.code is Code.SOCKET_UNUSABLE
-        assert migration.flows == migration.listeners == {}
+        assert migration.flows == migration.addresses.listeners == {}
         assert migration.state is Outbound.PREPARED
         assert listener.getsockopt(6, 11, 104)[28] == 5
         for sock in socks:
