@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +89,8 @@ class Agent:
         return app
 
     async def _get_health(self, _: web.Request) -> web.Response:
-        return _answer(self._health)
+        uptime_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return _answer(msgspec.structs.replace(self._health, uptime_seconds=uptime_seconds))
 
     async def _get_room(self, _: web.Request) -> web.Response:
         return _answer(
@@ -100,6 +102,7 @@ class Agent:
                 own_root=self._custodian.own_root,
                 mounts=belongings.mounted(),
                 file_bytes=belongings.free_bytes(),
+                pid_max=procfs.pid_max(),
             )
         )
 

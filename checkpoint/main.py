@@ -8,7 +8,6 @@ import contextlib
 import gc
 import importlib.metadata
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from checkpoint.agent import Agent, listen
 from checkpoint.api import Health, MemoryFeatures
 from checkpoint.checkpoints import Checkpoints
 from checkpoint.core.errors import AgentError
+from checkpoint.core.stored import Machine
 from checkpoint.criu import kerndat
 from checkpoint.criu.engine import CriuEngine
 from checkpoint.custodian import Custodian
@@ -30,6 +30,7 @@ from checkpoint.inspection.machine import machine
 from checkpoint.kernel import Kernel
 from checkpoint.memory import scan
 from checkpoint.moves.rehearsal import rehearse
+from checkpoint.processes import procfs
 
 EXPECTED_DESCRIPTORS = 4096
 """A chunk of sockets on its way to the proxy, a pidfd for each process of a tree, and the clients."""
@@ -73,7 +74,7 @@ async def serve(flags: argparse.Namespace) -> None:
     checkpoints = Checkpoints(custodian, messages, here, flags.directory)
     checkpoints.tidy()
     await rehearse(messages, store)
-    runner = web.AppRunner(Agent(custodian, checkpoints, _health(version, features)).application(), access_log=None)
+    runner = web.AppRunner(Agent(custodian, checkpoints, _health(here, features)).application(), access_log=None)
     await runner.setup()
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it. (No
     # collection first: it takes 40 ms and finds a handful of objects.)
@@ -94,14 +95,16 @@ async def serve(flags: argparse.Namespace) -> None:
             path.unlink()
 
 
-def _health(criu_version: str, features: MemoryFeatures) -> Health:
-    machine = os.uname()
+def _health(here: Machine, features: MemoryFeatures) -> Health:
+    """What does not change."""
     return Health(
         version=importlib.metadata.version("midstream"),
-        criu_version=criu_version,
-        kernel=machine.release,
-        architecture=machine.machine,
+        criu_version=here.criu_version,
+        kernel=here.kernel,
+        architecture=here.architecture,
         memory=msgspec.structs.replace(features, tells_pages=scan.is_known()),
+        cpu_features=here.cpu_features,
+        keeps_clocks=procfs.has_time_namespaces(),
     )
 
 

@@ -26,6 +26,12 @@ class Health(msgspec.Struct, frozen=True):
     kernel: str
     architecture: str
     memory: MemoryFeatures = MemoryFeatures()
+    cpu_features: list[str] = []
+    """The instruction-set extensions that a program may find here."""
+    uptime_seconds: float = 0.0
+    """CLOCK_BOOTTIME, now: workloads see that, and CLOCK_MONOTONIC."""
+    keeps_clocks: bool = True
+    """Whether a workload that arrives keeps the clocks that it had (time_namespaces(7))."""
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -43,6 +49,8 @@ class Room(msgspec.Struct, frozen=True):
     """What is mounted where (`OpenMount.what` by `OpenMount.point`)."""
     file_bytes: int = 1 << 62
     """Free space on the pod's root."""
+    pid_max: int = 1 << 22
+    """The process ids here are below that (proc_sys_kernel(5))."""
 
 
 class RunWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -221,6 +221,17 @@ def namespaces(pid: int | str) -> dict[str, int]:
     return found
 
 
+def has_time_namespaces() -> bool:
+    """Whether processes can have clocks of their own here (time_namespaces(7)): so CRIU gives them back those that they
+    had (criu: timens.c, prepare_timens)."""
+    return Path("/proc/self/timens_offsets").exists()
+
+
+def pid_max() -> int:
+    """What every process id here is below."""
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
+
+
 def has_sysv_ipc() -> bool:
     """True when this IPC namespace has a System V segment, semaphore or queue (sysvipc(7)): lines below a heading."""
     return any(len(Path(f"/proc/sysvipc/{kind}").read_text().splitlines()) > 1 for kind in ("shm", "sem", "msg"))

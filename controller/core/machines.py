@@ -12,6 +12,9 @@ import proxy.api as proxy_api
 from checkpoint.api import Health, Problem
 from controller.core.check import MIN_CRIU, version_of
 
+SAME_CLOCK_SECONDS = 1.0
+"""Two pods of one machine are asked one after the other."""
+
 
 def unlike(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
     """What makes the two pods' machines too different for a move; empty when nothing does."""
@@ -37,7 +40,29 @@ def _different(source: str, ours: Health, destination: str, theirs: Health) -> l
     if ours.architecture != theirs.architecture:
         message = f"pod {source} runs on {ours.architecture}, pod {destination} on {theirs.architecture}"
         found.append(Problem("architecture-differs", message, "machine", "choose another pod"))
-    return found
+    elif missing := sorted(set(ours.cpu_features) - set(theirs.cpu_features)):
+        message = f"the workload may be using {_some(missing)}, which pod {destination}'s processor does not have"
+        hint = "choose a pod whose processor can do all that this one can"
+        found.append(Problem("processor-differs", message, "machine", hint))
+    return [*found, *_other_clocks(source, ours, destination, theirs)]
+
+
+def _other_clocks(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
+    """CLOCK_MONOTONIC counts from the start of a machine. A workload must not see it jump: back, its timers would wait
+    for days, and forward, all of them would be over."""
+    apart = theirs.uptime_seconds - ours.uptime_seconds
+    if theirs.keeps_clocks or abs(apart) <= SAME_CLOCK_SECONDS:
+        return []
+    jump = f"{abs(apart):.0f} s {'forward' if apart > 0 else 'back'}"
+    message = (
+        f"the clocks that count from a machine's start would jump {jump}: pod {destination}'s kernel has no time"
+        f" namespaces, and its machine was started {'before' if apart > 0 else 'after'} that of pod {source}"
+    )
+    return [Problem("clocks-differ", message, "machine", "choose a pod whose kernel has CONFIG_TIME_NS (Linux 5.6)")]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def unlike_versions(here: str, parts: Mapping[str, str]) -> list[Problem]:

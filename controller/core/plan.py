@@ -178,6 +178,10 @@ def _obstacles(
     if taken := sorted(set(inspection.pids) & set(room.pids)):
         message = f"process ids {_some(taken)} of the workload are in use in pod {pod}"
         found.append(agent_api.Problem("pids-taken", message, "pod", "choose another pod"))
+    if (highest := max(inspection.pids, default=0)) >= room.pid_max:
+        message = f"process id {highest} of the workload is too large for pod {pod}, where {room.pid_max} is the limit"
+        hint = "choose another pod, or set kernel.pid_max there to 4194304: sysctl(8)"
+        found.append(agent_api.Problem("pid-too-large", message, "machine", hint))
     if taken := sorted(set(inspection.listening_ports) & set(room.listening_ports) - own_ports):
         message = f"pod {pod} already listens on port {_some(taken)}"
         found.append(agent_api.Problem("ports-taken", message, "pod", _how_to_free(taken, kept)))

@@ -7,8 +7,11 @@ from checkpoint.api import Health
 from controller.core.machines import unlike, unlike_links, unlike_versions
 
 
-def health(criu="4.2.1", architecture="x86_64"):
-    return Health("0.1.0", criu, "6.18.44", architecture)
+def health(criu="4.2.1", architecture="x86_64", cpu_features=("avx", "avx2"), uptime=1000.0, keeps_clocks=True):
+    return Health(
+        "0.1.0", criu, "6.18.44", architecture, cpu_features=list(cpu_features), uptime_seconds=uptime,
+        keeps_clocks=keeps_clocks,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -20,13 +23,29 @@ def health(criu="4.2.1", architecture="x86_64"):
         (health(), health("3.17.1"), ["criu-too-old", "criu-differs"]),
         (health(), health(""), ["criu-too-old", "criu-differs"]),
         (health("4.3"), health("4.2.1"), ["criu-differs"]),
-        (health(), health(architecture="aarch64"), ["architecture-differs"]),
+        (health(), health(architecture="aarch64", cpu_features=["asimd"]), ["architecture-differs"]),
+        (health(), health(cpu_features=["avx", "avx2", "avx512f"]), []),
+        (health(), health(cpu_features=["avx"]), ["processor-differs"]),
+        (health(), health(uptime=5.0), []),
+        (health(keeps_clocks=False), health(uptime=5.0), []),
+        (health(), health(uptime=1000.9, keeps_clocks=False), []),
+        (health(), health(uptime=5.0, keeps_clocks=False), ["clocks-differ"]),
+        (health(), health(uptime=90_000.0, keeps_clocks=False), ["clocks-differ"]),
     ],
 )
 def test_each_difference_has_its_name(ours, theirs, codes):
     found = unlike("a", ours, "b", theirs)
     assert [problem.code for problem in found] == codes
     assert all("pod" in problem.message for problem in found)
+
+
+def test_what_a_processor_lacks_is_named_and_which_way_a_clock_would_jump():
+    rich = health(cpu_features=["avx", *(f"avx512{one}" for one in "abcdefg")])
+    (found,) = unlike("a", rich, "b", health(cpu_features=["avx"]))
+    assert "using avx512a, avx512b, avx512c, avx512d, avx512e and 2 more, which pod b's" in found.message
+    for uptime, words in ((5.0, "jump 995 s back"), (3000.0, "jump 2000 s forward")):
+        (found,) = unlike("a", health(), "b", health(uptime=uptime, keeps_clocks=False))
+        assert words in found.message
 
 
 def test_a_sidecar_of_another_minor_version_is_named_with_what_it_is():

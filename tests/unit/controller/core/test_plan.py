@@ -61,6 +61,11 @@ def test_what_cannot_be_kept_stands_in_the_way_unless_it_may_be_lost():
         (room(memory_bytes=1 << 20), "no-room", "pod b has too little memory: 8.0 MiB needed, 1.0 MiB there"),
         (room(pids=[1, 1002]), "pids-taken", "process ids 1002 of the workload are in use in pod b"),
         (room(listening_ports=[6379]), "ports-taken", "pod b already listens on port 6379"),
+        (
+            room(pid_max=1002),
+            "pid-too-large",
+            "process id 1002 of the workload is too large for pod b, where 1002 is the",
+        ),
     ],
 )
 def test_each_obstacle_has_its_name(there, code, words):
