@@ -134,6 +134,8 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
+    warnings: list[Problem] = []
+    """What is not, and its owner should know."""
     belongings: Belongings = Belongings()
     losses: list[Problem] = []
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""

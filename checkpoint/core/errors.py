@@ -41,6 +41,7 @@ class Code(StrEnum):
     FILE_MISSING = "file-missing"
     FILE_CHANGED = "file-changed"
     LOCK_HELD = "lock-held"
+    STRAY_PROCESS = "stray-process"
     UNSUPPORTED_SOCKET = "unsupported-socket"
     UNSUPPORTED_FILE = "unsupported-file"
     CONNECTION_STATE = "connection-state"
@@ -130,6 +131,7 @@ _ROWS: dict[Code, _Row] = {
     Code.LOCK_HELD: _Row(
         409, "pod", "Give each pod files of its own: midstream pod create --own-root; or let go of the lock."
     ),
+    Code.STRAY_PROCESS: _Row(409, "workload", "Let the workload run it as a child that stays one."),
     Code.UNSUPPORTED_SOCKET: _Row(422, "workload", "CRIU cannot save that kind of socket; let the workload close it."),
     Code.UNSUPPORTED_FILE: _Row(
         422, "workload", "CRIU cannot save that kind of descriptor; let the workload close it."

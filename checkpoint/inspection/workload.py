@@ -10,7 +10,7 @@ from checkpoint.core import flows
 from checkpoint.core.errors import AgentError, Code, problem
 from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.core.readdress import LISTEN
-from checkpoint.inspection import locks
+from checkpoint.inspection import locks, strays
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs, tree
 from checkpoint.sockets import unkept
@@ -57,6 +57,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *_connection_problems(lines),
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
+        warnings=list(strays.look(processes, files)),
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )
 

@@ -94,7 +94,7 @@ async def check_workload(home: Path, name: str, pod_name: str | None, *, as_json
     long = predicted(choice, DEFAULT_SECONDS)
     view = WorkloadCheck(
         name, pod.name, size.processes, size.threads, size.memory_bytes, size.connections, links, choice, problems,
-        [*depends, *([long.problem] if long else [])],
+        [*found.warnings, *depends, *([long.problem] if long else [])],
     )  # fmt: skip
     say(view, as_json, show_workload_check)
     return EXIT_REFUSED if view.problems else 0

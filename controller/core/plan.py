@@ -55,7 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
     shared_bytes: int = 0
     """So much of the memory is shared: it goes by the images, whatever becomes of the rest."""
     warnings: list[agent_api.Problem] = []
-    """What does not stand in the way, and may still make the move fail."""
+    """What does not stand in the way, and may still make the move fail, or leave something behind."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 
@@ -106,6 +106,7 @@ def make_plan(
         losses=inspection.losses if allow_loss else [],
         files=inspection.belongings,
         shared_bytes=inspection.shared_bytes,
+        warnings=inspection.warnings,
         follows=workload.arrived_by,
     )
 

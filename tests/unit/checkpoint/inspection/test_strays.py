@@ -1,0 +1,67 @@
+"""Who has come of a workload and has left its tree, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from checkpoint.api import Workload
+from checkpoint.core.errors import Code
+from checkpoint.inspection.workload import inspect
+
+SOURCE = """
+import ctypes, os, socket, sys, time
+def strays(name, leaves):
+    if (child := os.fork()) == 0:
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(15, name.encode())
+            leaves()
+            print(os.getpid(), flush=True)
+            time.sleep(60)
+        os._exit(0)
+    os.waitpid(child, 0)
+shared, private = socket.socketpair()
+def goes(*descriptors):
+    os.setsid()
+    for fd in (0, 2, *descriptors):
+        os.close(fd)
+strays("of-session", lambda: None)
+strays("shares-socket", lambda: goes(private.fileno()))
+if os.fork() == 0:
+    time.sleep(60)
+os.read(0, 1)
+"""
+
+
+@pytest.fixture
+def workload():
+    """Its root, and the PIDs of its two strays."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    argv = [sys.executable, "-I", "-S", "-c", SOURCE]
+    with subprocess.Popen(argv, text=True, start_new_session=True, **pipes) as root:
+        strays = [int(root.stdout.readline()) for _ in range(2)]
+        yield root, strays
+        for pid in (*strays, *_children(root.pid)):
+            os.kill(pid, signal.SIGKILL)
+        root.stdin.write("x")
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def test_whoever_shares_its_session_or_a_socket_is_named_and_nobody_else(workload):
+    root, strays = workload
+    found = inspect(Workload("w", root.pid, ["x"], "running"))
+    assert found.problems == []
+    assert found.processes == 2
+    named = {one.message.split(" (")[0]: one for one in found.warnings}
+    assert set(named) == {f"process {pid}" for pid in strays}
+    assert {one.code for one in found.warnings} == {Code.STRAY_PROCESS.value}
+    assert "(of-session)" in named[f"process {strays[0]}"].message
+    assert "(shares-socket)" in named[f"process {strays[1]}"].message
