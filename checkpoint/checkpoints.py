@@ -103,7 +103,7 @@ class Checkpoints:
             fetched = time.monotonic()
             closed = await asyncio.to_thread(self._edit, folder, wanted, manifest)
             async with self._restoring:
-                restored = await self._restore(migration, wanted.workload, manifest.argv, folder)
+                restored = await self._restore(migration, wanted.workload, manifest, folder)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return Cloned(
@@ -124,8 +124,9 @@ class Checkpoints:
 
     def _draft(self, image: str, wanted: StoreCheckpoint, outbound: Outbound, folder: Path) -> Manifest:
         images = Images(folder, self._messages)
+        machine = stored.where_started(self._here, outbound.record.cpu_features)
         return Manifest(
-            stored.VERSION, image, wanted.workload, outbound.record.argv, time.time(), self._here, "",
+            stored.VERSION, image, wanted.workload, outbound.record.argv, time.time(), machine, "",
             [one for one in wanted.addresses if one], {}, self._log(wanted.workload), len(images.processes()),
             copies.connections(images), [], [],
         )  # fmt: skip
@@ -137,10 +138,11 @@ class Checkpoints:
         readdress = stored.readdress(manifest.addresses, wanted.addresses)
         return copies.make_copy(folder, images, readdress, {manifest.log: log})
 
-    async def _restore(self, migration: str, workload: str, argv: list[str], folder: Path) -> Restored:
+    async def _restore(self, migration: str, workload: str, made: Manifest, folder: Path) -> Restored:
         self._refuse_pids_on_their_way(folder)
         key = secrets.token_hex(tags.KEY_BYTES)
-        await self._custodian.prepare_inbound(migration, PrepareInbound(workload, argv, key), "clone")
+        prepare = PrepareInbound(workload, made.argv, key, cpu_features=made.machine.cpu_features)
+        await self._custodian.prepare_inbound(migration, prepare, "clone")
         try:
             _, digest = await self._store.seal(folder, bytes.fromhex(key), store.listing(folder), {})
             inbound = self._custodian.inbound(migration)

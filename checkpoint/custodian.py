@@ -126,6 +126,7 @@ class Custodian:
         one = Outbound(self._around, MigrationRecord(
             migration, wanted.workload, "source", State.PREPARED, root=record.root, argv=record.argv,
             readdress=wanted.readdress, max_hold_seconds=wanted.max_hold_seconds, memory=wanted.memory, purpose=purpose,
+            cpu_features=record.cpu_features,
         ), wanted.image_key, allow_loss=wanted.allow_loss, files=wanted.files,
             arrived=came(self._around.folder, record.name, record.arrived_by))  # fmt: skip
         self._outbound[migration] = one
@@ -146,7 +147,7 @@ class Custodian:
         self.workloads.require_free(wanted.workload)
         record = MigrationRecord(
             migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory,
-            purpose=purpose,
+            cpu_features=wanted.cpu_features, purpose=purpose,
         )  # fmt: skip
         one = Inbound(self._around, self.workloads, record, wanted.image_key, wanted.files)
         self._inbound[migration] = one

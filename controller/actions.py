@@ -121,8 +121,9 @@ class Move(Parties):
 
     async def _prepare_destination(self) -> None:
         body = agent_api.PrepareInbound(
-            self.intent.workload, self._planned.argv, self._image_key, self._choice.way, self.intent.files
-        )
+            self.intent.workload, self._planned.argv, self._image_key, self._choice.way, self.intent.files,
+            self._planned.cpu_features,
+        )  # fmt: skip
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:

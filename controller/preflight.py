@@ -39,7 +39,8 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     allow = intent.allow_loss
     plan = make_plan(source, destination, facts["inspection"], facts["room"], facts["listeners"], allow_loss=allow)
     apart = _of_other_versions(source.name, destination.name, facts)
-    apart += unlike(source.name, facts["ours"], destination.name, facts["theirs"])
+    features_found = facts["inspection"].workload.cpu_features or facts["ours"].cpu_features
+    apart += unlike(source.name, facts["ours"], destination.name, facts["theirs"], features_found)
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
@@ -53,7 +54,7 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
     problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]
-    plan = msgspec.structs.replace(plan, memory=memory, problems=problems)
+    plan = msgspec.structs.replace(plan, memory=memory, problems=problems, cpu_features=features_found)
     return judged(plan, intent.transfer, intent.max_hold_seconds, direct=direct)
 
 

@@ -72,6 +72,8 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_key: ImageKey
     memory: MemoryWay = "stop-and-copy"
     files: Files = Files()
+    cpu_features: list[str] = []
+    """What the workload found of the processor when it was started."""
 
 
 class Memory(msgspec.Struct, frozen=True):

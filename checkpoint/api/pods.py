@@ -69,6 +69,8 @@ class Workload(msgspec.Struct, frozen=True):
     """The migration that holds it, or "" while none."""
     arrived_by: str = ""
     """The migration that brought it here, or "" when it was started here."""
+    cpu_features: list[str] = []
+    """What it found of the processor when it was started; none: what there is here."""
 
 
 class Ground(msgspec.Struct, frozen=True):
@@ -134,8 +136,6 @@ class Inspection(msgspec.Struct, frozen=True):
     listening_ports: list[int]
     problems: list[Problem]
     """What is known already to make a move fail."""
-    warnings: list[Problem] = []
-    """What is not, and its owner should know."""
     belongings: Belongings = Belongings()
     losses: list[Problem] = []
     """Sockets that a move cannot keep; `PrepareOutbound.allow_loss` moves the rest without them."""
@@ -144,3 +144,5 @@ class Inspection(msgspec.Struct, frozen=True):
     processes: int = 1
     no_post_copy: str = ""
     """Why its memory cannot be left behind for a while, in a sentence; "": it can."""
+    warnings: list[Problem] = []
+    """What does not make a move fail, and its owner should know."""

@@ -28,6 +28,8 @@ class WorkloadRecord(msgspec.Struct):
     argv: list[str]
     arrived_by: str = ""
     """The migration that brought it here, or "" when it was started here."""
+    cpu_features: list[str] = []
+    """Those of where it was started; none: it was here."""
 
 
 class MigrationRecord(msgspec.Struct):
@@ -50,6 +52,8 @@ class MigrationRecord(msgspec.Struct):
     readdress: dict[str, str] = {}
     max_hold_seconds: float = 0.0
     reason: str = ""
+    cpu_features: list[str] = []
+    """The workload's."""
     purpose: Purpose = "move"
     """Only a move has a controller that comes back for it when the agent was killed."""
 

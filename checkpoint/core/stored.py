@@ -171,6 +171,11 @@ def check_folder(manifest: Manifest, found: Mapping[str, int]) -> None:
     _compare("file", {one.name: one.size for one in manifest.files}, found, "among the images")
 
 
+def where_started(here: Machine, cpu_features: list[str]) -> Machine:
+    """This machine, as a workload knows it that found these features when it was started; none: that was here."""
+    return msgspec.structs.replace(here, cpu_features=cpu_features) if cpu_features else here
+
+
 def check_machine(made: Machine, here: Machine) -> None:
     """Raise AgentError OTHER_MACHINE where an image cannot run here."""
     if made.architecture != here.architecture:

@@ -199,7 +199,7 @@ class Inbound(Side):
         held = self._required_tree()
         self._apply(Event.RESUME if not self._filling.later else Event.RUN)
         one = self.record
-        workload = WorkloadRecord(one.workload, one.members[0], one.argv, one.migration)
+        workload = WorkloadRecord(one.workload, one.members[0], one.argv, one.migration, one.cpu_features)
         self._workloads.adopt(workload)
         # On record first: an agent that dies before the signal sends it after its restart.
         self._around.save()

@@ -48,9 +48,10 @@ class Shipping:
         when all of them are there. Raises AgentError."""
 
         def draft() -> Manifest:
+            machine = stored.where_started(here, record.cpu_features)
             name = files_image(record.migration) if wanted.files else record.migration
             return Manifest(
-                stored.VERSION, name, record.workload, record.argv, time.time(), here, "", [],
+                stored.VERSION, name, record.workload, record.argv, time.time(), machine, "", [],
                 record.readdress, "", len(record.members), [], [], [],
             )  # fmt: skip
 

@@ -97,11 +97,14 @@ class Workloads:
 
     def view(self, record: WorkloadRecord, migration: str) -> Workload:
         """The workload as it is now; `migration` is the one that holds it, or ""."""
-        pid, arrived_by = record.root.pid, record.arrived_by
-        if not tree.is_alive(pid, record.root.start_time):
-            return Workload(record.name, pid, record.argv, "exited", migration, arrived_by)
-        state: Literal["running", "stopped"] = "stopped" if tree.is_stopped(pid) else "running"
-        return Workload(record.name, pid, record.argv, state, migration, arrived_by)
+        pid, state = record.root.pid, _state(record.root)
+        return Workload(record.name, pid, record.argv, state, migration, record.arrived_by, record.cpu_features)
+
+
+def _state(root: Identity) -> Literal["running", "stopped", "exited"]:
+    if not tree.is_alive(root.pid, root.start_time):
+        return "exited"
+    return "stopped" if tree.is_stopped(root.pid) else "running"
 
 
 def check_name(name: str) -> None:

@@ -6,7 +6,7 @@ Pure: takes what their agents and proxies say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import proxy.api as proxy_api
 from checkpoint.api import Health, Problem
@@ -16,12 +16,15 @@ SAME_CLOCK_SECONDS = 1.0
 """Two pods of one machine are asked one after the other."""
 
 
-def unlike(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
-    """What makes the two pods' machines too different for a move; empty when nothing does."""
+def unlike(
+    source: str, ours: Health, destination: str, theirs: Health, cpu_features: Sequence[str] = ()
+) -> list[Problem]:  # fmt: skip
+    """What makes the two pods' machines too different for a move; empty when nothing does. `cpu_features`: what the
+    workload found of the processor when it was started, which may have been elsewhere."""
     return [
         *_too_old(source, ours),
         *_too_old(destination, theirs),
-        *_different(source, ours, destination, theirs),
+        *_different(source, ours, destination, theirs, cpu_features),
     ]
 
 
@@ -32,7 +35,9 @@ def _too_old(pod: str, health: Health) -> list[Problem]:
     return [Problem("criu-too-old", message, "machine", "see: midstream check")]
 
 
-def _different(source: str, ours: Health, destination: str, theirs: Health) -> list[Problem]:
+def _different(
+    source: str, ours: Health, destination: str, theirs: Health, cpu_features: Sequence[str]
+) -> list[Problem]:  # fmt: skip
     found = []
     if version_of(theirs.criu_version) < version_of(ours.criu_version):
         message = f"CRIU {theirs.criu_version} in pod {destination} is older than {ours.criu_version} in pod {source}"
@@ -40,9 +45,9 @@ def _different(source: str, ours: Health, destination: str, theirs: Health) -> l
     if ours.architecture != theirs.architecture:
         message = f"pod {source} runs on {ours.architecture}, pod {destination} on {theirs.architecture}"
         found.append(Problem("architecture-differs", message, "machine", "choose another pod"))
-    elif missing := sorted(set(ours.cpu_features) - set(theirs.cpu_features)):
+    elif missing := sorted(set(cpu_features) - set(theirs.cpu_features)):
         message = f"the workload may be using {_some(missing)}, which pod {destination}'s processor does not have"
-        hint = "choose a pod whose processor can do all that this one can"
+        hint = "choose a pod whose processor can do all that the one could where the workload was started"
         found.append(Problem("processor-differs", message, "machine", hint))
     return [*found, *_other_clocks(source, ours, destination, theirs)]
 

@@ -56,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True):
     """So much of the memory is shared: it goes by the images, whatever becomes of the rest."""
     warnings: list[agent_api.Problem] = []
     """What does not stand in the way, and may still make the move fail, or leave something behind."""
+    cpu_features: list[str] = []
+    """What the workload found of the processor when it was started."""
     follows: str = ""
     """The migration that brought the workload to the source; "" when it was started there."""
 

@@ -34,14 +34,16 @@ def health(criu="4.2.1", architecture="x86_64", cpu_features=("avx", "avx2"), up
     ],
 )
 def test_each_difference_has_its_name(ours, theirs, codes):
-    found = unlike("a", ours, "b", theirs)
+    found = unlike("a", ours, "b", theirs, ours.cpu_features)
     assert [problem.code for problem in found] == codes
     assert all("pod" in problem.message for problem in found)
 
 
 def test_what_a_processor_lacks_is_named_and_which_way_a_clock_would_jump():
     rich = health(cpu_features=["avx", *(f"avx512{one}" for one in "abcdefg")])
-    (found,) = unlike("a", rich, "b", health(cpu_features=["avx"]))
+    poor = health(cpu_features=["avx"])
+    assert unlike("a", rich, "b", poor, poor.cpu_features) == [], "it was started where there was no more"
+    (found,) = unlike("a", rich, "b", poor, rich.cpu_features)
     assert "using avx512a, avx512b, avx512c, avx512d, avx512e and 2 more, which pod b's" in found.message
     for uptime, words in ((5.0, "jump 995 s back"), (3000.0, "jump 2000 s forward")):
         (found,) = unlike("a", health(), "b", health(uptime=uptime, keeps_clocks=False))
