@@ -104,6 +104,7 @@ def _health(here: Machine, features: MemoryFeatures) -> Health:
         architecture=here.architecture,
         memory=msgspec.structs.replace(features, tells_pages=scan.is_known()),
         cpu_features=here.cpu_features,
+        capabilities=procfs.permitted_capabilities(),
         keeps_clocks=procfs.has_time_namespaces(),
     )
 

@@ -13,7 +13,7 @@ from controller.clients import gather_named
 from controller.core.choose import choose, usable
 from controller.core.files import what_does_not_arrive
 from controller.core.hold import judged
-from controller.core.machines import unlike, unlike_links, unlike_versions
+from controller.core.machines import too_few_capabilities, unlike, unlike_links, unlike_versions
 from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
 from controller.core.predict import Rates
 from controller.journal import Intent
@@ -41,6 +41,7 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     apart = _of_other_versions(source.name, destination.name, facts)
     features_found = facts["inspection"].workload.cpu_features or facts["ours"].cpu_features
     apart += unlike(source.name, facts["ours"], destination.name, facts["theirs"], features_found)
+    apart += too_few_capabilities(destination.name, facts["inspection"].capabilities, facts["theirs"])
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
     full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])

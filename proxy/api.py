@@ -35,7 +35,7 @@ MAX_BODY_BYTES = 32 << 20  # 10,000 legs are about 4 MB of JSON
 
 MAX_LINKS = 20_000  # of one migration, dialled beforehand; the descriptors a process may have end there
 
-DIAL_SECONDS, DIAL_SECONDS_EACH = 15.0, 0.005
+DIAL_SECONDS, DIAL_SECONDS_EACH = 15.0, 0.05
 """So long links may take to be had beforehand, and so much longer for each: most of that is TLS's, on both machines."""
 
 RELINK_SECONDS = 10.0

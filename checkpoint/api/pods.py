@@ -30,6 +30,8 @@ class Health(msgspec.Struct, frozen=True):
     """The instruction-set extensions that a program may find here."""
     uptime_seconds: float = 0.0
     """CLOCK_BOOTTIME, now: workloads see that, and CLOCK_MONOTONIC."""
+    capabilities: int = (1 << 64) - 1
+    """The agent's permitted ones (capabilities(7)), a bit each: it can give no other to what it restores."""
     keeps_clocks: bool = True
     """Whether a workload that arrives keeps the clocks that it had (time_namespaces(7))."""
 
@@ -144,5 +146,7 @@ class Inspection(msgspec.Struct, frozen=True):
     processes: int = 1
     no_post_copy: str = ""
     """Why its memory cannot be left behind for a while, in a sentence; "": it can."""
+    capabilities: int = 0
+    """What the tree's processes have of them (capabilities(7)), a bit each."""
     warnings: list[Problem] = []
     """What does not make a move fail, and its owner should know."""

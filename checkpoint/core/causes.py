@@ -134,6 +134,8 @@ _RULES = (
           Code.ADDRESS_MISSING, "the workload is bound to an address that this pod does not have"),
     _rule(r"Can't connect inet socket back: (?P<why>.*)", Code.ADDRESS_MISSING,
           "a connection of the workload cannot be made again here: {why}"),
+    _rule(r"Unable to restore capabilities", Code.NO_CAPABILITY,
+          "the workload has a capability that the agent here has not and cannot give to it"),
     _rule(r"Can not set (?P<kind>flock|posix lock|ofd lock)", Code.LOCK_HELD,
           "a file lock of the workload ({kind}) is held by another process here"),
     # config.c, check_options

@@ -29,6 +29,8 @@ from checkpoint.sockets.silence import silence
 _LOG = logging.getLogger(__name__)
 
 _GONE_SECONDS = 10.0
+_STUCK_SECONDS = 0.5
+"""So often it is looked whether a restore goes on: nothing that takes longer does so where all is well."""
 
 
 class CriuEngine:
@@ -122,14 +124,21 @@ class CriuEngine:
         return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
 
     async def _restore(self, helper: Helper, folders: Folders, more: dict[str, options.Option]) -> None:
+        path = folders.work / options.RESTORE_LOG
+        watching = asyncio.create_task(_give_up_stuck(helper, path), name="watch the restore")
         try:
             with _open_folder(folders.work) as work_fd:
                 wanted = options.restore(str(folders.images), work_fd) | more
                 response = await _swrk(helper).request(self._messages.RESTORE, wanted)
+        except AgentError as error:
+            if log.is_stuck(path):
+                raise log.failure(path, restoring=True) from error
+            raise
         finally:
+            watching.cancel()
             await helper.close()
         if not response.success:
-            raise log.failure(folders.work / options.RESTORE_LOG, restoring=True)
+            raise log.failure(path, restoring=True)
 
     async def _take(self, pids: list[int]) -> Tree:
         """Hold the restored processes once all stand still, and check whose child the root is."""
@@ -193,6 +202,16 @@ class CriuEngine:
             # Leaving repair mode, here or in the proxy, sets SO_REUSEADDR to 0 (K: tcp.c, TCP_REPAIR_OFF).
             if reuse_address is not None or in_repair:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if reuse_address is None else reuse_address)
+
+
+async def _give_up_stuck(helper: Helper, path: Path) -> None:
+    """A task that finds something impossible in the last steps of a restore stands still for ever, and CRIU with it
+    (criu: pie/restorer.c, BUG)."""
+    while True:
+        await asyncio.sleep(_STUCK_SECONDS)
+        if log.is_stuck(path):
+            helper.abort()
+            return
 
 
 @contextmanager

@@ -37,6 +37,11 @@ def failure(path: Path, *, restoring: bool) -> AgentError:
     return from_problem(causes.explain(_text(log), restoring=restoring))
 
 
+def is_stuck(path: Path) -> bool:
+    """Whether a task of a restore has said that it goes on no more."""
+    return b": BUG at " in read(path)
+
+
 def read(path: Path) -> bytes:
     """Its beginning and its end, or all of it; nothing where there is none."""
     try:

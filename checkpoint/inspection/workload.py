@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from operator import itemgetter
 
@@ -57,6 +59,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *_connection_problems(lines),
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
+        capabilities=functools.reduce(operator.or_, map(procfs.capabilities, processes)),
         warnings=list(strays.look(processes, files)),
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )

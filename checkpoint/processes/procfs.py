@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import operator
 import os
 import re
 import sys
@@ -247,6 +249,19 @@ def owners(pid: int) -> set[tuple[int, int]]:
 def may_read_limits() -> bool:
     """True when this process has CAP_SYS_RESOURCE, and so may read any other's limits (prlimit(2))."""
     return bool(int(status(os.getpid())["CapEff"], 16) >> _CAP_SYS_RESOURCE & 1)
+
+
+def capabilities(pid: int) -> int:
+    """What a process has of them in any set but the bounding one (capabilities(7)), a bit each; 0 when it is gone."""
+    found = status(pid)
+    return functools.reduce(
+        operator.or_, (int(found.get(f"Cap{name}", "0"), 16) for name in ("Inh", "Prm", "Eff", "Amb"))
+    )
+
+
+def permitted_capabilities() -> int:
+    """What this process may give to another."""
+    return int(status(os.getpid())["CapPrm"], 16)
 
 
 def grantable_bytes() -> int:

@@ -12,6 +12,16 @@ import proxy.api as proxy_api
 from checkpoint.api import Health, Problem
 from controller.core.check import MIN_CRIU, version_of
 
+CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""By their numbers, linux/capability.h."""
+
 SAME_CLOCK_SECONDS = 1.0
 """Two pods of one machine are asked one after the other."""
 
@@ -68,6 +78,17 @@ def _other_clocks(source: str, ours: Health, destination: str, theirs: Health) -
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def too_few_capabilities(pod: str, capabilities: int, theirs: Health) -> list[Problem]:
+    """What the workload has, a bit each, and the agent of its destination cannot give to the copy."""
+    missing = capabilities & ~theirs.capabilities
+    if not missing:
+        return []
+    names = [f"CAP_{name}" for bit, name in enumerate(CAPABILITIES) if missing >> bit & 1]
+    message = f"the workload has {_some(names)}, which the agent of pod {pod} has not and cannot give to it"
+    hint = "run that agent with all capabilities (privileged), or the workload with fewer: setpriv(1), --bounding-set"
+    return [Problem("capabilities-differ", message, "machine", hint)]
 
 
 def unlike_versions(here: str, parts: Mapping[str, str]) -> list[Problem]:

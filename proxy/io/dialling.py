@@ -79,6 +79,7 @@ class DialledConnection:
         self.state = Dialling.CONNECTING
         self.lost: Lost | None = None
         self.connection: Connection | None = None
+        self.began = context.loop.time()
         self._context = context
         self._pool = pool
         self._named: Asking | None = None

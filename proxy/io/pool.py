@@ -22,9 +22,10 @@ class LinkPool:
     """A migration's connections that carry no link yet, and the dialling of more."""
 
     PREPARE_SECONDS, SECONDS_EACH = DIAL_SECONDS, DIAL_SECONDS_EACH
-    AT_ONCE = 128
-    """So many are dialled at the same time: of thousands each would wait too long for its turn, and the memory that
-    handshakes take at the same time stays the process's."""
+    AT_FIRST, AT_ONCE, QUICK_SECONDS = 16, 128, 0.5
+    """So many are dialled at the same time: in the beginning, and at most, for each that was quickly greeted makes room
+    for another. Of thousands each would wait too long for its turn, on a slow machine of a hundred already; and the
+    memory that handshakes take at the same time stays the process's."""
     SPARES, SPARE_SECONDS = 16, 30.0
     """Standing by: so many connections are had beforehand, until none has been asked for for so long."""
     BUSY = 64
@@ -51,6 +52,7 @@ class LinkPool:
         self._changed = asyncio.Event()
         self._why_lost = ""
         self._preparing = False
+        self._at_once = min(self.AT_FIRST, self.AT_ONCE)
         self._retreat: asyncio.TimerHandle | None = None
         """Set while it stands by."""
         self._refilling: asyncio.TimerHandle | None = None
@@ -86,7 +88,7 @@ class LinkPool:
 
     async def _greet(self, links: int) -> None:
         while (links or self._greeting) and not self._why_lost:
-            if links and len(self._greeting) < self.AT_ONCE:
+            if links and len(self._greeting) < self._at_once:
                 self._greeting.add(self._dial())
                 links -= 1
                 continue
@@ -198,6 +200,8 @@ class LinkPool:
                 self._tell_some(connection.lost)
             self._serve()
         if connection.state is Dialling.IDLE:
+            if self._context.loop.time() - connection.began < self.QUICK_SECONDS:
+                self._at_once = min(self._at_once + 1, self.AT_ONCE)
             if self._waiting:
                 connection.ask(*self._waiting.popleft())
             else:

@@ -1,10 +1,11 @@
 """What makes two machines too different for a move."""
 
+import msgspec
 import pytest
 
 import proxy.api as proxy_api
 from checkpoint.api import Health
-from controller.core.machines import unlike, unlike_links, unlike_versions
+from controller.core.machines import too_few_capabilities, unlike, unlike_links, unlike_versions
 
 
 def health(criu="4.2.1", architecture="x86_64", cpu_features=("avx", "avx2"), uptime=1000.0, keeps_clocks=True):
@@ -48,6 +49,14 @@ def test_what_a_processor_lacks_is_named_and_which_way_a_clock_would_jump():
     for uptime, words in ((5.0, "jump 995 s back"), (3000.0, "jump 2000 s forward")):
         (found,) = unlike("a", health(), "b", health(uptime=uptime, keeps_clocks=False))
         assert words in found.message
+
+
+def test_a_capability_that_cannot_be_given_is_named():
+    without = msgspec.structs.replace(health(), capabilities=(1 << 41) - 1 & ~(1 << 24) & ~(1 << 39))
+    assert too_few_capabilities("b", 1 << 23 | 1 << 40, without) == []
+    (found,) = too_few_capabilities("b", (1 << 41) - 1, without)
+    assert found.code == "capabilities-differ"
+    assert found.message.startswith("the workload has CAP_SYS_RESOURCE, CAP_BPF, which the agent of pod b has not")
 
 
 def test_a_sidecar_of_another_minor_version_is_named_with_what_it_is():

@@ -56,6 +56,26 @@ async def test_only_so_many_are_dialled_at_once(
     pool.close()
 
 
+@pytest.mark.parametrize(("quick_seconds", "most"), [(10.0, 4), (0.0, 2)])
+async def test_more_are_dialled_at_once_where_they_are_quickly_greeted(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch, quick_seconds: float, most: int
+) -> None:
+    """A slow machine, or one that may use but a part of a processor, would end none of too many in time."""
+    for name, value in (("AT_FIRST", 2), ("AT_ONCE", 4), ("QUICK_SECONDS", quick_seconds)):
+        monkeypatch.setattr(LinkPool, name, value)
+    pool = LinkPool(context, destination.endpoint, "m", TOKEN)
+    preparing = asyncio.create_task(pool.prepare(12), name="preparing")
+    seen = 0
+    for greeted in range(12):
+        (await destination.take()).send(ACCEPTED)
+        await parts.eventually(lambda greeted=greeted: pool.idle == greeted + 1)  # type: ignore[misc]
+        await asyncio.sleep(0)  # for it to dial the next
+        seen = max(seen, len(pool._greeting))
+    await preparing
+    assert seen == most
+    pool.close()
+
+
 async def test_one_that_nobody_answers_in_time_is_dialled_again(
     context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
