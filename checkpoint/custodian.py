@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
@@ -30,6 +30,8 @@ from checkpoint.recovery import recover_destination, recover_source
 from checkpoint.statefile import StateFile
 
 _LOG = logging.getLogger(__name__)
+
+AnySide = TypeVar("AnySide", Outbound, Inbound)
 
 
 class Custodian:
@@ -56,14 +58,18 @@ class Custodian:
 
     async def run(self, wanted: RunWorkload) -> Workload:
         record = await self.workloads.run(wanted)
-        self._save()
+        try:
+            self._save()
+        except OSError:
+            await self.workloads.kill(record.name)
+            raise
         return self.view(record)
 
     async def kill(self, name: str) -> Workload:
         if holder := self.holder(name):
             raise AgentError(Code.ALREADY_MIGRATING, f"the workload {name!r} is in the hands of migration {holder}")
         view = await self.workloads.kill(name)
-        self._save()
+        self._around.note()
         return view
 
     def view(self, record: WorkloadRecord) -> Workload:
@@ -93,7 +99,7 @@ class Custodian:
     def keep(self, record: WorkloadRecord) -> None:
         """Put what is known of a workload on record anew."""
         self.workloads.adopt(record)
-        self._save()
+        self._around.note()
 
     # -- migrations
 
@@ -129,15 +135,8 @@ class Custodian:
             cpu_features=record.cpu_features,
         ), wanted.image_key, allow_loss=wanted.allow_loss, files=wanted.files,
             arrived=came(self._around.folder, record.name, record.arrived_by))  # fmt: skip
-        self._outbound[migration] = one
-        try:
-            custody = await one.prepare()
-        except BaseException:
-            del self._outbound[migration]
-            raise
         self._file.tidy(self._journal())
-        self._save()
-        return custody
+        return await self._prepare(self._outbound, one)
 
     async def prepare_inbound(self, migration: str, wanted: PrepareInbound, purpose: Purpose = "move") -> Custody:
         check_name(migration)
@@ -150,25 +149,34 @@ class Custodian:
             cpu_features=wanted.cpu_features, purpose=purpose,
         )  # fmt: skip
         one = Inbound(self._around, self.workloads, record, wanted.image_key, wanted.files)
-        self._inbound[migration] = one
+        return await self._prepare(self._inbound, one)
+
+    async def _prepare(self, mine: dict[str, AnySide], one: AnySide) -> Custody:
+        """Have it prepared, and on record. What fails leaves nothing."""
+        migration = one.record.migration
+        mine[migration] = one
         try:
             custody = await one.prepare()
+            try:
+                self._save()
+            except OSError:
+                await one.forget()
+                raise
         except BaseException:
-            del self._inbound[migration]
+            mine.pop(migration, None)
             raise
-        self._save()
         return custody
 
     async def forget_outbound(self, migration: str) -> Custody:
         custody = await self.outbound(migration).forget()
         self._outbound.pop(migration, None)
-        self._save()
+        self._around.note()
         return custody
 
     async def forget_inbound(self, migration: str) -> Custody:
         custody = await self.inbound(migration).forget()
         self._inbound.pop(migration, None)
-        self._save()
+        self._around.note()
         return custody
 
     # -- the agent's own life
@@ -183,7 +191,7 @@ class Custodian:
             await self._recover(migration)
             if migration.purpose != "move":
                 await self._drop(migration)
-        self._save()
+        self._around.note()
         gone_on = {one.root for one in past.migrations if one.side == "source" and one.state in GIVEN_UP}
         for record in past.workloads:
             if record.arrived_by and record.root not in gone_on:

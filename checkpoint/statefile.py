@@ -8,6 +8,7 @@ before it counts.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,23 +35,46 @@ class StateFile:
         return Journal()
 
     def save(self, content: Journal) -> None:
-        """Write a state down; when this returns the agent may be killed."""
-        # A line of its own even after one that was cut short.
-        os.write(self._fd, b"\n" + journal.encode(content) + b"\n")
+        """Write a state down, whole or not at all; when this returns the agent may be killed.
+
+        Raises OSError, where there is no room for it.
+        """
+        before = os.fstat(self._fd).st_size
+        try:
+            # A line of its own even after one that was cut short.
+            _write(self._fd, b"\n" + journal.encode(content) + b"\n", self._path)
+        except OSError:
+            os.ftruncate(self._fd, before)
+            raise
 
     def tidy(self, content: Journal) -> None:
-        """Keep only this state where the file has grown long."""
+        """Keep only this state where the file has grown long. Raises OSError; then the file is as it was."""
         if os.fstat(self._fd).st_size < _TIDY_BYTES:
             return
         beside = self._path.with_suffix(".new")
         fd = _open(beside, os.O_TRUNC | os.O_APPEND)
-        os.write(fd, journal.encode(content) + b"\n")
-        beside.replace(self._path)
+        try:
+            _write(fd, journal.encode(content) + b"\n", beside)
+            beside.replace(self._path)
+        except OSError:
+            os.close(fd)
+            beside.unlink()
+            raise
         os.close(self._fd)
         self._fd = fd
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def _write(fd: int, raw: bytes, path: Path) -> None:
+    """All of it, where write(2) alone may write as much as there is room for. Raises OSError."""
+    try:
+        if os.write(fd, raw) < len(raw):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _open(path: Path, flags: int) -> int:

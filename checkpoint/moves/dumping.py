@@ -100,13 +100,13 @@ class Dumping:
             raise self._broken_off
         helper = self._helper or await self._start()
         self._helper, self._working = None, helper
-        if self._giving is not None:
-            await self._giving.open(tree.pids)
-        beside.shipping.watch()
-        seen = stat(helper.pid)
-        self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
-        self._around.save()
         try:
+            if self._giving is not None:
+                await self._giving.open(tree.pids)
+            beside.shipping.watch()
+            seen = stat(helper.pid)
+            self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
+            self._around.save()
             with beside.tagging(self._rounds.tags):
                 return await self._around.engine.dump(
                     helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,

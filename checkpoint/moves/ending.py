@@ -41,7 +41,7 @@ class Ending:
 
     async def _give(self, giving: Giving, tree: Tree) -> None:
         """Post-copy: the source stands still, and never runs again, until its memory is given or nobody wants it."""
-        self._around.save()
+        self._around.note()
         if not await giving.ended():
             _LOG.warning("%s: the destination did not say that it has all the memory", self._migration)
         self._kill(tree)
@@ -51,4 +51,4 @@ class Ending:
         await until_gone(tree, _GONE_SECONDS)
         tree.close()
         self._buried()
-        self._around.save()
+        self._around.note()

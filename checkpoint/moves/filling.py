@@ -94,7 +94,7 @@ class Filling:
     async def _until_taken(self, taking: Taking, ended: Callable[[Memory], Awaitable[None]]) -> None:
         await ended(await taking.ended())
         taking.let_go()
-        self._around.save()
+        self._around.note()
 
     def memory(self, state: State, reason: str) -> Memory:
         """How it stands with the memory; complete from the beginning where it came with the images."""

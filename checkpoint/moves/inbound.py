@@ -157,23 +157,23 @@ class Inbound(Side):
         folder = await self._folder(wanted)
         sealed = store.read(folder, wanted.manifest_digest)
         self.record.pids = [one.pid for one in Images(folder, self._around.messages).processes()]
-        self._apply(Event.RESTORE)
         # On record first: a new agent must know which processes are a partial copy.
-        self._around.save()
+        self._decide(Event.RESTORE)
         try:
             self._filling.want(wanted.memory, folder)
             report = await self._restoring.restore(folder, sealed, self._key, lazily=self._filling.lazily)
             try:
                 with self._timed("memory"):
                     await self._filling.secure()
-            except BaseException:  # whoever fetches its memory has ended
+                self._keep(report, folder)
+            except BaseException:  # as where whoever fetches its memory has ended
+                self._tree = None
                 await self._restoring.discard(report.tree)
                 raise
-            self._keep(report, folder)
         except BaseException as error:
             await self.take_files_back()
             self._apply(Event.DISCARD, reason=str(error))
-            self._around.save()
+            self._around.note()
             raise
         left = self._restoring.not_carried
         return Restored(report.pid, len(report.tree.members), sealed.image_bytes, report.criu_seconds, left)
@@ -183,8 +183,7 @@ class Inbound(Side):
         self._tree.stopped_before = set(msgspec.json.decode((folder / STOPPED_BEFORE).read_bytes(), type=list[int]))
         self.record.members = [Identity(one.pid, one.start_time) for one in report.tree.members]
         self.record.stopped_before = sorted(self._tree.stopped_before)
-        self._apply(Event.VERIFY)
-        self._around.save()
+        self._decide(Event.VERIFY)
 
     async def resume(self) -> Custody:
         async with self._lock:
@@ -197,12 +196,15 @@ class Inbound(Side):
 
     def _resume(self) -> None:
         held = self._required_tree()
-        self._apply(Event.RESUME if not self._filling.later else Event.RUN)
         one = self.record
         workload = WorkloadRecord(one.workload, one.members[0], one.argv, one.migration, one.cpu_features)
         self._workloads.adopt(workload)
         # On record first: an agent that dies before the signal sends it after its restart.
-        self._around.save()
+        try:
+            self._decide(Event.RESUME if not self._filling.later else Event.RUN)
+        except OSError:
+            self._workloads.forget(one.workload)
+            raise
         self._around.engine.resume(held)
         self.keep_files()
         held.close()
@@ -239,7 +241,7 @@ class Inbound(Side):
                     self._tree = None
                 await self.take_files_back()
                 self._apply(Event.DISCARD, reason="the controller asked for it")
-                self._around.save()
+                self._around.note()
             await self._restoring.close()
             await self._filling.close()
             await self._arrival.close()

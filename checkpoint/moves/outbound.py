@@ -148,14 +148,13 @@ class Outbound(Side):
             return self.custody()
 
     async def _stop(self) -> None:
-        self._apply(Event.STOP)
         # On record first: an agent that dies right after the signal must know that it has to take it back.
-        self._around.save()
+        self._decide(Event.STOP)
         assert self.record.root is not None
         try:
             self._tree = await self._around.engine.stop(self.record.root.pid)
-        except AgentError as error:
-            await self._release(f"{error.problem.message}")
+        except Exception as error:
+            await self._release(str(error))
             raise
         self.record.members = [Identity(one.pid, one.start_time) for one in self._tree.members]
         self.record.stopped_before = sorted(self._tree.stopped_before)
@@ -209,8 +208,7 @@ class Outbound(Side):
         """Give the workload up. The instant of `kill` is the one after which it is the destination's."""
         self._check(Event.COMMIT)
         await self._handing.commit()
-        self._apply(Event.COMMIT)
-        self._around.save()
+        self._decide(Event.COMMIT)
         tree = self._required_tree()
         self._tree = None
         if self._handing.after is not None:
@@ -253,7 +251,7 @@ class Outbound(Side):
             self._tree.close()
             self._tree = None
         self._apply(Event.RELEASE, reason=reason, expired=expired)
-        self._around.save()
+        self._around.note()
         await self._dumping.close()
         await self._shipping.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, TypeVar, cast
 
 from checkpoint.api import Custody
@@ -54,6 +55,18 @@ class Side:
     def _apply(self, event: Event, *, reason: str = "", expired: bool = False) -> None:
         self._machine.apply(event, self._around.kernel.now(), reason=reason, expired=expired)
         self.record.state, self.record.reason = self._machine.state, self._machine.reason
+
+    def _decide(self, event: Event) -> None:
+        """Apply what has to be on record before it is done. Where it cannot be it has not happened, and may be asked
+        for again. Raises as `_check`, and OSError."""
+        before = copy(self._machine)
+        self._apply(event)
+        try:
+            self._around.save()
+        except OSError:
+            self._machine = before
+            self.record.state, self.record.reason = before.state, before.reason
+            raise
 
     def _required_tree(self) -> Tree:
         assert self._tree is not None

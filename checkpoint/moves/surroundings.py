@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from checkpoint.engine import Engine
 from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
+
+_LOG = logging.getLogger(__name__)
 
 STOPPED_BEFORE = "stopped-before.json"
 """A file of ours among the images: the PIDs that must stay stopped at the destination too."""
@@ -29,7 +32,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     store: Store
     adopt_path: str
     save: Callable[[], None]
-    """Write the journal: what has been decided must be on record before it is done."""
+    """Write the journal: what has been decided must be on record before it is done. Raises OSError."""
     spawn: Callable[[Any, str], asyncio.Task[Any]]
     """Start a task that the agent owns, by its name."""
     given_up: Callable[[str], None]
@@ -41,3 +44,10 @@ class Surroundings(msgspec.Struct, frozen=True):
     here: Machine = Machine("", "", "", [])
     arrived: Callable[[WorkloadRecord], None] = lambda record: None
     """It was moved here, and runs from now on."""
+
+    def note(self) -> None:
+        """Write the journal, of what has been done in any case: without it the next agent does it once more."""
+        try:
+            self.save()
+        except OSError as error:
+            _LOG.warning("not on record: %s", error)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+
 import pytest
 
 from checkpoint import statefile
@@ -16,6 +20,21 @@ def journal(name: str) -> Journal:
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "agent" / "state.json"
+
+
+@pytest.fixture
+def full(path):
+    """Its disk, from the call on."""
+    path.parent.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(path.parent)], check=True)
+    filler = path.with_name("filler")
+
+    def fill() -> None:
+        found = os.statvfs(path.parent)
+        filler.write_bytes(bytes(found.f_bavail * found.f_frsize))
+
+    yield fill
+    subprocess.run(["umount", str(path.parent)], check=True)
 
 
 @pytest.fixture
@@ -56,3 +75,33 @@ def test_a_long_file_is_tidied(file, path, monkeypatch):
     assert path.stat().st_size < size
     file.save(journal("b"))
     assert file.load() == journal("b")
+
+
+def test_what_does_not_fit_is_not_written_in_part(full, path):
+    file = StateFile(path)
+    try:
+        file.save(journal("a"))
+        full()
+        size = path.stat().st_size
+        with pytest.raises(OSError, match="No space") as error:  # there is room for some of it: a page's end
+            file.save(journal("b" * 4096))
+        assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(path))
+        assert path.stat().st_size == size
+        file.save(journal("c"))
+        assert file.load() == journal("c")
+    finally:
+        file.close()
+
+
+def test_a_file_that_cannot_be_tidied_stays(full, path, monkeypatch):
+    monkeypatch.setattr(statefile, "_TIDY_BYTES", 0)
+    file = StateFile(path)
+    try:
+        file.save(journal("a"))
+        full()
+        with pytest.raises(OSError, match="No space"):
+            file.tidy(journal("a"))
+        assert sorted(one.name for one in path.parent.iterdir()) == ["filler", "state.json"]
+        assert file.load() == journal("a")
+    finally:
+        file.close()
