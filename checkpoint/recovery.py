@@ -45,12 +45,12 @@ async def recover_source(around: Surroundings, workloads: Workloads, record: Mig
         # The commit was on record: the destination may believe in it. Forward is the only way.
         record.state = State.COMMITTED if giving is None else State.GIVING
         if giving is None:
-            tree.kill(around.kernel, _members(around.kernel, record))
+            tree.kill(around.kernel, tree.hold_known(around.kernel, record.members))
         workloads.forget(record.workload)
     _LOG.info("migration %s: now %s", record.migration, record.state.value)
     one = Outbound(around, record)
     if giving is not None and record.state is State.GIVING:
-        one.go_on_giving(giving, _members(around.kernel, record))
+        one.go_on_giving(giving, tree.hold_known(around.kernel, record.members))
     return one
 
 
@@ -63,7 +63,7 @@ async def recover_destination(around: Surroundings, workloads: Workloads, record
     elif record.state in (State.RESUMED, State.TAKING):
         if record.state is State.TAKING:
             one.go_on_taking()
-        held = _members(around.kernel, record)
+        held = tree.hold_known(around.kernel, record.members)
         held.stopped_before = set(record.stopped_before)
         tree.resume(around.kernel, held)
         one.keep_files()
@@ -90,8 +90,8 @@ async def _tell_proxy(around: Surroundings, record: MigrationRecord) -> None:
 
 
 def _let_go(around: Surroundings, record: MigrationRecord) -> None:
-    held = _members(around.kernel, record)
-    if not held.members and record.root is not None:
+    held = tree.hold_known(around.kernel, record.members)
+    if not held.members and record.root is not None and tree.is_alive(record.root.pid, record.root.start_time):
         # Killed between the record and the signals: whoever stands still in the tree, we have stopped.
         held = tree.hold_all(around.kernel, tree.descendants(record.root.pid))
     held.stopped_before = set(record.stopped_before)
@@ -109,11 +109,6 @@ async def _end_partial_copy(around: Surroundings, record: MigrationRecord) -> No
 async def _end_taker(around: Surroundings, record: MigrationRecord) -> None:
     work = around.store.folders(f"{record.migration}.in").work
     await Taking.find(around.kernel, record.pager, work).close()
-
-
-def _members(kernel: Kernel, record: MigrationRecord) -> tree.Tree:
-    alive = [one.pid for one in record.members if tree.is_alive(one.pid, one.start_time)]
-    return tree.hold_all(kernel, alive)
 
 
 def _break_off(around: Surroundings, record: MigrationRecord) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,7 +113,7 @@ class CriuEngine:
     async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
         images = Images(folders.images, self._messages)
         pids = [process.pid for process in images.processes()]
-        self._refuse_taken(pids)
+        trees.require_free(pids)
         try:
             with log.told(folders.work / options.RESTORE_LOG):
                 await self._restore(helper, folders, options.lazily() if lazily else {})
@@ -162,11 +162,6 @@ class CriuEngine:
             tree.close()
             if not gone:
                 raise AgentError(Code.INTERNAL, f"a part of the copy does not end: {pids}")
-
-    def _refuse_taken(self, pids: Iterable[int]) -> None:
-        for pid in pids:
-            if trees.stat(pid) is not None:
-                raise AgentError(Code.PID_TAKEN, f"the PID {pid} is taken in this pod")
 
     def resume(self, tree: Tree) -> None:
         trees.resume(self._kernel, tree)

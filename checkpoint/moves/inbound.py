@@ -89,7 +89,7 @@ class Inbound(Side):
     def take_up(self) -> None:
         """After the agent's restart: hold the restored processes again; the controller decides about them."""
         self._filling.find(self._folders.work)
-        held = tree.hold_all(self._around.kernel, [one.pid for one in self.record.members])
+        held = tree.hold_known(self._around.kernel, self.record.members)
         held.stopped_before = set(self.record.stopped_before)
         self._tree = held
 
@@ -157,7 +157,8 @@ class Inbound(Side):
         folder = await self._folder(wanted)
         sealed = store.read(folder, wanted.manifest_digest)
         self.record.pids = [one.pid for one in Images(folder, self._around.messages).processes()]
-        # On record first: a new agent must know which processes are a partial copy.
+        tree.require_free(self.record.pids)
+        # On record first: a new agent must know which processes are a partial copy, and none of them is another's.
         self._decide(Event.RESTORE)
         try:
             self._filling.want(wanted.memory, folder)
@@ -222,7 +223,8 @@ class Inbound(Side):
         if found.state == "complete":
             self._apply(Event.FILLED)
             return
-        alive = [pid for one in self.record.members[:1] for pid in tree.descendants(one.pid)]
+        root = self.record.members[0]
+        alive = tree.descendants(root.pid) if tree.is_alive(root.pid, root.start_time) else []
         await self._restoring.destroy(tree.hold_all(self._around.kernel, alive))
         _LOG.error("%s: the workload's memory is lost: %s", self.record.migration, found.reason)
         self._apply(Event.LOSE, reason=found.reason)

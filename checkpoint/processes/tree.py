@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.core.journal import Identity
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.waiting import readable
@@ -152,6 +153,18 @@ def hold(kernel: Kernel, pid: int) -> Member | None:
 
 def hold_all(kernel: Kernel, pids: Iterable[int]) -> Tree:
     return Tree([member for pid in pids if (member := hold(kernel, pid)) is not None])
+
+
+def hold_known(kernel: Kernel, known: Iterable[Identity]) -> Tree:
+    """Those of them that run still: a PID may be another's by now."""
+    return hold_all(kernel, [one.pid for one in known if is_alive(one.pid, one.start_time)])
+
+
+def require_free(pids: Iterable[int]) -> None:
+    """Raise AgentError PID_TAKEN when a process or a thread has one of these numbers."""
+    for pid in pids:
+        if stat(pid) is not None:
+            raise AgentError(Code.PID_TAKEN, f"the PID {pid} is taken in this pod")
 
 
 def send(kernel: Kernel, member: Member, number: signal.Signals) -> bool:

@@ -92,6 +92,10 @@ class SoloPod:
         listing = self.run(["ls", "/proc"]).split()
         return sorted(int(name) for name in listing if name.isdigit() and int(name) != 1)
 
+    def command(self, pid: int) -> str:
+        """The name of what a process runs; "" when there is none."""
+        return self.run(["sh", "-c", f"cat /proc/{pid}/comm 2>/dev/null || true"]).strip()
+
     def close(self) -> None:
         """End the pod: its PID 1 dies, and the kernel kills all that is in it (pid_namespaces(7))."""
         self._unshare.kill()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.harness.agent_rig import PORT, SLEEP, Rig, dumping, ping, stopped, until
+from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, ping, stopped, until
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,39 @@ def test_a_killed_destination_agent_leaves_no_partial_copy(rig: Rig) -> None:
     rig.b.start()
     assert rig.b.ask("GET", "/v1/migrations")[0]["state"] == "discarded"
     until(lambda: pid not in rig.pods[1].pids())
+
+
+def test_who_has_a_pid_of_the_copys_is_no_partial_copy(rig: Rig) -> None:
+    """A copy in the original's own pod is refused; an agent killed meanwhile ended the original at its restart."""
+    rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    rig.a.ask("PUT", "/v1/inbound/copy", {"workload": "v", "argv": [], "image_key": IMAGE_KEY})
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    path = rig.pods[0].directory / "agent" / "state.json"
+    before = len(path.read_text())
+    assert rig.a.refused("POST", "/v1/inbound/copy/restore", body)[:2] == (409, "pid-taken")
+    states = path.read_text()[before:]
+    assert '"state":"restoring"' not in states, "at no time could the next agent take the original for a partial copy"
+    rig.a.restart()
+    assert rig.state(rig.a, "w") == "running"
+
+
+def test_who_has_a_pid_of_a_copys_that_is_gone_is_left_alone(rig: Rig) -> None:
+    pid = rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.restore("m", rig.out("m", "stop", "dump", "adopt", "seal"))
+    rig.b.kill()
+    rig.pods[1].run(["kill", "-9", str(pid)])
+    until(lambda: pid not in rig.pods[1].pids())
+    rig.pods[1].write_last_pid(pid - 1)
+    with rig.pods[1].popen(["sleep", "1000"]) as other:
+        until(lambda: rig.pods[1].command(pid) == "sleep")
+        rig.b.start()
+        assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
+        assert rig.pods[1].command(pid) == "sleep"
+        assert other.poll() is None
+        rig.pods[1].run(["kill", str(pid)])
 
 
 def test_a_discarded_copy_is_killed(rig: Rig) -> None:
