@@ -91,7 +91,7 @@ class Checkpoints:
         """Start a copy; raises AgentError. Whatever fails, nothing of it is left."""
         check_name(migration)
         check_name(wanted.workload)
-        self._custodian.workloads.require_free(wanted.workload)
+        self._custodian.require_free(wanted.workload)
         folder = self._store.root / f"{migration}{_FETCHED}"
         began = time.monotonic()
         order = Read(

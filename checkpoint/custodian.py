@@ -48,7 +48,7 @@ class Custodian:
         self._farewells = Farewells(kernel, adopt_path, self._spawn, self.holder)
         self._around = Surroundings(
             kernel, engine, messages, store, adopt_path, self._save, self._spawn, self._moved_on, directory / "agent",
-            layer, here, self._farewells.expect,
+            layer, here, self._farewells.expect, self.require_free,
         )  # fmt: skip
         self._outbound: dict[str, Outbound] = {}
         self._inbound: dict[str, Inbound] = {}
@@ -56,7 +56,16 @@ class Custodian:
 
     # -- workloads
 
+    def require_free(self, name: str) -> None:
+        """Raise AgentError WORKLOAD_EXISTS when a workload of that name is in the pod, or on its way from a restore."""
+        self.workloads.require_free(name)
+        for one in self._inbound.values():
+            if one.record.workload == name and one.state in (State.RESTORING, State.RESTORED):
+                message = f"a workload {name!r} is just arriving, by migration {one.record.migration}"
+                raise AgentError(Code.WORKLOAD_EXISTS, message)
+
     async def run(self, wanted: RunWorkload) -> Workload:
+        self.require_free(wanted.name)
         record = await self.workloads.run(wanted)
         try:
             self._save()
@@ -143,7 +152,7 @@ class Custodian:
         check_name(wanted.workload)
         if (known := self._inbound.get(migration)) is not None:
             return _same(known, known.same_as(wanted))
-        self.workloads.require_free(wanted.workload)
+        self.require_free(wanted.workload)
         record = MigrationRecord(
             migration, wanted.workload, "destination", State.WAITING, argv=wanted.argv, memory=wanted.memory,
             cpu_features=wanted.cpu_features, purpose=purpose,

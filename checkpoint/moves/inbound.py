@@ -158,6 +158,7 @@ class Inbound(Side):
         sealed = store.read(folder, wanted.manifest_digest)
         self.record.pids = [one.pid for one in Images(folder, self._around.messages).processes()]
         tree.require_free(self.record.pids)
+        self._around.require_free(self.record.workload)
         # On record first: a new agent must know which processes are a partial copy, and none of them is another's.
         self._decide(Event.RESTORE)
         try:

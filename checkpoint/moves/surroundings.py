@@ -44,6 +44,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     here: Machine = Machine("", "", "", [])
     arrived: Callable[[WorkloadRecord], None] = lambda record: None
     """It was moved here, and runs from now on."""
+    require_free: Callable[[str], None] = lambda name: None
+    """Raises AgentError WORKLOAD_EXISTS when another workload has that name here."""
 
     def note(self) -> None:
         """Write the journal, of what has been done in any case: without it the next agent does it once more."""

@@ -27,6 +27,7 @@ class Workloads:
         self._directory = directory
         self._pid_base = pid_base
         self._by_name: dict[str, WorkloadRecord] = {}
+        self._starting: set[str] = set()
 
     def records(self) -> list[WorkloadRecord]:
         return list(self._by_name.values())
@@ -45,7 +46,9 @@ class Workloads:
         return self._by_name[name]
 
     def require_free(self, name: str) -> None:
-        """Raise AgentError WORKLOAD_EXISTS when a workload of that name still runs."""
+        """Raise AgentError WORKLOAD_EXISTS when a workload of that name runs or is being started."""
+        if name in self._starting:
+            raise AgentError(Code.WORKLOAD_EXISTS, f"a workload {name!r} is being started already")
         record = self._by_name.get(name)
         if record is not None and tree.is_alive(record.root.pid, record.root.start_time):
             raise AgentError(Code.WORKLOAD_EXISTS, f"there is a workload {name!r} already: process {record.root.pid}")
@@ -56,6 +59,13 @@ class Workloads:
         if not wanted.argv or any("\0" in word for word in wanted.argv):
             raise AgentError(Code.BAD_REQUEST, "argv must have at least one word, and no NUL in any")
         self.require_free(wanted.name)
+        self._starting.add(wanted.name)
+        try:
+            return await self._run(wanted)
+        finally:
+            self._starting.discard(wanted.name)
+
+    async def _run(self, wanted: RunWorkload) -> WorkloadRecord:
         said = await asyncio.to_thread(self._launch, wanted)
         if "error" in said:
             raise AgentError(Code.EXEC_FAILED, str(said["error"]))

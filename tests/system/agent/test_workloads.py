@@ -55,6 +55,28 @@ def test_a_name_is_taken_only_while_its_workload_lives(rig: Rig) -> None:
     rig.run("w", SLEEP)
 
 
+def test_a_name_is_taken_by_whoever_comes_first(rig: Rig) -> None:
+    """A workload that arrives, or one that is started meanwhile: none of them is lost from the list."""
+    pid = rig.run("w", SLEEP)
+    wanted = {"name": "w", "argv": SLEEP}
+    rig.prepare("m", "w")
+    sealed = rig.out("m", "stop", "dump", "adopt", "seal")
+    body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
+    rig.b.ask("POST", "/v1/workloads", wanted)
+    assert rig.b.refused("POST", "/v1/inbound/m/restore", body)[:2] == (409, "workload-exists")
+    assert pid not in rig.pods[1].pids()
+    rig.b.ask("DELETE", "/v1/workloads/w")
+    rig.restore("m", sealed)
+    assert rig.b.refused("POST", "/v1/workloads", wanted)[1:] == (
+        "workload-exists", "a workload 'w' is just arriving, by migration m",
+    )  # fmt: skip
+    inbound = {"workload": "w", "argv": [], "image_key": IMAGE_KEY}
+    assert rig.b.refused("PUT", "/v1/inbound/other", inbound)[:2] == (409, "workload-exists")
+    rig.out("m", "commit")
+    rig.b.ask("POST", "/v1/inbound/m/resume")
+    assert [one["pid"] for one in rig.b.ask("GET", "/v1/workloads")] == [pid]
+
+
 def test_inspection_names_a_descriptor_from_outside(rig: Rig) -> None:
     """A process started from outside the pod, as a shell would, with its output outside."""
     with open("/dev/null", "wb") as outside:

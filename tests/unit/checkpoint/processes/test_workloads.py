@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
@@ -44,6 +45,24 @@ async def test_a_workload_runs_is_seen_and_is_ended(workloads, tmp_path, wait_un
     with pytest.raises(AgentError) as caught:
         await workloads.kill("w")
     assert caught.value.code is Code.NO_WORKLOAD
+
+
+async def test_of_two_that_are_started_at_once_by_one_name_one_runs(workloads):
+    one, other = await asyncio.gather(*(_run_or_not(workloads) for _ in range(2)))
+    refused, record = (one, other) if isinstance(one, AgentError) else (other, one)
+    assert refused.code is Code.WORKLOAD_EXISTS
+    assert workloads.records() == [record]
+    await workloads.kill("w")
+    reap(record.root.pid)
+    again = await workloads.run(RunWorkload("w", ["sleep", "1000"], {"PATH": "/bin"}))
+    assert again.root.pid != record.root.pid
+
+
+async def _run_or_not(workloads):
+    try:
+        return await workloads.run(RunWorkload("w", ["sleep", "1000"], {"PATH": "/bin"}))
+    except AgentError as error:
+        return error
 
 
 class Late(Kernel):
