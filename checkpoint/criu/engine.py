@@ -176,13 +176,22 @@ class CriuEngine:
 
     def release(self, tree: Tree, reuse_address: dict[int, bool], backlogs: dict[int, int]) -> None:
         """See Engine. The sockets are found by looking at every descriptor of the tree: it needs no images, so an agent
-        that was killed in the middle of anything can do it after its restart."""
+        that was killed in the middle of anything can do it after its restart.
+
+        Whatever cannot be mended, the tree goes on: somebody may have killed one of its processes meanwhile.
+        """
         done: set[int] = set()
         for member in tree.members:
+            if not trees.is_alive(member.pid, member.start_time):
+                continue
             for fd, ino in sockets_of(member.pid):
                 if ino not in done:
-                    done.add(ino)
-                    self._mend(member.pidfd, fd, reuse_address.get(ino), backlogs.get(ino))
+                    try:
+                        self._mend(member.pidfd, fd, reuse_address.get(ino), backlogs.get(ino))
+                    except OSError as error:
+                        _LOG.warning("descriptor %d of process %d stays as it is: %s", fd, member.pid, error)
+                    else:
+                        done.add(ino)
         trees.resume(self._kernel, tree)
 
     def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:

@@ -151,14 +151,14 @@ class Adoption:
         self._listening = False
         self._unanswered: deque[Sequence[Given]] = deque()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)  # not for the connect either: one that stands still may have a full queue
         try:
-            self._socket.connect(path)  # a unix connect waits for nobody: the listener's queue is there or it is not
+            self._socket.connect(path)
         except OSError as error:
             self._socket.close()
             raise AgentError(
                 Code.PROXY_UNREACHABLE, f"the proxy does not answer at {path}: {error.strerror}"
             ) from error
-        self._socket.setblocking(False)
 
     @property
     def has_room(self) -> bool:

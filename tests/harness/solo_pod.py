@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,18 @@ class SoloPod:
         """Move the pod's PID counter (proc_sys_kernel(5), ns_last_pid), as the creation of a real pod does."""
         self.run([PYTHON, "-I", "-S", "-c", f"open('/proc/sys/kernel/ns_last_pid', 'w').write('{pid}')"])
 
+    @contextlib.contextmanager
+    def sleeper(self, pid: int, *fds: int) -> Iterator[None]:
+        """A process of that PID, which has these descriptors and does nothing; it has to be there until the end."""
+        script = f"echo {pid - 1} > /proc/sys/kernel/ns_last_pid; sleep 1000 & [ $! = {pid} ] && echo up; wait"
+        with self.popen(["sh", "-c", script], pass_fds=fds, stdout=subprocess.PIPE) as shell:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == b"up\n"
+            try:
+                yield
+            finally:
+                self.run(["kill", str(pid)])
+
     def connect(self, address: tuple[str, int]) -> socket.socket:
         """A connection made in the pod's network namespace, used from outside: a socket stays where it was made."""
         made: list[socket.socket] = []
@@ -91,10 +104,6 @@ class SoloPod:
         """Thread group ids alive in the pod, PID 1 left out."""
         listing = self.run(["ls", "/proc"]).split()
         return sorted(int(name) for name in listing if name.isdigit() and int(name) != 1)
-
-    def command(self, pid: int) -> str:
-        """The name of what a process runs; "" when there is none."""
-        return self.run(["sh", "-c", f"cat /proc/{pid}/comm 2>/dev/null || true"]).strip()
 
     def close(self) -> None:
         """End the pod: its PID 1 dies, and the kernel kills all that is in it (pid_namespaces(7))."""

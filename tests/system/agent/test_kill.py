@@ -119,14 +119,9 @@ def test_who_has_a_pid_of_a_copys_that_is_gone_is_left_alone(rig: Rig) -> None:
     rig.b.kill()
     rig.pods[1].run(["kill", "-9", str(pid)])
     until(lambda: pid not in rig.pods[1].pids())
-    rig.pods[1].write_last_pid(pid - 1)
-    with rig.pods[1].popen(["sleep", "1000"]) as other:
-        until(lambda: rig.pods[1].command(pid) == "sleep")
+    with rig.pods[1].sleeper(pid):
         rig.b.start()
         assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
-        assert rig.pods[1].command(pid) == "sleep"
-        assert other.poll() is None
-        rig.pods[1].run(["kill", str(pid)])
 
 
 def test_a_discarded_copy_is_killed(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 
 from tests.harness.agent_rig import PORT, SLEEP, Rig, dumping, ping, stopped, until
@@ -46,6 +47,22 @@ def test_rollback_without_a_dump_and_without_anything(rig: Rig) -> None:
     assert rig.out("n", "release")["state"] == "released"
     assert rig.out("n", "release")["state"] == "released"
     assert rig.a.refused("POST", "/v1/outbound/n/stop")[:2] == (409, "wrong-state")
+
+
+def test_who_is_killed_while_all_stand_still_keeps_nobody_stopped(rig: Rig) -> None:
+    """Nor whoever has got its PID since."""
+    source = "import os, signal, time; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(os.fork(), flush=True)"
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", f"{source}; time.sleep(1000)"])
+    log = rig.pods[0].directory / "w.log"
+    until(lambda: len(log.read_text().split()) == 2)
+    (child,) = set(log.read_text().split()) - {"0"}
+    rig.prepare("m", "w")
+    rig.out("m", "stop")
+    rig.pods[0].run(["kill", "-9", child])
+    until(lambda: int(child) not in rig.pods[0].pids())
+    with socket.socket() as sock, rig.pods[0].sleeper(int(child), sock.fileno()):
+        assert rig.out("m", "release")["state"] == "released"
+        assert not stopped(rig, pid)
 
 
 def test_what_was_stopped_before_stays_stopped(rig: Rig) -> None:

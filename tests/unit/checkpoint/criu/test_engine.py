@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,42 @@ def test_release_mends_every_socket(engine, known):
         assert server.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
         client.sendall(b"x")
         assert server.recv(1) == b"x"
+
+
+class Murderous(Kernel):
+    """Whose descriptor is to be duplicated has just been killed, the first time."""
+
+    victim: subprocess.Popen[bytes] | None = None
+
+    def pidfd_getfd(self, pidfd: int, fd: int) -> int:
+        if self.victim is not None:
+            self.victim.kill()
+            self.victim.wait()
+            self.victim = None
+        return super().pidfd_getfd(pidfd, fd)
+
+
+def test_a_process_that_is_killed_meanwhile_keeps_nobody_stopped(tmp_path):
+    """Nor its sockets, which others have too, from being mended."""
+    kernel = Murderous()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        fds = [client.fileno()]
+        children = [stack.enter_context(subprocess.Popen(["sleep", "60"], pass_fds=fds)) for _ in range(2)]
+        for child in children:
+            stack.callback(child.kill)
+            child.send_signal(signal.SIGSTOP)
+        client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        tree = trees.hold_all(kernel, [child.pid for child in children])
+        kernel.victim = children[0]
+        CriuEngine(kernel, "criu", MESSAGES, tmp_path).release(tree, {}, {})
+        tree.close()
+        assert children[0].poll() is not None
+        assert trees.stat(children[1].pid).state in "SR"
+        assert not kernel.in_repair(client)
 
 
 def test_a_process_that_is_gone_has_no_sockets():

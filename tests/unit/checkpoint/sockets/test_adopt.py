@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -51,6 +52,23 @@ async def test_every_socket_arrives_and_is_answered_for_in_order(tmp_path, liste
         await adoption.release()
         assert adopter.held == []
         adoption.close()
+
+
+async def test_a_proxy_that_stands_still_with_a_full_queue_is_not_waited_for(tmp_path):
+    """By nobody: the agent has one thread for all of its leases."""
+    path = str(tmp_path / "adopt.sock")
+    with contextlib.ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        deaf.bind(path)
+        deaf.listen(1)
+
+        def connect() -> None:
+            stack.callback(Adoption(path, "m", lambda: None).close)
+
+        connecting = asyncio.to_thread(lambda: [connect() for _ in range(3)])
+        with pytest.raises(AgentError) as error:
+            await asyncio.wait_for(connecting, 5)
+        assert error.value.code is Code.PROXY_UNREACHABLE
 
 
 async def test_the_next_message_is_made_while_the_proxy_is_at_the_last(tmp_path, listener, wait_until):
