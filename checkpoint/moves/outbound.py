@@ -176,7 +176,10 @@ class Outbound(Side):
             beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
             report = await self._dumping.dump(tree, self._folders, beside)
         finally:
-            options, _, read = await asyncio.gather(looking, packing, reading)
+            # All three, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
+            await asyncio.wait({looking, packing, reading})
+        packing.result()
+        options, read = looking.result(), reading.result()
         self._shipping.check()
         self._outgoing.hand_over(images)
         waits.restart_polls(images, self._around.messages)

@@ -69,10 +69,10 @@ class Restoring:
             raise
         try:
             manifest.compare(sealed, await looking)
+            self._carry_over(report.tree, Images(folder, self._around.messages))
         except BaseException:
             await self.discard(report.tree)
             raise
-        self._carry_over(report.tree, Images(folder, self._around.messages))
         return report
 
     async def _place_files(self, folder: Path, sealed: Manifest, key: bytes) -> None:

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from checkpoint.api import NO_FILES, Files
 from checkpoint.core.causes import explain
 from checkpoint.core.chain import is_chain
 from checkpoint.core.custody import State
@@ -87,13 +88,20 @@ async def migrate(tmp_path):
         tasks.append(asyncio.get_running_loop().create_task(work, name=name))
         return tasks[-1]
 
-    async def make(engine: Scripted, *, stop: bool = True, hold: float = 60.0) -> Outbound:
-        around = Surroundings(Kernel(), engine, None, store, "", lambda: None, spawn, lambda name: None)
+    async def make(
+        engine: Scripted,
+        *,
+        stop: bool = True,
+        hold: float = 60.0,
+        kernel: Kernel | None = None,
+        files: Files = NO_FILES,
+    ) -> Outbound:
+        around = Surroundings(kernel or Kernel(), engine, None, store, "", lambda: None, spawn, lambda name: None)
         record = MigrationRecord(
             migration="m", workload="w", side="source", state=State.PREPARED, max_hold_seconds=hold
         )
         record.root = Identity(os.getpid(), 1)
-        migration = Outbound(around, record, "00" * 32)
+        migration = Outbound(around, record, "00" * 32, files=files)
         await migration.prepare()
         if stop:
             await migration.stop()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
+import time
 
 import pytest
 
+from checkpoint.api import Files
 from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
 from checkpoint.moves.dumping import DUMP_TRIES
-from checkpoint.processes.tree import Tree, hold, is_stopped, send, until_stopped
+from checkpoint.processes.tree import Tree, hold, hold_all, is_stopped, send, until_stopped
+from checkpoint.sockets.duplicates import sockets_of
 from tests.unit.checkpoint.moves.conftest import Scripted, queue_moved
 
 
@@ -66,6 +71,37 @@ async def test_and_not_for_another_cause(migrate):
     with pytest.raises(AgentError, match="full"):
         await migration.dump()
     assert len(engine.endings) == 1
+
+
+async def test_what_is_done_beside_a_dump_that_fails_is_waited_for(migrate, tmp_path):
+    """The sockets are still looked at when the dump fails, and the packing too: nothing of them is kept."""
+
+    class Slow(Kernel):
+        def pidfd_getfd(self, pidfd: int, fd: int) -> int:
+            time.sleep(0.1)
+            return super().pidfd_getfd(pidfd, fd)
+
+    class Holding(Scripted):
+        async def stop(self, root):
+            return hold_all(Kernel(), [child.pid])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        child = await asyncio.create_subprocess_exec("sleep", "60", pass_fds=[listener.fileno()])
+        inode = os.fstat(listener.fileno()).st_ino
+    try:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        engine = Holding(AgentError(Code.NO_SPACE, "full"))
+        migration = await migrate(engine, kernel=Slow(), files=Files((str(folder),)))
+        folder.rmdir()
+        with pytest.raises(AgentError, match="full"):
+            await migration.dump()
+        await migration.release()
+        await asyncio.sleep(0.5)  # more than the look takes, if it is under way
+        assert inode not in {ino for _, ino in sockets_of(os.getpid())}
+    finally:
+        child.kill()
+        await child.wait()
 
 
 async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):

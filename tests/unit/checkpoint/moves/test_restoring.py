@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 
 import msgspec
+import pytest
 
+from checkpoint.core.manifest import KEY_BYTES
+from checkpoint.core.sockopts import SocketOptions
+from checkpoint.engine import RestoreReport
 from checkpoint.images.folder import Images
+from checkpoint.images.store import Store, listing
 from checkpoint.kernel import Kernel
 from checkpoint.moves.restoring import Restoring
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import attributes
 from checkpoint.processes.attributes import TaskAttributes
-from checkpoint.processes.tree import hold_all
+from checkpoint.processes.tree import Tree, hold_all, kill
 from checkpoint.sockets import sockopts
+
+KEY = bytes(KEY_BYTES)
 
 
 def carried(folder) -> list[str]:
@@ -31,6 +41,43 @@ def test_what_cannot_be_set_is_remembered(tmp_path):
     (tmp_path / attributes.FILE).write_bytes(msgspec.json.encode(wanted))
     (tmp_path / sockopts.FILE).write_bytes(b"[]")
     assert carried(tmp_path) == [f"CPU affinity 4000 of thread {os.getpid()}: Invalid argument"]
+
+
+async def test_a_copy_that_cannot_be_completed_is_ended(tmp_path):
+    """As where one of its processes has been killed already, by whoever was short of memory."""
+    killed, other = [await asyncio.create_subprocess_exec("sleep", "60") for _ in range(2)]
+
+    class Engine:
+        async def prepare(self) -> None: ...
+
+        async def restore(self, helper, folders, *, lazily: bool) -> RestoreReport:
+            copy = hold_all(Kernel(), [killed.pid, other.pid])
+            killed.kill()
+            await killed.wait()
+            return RestoreReport(killed.pid, copy, {})
+
+        def discard(self, tree: Tree) -> None:
+            kill(Kernel(), tree)
+
+    folder, work = tmp_path / "images", tmp_path / "work"
+    folder.mkdir()
+    (folder / sockopts.FILE).write_bytes(msgspec.json.encode([SocketOptions(killed.pid, 0, [])]))
+    store = Store(tmp_path / "store")
+    around = Surroundings(
+        Kernel(), Engine(), None, store, "", lambda: None, lambda work, _: asyncio.create_task(work), lambda name: None,
+        tmp_path,
+    )  # fmt: skip
+    restoring = Restoring(around, "m", work, None, lambda name: contextlib.nullcontext())
+    try:
+        sealed, _ = await store.seal(folder, KEY, listing(folder), {})
+        with pytest.raises(ProcessLookupError):
+            await restoring.restore(folder, sealed, KEY, lazily=False)
+        assert await asyncio.wait_for(other.wait(), 5) == -signal.SIGKILL
+    finally:
+        store.close()
+        if other.returncode is None:
+            other.kill()
+            await other.wait()
 
 
 def test_images_of_a_time_that_knew_of_none(tmp_path):
