@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from checkpoint.baggage import scan
@@ -33,7 +34,38 @@ _SOME_DIFFER = 1
 """tar's exit status when a file changed while it was read, and nothing worse (tar(1), RETURN VALUE)."""
 
 
-def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool) -> None:
+class Brake:
+    """Breaks off what has been given it, from another thread: tar that is at work, or is to be started."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tar: subprocess.Popen[bytes] | None = None
+        self._why: AgentError | None = None
+
+    def pull(self, why: AgentError) -> None:
+        """Whoever waits is told that, or would wait later."""
+        with self._lock:
+            self._why = self._why or why
+            if self._tar is not None:
+                self._tar.kill()
+
+    @contextlib.contextmanager
+    def on(self, tar: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Raises why it was pulled, at the end: tar has ended by then."""
+        with self._lock:
+            self._tar = tar
+            if self._why is not None:
+                tar.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._tar = None
+        if self._why is not None:
+            raise self._why
+
+
+def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool, brake: Brake | None = None) -> None:
     """Write the wanted entries of `source` to `archive`. Blocks.
 
     `loosely`: what is gone or changing meanwhile is none's fault: it is sent again. Raises AgentError.
@@ -42,7 +74,7 @@ def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool)
     # times of access and of the inode are the reader's and the kernel's own: not worth a header each
     argv = [_TAR, *_COMMON, "--pax-option=delete=atime,delete=ctime", "-C", str(source), "-cf", str(archive)]
     argv += ["--no-recursion", "--null", "--verbatim-files-from", "-T", "-", *(["--ignore-failed-read"] * loosely)]
-    _run(argv, names, fine={0, _SOME_DIFFER})
+    _run(argv, names, {0, _SOME_DIFFER}, brake or Brake())
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -58,17 +90,18 @@ def unpack(archive: Path, folder: Path) -> None:
         "--same-owner",
         "--delay-directory-restore",
     ]
-    _run(argv, b"", fine={0})
+    _run(argv, b"", {0}, Brake())
 
 
-def _run(argv: list[str], given: bytes, fine: set[int]) -> None:
+def _run(argv: list[str], given: bytes, fine: set[int], brake: Brake) -> None:
     try:
         tar = subprocess.Popen(
             argv, env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
     except OSError as error:
         raise AgentError(Code.FILES, f"{argv[0]} cannot be started: {error.strerror}") from error
-    said = _attended(tar, given).decode(errors="replace").strip().splitlines()
+    with brake.on(tar):
+        said = _attended(tar, given).decode(errors="replace").strip().splitlines()
     if tar.returncode not in fine:
         no_room = any("No space left" in line for line in said)
         words = said[0] if said else f"exit status {tar.returncode}"

@@ -37,6 +37,7 @@ class Outgoing:
         self._grounds = grounds(layer, named)
         self._arrived = {one.ground: one.entries for one in arrived}
         self._sent: list[list[Entry]] = [[] for _ in self._grounds]
+        self._brake = archive.Brake()
 
     def __bool__(self) -> bool:
         """Whether anything could travel at all."""
@@ -72,8 +73,13 @@ class Outgoing:
     def _pack(self, listings: list[Listing], *, loosely: bool) -> None:
         for place, (listing, sent) in enumerate(zip(listings, self._sent, strict=True)):
             wanted = baggage.changed(sent, listing.entries)
-            archive.pack(self._grounds[place][1], wanted, self.folder / archive_name(place), loosely=loosely)
+            target = self.folder / archive_name(place)
+            archive.pack(self._grounds[place][1], wanted, target, loosely=loosely, brake=self._brake)
         (self.folder / LIST).write_bytes(baggage.encode(listings))
+
+    def break_off(self, why: AgentError) -> None:
+        """Nothing will be packed any more: whoever waits for it is told that."""
+        self._brake.pull(why)
 
     def hand_over(self, images: Path) -> None:
         """Put what `second` has made among the images."""

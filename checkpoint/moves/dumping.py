@@ -71,10 +71,9 @@ class Dumping:
         with logs.keeping(self._around.folder, f"{self._record.migration}.dump"):
             return await self._dump(tree, folders, beside)
 
-    def break_off(self, *, expired: bool, reason: str) -> None:
-        """There will be no dump, and one that is under way fails; `expired`: because the lease has run out."""
-        code = Code.LEASE_EXPIRED if expired else Code.WRONG_STATE
-        self._broken_off = AgentError(code, f"the dump was broken off: {reason}")
+    def break_off(self, why: AgentError) -> None:
+        """There will be no dump, and one that is under way fails."""
+        self._broken_off = why
         if self._working is not None:
             self._around.engine.break_off(self._working.pid)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from pathlib import Path
 
-from tests.harness.agent_rig import PORT, SLEEP, Rig, dumping, ping, stopped, until
+from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, ping, stopped, until
 from tests.harness.solo_pod import PYTHON
 
 
@@ -103,6 +105,29 @@ def test_a_release_breaks_off_a_dump(rig: Rig) -> None:
     rig.prepare("n", "w")
     assert rig.out("n", "stop", "dump")["processes"] == 1, "nothing of CRIU's was left in it"
     rig.out("n", "release")
+
+
+def test_a_lease_breaks_off_the_packing_of_files(rig: Rig, tmp_path: Path) -> None:
+    """However long that would take: here for ever."""
+    file = tmp_path / "file"
+    file.write_bytes(b"at first")
+    pid = rig.run("w", SLEEP)
+    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 1.5, "image_key": IMAGE_KEY}
+    rig.a.ask("PUT", "/v1/outbound/m", body | {"files": {"named": [str(tmp_path)]}})
+    assert rig.out("m", "pack")["files"] == 1
+    file.write_bytes(b"x" * (256 << 20))
+    began = time.monotonic()
+    rig.out("m", "stop")
+    refused: list[tuple[int, str, str]] = []
+    thread = threading.Thread(target=lambda: refused.append(rig.a.refused("POST", "/v1/outbound/m/dump")))
+    thread.start()
+    until(lambda: rig.pods[0].run(["sh", "-c", "kill -STOP $(ps -C tar -o pid=) 2>/dev/null && echo stopped || true"]))
+    until(lambda: rig.a.ask("GET", "/v1/migrations")[0]["state"] == "released")
+    assert not stopped(rig, pid)
+    assert 1.4 < time.monotonic() - began < 4
+    thread.join()
+    assert refused == [(409, "lease-expired", "the dump was broken off: the lease ran out")]
+    assert "tar" not in rig.pods[0].run(["ps", "-eo", "comm="]).split()
 
 
 def test_a_proxy_that_dies_during_the_hold_releases_the_workload(rig: Rig) -> None:
