@@ -23,7 +23,9 @@ _COMMON = [
     "--format=posix", "--xattrs", "--xattrs-include=*", "--xattrs-exclude=trusted.overlay.*", "--acls", "--sparse",
     "--numeric-owner",
 ]  # fmt: skip
-_NO_DEVICES = ["/usr/bin/setpriv", "--bounding-set", "-mknod", "--inh-caps", "-mknod", "--"]
+_WITH_US = ["/usr/bin/setpriv", "--pdeathsig", "KILL"]
+"""It ends with the agent: the next one clears away what it makes."""
+_NO_DEVICES = ["--bounding-set", "-mknod", "--inh-caps", "-mknod"]
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 STUCK_SECONDS = 60.0
@@ -72,7 +74,17 @@ def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool,
     """
     names = b"".join(os.fsencode(one.path) + b"\0" for one in wanted)
     # times of access and of the inode are the reader's and the kernel's own: not worth a header each
-    argv = [_TAR, *_COMMON, "--pax-option=delete=atime,delete=ctime", "-C", str(source), "-cf", str(archive)]
+    argv = [
+        *_WITH_US,
+        "--",
+        _TAR,
+        *_COMMON,
+        "--pax-option=delete=atime,delete=ctime",
+        "-C",
+        str(source),
+        "-cf",
+        str(archive),
+    ]
     argv += ["--no-recursion", "--null", "--verbatim-files-from", "-T", "-", *(["--ignore-failed-read"] * loosely)]
     _run(argv, names, {0, _SOME_DIFFER}, brake or Brake())
 
@@ -80,7 +92,9 @@ def pack(source: Path, wanted: Iterable[Entry], archive: Path, *, loosely: bool,
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack into `folder`. Blocks. Raises AgentError."""
     argv = [
+        *_WITH_US,
         *_NO_DEVICES,
+        "--",
         _TAR,
         *_COMMON,
         "-C",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +126,40 @@ def test_who_has_a_pid_of_a_copys_that_is_gone_is_left_alone(rig: Rig) -> None:
     with rig.pods[1].sleeper(pid):
         rig.b.start()
         assert rig.b.ask("DELETE", "/v1/inbound/m")["state"] == "discarded"
+
+
+def test_a_killed_destination_agent_leaves_no_files(rig: Rig, tmp_path: Path) -> None:
+    """Tar, which was unpacking them, does not go on beside the agent that clears them away."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    theirs.mkdir()
+    for number in range(20):
+        (ours / str(number)).mkdir(parents=True)
+        for other in range(200):
+            (ours / str(number) / str(other)).touch()
+    rig.pods[1].run(["mount", "--bind", str(theirs), str(ours)])
+    rig.b.restart()
+    rig.run("w", SLEEP)
+    body = {"workload": "w", "readdress": {}, "max_hold_seconds": 9, "image_key": IMAGE_KEY}
+    rig.a.ask("PUT", "/v1/outbound/m", body | {"files": {"named": [str(ours)]}})
+    packed = rig.out("m", "pack")
+    rig.b.ask("PUT", "/v1/inbound/m", {"workload": "w", "argv": [], "image_key": IMAGE_KEY})
+
+    def stage() -> None:
+        with contextlib.suppress(OSError, HTTPException):
+            rig.b.call("POST", "/v1/inbound/m/stage", packed)
+
+    thread = threading.Thread(target=stage)
+    thread.start()
+    until(lambda: rig.pods[1].run(["sh", "-c", "kill -STOP $(ps -C tar -o pid=) 2>/dev/null && echo stopped || true"]))
+    rig.b.kill()
+    thread.join()
+    until(lambda: "tar" not in rig.pods[1].run(["ps", "-eo", "comm="]).split())
+    rig.b.start()
+    assert list(theirs.iterdir()) == []
+    rig.clean()
+    rig.b.kill()
+    rig.pods[1].run(["umount", str(ours)])
+    rig.b.start()
 
 
 def test_a_discarded_copy_is_killed(rig: Rig) -> None:
