@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -64,8 +65,8 @@ class Taker:
         self._selector = selectors.DefaultSelector()
         self._buffer = uffd.Buffer()
         self._processes: dict[int, Process] = {}
-        self._victims: list[int] = []
-        """A pidfd of each restored process."""
+        self._victims: dict[int, int] = {}
+        """A pidfd of each restored process, by its PID."""
         self._wanted: dict[str, Any] = {}
         self._store: Store | None = None
         self._early = False
@@ -150,7 +151,7 @@ class Taker:
             criu.close()
         elif word > 0:
             _, fds, _, _ = socket.recv_fds(criu, 1, 1)
-            self._victims.append(os.pidfd_open(word))
+            self._victims[word] = os.pidfd_open(word)
             pages = self._wanted["pages"].get(str(word), [])
             self._add(word, fds[0], Space((start, end) for start, end in pages))
             self._status.total_bytes += sum(end - start for start, end in pages)
@@ -268,13 +269,27 @@ class Taker:
 
     def give_up(self, reason: str) -> None:
         """Kill the workload, where it may run, and say why."""
-        for pidfd in self._victims if self._runs else ():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if self._runs:
+            self._kill()
         self._tell("lost", reason)
+
+    def _kill(self) -> None:
+        """Also who was forked since: where this process ends, what has not come is zeros to them. Nobody forks
+        meanwhile: a fork waits until it has been heard of here (K: userfaultfd.c, dup_userfaultfd_complete).
+        """
+        from checkpoint.kernel import Kernel  # here: they take a while to import, and are needed almost never
+        from checkpoint.processes import tree
+
+        kin = dict.fromkeys(one for pid, pidfd in self._victims.items() if _lives(pidfd) for one in tree.kin(pid))
+        kernel = Kernel()
+        tree.kill(kernel, tree.hold_all(kernel, kin))
 
     def _watch(self, what: socket.socket | Connection, call: Callable[[], None]) -> None:
         self._selector.register(what, selectors.EVENT_READ, call)
+
+
+def _lives(pidfd: int) -> bool:
+    return not select.select([pidfd], [], [], 0)[0]
 
 
 def main() -> None:

@@ -225,7 +225,7 @@ class Inbound(Side):
             self._apply(Event.FILLED)
             return
         root = self.record.members[0]
-        alive = tree.descendants(root.pid) if tree.is_alive(root.pid, root.start_time) else []
+        alive = tree.kin(root.pid) if tree.is_alive(root.pid, root.start_time) else []
         await self._restoring.destroy(tree.hold_all(self._around.kernel, alive))
         _LOG.error("%s: the workload's memory is lost: %s", self.record.migration, found.reason)
         self._apply(Event.LOSE, reason=found.reason)

@@ -23,6 +23,9 @@ from tests.harness.values import Data
 
 pytestmark = ONE_LOOP
 
+RUNNING = {"b:S", "b:R", "b:D"}
+"""What `copies` says of one at b that is not stopped."""
+
 
 async def filled(stage, mebibytes: int = 24) -> Data:
     """A Redis in a, and what it knows."""
@@ -38,10 +41,7 @@ async def giving_stands_still(stage, name="redis", program="redis-server"):
         os.kill(giver, signal.SIGSTOP)
         try:
             interposer.release.set()
-            running = ("b:S", "b:R", "b:D")
-            await until(
-                lambda: any(one in running for one in copies(stage.b, program=program)), "the copy does not run"
-            )
+            await until(lambda: set(copies(stage.b, program=program)) & RUNNING, "the copy does not run")
             yield moving, giver
         finally:
             if helpers(stage.a, "giver"):
@@ -151,6 +151,28 @@ async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_
     assert result.outcome == "succeeded", result.error
     await asyncio.to_thread(data.check)
     await until(lambda: not copies(own_stage.a), "the source does not end")
+
+
+async def test_nor_does_a_child_that_was_forked_meanwhile_read_zeros(own_stage, tmp_path):
+    """It is in no list of who was restored, and its parent's end was not its own."""
+    await own_stage.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
+    log, seen = Path(own_stage.a.directory) / "late.log", tmp_path / "seen"
+    await until(lambda: "up" in log.read_text(), "it does not start")
+    slowly = Transfer("direct", bytes_per_second=6 << 20)
+    moving = asyncio.create_task(own_stage.move("late", memory="post-copy", transfer=slowly))
+    try:
+        await until(lambda: set(copies(own_stage.b, program="python3")) & RUNNING, "the copy does not run")
+        (tmp_path / "go").touch()
+        await until(lambda: seen.exists() and seen.read_text(), "there is no child")
+        assert not moving.done()
+        assert len(copies(own_stage.b, program="python3")) == 2
+        await end(own_stage.a, "giver")
+        result = await asyncio.wait_for(moving, 30)
+    finally:
+        moving.cancel()
+    assert result.error.code == "memory-lost"
+    assert copies(own_stage.b, program="python3") == []
+    assert seen.read_text() == "nothing"
 
 
 @pytest.mark.parametrize("module", ["giver", "taker"])

@@ -65,6 +65,21 @@ def test_a_session_lives_as_long_as_any_process_of_it():
         time.sleep(0.01)
 
 
+def test_kin_is_a_tree_and_who_has_left_it_for_its_session():
+    script = "(sleep 1000 & echo $!); sleep 1000 & echo $!; wait"
+    leader = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    with leader.stdout:
+        orphan, child = int(leader.stdout.readline()), int(leader.stdout.readline())
+    found = trees.kin(leader.pid)
+    assert sorted(found) == sorted([leader.pid, orphan, child])
+    assert found[0] == leader.pid
+    assert orphan not in trees.descendants(leader.pid)
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    leader.wait()
+    reap(found)
+
+
 async def test_a_tree_is_stopped_whole_and_goes_on(family):
     tree = await trees.stop(KERNEL, family)
     assert len(tree.pids) == 3
