@@ -240,7 +240,8 @@ class Move(Parties):
 
     async def _await_memory(self) -> None:
         """Looks once; `controller.migrate` asks again until everything is there."""
-        among_images = self.intent.memory != "post-copy" and not self._agreed.memory_port
+        chosen = self.plan is not None  # else it was by a controller before this one, and the agent is to say
+        among_images = chosen and self.intent.memory != "post-copy" and not self._agreed.memory_port
         if among_images or (self.memory is not None and self.memory.state == "complete"):
             return
         self.memory = await memory.look(self._id, self.destination_agent, self.memory)

@@ -38,7 +38,7 @@ async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-an
             interposer.spoil("POST", "/seal", Spoil.REFUSE)
         controller = await stage.start_midstream("migrate", "server", "--to", "b", "--memory", memory)
         await asyncio.wait_for(interposer.reached.wait(), 60)
-        migration = await _journal_in(stage, phase)
+        migration = await journal_in(stage, phase)
         controller.kill()
         await controller.communicate()
         interposer.heal()
@@ -59,9 +59,9 @@ async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-an
     assert running == [owner]
 
 
-async def _journal_in(stage: Scene, phase: str) -> str:
+async def journal_in(stage: Scene, phase: str) -> str:
     """Until the journal says that `phase` has begun; the migration's name."""
-    for _ in range(500):
+    for _ in range(1000):
         for record in journal.read_all(stage.lab.home / "migrations")[0]:
             if record.phase.value == phase:
                 return record.intent.migration

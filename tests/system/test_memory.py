@@ -17,6 +17,7 @@ from controller.core.errors import MidstreamError
 from controller.core.transfer import Transfer
 from tests.harness.helpers import copies, end, helpers
 from tests.harness.journeys import PROGRAMS, PYTHON, Lines, assert_nothing_lost, start_puppet
+from tests.harness.killing import journal_in
 from tests.harness.moving import ONE_LOOP, PORT, scene, spoilt, until
 from tests.harness.sidecars import AGENT, running
 from tests.harness.values import Data
@@ -173,6 +174,23 @@ async def test_nor_does_a_child_that_was_forked_meanwhile_read_zeros(own_stage, 
     assert result.error.code == "memory-lost"
     assert copies(own_stage.b, program="python3") == []
     assert seen.read_text() == "nothing"
+
+
+async def test_a_controller_that_takes_over_hears_of_it_too(own_stage, tmp_path):
+    """Which way the memory went was the first one's choice."""
+    await own_stage.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
+    log = Path(own_stage.a.directory) / "late.log"
+    await until(lambda: "up" in log.read_text(), "it does not start")
+    slowly = ("--transfer", "direct", "--transfer-rate", "6MiB")
+    controller = await own_stage.start_midstream("migrate", "late", "--to", "b", *slowly)
+    migration = await journal_in(own_stage, "Draining")
+    controller.kill()
+    await controller.communicate()
+    await end(own_stage.a, "giver")
+    await until(lambda: copies(own_stage.b, program="python3") == [], "it lives on without its memory")
+    status, out, _ = await own_stage.midstream("resume", migration, "-o", "json")
+    result = json.loads(out)
+    assert (status, result["outcome"], result["error"]["code"]) == (4, "failed", "memory-lost")
 
 
 @pytest.mark.parametrize("module", ["giver", "taker"])
