@@ -44,6 +44,7 @@ class Code(StrEnum):
     STRAY_PROCESS = "stray-process"
     UNSUPPORTED_SOCKET = "unsupported-socket"
     UNSUPPORTED_FILE = "unsupported-file"
+    UNSUPPORTED_PROCESS = "unsupported-process"
     CONNECTION_STATE = "connection-state"
     ADDRESS_IN_USE = "address-in-use"
     ADDRESS_MISSING = "address-missing"
@@ -136,6 +137,7 @@ _ROWS: dict[Code, _Row] = {
     Code.UNSUPPORTED_FILE: _Row(
         422, "workload", "CRIU cannot save that kind of descriptor; let the workload close it."
     ),
+    Code.UNSUPPORTED_PROCESS: _Row(422, "workload", "CRIU cannot save such a process: let it end."),
     Code.CONNECTION_STATE: _Row(409, "workload", "Such a state lasts a moment: try again."),
     Code.ADDRESS_IN_USE: _Row(409, "pod", "Something in the destination pod already uses that address and port."),
     Code.ADDRESS_MISSING: _Row(

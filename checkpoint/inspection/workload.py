@@ -94,6 +94,9 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
         tracer = int(procfs.status(pid).get("TracerPid", "0"))
         if tracer:
             yield problem(Code.TRACED, f"process {pid} is being traced by process {tracer}")
+        if (seen := tree.stat(pid)) is not None and tree.has_lost_leader(seen):
+            message = f"the first thread of process {pid} has ended, and others run on"
+            yield problem(Code.UNSUPPORTED_PROCESS, message)
         theirs = procfs.namespaces(pid)
         # An IPC namespace of the tree's own is carried along; one move gives it to a tree with System V objects.
         for kind in theirs:

@@ -92,7 +92,7 @@ def descendants(root: int) -> list[int]:
     while todo:
         pid = todo.pop()
         seen = stat(pid)
-        if seen is None or seen.state in "ZX":
+        if seen is None or _is_dead(pid, seen):
             continue
         found.append(pid)
         for tid in threads(pid):
@@ -111,7 +111,17 @@ def children(pid: int, tid: int) -> list[int]:
 def is_alive(pid: int, start_time: int) -> bool:
     """True while the process that had this PID and start time runs (a zombie no longer does)."""
     seen = stat(pid)
-    return seen is not None and seen.start_time == start_time and seen.state not in "ZX"
+    return seen is not None and seen.start_time == start_time and not _is_dead(pid, seen)
+
+
+def _is_dead(pid: int, seen: Stat) -> bool:
+    """A process shows the state of its first thread, which may end before the others (pthread_exit(3))."""
+    return has_lost_leader(seen) and len(threads(pid)) < 2
+
+
+def has_lost_leader(seen: Stat) -> bool:
+    """Whether the first thread has ended, if not all of them."""
+    return seen.state in "ZX"
 
 
 def session_lives(leader: int, start_time: int) -> bool:
@@ -135,15 +145,15 @@ def kin(pid: int) -> list[int]:
 
 def _in_session(pid: int, leader: int) -> bool:
     try:
-        return os.getsid(pid) == leader and (seen := stat(pid)) is not None and seen.state not in "ZX"
+        return os.getsid(pid) == leader and (seen := stat(pid)) is not None and not _is_dead(pid, seen)
     except ProcessLookupError:
         return False
 
 
 def is_stopped(pid: int) -> bool:
-    """True when every thread of a process is in a group stop."""
-    states = [stat(pid, tid) for tid in threads(pid)]
-    return bool(states) and all(one is None or one.state == "T" for one in states)
+    """True when every thread of a process is in a group stop, but for those that have ended."""
+    states = {one.state for tid in threads(pid) if (one := stat(pid, tid)) is not None}
+    return "T" in states and states <= set("TZX")
 
 
 def hold(kernel: Kernel, pid: int) -> Member | None:
@@ -256,7 +266,7 @@ def _waited_for(pid: int) -> list[int]:
 
 async def until_stopped(kernel: Kernel, pids: Iterable[int]) -> None:
     """Wait until every task of these processes is in state T; raises AgentError NOT_STOPPED. Zombies stand still."""
-    waiting = [pid for pid in pids if (seen := stat(pid)) is None or seen.state not in "ZX"]
+    waiting = [pid for pid in pids if (seen := stat(pid)) is None or not _is_dead(pid, seen)]
     await _until(kernel, lambda: all(is_stopped(pid) for pid in waiting), lambda: waiting)
 
 

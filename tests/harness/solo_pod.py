@@ -70,6 +70,15 @@ class SoloPod:
         """Move the pod's PID counter (proc_sys_kernel(5), ns_last_pid), as the creation of a real pod does."""
         self.run([PYTHON, "-I", "-S", "-c", f"open('/proc/sys/kernel/ns_last_pid', 'w').write('{pid}')"])
 
+    def children(self, pid: int) -> list[int]:
+        """The processes that its first thread has made."""
+        return [int(one) for one in self.run(["cat", f"/proc/{pid}/task/{pid}/children"]).split()]
+
+    def states(self, pid: int) -> set[str]:
+        """Of its threads."""
+        lines = self.run(["sh", "-c", f"cat /proc/{pid}/task/*/stat"]).splitlines()
+        return {line.rsplit(")", 1)[1].split()[0] for line in lines}
+
     @contextlib.contextmanager
     def sleeper(self, pid: int, *fds: int) -> Iterator[None]:
         """A process of that PID, which has these descriptors and does nothing; it has to be there until the end."""

@@ -77,6 +77,32 @@ def test_a_name_is_taken_by_whoever_comes_first(rig: Rig) -> None:
     assert [one["pid"] for one in rig.b.ask("GET", "/v1/workloads")] == [pid]
 
 
+def test_a_process_without_its_first_thread_is_refused_by_name_and_ended_with_the_others(rig: Rig) -> None:
+    source = (
+        "import ctypes, os, threading, time\n"
+        "if os.fork() == 0:\n"
+        "    threading.Thread(target=time.sleep, args=(1000,)).start()\n"
+        # exit(2): of one thread
+        "    ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)\n"
+        "time.sleep(1000)\n"
+    )
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
+    until(lambda: "Zl" in rig.pods[0].run(["ps", "-eo", "stat="]).split())
+    seen = rig.a.ask("GET", "/v1/workloads/w")
+    (child,) = set(rig.pods[0].children(pid))
+    assert [one["message"] for one in seen["problems"]] == [
+        f"the first thread of process {child} has ended, and others run on"
+    ]
+    assert seen["problems"][0]["code"] == "unsupported-process"
+    rig.prepare("m", "w")
+    assert rig.out("m", "stop")["state"] == "stopped"
+    assert rig.pods[0].states(child) == {"Z", "T"}
+    rig.out("m", "release")
+    assert rig.pods[0].states(child) == {"Z", "S"}
+    rig.a.ask("DELETE", "/v1/workloads/w")
+    until(lambda: child not in rig.pods[0].pids())
+
+
 def test_inspection_names_a_descriptor_from_outside(rig: Rig) -> None:
     """A process started from outside the pod, as a shell would, with its output outside."""
     with open("/dev/null", "wb") as outside:
