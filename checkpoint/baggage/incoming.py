@@ -129,9 +129,9 @@ class Incoming:
         """The workload runs: what it brought stays, and what it replaced is gone. Blocks. Can be said twice."""
         record = self._read()
         if record is not None:
-            _write(came_file(self._folder, self._workload), {"migration": self._migration, "listings": record.listings})
-            for one in record.placed:
+            for one in record.placed:  # first: it may be what fills the disk
                 self._placing(one.ground).end()
+            _write(came_file(self._folder, self._workload), {"migration": self._migration, "listings": record.listings})
             self._record.unlink(missing_ok=True)
 
     def undo(self) -> None:

@@ -31,6 +31,10 @@ TakenUp = dict[str, tuple[int, int]]
 """Paths with size and time of the file (ns)."""
 
 
+_REPLACED = (FileNotFoundError, NotADirectoryError, AgentError)
+"""How a path that was a folder a moment ago is missed, or found to be none."""
+
+
 class Step(msgspec.Struct, frozen=True):
     """`place`, `remove` or `dress` one path; `aside` is the name under which the staging keeps what was there."""
 
@@ -172,18 +176,24 @@ class Placing:
                 raise AgentError(Code.FILES, message) from error
 
     def undo(self, steps: list[Step]) -> None:
-        """Put everything back as it was, as far as it was changed, and remove the staging. Raises OSError."""
+        """Put everything back as it was, as far as it was changed, and remove the staging. Raises OSError.
+
+        What others have removed or replaced meanwhile stays so.
+        """
         for step in reversed(steps):
             if step.what != "dress":
-                self._undo(step)
+                with contextlib.suppress(*_REPLACED):
+                    self._undo(step)
         for step in reversed(steps):
             if step.before is not None:
-                self._dress(step.path, step.before)
+                with contextlib.suppress(*_REPLACED):
+                    self._dress(step.path, step.before)
         self.end()
 
     def _undo(self, step: Step) -> None:
         with self._parent(step.path) as (parent, name):
-            assert parent is not None
+            if parent is None:
+                return
             if step.what == "place" and not os.path.lexists(f"{self.new}/{step.path}"):
                 entries.make_room(f"{self.new}/{step.path}")
                 with contextlib.suppress(FileNotFoundError):
@@ -197,7 +207,8 @@ class Placing:
 
     def _dress(self, path: str, wanted: Attributes) -> None:
         with self._parent(path) as (parent, name):
-            assert parent is not None
+            if parent is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             folder = self._open(parent, name)
             try:
                 entries.set_attributes(folder, wanted)

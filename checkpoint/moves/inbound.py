@@ -142,8 +142,14 @@ class Inbound(Side):
             return self.custody()
 
     async def take_files_back(self) -> None:
-        """Leave the pod's files as they were before this migration: for one that is over, or never began."""
-        await asyncio.to_thread(self._incoming.undo)
+        """Leave the pod's files as they were before this migration: for one that is over, or never began.
+
+        What cannot be put back keeps nothing else from going back; it stays where it was put aside.
+        """
+        try:
+            await asyncio.to_thread(self._incoming.undo)
+        except OSError as error:
+            _LOG.error("%s: not all files are as they were: %s", self.record.migration, error)
 
     async def restore(self, wanted: RestoreWorkload) -> Restored:
         async with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -211,3 +212,55 @@ def test_a_full_disk_and_a_broken_archive_are_told_apart(folders):
     with pytest.raises(AgentError) as caught:
         archive.pack(folders.source, found.entries, Path("/dev/full"), loosely=False)
     assert caught.value.code is Code.NO_SPACE
+
+
+@pytest.mark.parametrize("gone", ["d", "other", ""])
+def test_what_others_have_removed_meanwhile_keeps_nothing_from_going_back(folders, gone):
+    """Or an agent that is to take it back at its start would never start."""
+    (folders.source / "other").mkdir()
+    (folders.source / "other/file").write_text("new")
+    for name in ("d", "other"):
+        (folders.there / name).mkdir()
+        (folders.there / name / "file").write_text("old")
+        os.utime(folders.there / name / "file", (1, 1))
+    folders.pack()
+    folders.place()
+    assert seen(folders.there)["d/file"] == seen(folders.there)["other/file"] == "new"
+    shutil.rmtree(folders.there / gone)
+    folders.incoming().undo()
+    left = {"d", "other"} - {gone} if gone else set()
+    assert (seen(folders.there) if gone else {}) == {f"{name}/file": "old" for name in left}
+    assert not list(folders.agent.iterdir())
+
+
+def test_what_others_have_made_meanwhile_stays(folders):
+    (folders.there / "d").mkdir()
+    (folders.there / "d/file").write_text("old")
+    os.utime(folders.there / "d/file", (1, 1))
+    folders.pack()
+    folders.place()
+    shutil.rmtree(folders.there / "d")
+    (folders.there / "d").write_text("theirs")
+    folders.incoming().undo()
+    assert seen(folders.there) == {"d": "theirs"}
+
+
+def test_a_full_disk_does_not_keep_what_was_replaced(folders):
+    """It may be what fills it."""
+    (folders.there / "d").mkdir()
+    (folders.there / "d/file").write_text("old")
+    os.utime(folders.there / "d/file", (1, 1))
+    folders.pack()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folders.agent)], check=True)
+    try:
+        folders.place()
+        found = os.statvfs(folders.agent)
+        (folders.agent / "filler").write_bytes(bytes(found.f_bavail * found.f_frsize))
+        with pytest.raises(OSError, match="No space"):
+            folders.incoming().keep()
+        assert seen(folders.there) == {"d/file": "new"}
+        (folders.agent / "filler").unlink()
+        folders.incoming().keep()
+        assert came(folders.agent, "w", "m")
+    finally:
+        subprocess.run(["umount", str(folders.agent)], check=True)
