@@ -206,9 +206,10 @@ class Custodian:
             if record.arrived_by and record.root not in gone_on:
                 self._farewells.expect(record)
 
-    def _moved_on(self, name: str) -> None:
-        self.workloads.forget(name)
-        self._farewells.moved_on(name)
+    def _moved_on(self, record: MigrationRecord) -> None:
+        self.workloads.forget(record.workload)
+        assert record.root is not None
+        self._farewells.moved_on(record.root)
 
     async def _recover(self, record: MigrationRecord) -> None:
         if record.side == "source":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.journal import WorkloadRecord
+from checkpoint.core.journal import Identity, WorkloadRecord
 from checkpoint.kernel import Kernel
 from checkpoint.processes import tree
 from checkpoint.sockets.adopt import Adoption
@@ -36,20 +36,21 @@ class Farewells:
         self._adopt_path = adopt_path
         self._spawn = spawn
         self._holder = holder
-        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._tasks: dict[Identity, asyncio.Task[Any]] = {}
+        """By the workload's first process: its name may be another's, while others of its session live."""
 
     def expect(self, record: WorkloadRecord) -> None:
         """It was moved here, and will end some day, or has."""
-        self._tasks[record.name] = self._spawn(self._attend(record), f"the end of {record.name}")
+        self._tasks[record.root] = self._spawn(self._attend(record), f"the end of {record.name}")
 
-    def moved_on(self, name: str) -> None:
-        """Said before anything else can look: its end here is not its end."""
-        if task := self._tasks.pop(name, None):
+    def moved_on(self, root: Identity) -> None:
+        """The workload with that first process: said before anything else can look. Its end here is not its end."""
+        if task := self._tasks.pop(root, None):
             task.cancel()
 
     def close(self) -> None:
-        for name in list(self._tasks):
-            self.moved_on(name)
+        for root in list(self._tasks):
+            self.moved_on(root)
 
     async def _attend(self, record: WorkloadRecord) -> None:
         await self._until_gone(record)

@@ -218,7 +218,7 @@ class Outbound(Side):
             self._apply(Event.YIELD)
         self._ending.begin(tree, self._handing.after)
         self._adopting.give_away()
-        self._around.given_up(self.record.workload)
+        self._around.given_up(self.record)
         self._lease.disarm()
 
     def _kill(self, tree: Tree) -> None:

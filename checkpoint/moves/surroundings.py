@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from checkpoint.core.journal import WorkloadRecord
+from checkpoint.core.journal import MigrationRecord, WorkloadRecord
 from checkpoint.core.stored import Machine
 from checkpoint.engine import Engine
 from checkpoint.images.pb import Messages
@@ -35,8 +35,8 @@ class Surroundings(msgspec.Struct, frozen=True):
     """Write the journal: what has been decided must be on record before it is done. Raises OSError."""
     spawn: Callable[[Any, str], asyncio.Task[Any]]
     """Start a task that the agent owns, by its name."""
-    given_up: Callable[[str], None]
-    """The workload of that name is no longer this pod's."""
+    given_up: Callable[[MigrationRecord], None]
+    """Its workload is no longer this pod's."""
     folder: Path = Path()
     """The agent's own, for what must outlive it."""
     layer: Path | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -157,10 +158,12 @@ def is_stopped(pid: int) -> bool:
 
 
 def hold(kernel: Kernel, pid: int) -> Member | None:
-    """Take hold of a process; None when it is gone."""
+    """Take hold of a process; None when it is gone, whether or not a thread has its number by now."""
     try:
         pidfd = kernel.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):  # a thread: EINVAL, or ENOENT (Linux 6.15)
+            raise
         return None
     seen = stat(pid)
     if seen is None:

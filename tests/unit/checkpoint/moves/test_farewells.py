@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -90,16 +93,46 @@ async def test_of_one_that_had_ended_while_no_agent_looked(later, process, proxy
 
 async def test_not_while_a_move_has_it_nor_when_that_has_taken_it_away(process, proxy, expect, wait_until):
     holders = ["w-2"]
-    farewell = expect(record_of(process), holder=lambda name: holders[0])
+    record = record_of(process)
+    farewell = expect(record, holder=lambda name: holders[0])
     process.kill()
     process.wait()
     await asyncio.sleep(0.05)
     assert proxy.requests == []
-    farewell.moved_on("w")
+    farewell.moved_on(record.root)
     await wait_until(lambda: expect.tasks[0].done())
     holders[0] = ""
     assert proxy.requests == []
     assert expect.tasks[0].cancelled()
+
+
+async def test_another_of_its_name_that_moves_on_does_not_take_it_along(proxy, expect, wait_until):
+    """Its first process has ended, so the name was free; others of its session still live."""
+    script = ["sh", "-c", "sleep 1000 & echo $!"]
+    with subprocess.Popen(script, start_new_session=True, stdout=subprocess.PIPE) as first:
+        record = record_of(first)
+        child = int(first.stdout.readline())
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as second:
+        other = record_of(second)
+        farewell = expect(record, other)
+        await asyncio.sleep(0.05)
+        farewell.moved_on(other.root)
+        second.kill()
+    await asyncio.sleep(0.05)
+    assert proxy.requests == []
+    os.kill(child, signal.SIGKILL)
+    await wait_until(lambda: proxy.requests)
+    assert proxy.requests == TOLD
+
+
+async def test_a_thread_that_has_its_number_by_now_is_another(proxy, expect, wait_until):
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    expect(WorkloadRecord("w", Identity(thread.native_id, 1), ["sleep"], "w-1"))
+    await wait_until(lambda: proxy.requests)
+    done.set()
+    thread.join()
 
 
 async def test_when_a_move_was_taken_back_that_it_did_not_outlive(process, proxy, expect, wait_until):
