@@ -18,11 +18,13 @@ class _Draining:
     sock: socket.socket
     drained: Callable[[], None]
     deadline: float
+    timer: asyncio.TimerHandle | None = None
 
 
 class Drainer:
     """Waits until a socket's other end has acknowledged everything. The kernel does not announce that, so it is asked:
-    soon at first, then more and more seldom while nothing changes. One timer, and only while somebody waits."""
+    of each socket soon at first, then more and more seldom. So those whose other end is silent for long cost little,
+    and those that end all the time put off nobody."""
 
     SOONEST_SECONDS, LATEST_SECONDS = 0.01, 1.0
     RESET_SECONDS = 1.0
@@ -31,9 +33,7 @@ class Drainer:
     def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel) -> None:
         self._loop = loop
         self._kernel = kernel
-        self._waiting: list[_Draining] = []
-        self._interval = self.SOONEST_SECONDS
-        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: dict[socket.socket, _Draining] = {}
 
     def wait(self, sock: socket.socket, drained: Callable[[], None]) -> None:
         """Call `drained` once nothing is left to be acknowledged, or the connection is gone."""
@@ -47,33 +47,30 @@ class Drainer:
             self._add(_Draining(sock, lambda: reset(sock), self._loop.time() + self.RESET_SECONDS))
 
     def forget(self, sock: socket.socket) -> None:
-        self._waiting = [entry for entry in self._waiting if entry.sock is not sock]
+        entry = self._waiting.pop(sock, None)
+        if entry and entry.timer:
+            entry.timer.cancel()
 
     def close(self) -> None:
         """Stop waiting; what still drains is closed by its owner, and the kernel goes on by itself."""
-        if self._timer:
-            self._timer.cancel()
-        self._timer = None
-        for entry in self._waiting:
+        for entry in list(self._waiting.values()):
+            self.forget(entry.sock)
             if entry.deadline != float("inf"):
                 reset(entry.sock)
-        self._waiting.clear()
 
     def _add(self, entry: _Draining) -> None:
-        self._waiting.append(entry)
-        if self._timer:
-            self._timer.cancel()
-        self._interval = self.SOONEST_SECONDS
-        self._timer = self._loop.call_later(self._interval, self._look)
+        self._waiting[entry.sock] = entry
+        self._look_in(self.SOONEST_SECONDS, entry)
 
-    def _look(self) -> None:
-        now = self._loop.time()
-        done = [entry for entry in self._waiting if now >= entry.deadline or self._is_drained(entry.sock)]
-        self._waiting = [entry for entry in self._waiting if entry not in done]
-        self._interval = self.SOONEST_SECONDS if done else min(2 * self._interval, self.LATEST_SECONDS)
-        self._timer = self._loop.call_later(self._interval, self._look) if self._waiting else None
-        for entry in done:
+    def _look_in(self, seconds: float, entry: _Draining) -> None:
+        entry.timer = self._loop.call_later(seconds, self._look, seconds, entry)
+
+    def _look(self, waited_seconds: float, entry: _Draining) -> None:
+        if self._loop.time() >= entry.deadline or self._is_drained(entry.sock):
+            del self._waiting[entry.sock]
             entry.drained()
+        else:
+            self._look_in(min(2 * waited_seconds, self.LATEST_SECONDS), entry)
 
     def _is_drained(self, sock: socket.socket) -> bool:
         try:

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from proxy.io.context import Context
+from proxy.io.drainer import Drainer
 from tests.harness import proxy_parts as parts
 
 
@@ -88,3 +89,20 @@ async def test_a_forgotten_drain_is_not_told(context: Context) -> None:
         context.drainer.forget(one)
         drain(two)
         await asyncio.sleep(0.05)
+
+
+async def test_those_that_come_all_the_time_put_off_nobody(context: Context) -> None:
+    """Short connections, each of which ends soon after the last one."""
+    pairs = [parts.nonblocking_pair() for _ in range(40)]
+    told: list[int] = []
+    for number, (one, _) in enumerate(pairs):
+        one.send(b"last words")
+        context.drainer.wait(one, lambda number=number: told.append(number))
+        if told:
+            break
+        await asyncio.sleep(Drainer.SOONEST_SECONDS / 4)
+    assert 0 in told
+    for pair in pairs:
+        for sock in pair:
+            context.drainer.forget(sock)
+            sock.close()
