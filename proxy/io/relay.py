@@ -14,6 +14,7 @@ from typing import Protocol
 
 from proxy.core.stream import HEADER_BYTES, MAX_DATA_BYTES
 from proxy.io.poller import Poller
+from proxy.sys import options
 
 SCRATCH_BYTES = MAX_DATA_BYTES
 """One read: with 64 KiB bulk throughput is a third lower, with more the caches are left."""
@@ -237,11 +238,12 @@ def finish(sock: socket.socket) -> None:
 
 
 def make_ready(sock: socket.socket) -> None:
-    """A socket for a pump: no blocking, no Nagle, no cork, no lingering close, woken by the first byte.
+    """A socket for a pump: no blocking, no Nagle, no cork, no lingering close, no notices, woken by the first byte.
 
     An adopted socket brings whatever the application had set on it.
     """
     sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPING, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)

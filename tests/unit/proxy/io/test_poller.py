@@ -76,6 +76,40 @@ async def test_a_hangup_is_told_once_and_only_when_nobody_looks(poller: Poller) 
         await parts.eventually(lambda: told == ["gone", "read"])
 
 
+SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
+
+
+@pytest.mark.parametrize("looks", ["nobody", "a reader", "a writer"])
+async def test_a_notice_for_who_has_sent_is_no_event(poller: Poller, looks: str) -> None:
+    """The kernel says that a buffer is free again, and calls that an error until somebody takes it."""
+    one, two = parts.nonblocking_pair()
+    told: list[str] = []
+    with one, two:
+        one.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+        poller.hangup(one, lambda: told.append("gone"))
+        if looks == "a reader":
+            poller.read(one, lambda: told.append("read"))
+        one.send(bytes(1000), MSG_ZEROCOPY)
+        if looks == "a writer":
+            fill(one)
+            poller.write(one, lambda: told.append("write"))
+        await asyncio.sleep(0.05)
+        assert told == []
+        with pytest.raises(BlockingIOError):
+            one.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+        reset(two)
+        await parts.eventually(lambda: told)
+        poller.forget(one)
+
+
+def fill(sock: socket.socket) -> None:
+    try:
+        while True:
+            sock.send(bytes(1 << 20))
+    except BlockingIOError:
+        return
+
+
 async def test_a_new_socket_does_not_get_an_old_ones_events(poller: Poller) -> None:
     """Two are ready in one batch; the first to be called closes the other, and opens one with the same number."""
     ones = [socket.socketpair() for _ in range(2)]

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.io.context import Context
 from proxy.io.relay import COPY_BYTES, Giver, Scratch, Taker, discard, finish, make_ready, reset
+from proxy.sys import options
 from tests.harness import proxy_parts as parts
 
 
@@ -235,12 +236,14 @@ def test_an_adopted_sockets_settings_do_not_disturb() -> None:
         two.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1000)
         two.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         two.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\5\0\0\0")
+        two.setsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPING, 1 << 1)
         make_ready(two)
         assert not two.getblocking()
         assert two.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
         assert two.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 0
         assert two.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert two.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)[:4] == bytes(4)
+        assert two.getsockopt(socket.SOL_SOCKET, options.SO_TIMESTAMPING) == 0
 
 
 def test_there_is_nothing_to_finish_on_a_dead_socket() -> None:
