@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -20,6 +21,9 @@ class DestinationFlow(Flow):
     """A flow at the destination: its leg faces the restored workload and has the peer's address."""
 
     side = "destination"
+    TAKEN_SECONDS, LOOK_SECONDS = 5.0, 0.01
+    """So long a fresh leg waits for another flow with the same two ends to be over, and between two looks. A peer that
+    comes again from the same port has done with the one before, whose bytes and end may still be on their way here."""
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class DestinationFlow(Flow):
         super().__init__(context, number, peer, app, direction, state, leg, ended)
         self._retire = retire
         self._connecting = False
+        self._again: asyncio.TimerHandle | None = None
         self._answer: Callable[[str], None] | None = None
 
     def leave_repair(self) -> None:
@@ -59,10 +64,16 @@ class DestinationFlow(Flow):
         self.path.first(link)
         self.via = link.via
         self._answer = answer
+        self._connect(self.context.loop.time() + self.TAKEN_SECONDS)
+
+    def _connect(self, give_up_at: float) -> None:
+        loop = self.context.loop
         code = self.leg.connect_ex((self.local.host, self.local.port))
         if code in (0, errno.EINPROGRESS):
             self._connecting = True
             self.context.poller.write(self.leg, self._on_connected)
+        elif code == errno.EADDRNOTAVAIL and loop.time() < give_up_at:
+            self._again = loop.call_later(self.LOOK_SECONDS, self._connect, give_up_at)
         else:
             self._refuse(code)
 
@@ -81,6 +92,8 @@ class DestinationFlow(Flow):
         super().close_leg()
 
     def _stop_connecting(self) -> None:
+        if self._again:
+            self._again.cancel()
         if self._connecting:
             self._connecting = False
             self.context.poller.forget(self.leg)

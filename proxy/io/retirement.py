@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from proxy.core.errors import ProxyError
@@ -21,6 +22,8 @@ class Retirement:
     def __init__(self, loop: asyncio.AbstractEventLoop, routing: Routing) -> None:
         self._loop = loop
         self._routing = routing
+        self._used: Counter[bytes] = Counter()
+        """By how many flows: two have the same ends for a moment where a peer comes again from the same port."""
         self._due: dict[bytes, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._open_migrations = 0
@@ -28,12 +31,17 @@ class Retirement:
     def use(self, keys: Iterable[bytes]) -> None:
         """Route these flows from now on. Raises ROUTING_FAILED."""
         keys = list(keys)
+        self._routing.change(keys)
+        self._used.update(keys)
         for key in keys:
             self._due.pop(key, None)
-        self._routing.change(keys)
 
     def retire(self, key: bytes) -> None:
-        """Stop routing this flow soon."""
+        """Stop routing this flow soon, unless another one has the same ends."""
+        self._used[key] -= 1
+        if self._used[key] > 0:
+            return
+        del self._used[key]
         self._due[key] = self._loop.time() + RETIRE_SECONDS
         if self._timer is None:
             self._timer = self._loop.call_later(RETIRE_SECONDS, self._sweep)

@@ -73,13 +73,13 @@ class Routing:
         old = set(removed) & self._keys
         if not new and not old:
             return
-        keys = (self._keys | new) - old
         with _translated(f"change {len(new) + len(old)} flows of"):
             self._alias(_NEWADDR, _aliases(new) - self._aliases)
             self._aliases |= _aliases(new)
             self._nft.send(nftables.change(sorted(new), sorted(old)))
-            self._keys = keys
-            unused = _aliases(old) - _aliases(keys) if _aliases(old) else set()
+            self._keys |= new
+            self._keys -= old
+            unused = _aliases(old) - _aliases(self._keys) if _aliases(old) else set()
             self._alias(_DELADDR, unused)
             self._aliases -= unused
 

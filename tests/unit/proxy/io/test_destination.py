@@ -6,10 +6,11 @@ import socket
 import pytest
 
 from proxy.api import Endpoint, Legs
-from proxy.core.flow import State
+from proxy.core.flow import Event, State
 from proxy.core.stream import HEADER_BYTES, Mark, header
 from proxy.core.wire import HEADER, Accepted, Decoder, Frame, Refused
 from proxy.io.accepted import AcceptedLink
+from proxy.io.destination import DestinationFlow
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 
@@ -19,12 +20,12 @@ pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 class Opened:
     """A connection that the destination is to open towards an application."""
 
-    def __init__(self, plane: Plane, app: Endpoint) -> None:
+    def __init__(self, plane: Plane, app: Endpoint, number: int = 77) -> None:
         self.here, self.there = parts.nonblocking_pair()
         self.migration = plane.inbound["m"]
         self.decoder = Decoder()
-        self.migration.open(parts.Open(77, 88, Endpoint("127.0.0.9", 4711), app), self.link)
-        self.flow = self.migration.flows[77]
+        self.migration.open(parts.Open(number, 88, Endpoint("127.0.0.9", 4711), app), self.link)
+        self.flow = self.migration.flows[number]
 
     def link(self) -> AcceptedLink:
         link = AcceptedLink(self.migration.context, 88, "the source", 10, self.migration.forget_link)
@@ -74,6 +75,36 @@ async def test_what_came_before_the_leg_is_connected_is_accounted_for(plane: Pla
         await parts.eventually(lambda: opened.flow.state is State.RELAYING)
         await parts.eventually(lambda: opened.flow.ledger_line().to_app_bytes == 13)
         assert opened.flow.ledger_line().link_waiting_bytes == 0
+        opened.close()
+
+
+async def test_a_peer_that_comes_again_from_the_same_port(plane: Plane) -> None:
+    """And is here before its former connection is over: it waits for that, and is routed when that is forgotten."""
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        former = Opened(plane, Endpoint(*app.getsockname()))
+        await parts.eventually(lambda: former.flow.state is State.RELAYING)
+        opened = Opened(plane, Endpoint(*app.getsockname()), 78)
+        await asyncio.sleep(0.05)
+        assert opened.flow.state is State.CONNECTING
+        former.flow.tell(Event.RELEASE)
+        await parts.eventually(lambda: opened.flow.state is State.RELAYING)
+        for _ in range(2):
+            sock, peer = app.accept()
+            sock.close()
+            assert peer == ("127.0.0.9", 4711)
+        former.close()
+        opened.close()
+
+
+async def test_but_it_does_not_wait_for_ever(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DestinationFlow, "TAKEN_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        former = Opened(plane, Endpoint(*app.getsockname()))
+        await parts.eventually(lambda: former.flow.state is State.RELAYING)
+        opened = Opened(plane, Endpoint(*app.getsockname()), 78)
+        await parts.eventually(lambda: opened.flow.is_over)
+        assert "Cannot assign requested address" in opened.flow.error
+        former.close()
         opened.close()
 
 

@@ -46,6 +46,22 @@ async def test_a_key_that_is_used_again_stays() -> None:
     made.close()
 
 
+async def test_a_key_stays_as_long_as_anybody_uses_it() -> None:
+    """A flow that ends behind its successor, which has the same ends."""
+    routing = parts.quiet_routing()
+    made = Retirement(asyncio.get_running_loop(), routing)
+    made.begin()
+    made.use([ONE])
+    made.use([ONE])
+    made.retire(ONE)
+    await asyncio.sleep(0.1)
+    assert routing.flows == 1
+    made.retire(ONE)
+    await parts.eventually(lambda: routing.flows == 0)
+    made.end()
+    made.close()
+
+
 async def test_the_routing_goes_with_the_last_key_and_the_last_migration() -> None:
     routing = parts.quiet_routing()
     made = Retirement(asyncio.get_running_loop(), routing)
