@@ -77,6 +77,15 @@ class DestinationFlow(Flow):
         else:
             self._refuse(code)
 
+    def fin_link(self) -> None:
+        """The workload has closed its socket, or its half of the connection: both look alike. Its kernel forgets a
+        socket that is closed when the peer says nothing more (tcp_fin_timeout), so it is asked from time to time: where
+        it has forgotten, it answers with RST, and the flow does not wait for the peer for ever.
+        """
+        super().fin_link()
+        if self.datagrams is None:
+            repair.keep_asking(self.context.kernel, self.leg)
+
     def retire_route(self) -> None:
         if isinstance(self.datagrams, Speakers):
             self.datagrams.close()

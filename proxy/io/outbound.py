@@ -227,6 +227,7 @@ class OutboundMigration:
         inherited = self.context.legs.get((local, peer))
         number = inherited.number if inherited else secrets.randbits(FLOW_BITS)
         make_ready(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # what the workload asks for will not reach the peer
         flow = self._flow(number, peer, local, "accepted", State.LINKING, sock)
         app = address.readdressed(local, self.readdress)
         if app == local or (inherited and address.host_of(inherited.via) == self.plan.destination.host):

@@ -18,6 +18,8 @@ from proxy.sys.options import SOL_TCP
 
 READ_ATTEMPTS = 64
 """One takes 3 us and packets of a fast stream are tens of us apart, so a second is rare already."""
+ASK_SECONDS = 60
+"""Between two questions to a workload that says nothing more; its kernel remembers a closed socket for as long."""
 _WINDOW = struct.Struct("=5I")
 _WORD = struct.Struct("=I")
 _PAIR = struct.Struct("=II")
@@ -167,6 +169,13 @@ def fresh(kernel: Kernel, peer: Endpoint) -> socket.socket:
         sock.close()
         raise ProxyError(Code.LEG_NOT_BUILT, f"an app leg from {peer}: {error.strerror}") from error
     return sock
+
+
+def keep_asking(kernel: Kernel, sock: socket.socket) -> None:
+    """Have the kernel ask the other end of an app leg whether it is there: a packet a minute, over lo."""
+    kernel.set_int(sock, SOL_TCP, socket.TCP_KEEPIDLE, ASK_SECONDS)
+    kernel.set_int(sock, SOL_TCP, socket.TCP_KEEPINTVL, ASK_SECONDS)
+    kernel.set_int(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _speed_up(kernel: Kernel, sock: socket.socket) -> None:

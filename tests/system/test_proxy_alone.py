@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,7 @@ def test_connections_during_and_after_the_hold_reach_the_destination(rig: Rig) -
     late.sendall(b"late")
     native = rig.connect(rigs.ADDRESS["b"], own_port=True)  # else to the workload it may be one with a relayed one
     native.sendall(b"native")
+    eventually(lambda: asked_for(rig) == 41, "keepalive asks for the peers that the old address has")
     said = {}
     for _ in range(42):
         sock, peer = move.server.accept()
@@ -219,6 +221,13 @@ def test_connections_during_and_after_the_hold_reach_the_destination(rig: Rig) -
     assert sorted(set(said.values())) == [b"early", b"late", b"native"]
     become(rig, "inbound", *["closed"] * 41)  # the native one is none of the proxy's business
     assert {line["direction"] for line in ledger(rig, "inbound")} == {"accepted"}
+
+
+def asked_for(rig: Rig) -> int:
+    """How many of the peers at the old address TCP's keepalive asks for."""
+    listing = ("ss", "-tnoH", "state", "established", f"sport = :{rigs.PORT}")
+    with rig.namespaces["a"].popen(*listing, stdout=subprocess.PIPE) as process:
+        return process.communicate()[0].count(b"timer:(keepalive")
 
 
 def test_a_connection_that_the_destination_refuses_is_reset(rig: Rig) -> None:

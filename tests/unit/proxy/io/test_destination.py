@@ -12,6 +12,7 @@ from proxy.core.wire import HEADER, Accepted, Decoder, Frame, Refused
 from proxy.io.accepted import AcceptedLink
 from proxy.io.destination import DestinationFlow
 from proxy.io.plane import Plane
+from proxy.sys import repair
 from tests.harness import proxy_parts as parts
 
 pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
@@ -20,11 +21,11 @@ pytestmark = [parts.NEEDS_ROOT, pytest.mark.usefixtures("prepared")]
 class Opened:
     """A connection that the destination is to open towards an application."""
 
-    def __init__(self, plane: Plane, app: Endpoint, number: int = 77) -> None:
+    def __init__(self, plane: Plane, app: Endpoint, number: int = 77, port: int = 4711) -> None:
         self.here, self.there = parts.nonblocking_pair()
         self.migration = plane.inbound["m"]
         self.decoder = Decoder()
-        self.migration.open(parts.Open(number, 88, Endpoint("127.0.0.9", 4711), app), self.link)
+        self.migration.open(parts.Open(number, 88, Endpoint("127.0.0.9", port), app), self.link)
         self.flow = self.migration.flows[number]
 
     def link(self) -> AcceptedLink:
@@ -106,6 +107,28 @@ async def test_but_it_does_not_wait_for_ever(plane: Plane, monkeypatch: pytest.M
         assert "Cannot assign requested address" in opened.flow.error
         former.close()
         opened.close()
+
+
+async def test_who_has_closed_is_told_from_who_has_half_closed(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that never ends its side keeps nobody: a kernel alone would forget such a connection, too."""
+    monkeypatch.setattr(repair, "ASK_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        both = [Opened(plane, Endpoint(*app.getsockname()), 77 + number, 4711 + number) for number in range(2)]
+        await parts.eventually(lambda: {each.flow.state for each in both} == {State.RELAYING})
+        closed, half_closed = [app.accept()[0] for _ in range(2)]
+        closed.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # for this socket, tcp_fin_timeout
+        with half_closed:
+            half_closed.shutdown(socket.SHUT_WR)
+            assert closed.recv(5, socket.MSG_WAITALL) == b"first"  # unread, it would be a reset
+            closed.close()
+            await parts.eventually(lambda: {each.flow.state for each in both} == {State.LEG_ENDED})
+            await parts.eventually(lambda: both[0].flow.is_over)
+            both[1].there.send(data(b", second"))
+            half_closed.setblocking(False)
+            assert await parts.read(half_closed, 13) == b"first, second"
+            assert both[1].flow.state is State.LEG_ENDED
+        for each in both:
+            each.close()
 
 
 async def test_an_application_that_does_not_listen(plane: Plane) -> None:
