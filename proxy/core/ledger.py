@@ -50,6 +50,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Next byte the application will write (one more if it has shut down its side)."""
     outq_len: int
     """Bytes written and not acknowledged: the peer leg delivers them."""
+    fin_sent: bool = False
+    """It has shut down its side: `outq_seq` counts that. (The live socket does not say so once it is closed.)"""
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -151,7 +153,7 @@ def mirror(snapshot: Snapshot, live: Live) -> Mirror:
     A FIN the workload has sent is not counted as received: the restored socket sends it again, so that the app leg sees
     the end of the stream and passes it on (to a peer leg whose own FIN has gone already: nothing happens twice).
     """
-    rcv_seq = modular(snapshot.outq_seq - (live.state in FIN_SENT))
+    rcv_seq = modular(snapshot.outq_seq - snapshot.fin_sent)
     return Mirror(
         snd_seq=snapshot.inq_seq,
         rcv_seq=rcv_seq,

@@ -38,7 +38,8 @@ def examine(kernel: Kernel, item: AdoptedSocket, sock: socket.socket) -> tuple[S
 
     Raises LEDGER_VIOLATED or SOCKET_UNUSABLE.
     """
-    snapshot = Snapshot(item.inq_seq, item.inq_len, modular(item.outq_seq + item.fin_sent), item.outq_len)
+    outq_seq = modular(item.outq_seq + item.fin_sent)
+    snapshot = Snapshot(item.inq_seq, item.inq_len, outq_seq, item.outq_len, item.fin_sent)
     try:
         live = repair.read(kernel, sock)
         if not item.given_up:

@@ -49,9 +49,10 @@ class Image:
             "direction": "inbound",
             "inq_seq": (self.live.rcv_nxt - self.fin_received) % 2**32,
             "inq_len": self.live.unread,
-            "outq_seq": self.live.write_seq,
+            "outq_seq": (self.live.write_seq - self.fin_sent) % 2**32,
             "outq_len": self.outq_len,
             "fin_received": self.fin_received,
+            "fin_sent": self.fin_sent,
         }
 
     def restore(self, local: str, *, own: socket.socket | None = None) -> socket.socket:

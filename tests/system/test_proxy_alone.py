@@ -136,6 +136,23 @@ def test_a_flow_that_the_workload_has_ended_moves(rig: Rig, quiet: bool) -> None
     become(rig, "inbound", "closed")
 
 
+def test_a_flow_that_the_workload_has_ended_and_its_peer_since_the_snapshot_moves(rig: Rig) -> None:
+    move = Move(rig)
+    move.clients = [move.join(first=b"f", quiet=True)]
+    (client,) = move.clients
+    assert client.verdict_after_end() == "ended"
+    rig.prepare()
+    move.freeze()
+    client.finish()
+    eventually(lambda: b"06" in tcp_states(rig, "a"), "TIME_WAIT: the socket itself is CLOSE")
+    move.adopt()
+    move.restore()
+    move.commit()
+    assert move.apps[0].verdict_after_end() == "ended"
+    become(rig, "outbound", "closed")
+    become(rig, "inbound", "closed")
+
+
 @pytest.mark.parametrize("who", ["peer", "workload"])
 def test_a_half_close_after_the_move_leaves_the_other_half(rig: Rig, who: str) -> None:
     move = Move(rig, clients=1)
