@@ -21,9 +21,10 @@ class DestinationFlow(Flow):
     """A flow at the destination: its leg faces the restored workload and has the peer's address."""
 
     side = "destination"
-    TAKEN_SECONDS, LOOK_SECONDS = 5.0, 0.01
+    TAKEN_SECONDS, LOOK_SECONDS = 60.0, 0.01
     """So long a fresh leg waits for another flow with the same two ends to be over, and between two looks. A peer that
-    comes again from the same port has done with the one before, whose bytes and end may still be on their way here."""
+    comes again from the same port has done with the one before, but its last bytes and its end may still be on their
+    way to the workload, which may be slow to read."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Path:
         self._giver: Giver | None = None
         self._leg_ended = False
         self._leg_broken = False
+        self._stopped = False
         self._dismissed = 0
         """So many links, the oldest, are not the flow's any more."""
 
@@ -106,10 +107,12 @@ class Path:
         self._links[self._order.taking].take_to(self._leg, self._on_leg_unwritable)
 
     def link_ended(self, link: Link) -> None:
-        self._do(self._order.link_ended())
+        if not self._stopped:
+            self._do(self._order.link_ended())
 
     def link_failed(self, link: Link, why: str) -> None:
-        self._tell(Event.LINK_FAILED, why)
+        if not self._stopped:
+            self._tell(Event.LINK_FAILED, why)
 
     def _on_leg_end(self) -> None:
         if self._leg_broken:
@@ -145,7 +148,11 @@ class Path:
     # The end
 
     def stop(self) -> None:
-        """Move no more bytes and do not watch the leg, as it is about to be closed."""
+        """Move no more bytes and do not watch the leg, as it is about to be closed.
+
+        What a link still had for it is dropped, and with that perhaps at its end: nobody is told.
+        """
+        self._stopped = True
         if self._giver:
             self._giver.stop()
         for link in self.links:

@@ -190,9 +190,9 @@ class Taker:
             return 0
         except OSError as error:
             self.error = error.errno or 0
-            self.stop()
             if self._failed:
                 self._failed()
+            self.stop()  # afterwards: with what is dropped the stream may end, and the leg's failure comes first
             return -1
         self.moved += sent
         return sent

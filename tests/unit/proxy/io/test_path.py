@@ -142,3 +142,30 @@ async def test_its_links_are_let_go_of_in_silence(ways: Ways) -> None:
     ways.path.abandon_links()
     assert link.is_over
     assert ways.told == []
+
+
+async def ended_behind_what_the_peer_does_not_take(ways: Ways) -> None:
+    """The stream from the link has come to its end, and the leg has no room for the bytes before that."""
+    ways.leg.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    ways.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5000)
+    assert ways.ends[0].send(bytes(200_000)) == 200_000
+    ways.ends[0].shutdown(socket.SHUT_WR)
+    link = ways.path.link
+    assert link
+    await parts.eventually(lambda: link.incoming.mark)
+    assert not link.incoming.handed_on
+
+
+async def test_an_end_that_is_dropped_with_the_leg_is_not_told(ways: Ways) -> None:
+    await ended_behind_what_the_peer_does_not_take(ways)
+    ways.path.stop()
+    assert ways.told == []
+
+
+async def test_the_failure_of_a_leg_is_told_before_the_end_that_is_dropped_with_it(ways: Ways) -> None:
+    ways.peer.shutdown(socket.SHUT_WR)
+    await parts.eventually(lambda: ways.told == [Event.LEG_EOF])
+    await ended_behind_what_the_peer_does_not_take(ways)
+    reset(ways.peer)
+    await parts.eventually(lambda: len(ways.told) > 1)
+    assert ways.told[1] is Event.LEG_FAILED
