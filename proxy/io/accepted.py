@@ -43,7 +43,8 @@ class AcceptedLink(Link):
 
     def carry(self, connection: Connection, received: int, rest: bytes = b"", *, reads: bool = True) -> None:
         super().carry(connection, received, rest, reads=reads)
-        self._stop_waiting()
+        if not self.is_broken:  # it may be again, and waits for the next one
+            self._stop_waiting()
 
     def _free(self) -> bool:
         """Says FREE; once that is on its way the connection is the acceptor's again."""
@@ -67,9 +68,9 @@ class AcceptedLink(Link):
             self.inquire(self)
 
     def _stop_waiting(self) -> None:
-        if self._timer and self.state is not State.BROKEN:
+        if self._timer:
             self._timer.cancel()
-            self._timer = None
+        self._timer = None
 
     def _over(self, event: Event) -> None:
         super()._over(event)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from proxy.core.link import State
 from proxy.io.accepted import AcceptedLink
+from proxy.io.context import Context
+from proxy.io.relay import reset
 from tests.harness import proxy_parts as parts
 from tests.harness.broken import Broken, breaks
 
-pytestmark = [parts.NEEDS_ROOT, parts.BOTH_CARRIERS]
 
-
+@parts.NEEDS_ROOT
+@parts.BOTH_CARRIERS
 @pytest.mark.parametrize("broken", [0.3], indirect=True)
 async def test_a_link_that_cannot_be_made_again_is_given_up(
     broken: Broken, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -24,3 +29,23 @@ async def test_a_link_that_cannot_be_made_again_is_given_up(
     assert line.error.endswith("and it was not made again")
     assert breaks(broken.plane)["lost"] == 2
     assert sum("lost" in record.message for record in caplog.records) == 2
+
+
+async def test_one_that_breaks_as_it_is_made_again_has_all_its_time_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AcceptedLink, "GRACE_SECONDS", 0)
+    ours, theirs = zip(*(parts.nonblocking_pair() for _ in range(3)), strict=True)
+    link = AcceptedLink(context, 1, "the source", 0.1, lambda link: None)
+    link.carry(ours[0], 0)
+    link.end()
+    for index in (0, 1):
+        reset(theirs[index])
+    await parts.eventually(lambda: link.is_broken)
+    link.carry(ours[1], 0)
+    assert link.is_broken
+    link.carry(ours[2], 0)
+    await asyncio.sleep(0.2)
+    assert link.state is State.CARRYING
+    link.close()
+    theirs[2].close()
