@@ -173,8 +173,14 @@ class Path:
             link.close()
 
     def close_links(self) -> None:
+        """Both streams have ended, or the path has failed. In order all links see their own ends through: what comes
+        over a successor that the other end has not ended yet is nothing but that end."""
+        in_order = self._leg_ended and self._order.ended
         for link in self.links:
-            link.conclude()
+            if in_order:
+                link.detach()
+            else:
+                link.conclude()
 
     # Numbers
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from proxy.core.flow import Event
+from proxy.core.stream import Mark
 from proxy.io.accepted import AcceptedLink
 from proxy.io.context import Context
 from proxy.io.path import Path
@@ -169,3 +170,22 @@ async def test_the_failure_of_a_leg_is_told_before_the_end_that_is_dropped_with_
     reset(ways.peer)
     await parts.eventually(lambda: len(ways.told) > 1)
     assert ways.told[1] is Event.LEG_FAILED
+
+
+async def test_a_successor_that_the_other_end_has_not_ended_yet_ends_in_order(ways: Ways) -> None:
+    """Both streams have ended over the link before it: that the first one has is still to be said on this one."""
+    ways.ends[0].shutdown(socket.SHUT_WR)
+    await parts.eventually(lambda: ways.told == [Event.LINK_EOF])
+    ways.path.succeed(ways.link())
+    ways.peer.shutdown(socket.SHUT_WR)
+    await parts.eventually(lambda: ways.told == [Event.LINK_EOF, Event.LEG_EOF])
+    ways.path.finish_links()
+    ways.path.close_links()
+    ours, theirs = ways.path.link, ways.others[1].link
+    assert ours
+    assert theirs
+    await parts.eventually(lambda: theirs.incoming.mark)
+    assert theirs.incoming.mark is Mark.END
+    theirs.end()
+    theirs.detach()
+    await parts.eventually(lambda: ours.is_over and theirs.is_over)
