@@ -70,8 +70,11 @@ class Switching:
     def link_accepted(self, link: InitiatedLink) -> None:
         if self._flow.can_switch:
             self._flow.succeed(link, self._via)
-        else:
-            link.reset()  # the flow has ended meanwhile; had it ended in order, the other end would have done so too
+        elif self._flow.state is State.RESET:
+            link.reset()
+        else:  # it has ended meanwhile in order; at the other end, whose reader may be slow, it ends by the longer way
+            link.end()
+            link.detach()
         self._reply(not self._flow.is_over)
 
     def link_denied(self, link: InitiatedLink, lost: Lost) -> None:

@@ -111,3 +111,23 @@ async def test_a_flow_that_has_ended_has_nothing_to_switch(moved: parts.Moved) -
     one = switching(moved)
     moved.plane.release_outbound("m", force=True)
     assert not await one.run()
+
+
+async def test_a_flow_that_ends_before_the_answer_ends_in_order(moved: parts.Moved) -> None:
+    """The workload, which has ended its stream before, is slow to read the peer's."""
+    (there,) = moved.plane.inbound["m"].flows.values()
+    there.leg.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 5000)
+    moved.app.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5000)
+    moved.app.shutdown(socket.SHUT_WR)
+    await moved.become("link_ended", "leg_ended")
+    acceptor = moved.plane.acceptor
+    acceptor._listen(False)
+    run = asyncio.create_task(switching(moved).run(), name="switching")
+    assert moved.peer.send(bytes(300_000)) == 300_000
+    moved.peer.shutdown(socket.SHUT_WR)
+    await moved.become("closed", "leg_ended")
+    acceptor._listen(True)
+    await run
+    assert len(await parts.read(moved.app, 300_001)) == 300_000
+    await moved.become("closed", "closed")
+    await parts.eventually(lambda: not moved.plane.context.links)
