@@ -121,7 +121,7 @@ class DialledConnection:
     # Connecting
 
     def _on_connected(self) -> None:
-        self._context.poller.write(self._sock, None)
+        self._context.poller.forget(self._sock)  # TLS may close it
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._lose(Lost(os.strerror(code), port_closed=code == errno.ECONNREFUSED))

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
+from pathlib import Path
 
 import pytest
 
 from proxy.core.handshake import Dialling
 from proxy.core.wire import Accepted, Join, Refused, encode
 from proxy.io import dialling
+from proxy.io.connection import Tls
 from proxy.io.context import Context
 from proxy.io.dialling import Lost
 from proxy.io.pool import LinkPool
 from tests.harness import proxy_parts as parts
 from tests.harness.link_ends import ACCEPTED, HELLO, TOKEN, Destination, User
+from tests.harness.proxy_process import certified
 
 
 async def test_a_link_need_not_wait_for_the_answers(context: Context, destination: Destination) -> None:
@@ -50,6 +55,23 @@ async def test_a_port_that_is_closed_is_told(context: Context, destination: Dest
     LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
     await parts.eventually(lambda: user.lost)
     assert user.lost == Lost("Connection refused", port_closed=True)
+
+
+async def test_tls_that_cannot_begin_leaves_nothing_watched(
+    context: Context, destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is reset in that moment: TLS has the socket and closes it, and its number is soon another's."""
+
+    def fail(self: Tls, sock: socket.socket, *_: object) -> None:
+        socket.socket(fileno=sock.detach()).close()
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    context.tls = Tls(certified(tmp_path, "a", "127.0.0.1"))
+    monkeypatch.setattr(Tls, "dialled", fail)
+    user, before = User(), len(context.poller._watched)
+    LinkPool(context, destination.endpoint, "m", TOKEN).ask(Join(7, 1), user)
+    await parts.eventually(lambda: user.lost)
+    assert len(context.poller._watched) == before
 
 
 @pytest.mark.parametrize(
