@@ -11,7 +11,7 @@ from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed, Swi
 from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
-from proxy.core.ledger import Live, Snapshot
+from proxy.core.ledger import Live, Snapshot, TcpState
 from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io import initiated
@@ -184,7 +184,8 @@ class OutboundMigration:
             app = Endpoint(alias(self.name, local.host), local.port)
         else:
             app = address.readdressed(item.local, self.plan.readdress)
-        number = inherited.number if inherited else item.flow
+        # A socket that is closed has no leg any more: one that has its ends is that of the peer's next connection.
+        number = inherited.number if inherited and live.state != TcpState.CLOSE else item.flow
         link = None if item.given_up else self._reserved.take()
         named = link.number if link else 0
         leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live, named, given_up=bool(item.given_up))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import dataclass
 
 import msgspec
 import pytest
 
 from proxy.api import Endpoint, Leg, PrepareOutbound
+from proxy.core.alias import is_alias
 from proxy.core.errors import Code, ProxyError
+from proxy.core.ledger import TcpState
 from proxy.core.migration import Outbound
 from proxy.io import outbound
 from proxy.io.adopted import AdoptedSocket
@@ -46,6 +49,33 @@ async def test_an_adopted_socket_is_untouched_and_out_of_repair(plane: Plane) ->
         assert plane.release_outbound("m").flows == 1
         assert app.recv(100) == b"unread and held"
         assert app.getblocking()
+
+
+@dataclass
+class AppLeg:
+    """Of a flow whose app leg is here."""
+
+    number: int
+    via: str = "the source"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_socket_is_of_the_flow_whose_app_leg_is_its_other_end(plane: Plane, closed: bool) -> None:
+    """One that is closed has none any more: if there is one with its ends, the peer has come again from its port."""
+    peer, app = parts.tcp_pair()
+    with peer, app:
+        plane.context.legs[Endpoint(*app.getsockname()), Endpoint(*app.getpeername())] = AppLeg(4711)
+        if closed:
+            app.shutdown(socket.SHUT_WR)
+        image = Image(app)
+        if closed:
+            peer.shutdown(socket.SHUT_WR)
+            await parts.eventually(lambda: app.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TcpState.CLOSE)
+        leg = adopt(plane.outbound["m"], image)
+        assert leg.flow == (image.flow if closed else 4711)
+        assert is_alias(leg.app.host)
+        plane.release_outbound("m")
+        plane.context.legs.clear()
 
 
 async def test_of_a_flow_that_is_said_again_the_last_image_counts(plane: Plane) -> None:
