@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import time
+from typing import Any
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
 _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {"x86_64": (251, 252), "aarch64": (30, 31)}.get(platform.machine(), (-1, -1))
@@ -21,9 +22,24 @@ _IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h: one thread
 _TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
 _TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
 
+_PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 12, 13, 17, 0x4206, 0x4207
+
 IN_MODIFY, IN_CLOSE_WRITE = 0x2, 0x8  # linux/inotify.h
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+_REGISTERS = """r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss fs_base gs_base
+                ds es fs gs"""
+
+
+class Registers(ctypes.Structure):
+    """struct user_regs_struct of x86-64 (sys/user.h)."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in _REGISTERS.split())
+    orig_ax: int
+    ax: int
+    ip: int
 
 
 class Kernel:
@@ -89,6 +105,29 @@ class Kernel:
 
     def in_repair(self, sock: socket.socket) -> bool:
         return sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0
+
+    def seize(self, tid: int) -> None:
+        """Begin to trace a stopped thread; it can be waited for, and looked at then (ptrace(2))."""
+        self._ptrace(_PTRACE_SEIZE, tid)
+        self._ptrace(_PTRACE_INTERRUPT, tid)
+
+    def registers(self, tid: int) -> Registers:
+        """A traced thread's. On x86-64."""
+        found = Registers()
+        self._ptrace(_PTRACE_GETREGS, tid, ctypes.byref(found))
+        return found
+
+    def set_registers(self, tid: int, wanted: Registers) -> None:
+        self._ptrace(_PTRACE_SETREGS, tid, ctypes.byref(wanted))
+
+    def let_go(self, tid: int) -> None:
+        """Trace it no more: it stands still as before."""
+        self._ptrace(_PTRACE_DETACH, tid)
+
+    def _ptrace(self, request: int, tid: int, data: Any = None) -> None:
+        if _LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), None, data) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
     def _call(self, number: int, *arguments: int) -> int:
         """A system call that the C library has no function for."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from checkpoint.core import polls
 from checkpoint.images import files
 from checkpoint.images.folder import entries, framed
 from checkpoint.images.pb import Messages
 
-_POLL, _INTERRUPTED = 7, (1 << 64) - 4  # the call's number on x86-64; -EINTR
-_SYSCALL_BYTES = 2
 _HEADER_BYTES = 8
 
 
@@ -30,9 +29,9 @@ def _restart(path: str, messages: Messages) -> bool:
     if core.mtype != messages.X86_64:
         return False
     registers = core.thread_info.gpregs
-    if registers.orig_ax != _POLL or registers.ax != _INTERRUPTED:
+    found = polls.again(registers.orig_ax, registers.ax, registers.ip)
+    if found is None:
         return False
-    registers.ax = _POLL
-    registers.ip -= _SYSCALL_BYTES
+    registers.ax, registers.ip = found
     files.write(path, files.read(path)[:_HEADER_BYTES] + framed(core))
     return True

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import socket
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, ping, stopped, until
 from tests.harness.solo_pod import PYTHON
@@ -105,6 +108,29 @@ def test_a_release_breaks_off_a_dump(rig: Rig) -> None:
     rig.prepare("n", "w")
     assert rig.out("n", "stop", "dump")["processes"] == 1, "nothing of CRIU's was left in it"
     rig.out("n", "release")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="its registers")
+def test_a_thread_that_waits_in_poll_goes_on_waiting(rig: Rig) -> None:
+    """It has got no signal that it knows of. (Python would hide EINTR: so it is libc that is asked.)"""
+    source = (
+        "import ctypes, threading, time\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def wait():\n"
+        "    print('begins', flush=True)\n"
+        "    print(libc.poll(None, 0, 1500), ctypes.get_errno(), flush=True)\n"
+        "threading.Thread(target=wait).start()\n"
+        "wait()\n"
+        "time.sleep(1000)\n"
+    )
+    pid = rig.run("w", [PYTHON, "-I", "-S", "-c", source])
+    log = rig.pods[0].directory / "w.log"
+    until(lambda: log.read_text().count("begins") == 2)
+    rig.prepare("m", "w")
+    rig.out("m", "stop", "dump", "release")
+    assert not stopped(rig, pid)
+    until(lambda: len(log.read_text().splitlines()) == 4)
+    assert log.read_text().splitlines()[2:] == ["0 0", "0 0"]
 
 
 def test_a_lease_breaks_off_the_packing_of_files(rig: Rig, tmp_path: Path) -> None:

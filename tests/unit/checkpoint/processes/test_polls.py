@@ -1,0 +1,70 @@
+"""Threads in poll that no dump has interrupted; those that one has: tests/system/agent/test_way_back.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from checkpoint.kernel import Kernel
+from checkpoint.processes import polls
+from checkpoint.processes.tree import Tree, hold_all, is_stopped, send
+
+KERNEL = Kernel()
+WAITING = (
+    "import ctypes\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "print('up', flush=True)\n"
+    "print(libc.poll(None, 0, 1000), ctypes.get_errno(), flush=True)\n"
+)
+
+
+@pytest.fixture
+def waiting():
+    """A process that waits in poll, and is stopped."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WAITING], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        yield process
+        process.kill()
+
+
+async def stopped(process: subprocess.Popen[bytes], wait_until) -> Tree:
+    await wait_until(lambda: polls._is_in_poll(process.pid))
+    tree = hold_all(KERNEL, [process.pid])
+    process.send_signal(signal.SIGSTOP)
+    await wait_until(lambda: is_stopped(process.pid))
+    return tree
+
+
+async def test_who_is_only_stopped_is_left_as_it_is(waiting, wait_until):
+    tree = await stopped(waiting, wait_until)
+    assert polls.restart(KERNEL, tree) == 0
+    assert is_stopped(waiting.pid)
+    send(KERNEL, tree.members[0], signal.SIGCONT)
+    assert waiting.stdout.readline() == b"0 0\n"
+    tree.close()
+
+
+class Late(Kernel):
+    """Whoever it is to trace has just been killed."""
+
+    def seize(self, tid: int) -> None:
+        super().seize(tid)
+        os.kill(tid, signal.SIGKILL)
+
+
+async def test_who_is_killed_meanwhile_is_not_waited_for(waiting, wait_until):
+    tree = await stopped(waiting, wait_until)
+    assert polls.restart(Late(), tree) == 0
+    tree.close()
+
+
+async def test_who_is_gone_is_passed_over(waiting, wait_until):
+    tree = await stopped(waiting, wait_until)
+    waiting.kill()
+    waiting.wait()
+    assert polls.restart(KERNEL, tree) == 0
+    tree.close()
