@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.core.ledger import TcpState
 from proxy.io.relay import reset
@@ -18,6 +20,8 @@ class _Draining:
     sock: socket.socket
     drained: Callable[[], None]
     deadline: float
+    """When nothing is in flight; `last` if something is."""
+    last: float
     timer: asyncio.TimerHandle | None = None
 
 
@@ -27,8 +31,12 @@ class Drainer:
     and those that end all the time put off nobody."""
 
     SOONEST_SECONDS, LATEST_SECONDS = 0.01, 1.0
-    RESET_SECONDS = 1.0
-    """How long a reset waits for the bytes before it: a reset throws away what is unsent, which the sender had sent."""
+    RESET_SECONDS, IN_FLIGHT_SECONDS = 1.0, 60.0
+    """How long a reset waits for the bytes before it: a reset throws away what is unsent, which the sender had sent.
+
+    Longer while some are in flight: a RST that is not at the very byte which the other end expects next is answered by
+    a question (RFC 5961, 3.2), and where the address is not this pod's no kernel answers that: it would go unheard.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kernel: Kernel) -> None:
         self._loop = loop
@@ -37,14 +45,16 @@ class Drainer:
 
     def wait(self, sock: socket.socket, drained: Callable[[], None]) -> None:
         """Call `drained` once nothing is left to be acknowledged, or the connection is gone."""
-        self._add(_Draining(sock, drained, float("inf")))
+        self._add(_Draining(sock, drained, float("inf"), float("inf")))
 
     def reset(self, sock: socket.socket) -> None:
-        """Reset the connection when its last bytes have arrived, or after a second."""
+        """Reset the connection when its last bytes have arrived, or after a second if they are not on their way."""
         if self._is_drained(sock):
             reset(sock)
         else:
-            self._add(_Draining(sock, lambda: reset(sock), self._loop.time() + self.RESET_SECONDS))
+            now = self._loop.time()
+            drained = partial(reset, sock)
+            self._add(_Draining(sock, drained, now + self.RESET_SECONDS, now + self.IN_FLIGHT_SECONDS))
 
     def forget(self, sock: socket.socket) -> None:
         entry = self._waiting.pop(sock, None)
@@ -66,11 +76,20 @@ class Drainer:
         entry.timer = self._loop.call_later(seconds, self._look, seconds, entry)
 
     def _look(self, waited_seconds: float, entry: _Draining) -> None:
-        if self._loop.time() >= entry.deadline or self._is_drained(entry.sock):
+        if self._is_drained(entry.sock) or self._is_late(entry):
             del self._waiting[entry.sock]
             entry.drained()
         else:
             self._look_in(min(2 * waited_seconds, self.LATEST_SECONDS), entry)
+
+    def _is_late(self, entry: _Draining) -> bool:
+        now = self._loop.time()
+        return now >= entry.deadline and (now >= entry.last or not self._in_flight(entry.sock))
+
+    def _in_flight(self, sock: socket.socket) -> int:
+        """Segments that were sent and are not acknowledged."""
+        info = self._kernel.get_bytes(sock, options.SOL_TCP, options.TCP_INFO, options.INFO_BYTES)
+        return int.from_bytes(info[options.INFO_UNACKED : options.INFO_UNACKED + 4], sys.byteorder)
 
     def _is_drained(self, sock: socket.socket) -> bool:
         try:

@@ -69,6 +69,20 @@ async def test_but_not_for_ever(context: Context, monkeypatch: pytest.MonkeyPatc
         await parts.eventually(lambda: one.fileno() < 0)
 
 
+async def test_a_reset_does_not_overtake_what_is_in_flight(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other end had offered a window, and has no room any more: a RST behind that would not be its next byte."""
+    monkeypatch.setattr(context.drainer, "RESET_SECONDS", 0.02)
+    one, two = parts.nonblocking_pair()
+    with two:
+        two.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2000)
+        one.send(bytes(1 << 20))
+        context.drainer.reset(one)
+        await asyncio.sleep(0.2)
+        assert one.fileno() >= 0
+        with pytest.raises(ConnectionResetError):
+            await parts.read(two, 1 << 20)
+
+
 async def test_the_end_resets_what_was_to_be_reset(context: Context) -> None:
     ones = [parts.nonblocking_pair() for _ in range(2)]
     for one, _ in ones:
