@@ -74,7 +74,8 @@ class CriuEngine:
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
         wrapper = () if root is None else _dumpers_wrapper(root)
-        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily)
+        shaded = lazily and root is not None and not trees.is_filtered(root)
+        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily, shaded=shaded)
 
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)

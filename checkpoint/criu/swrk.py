@@ -48,15 +48,17 @@ class Swrk:
     """One waiting CRIU; owns its socket, its pidfd and its exit status."""
 
     def __init__(
-        self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False
-    ) -> None:
+        self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False,
+        shaded: bool = False,
+    ) -> None:  # fmt: skip
         """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING.
 
         `lazily`: for a lazy dump. Its page server gets a socket on which we have said already that nobody wants a page
-        of it: so the dump ends like any other, and the memory stays in the stopped processes.
+        of it: so the dump ends like any other, and the memory stays in the stopped processes. `shaded`: it has
+        `questions`, too.
         """
         self._page_server = _closed_page_server() if lazily else None
-        self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if lazily else None
+        self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if shaded else None
         self._messages = messages
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -108,7 +110,7 @@ class Swrk:
         return _how_ended(self._pidfd)
 
     async def questions(self) -> int | None:
-        """See `checkpoint.engine.Helper`. None: it is for no lazy dump, or the kernel has no such filter."""
+        """See `checkpoint.engine.Helper`. None: it was not asked for, or the kernel has no such filter."""
         if self._shade is None:
             return None
         ours, theirs = self._shade

@@ -109,6 +109,15 @@ def children(pid: int, tid: int) -> list[int]:
         return []
 
 
+def is_filtered(root: int) -> bool:
+    """True when a thread of the tree has filters of its system calls (seccomp(2)).
+
+    Whoever has one himself may not suspend them, as CRIU does (K: ptrace.c, ptrace_setoptions).
+    """
+    tids = (tid for pid in descendants(root) for tid in threads(pid))
+    return any(procfs.status(tid).get("Seccomp", "0") != "0" for tid in tids)
+
+
 def is_alive(pid: int, start_time: int) -> bool:
     """True while the process that had this PID and start time runs (a zombie no longer does)."""
     seen = stat(pid)

@@ -106,12 +106,14 @@ def counters(said: list[str]) -> list[str]:
     return [*said[0].split(","), said[1]]
 
 
-async def test_a_process_with_attributes_of_its_own(stage):
+@pytest.mark.parametrize("memory", ["stop-and-copy", "post-copy"])
+async def test_a_process_with_attributes_of_its_own(stage, memory):
     """Limits, masks, priorities, filters: what CRIU carries, and what we do."""
     async with workload(stage, "particular", 7103, *PYTHON, str(PROGRAMS / "particular.py"), "7103"):
         client = lines(stage, 7103)
         before = json.loads(client.ask("who are you?"))
-        result = await moved(stage, "particular")
+        result = await stage.move("particular", memory=memory)
+        assert_nothing_lost(result)
         assert result.not_carried == []
         assert json.loads(client.ask("and now?")) == before
         assert before["first"]["affinity"] != before["second"]["affinity"] or os.cpu_count() == 1
