@@ -38,8 +38,13 @@ class Registers(ctypes.Structure):
 
     _fields_ = tuple((name, ctypes.c_uint64) for name in _REGISTERS.split())
     orig_ax: int
+    di: int
+    si: int
+    dx: int
+    r10: int
     ax: int
     ip: int
+    cs: int
 
 
 class Kernel:

@@ -20,7 +20,7 @@ from checkpoint.images import chain
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
 from checkpoint.kernel import Kernel
-from checkpoint.processes import polls, procfs
+from checkpoint.processes import procfs, waits
 from checkpoint.processes import tree as trees
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import is_tcp, sockets_of
@@ -193,7 +193,7 @@ class CriuEngine:
                         _LOG.warning("descriptor %d of process %d stays as it is: %s", fd, member.pid, error)
                     else:
                         done.add(ino)
-        polls.restart(self._kernel, tree)
+        waits.restart(self._kernel, tree)
         trees.resume(self._kernel, tree)
 
     def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:

@@ -32,7 +32,7 @@ from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
-from checkpoint.images import waits
+from checkpoint.images import cores
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
@@ -46,7 +46,7 @@ from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
 from checkpoint.processes import attributes
-from checkpoint.processes.tree import Tree, descendants
+from checkpoint.processes.tree import Tree, descendants, threads
 from checkpoint.sockets import sockopts
 
 _LOG = logging.getLogger(__name__)
@@ -182,7 +182,8 @@ class Outbound(Side):
         options, read = looking.result(), reading.result()
         self._shipping.check()
         self._outgoing.hand_over(images)
-        waits.restart_polls(images, self._around.messages)
+        assert self.record.root is not None
+        cores.edit(images, self._around.messages, threads(self.record.root.pid))
         if self._handing.giving is not None:
             await self._handing.giving.write_map(images)
         stopped_before = self.record.stopped_before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
 from checkpoint.images.pb import Message, Messages
@@ -30,3 +31,17 @@ def write(folder: Path, name: str, entries: list[Message], tail: bytes = b"") ->
     raw = [one.SerializeToString() for one in entries]
     framed = b"".join(len(one).to_bytes(4, "little") + one for one in raw)
     (folder / f"{name}.img").write_bytes(MAGIC + framed + tail)
+
+
+def core(*, pdeath_sig: int = 0, **registers: int) -> Message:
+    """A thread's core_entry; what is not said of its registers is 0."""
+    one = MESSAGES.core(mtype=MESSAGES.X86_64)
+    for part in (one.thread_info.gpregs, one.thread_info.fpregs, one.thread_core):
+        part.SetInParent()
+    for missing in one.FindInitializationErrors():
+        *way, name = missing.split(".")
+        setattr(reduce(getattr, way, one), name, 0)
+    for name, value in registers.items():
+        setattr(one.thread_info.gpregs, name, value)
+    one.thread_core.pdeath_sig = pdeath_sig
+    return one

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import platform
+import signal
 import socket
 import ssl
 import tempfile
@@ -121,19 +122,60 @@ async def test_a_process_with_attributes_of_its_own(stage, memory):
         client.close()
 
 
+WAITS = """
+libc = ctypes.CDLL(None, use_errno=True)
+class Moment(ctypes.Structure): _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+found, ids = {}, {}
+def waiting(name, call, *arguments):
+    def wait():
+        ids[name] = threading.get_ident()
+        ctypes.set_errno(0)
+        found[name] = [call(*arguments), ctypes.get_errno()]
+    threading.Thread(target=wait, daemon=True).start()
+near, far = socket.socketpair()
+near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 60, 0))
+semaphore, byte, signals = ctypes.create_string_buffer(32), ctypes.create_string_buffer(1), {signal.SIGUSR1}
+libc.sem_init(semaphore, 0, 0)
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+wanted = ctypes.create_string_buffer(struct.pack("Q", 1 << signal.SIGUSR1 - 1), 128)
+event, poll = os.eventfd(0), select.epoll()
+poll.register(event, select.EPOLLIN)
+waiting("poll", libc.poll, None, 0, 5000)
+waiting("sleep", libc.sleep, 6)
+waiting("read", libc.read, near.fileno(), byte, 1)
+waiting("sem_timedwait", libc.sem_timedwait, semaphore, ctypes.byref(Moment(int(time.time()) + 7, 0)))
+waiting("sigwaitinfo", libc.sigwaitinfo, wanted, None)
+waiting("epoll_wait", libc.epoll_wait, poll.fileno(), ctypes.create_string_buffer(12), 1, -1)
+"""
+WAKE = """
+far.send(b"!"); signal.pthread_kill(ids["sigwaitinfo"], signal.SIGUSR1); os.eventfd_write(event, 1)
+end = time.monotonic() + 20
+while len(found) < 6 and time.monotonic() < end: time.sleep(0.05)
+"""
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere a call's result takes an argument's place")
-@pytest.mark.parametrize("way", ["shared", "direct"])
-async def test_threads_that_wait_in_poll_go_on_waiting(stage, way):
-    """And are not told EINTR, as CRIU would have it. (Python's own poll would hide that.)"""
+async def test_threads_that_wait_go_on_waiting(stage):
+    """And are not told EINTR, as CRIU or the stop would have it. (Python's own calls would hide that.)"""
     told = await start_puppet(stage)
-    told.do("import ctypes; libc = ctypes.CDLL(None, use_errno=True); found = []")
-    told.do("wait = lambda: found.append([libc.poll(None, 0, 2500), ctypes.get_errno()])")
-    told.do("threads = [threading.Thread(target=wait) for _ in range(3)]; [one.start() for one in threads]")
-    assert_nothing_lost(await stage.move("puppet", transfer=Transfer(way)))
-    assert_nothing_lost(await stage.move("puppet", stage.b, stage.a, transfer=Transfer(way)))
-    assert told.do("found") == []
-    told.do("[one.join() for one in threads]")
-    assert told.do("found") == [[0, 0]] * 3
+    told.do(WAITS)
+    assert_nothing_lost(await stage.move("puppet", transfer=Transfer("direct")))
+    assert_nothing_lost(await stage.move("puppet", stage.b, stage.a))
+    assert told.do("found") == {}
+    told.do(WAKE)
+    assert told.do("found") == {
+        "poll": [0, 0], "sleep": [0, 0], "read": [1, 0], "sem_timedwait": [-1, errno.ETIMEDOUT],
+        "sigwaitinfo": [signal.SIGUSR1, 0], "epoll_wait": [1, 0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+async def test_a_workload_that_dies_with_its_parent_outlives_criu(stage, end):
+    """PR_SET_PDEATHSIG: CRIU is the parent of what it restores, and ends."""
+    told = await start_puppet(stage)
+    told.do(f"ctypes.CDLL(None).prctl(1, signal.{end})")
+    await moved(stage, "puppet")
+    assert told.do("os.getppid()") == 1
 
 
 async def test_a_program_that_forks_and_execs_all_the_time(stage):

@@ -1,6 +1,5 @@
-"""Threads that waited in poll(2) when they were dumped go on waiting where they were, too (`checkpoint.images.waits`
-says why, and has the copy's): CRIU leaves them as if the call had ended early, with EINTR.
-"""
+"""Threads that waited when they were dumped go on waiting where they were, too, after a rollback or a checkpoint
+(`checkpoint.core.waits` says why; the copy's: `checkpoint.images.cores`)."""
 
 from __future__ import annotations
 
@@ -9,28 +8,31 @@ import os
 import platform
 from pathlib import Path
 
-from checkpoint.core import polls
+from checkpoint.core import waits
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree, is_alive, threads
 
 _LOG = logging.getLogger(__name__)
 
+_NATIVE = 0x33  # __USER_CS (asm/segment.h): 64-bit code
 _EVERY_CHILD = 0x40000000  # __WALL (waitpid(2)): a thread too
 
 
 def restart(kernel: Kernel, tree: Tree) -> int:
-    """Of a stopped tree; gives how many threads it was. On x86-64. Some 50 us for each that is in poll; blocks."""
+    """Of a stopped tree; gives how many threads it was. On x86-64. Some 50 us for each that waits; blocks."""
     if platform.machine() != "x86_64":
         return 0
     tids = [tid for one in tree.members if is_alive(one.pid, one.start_time) for tid in threads(one.pid)]
-    return sum(_restart(kernel, tid) for tid in tids if _is_in_poll(tid))
+    return sum(_restart(kernel, tid) for tid in tids if _waits(tid))
 
 
-def _is_in_poll(tid: int) -> bool:
+def _waits(tid: int) -> bool:
+    """In one of the calls that may be made again."""
     try:
-        return Path(f"/proc/{tid}/syscall").read_text().startswith(f"{polls.POLL} ")  # proc_pid_syscall(5)
+        call = Path(f"/proc/{tid}/syscall").read_text().split(" ", 1)[0]  # proc_pid_syscall(5)
     except OSError:
         return False
+    return call.isdecimal() and int(call) in waits.CALLS
 
 
 def _restart(kernel: Kernel, tid: int) -> bool:
@@ -44,15 +46,13 @@ def _restart(kernel: Kernel, tid: int) -> bool:
         finally:
             kernel.let_go(tid)
     except OSError as error:
-        _LOG.warning("thread %d is told EINTR by poll: %s", tid, error)
+        _LOG.warning("thread %d is told EINTR by the call that it waits in: %s", tid, error)
         return False
 
 
 def _edit(kernel: Kernel, tid: int) -> bool:
     registers = kernel.registers(tid)
-    found = polls.again(registers.orig_ax, registers.ax, registers.ip)
-    if found is None:
+    if registers.cs != _NATIVE or not waits.go_on(registers):
         return False
-    registers.ax, registers.ip = found
     kernel.set_registers(tid, registers)
     return True

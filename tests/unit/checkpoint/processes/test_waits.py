@@ -1,4 +1,4 @@
-"""Threads in poll that no dump has interrupted; those that one has: tests/system/agent/test_way_back.py."""
+"""Threads that wait and that no dump has interrupted; those that one has: tests/system/agent/test_way_back.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes import polls
+from checkpoint.processes import waits
 from checkpoint.processes.tree import Tree, hold_all, is_stopped, send
 
 KERNEL = Kernel()
@@ -32,7 +32,7 @@ def waiting():
 
 
 async def stopped(process: subprocess.Popen[bytes], wait_until) -> Tree:
-    await wait_until(lambda: polls._is_in_poll(process.pid))
+    await wait_until(lambda: waits._waits(process.pid))
     tree = hold_all(KERNEL, [process.pid])
     process.send_signal(signal.SIGSTOP)
     await wait_until(lambda: is_stopped(process.pid))
@@ -41,7 +41,7 @@ async def stopped(process: subprocess.Popen[bytes], wait_until) -> Tree:
 
 async def test_who_is_only_stopped_is_left_as_it_is(waiting, wait_until):
     tree = await stopped(waiting, wait_until)
-    assert polls.restart(KERNEL, tree) == 0
+    assert waits.restart(KERNEL, tree) == 0
     assert is_stopped(waiting.pid)
     send(KERNEL, tree.members[0], signal.SIGCONT)
     assert waiting.stdout.readline() == b"0 0\n"
@@ -58,7 +58,7 @@ class Late(Kernel):
 
 async def test_who_is_killed_meanwhile_is_not_waited_for(waiting, wait_until):
     tree = await stopped(waiting, wait_until)
-    assert polls.restart(Late(), tree) == 0
+    assert waits.restart(Late(), tree) == 0
     tree.close()
 
 
@@ -66,5 +66,5 @@ async def test_who_is_gone_is_passed_over(waiting, wait_until):
     tree = await stopped(waiting, wait_until)
     waiting.kill()
     waiting.wait()
-    assert polls.restart(KERNEL, tree) == 0
+    assert waits.restart(KERNEL, tree) == 0
     tree.close()
