@@ -15,6 +15,7 @@ from pathlib import Path
 from checkpoint.core import readdress
 
 _KIB = 1024
+_READ_BYTES = 4096
 _EVERY_HOSTS = {"224.0.0.1", "224.0.0.2", "ff01::1", "ff02::1", "ff01::2", "ff02::2", "ff05::2"}
 _OVERCOMMIT_ALWAYS, _OVERCOMMIT_NEVER = 1, 2  # linux/mman.h
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
@@ -109,6 +110,18 @@ def names(folder: str) -> list[str]:
         return os.listdir(folder)  # noqa: PTH208 - a third of the time
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def read(path: str) -> bytes:
+    """A file of /proc, whole; raises OSError. Without pathlib: a quarter of the time, and a tree has many threads."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = b""
+        while some := os.read(file, _READ_BYTES):
+            found += some
+        return found
+    finally:
+        os.close(file)
 
 
 def link(path: str) -> str:

@@ -13,7 +13,6 @@ import select
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity
@@ -75,7 +74,7 @@ def stat(pid: int, tid: int | None = None) -> Stat | None:
     """The state letter, parent and start time of a process (or of one of its threads); None when it is gone."""
     path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
     try:
-        raw = Path(path).read_bytes()
+        raw = procfs.read(path)
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = raw[raw.rindex(b")") + 2 :].split()
@@ -104,7 +103,7 @@ def descendants(root: int) -> list[int]:
 def children(pid: int, tid: int) -> list[int]:
     """The processes that one thread has made and not yet waited for."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_bytes().split()]
+        return [int(child) for child in procfs.read(f"/proc/{pid}/task/{tid}/children").split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -162,8 +161,14 @@ def _in_session(pid: int, leader: int) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """True when every thread of a process is in a group stop, but for those that have ended."""
-    states = {one.state for tid in threads(pid) if (one := stat(pid, tid)) is not None}
-    return "T" in states and states <= set("TZX")
+    stopped = False
+    for tid in threads(pid):  # as far as the first that is not: there may be thousands
+        one = stat(pid, tid)
+        if one is not None and one.state not in "ZX":
+            if one.state != "T":
+                return False
+            stopped = True
+    return stopped
 
 
 def hold(kernel: Kernel, pid: int) -> Member | None:
