@@ -1,4 +1,4 @@
-"""Which options of a TCP socket CRIU does not save, found by setting each and looking at the copy. Pure: a table.
+"""Which options of a TCP or UDP socket CRIU does not save: found by setting each and looking at the copy. A table.
 
 In the order in which they are set.
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-SOL_SOCKET, IPPROTO_IP, IPPROTO_TCP, IPPROTO_IPV6 = 1, 0, 6, 41
+SOL_SOCKET, IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_IPV6 = 1, 0, 6, 17, 41
 _INT = struct.Struct("=i")
 
 
@@ -34,14 +34,9 @@ PRIORITY = SocketOption("SO_PRIORITY", SOL_SOCKET, 12)
 """CRIU does save it, but setting IP_TOS changes it (K: ip_sockglue.c, __ip_sock_set_tos)."""
 
 EVERY = (
-    SocketOption("TCP_CONGESTION", IPPROTO_TCP, 13, 16),
-    SocketOption("TCP_SYNCNT", IPPROTO_TCP, 7),
-    SocketOption("TCP_LINGER2", IPPROTO_TCP, 8),
-    SocketOption("TCP_THIN_LINEAR_TIMEOUTS", IPPROTO_TCP, 16),
-    SocketOption("TCP_USER_TIMEOUT", IPPROTO_TCP, 18),
-    SocketOption("TCP_NOTSENT_LOWAT", IPPROTO_TCP, 25),
     SocketOption("SO_TIMESTAMP", SOL_SOCKET, 29),
     SocketOption("SO_TIMESTAMPNS", SOL_SOCKET, 35),
+    SocketOption("SO_TIMESTAMPING", SOL_SOCKET, 37),
     SocketOption("SO_BUSY_POLL", SOL_SOCKET, 46),
     SocketOption("SO_MAX_PACING_RATE", SOL_SOCKET, 47),
     SocketOption("SO_ZEROCOPY", SOL_SOCKET, 60),
@@ -50,16 +45,76 @@ EVERY = (
     SocketOption("IP_MTU_DISCOVER", IPPROTO_IP, 10),
     SocketOption("IP_RECVTOS", IPPROTO_IP, 13),
     SocketOption("IP_TRANSPARENT", IPPROTO_IP, 19),
+    SocketOption("IP_MINTTL", IPPROTO_IP, 21),
     SocketOption("IP_BIND_ADDRESS_NO_PORT", IPPROTO_IP, 24),
 )
-
-LISTENING = (SocketOption("TCP_DEFER_ACCEPT", IPPROTO_TCP, 9), SocketOption("TCP_FASTOPEN", IPPROTO_TCP, 23))
 
 IPV6 = (
     SocketOption("IPV6_UNICAST_HOPS", IPPROTO_IPV6, 16),
     SocketOption("IPV6_MTU_DISCOVER", IPPROTO_IPV6, 23),
     SocketOption("IPV6_RECVTCLASS", IPPROTO_IPV6, 66),
     SocketOption("IPV6_TCLASS", IPPROTO_IPV6, 67),
+    SocketOption("IPV6_MINHOPCOUNT", IPPROTO_IPV6, 73),
+)
+
+STREAM = (
+    SocketOption("TCP_CONGESTION", IPPROTO_TCP, 13, 16),
+    SocketOption("TCP_SYNCNT", IPPROTO_TCP, 7),
+    SocketOption("TCP_LINGER2", IPPROTO_TCP, 8),
+    SocketOption("TCP_THIN_LINEAR_TIMEOUTS", IPPROTO_TCP, 16),
+    SocketOption("TCP_USER_TIMEOUT", IPPROTO_TCP, 18),
+    SocketOption("TCP_NOTSENT_LOWAT", IPPROTO_TCP, 25),
+    SocketOption("TCP_INQ", IPPROTO_TCP, 36),
+)
+
+LISTENING = (
+    SocketOption("TCP_DEFER_ACCEPT", IPPROTO_TCP, 9),
+    SocketOption("TCP_FASTOPEN", IPPROTO_TCP, 23),
+    SocketOption("TCP_SAVE_SYN", IPPROTO_TCP, 27),
+)
+
+DATAGRAM = (
+    SocketOption("SO_RXQ_OVFL", SOL_SOCKET, 40),
+    SocketOption("SO_SELECT_ERR_QUEUE", SOL_SOCKET, 45),
+    SocketOption("SO_PREFER_BUSY_POLL", SOL_SOCKET, 69),
+    SocketOption("SO_RCVMARK", SOL_SOCKET, 75),
+    SocketOption("IP_RECVOPTS", IPPROTO_IP, 6),
+    SocketOption("IP_PKTINFO", IPPROTO_IP, 8),
+    SocketOption("IP_RECVERR", IPPROTO_IP, 11),
+    SocketOption("IP_RECVTTL", IPPROTO_IP, 12),
+    SocketOption("IP_PASSSEC", IPPROTO_IP, 18),
+    SocketOption("IP_RECVORIGDSTADDR", IPPROTO_IP, 20),
+    SocketOption("IP_CHECKSUM", IPPROTO_IP, 23),
+    SocketOption("IP_RECVFRAGSIZE", IPPROTO_IP, 25),
+    SocketOption("IP_RECVERR_RFC4884", IPPROTO_IP, 26),
+    SocketOption("IP_MULTICAST_TTL", IPPROTO_IP, 33),
+    SocketOption("IP_MULTICAST_LOOP", IPPROTO_IP, 34),
+    SocketOption("IP_MULTICAST_ALL", IPPROTO_IP, 49),
+    SocketOption("IP_LOCAL_PORT_RANGE", IPPROTO_IP, 51),
+    SocketOption("UDP_NO_CHECK6_TX", IPPROTO_UDP, 101),
+    SocketOption("UDP_NO_CHECK6_RX", IPPROTO_UDP, 102),
+    SocketOption("UDP_SEGMENT", IPPROTO_UDP, 103),
+    SocketOption("UDP_GRO", IPPROTO_UDP, 104),
+)
+
+DATAGRAM_IPV6 = (
+    SocketOption("IPV6_FLOWINFO", IPPROTO_IPV6, 11),
+    SocketOption("IPV6_MULTICAST_HOPS", IPPROTO_IPV6, 18),
+    SocketOption("IPV6_MULTICAST_LOOP", IPPROTO_IPV6, 19),
+    SocketOption("IPV6_RECVERR", IPPROTO_IPV6, 25),
+    SocketOption("IPV6_MULTICAST_ALL", IPPROTO_IPV6, 29),
+    SocketOption("IPV6_RECVERR_RFC4884", IPPROTO_IPV6, 31),
+    SocketOption("IPV6_FLOWINFO_SEND", IPPROTO_IPV6, 33),
+    SocketOption("IPV6_RECVHOPLIMIT", IPPROTO_IPV6, 51),
+    SocketOption("IPV6_RECVHOPOPTS", IPPROTO_IPV6, 53),
+    SocketOption("IPV6_RECVRTHDR", IPPROTO_IPV6, 56),
+    SocketOption("IPV6_RECVDSTOPTS", IPPROTO_IPV6, 58),
+    SocketOption("IPV6_RECVPATHMTU", IPPROTO_IPV6, 60),
+    SocketOption("IPV6_DONTFRAG", IPPROTO_IPV6, 62),
+    SocketOption("IPV6_AUTOFLOWLABEL", IPPROTO_IPV6, 70),
+    SocketOption("IPV6_ADDR_PREFERENCES", IPPROTO_IPV6, 72),
+    SocketOption("IPV6_RECVORIGDSTADDR", IPPROTO_IPV6, 74),
+    SocketOption("IPV6_RECVFRAGSIZE", IPPROTO_IPV6, 77),
 )
 
 

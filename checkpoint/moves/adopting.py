@@ -168,7 +168,8 @@ class Adopting:
         self._close_sockets()
         self._sockets = OpenSockets(self._around.kernel, tree)
         opened = self._sockets.by_ino
-        options = sockopts.read(opened.values())  # before anybody else has them
+        everything = [*opened.values(), *self._sockets.datagrams.values()]
+        options = sockopts.read(everything)  # before anybody else has them
         sockets = [live.describe(ino, one.sock) for ino, one in opened.items()]
         found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], opened)
         self._live = {held.socket.ino: held for held in found.flows}

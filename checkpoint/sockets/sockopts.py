@@ -13,7 +13,7 @@ from checkpoint.core import sockopts
 from checkpoint.core.sockopts import Owner, SocketOption, SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets.duplicates import OpenSocket
+from checkpoint.sockets.duplicates import OpenSocket, is_udp
 from checkpoint.sockets.live import state_of
 
 FILE = "socket-options.json"
@@ -23,14 +23,14 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
-    """What these TCP sockets have that a fresh socket has not. About 15 us a socket; blocks."""
+    """What these TCP and UDP sockets have that a fresh socket has not. About 15 us a TCP socket; blocks."""
     usual: dict[tuple[int, _Kind], _Usual] = {
         (family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind
     }
     found: list[SocketOptions] = []
     ours = os.geteuid(), os.getegid()
     for one in opened:
-        kind = _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
+        kind = _Kind.DATAGRAM if is_udp(one.sock) else _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
         options = usual[one.sock.family, kind].lost(one.sock)
         if kind is _Kind.CONNECTED:
             options += _lost_clamp(one.sock)
@@ -74,6 +74,7 @@ class _Kind(Enum):
     CONNECTED = "connected"
     LISTENING = "listening"
     NEITHER = "neither"
+    DATAGRAM = "datagram"
 
 
 _KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
@@ -90,11 +91,16 @@ class _Usual:
 
     def __init__(self, family: socket.AddressFamily, kind: _Kind) -> None:
         wanted = [*sockopts.EVERY]
-        wanted += sockopts.LISTENING if kind is _Kind.LISTENING else ()
-        wanted += sockopts.UNCONNECTED if kind is not _Kind.CONNECTED else ()
         wanted += sockopts.IPV6 if family == socket.AF_INET6 else ()
+        if kind is _Kind.DATAGRAM:
+            wanted += sockopts.DATAGRAM
+            wanted += sockopts.DATAGRAM_IPV6 if family == socket.AF_INET6 else ()
+        else:
+            wanted += sockopts.STREAM
+            wanted += sockopts.LISTENING if kind is _Kind.LISTENING else ()
+            wanted += sockopts.UNCONNECTED if kind is not _Kind.CONNECTED else ()
         self._fresh: dict[SocketOption, bytes] = {}
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
+        with socket.socket(family, socket.SOCK_DGRAM if kind is _Kind.DATAGRAM else socket.SOCK_STREAM) as sock:
             for one in wanted:
                 with suppress(OSError):
                     self._fresh[one] = sock.getsockopt(one.level, one.number, one.length)

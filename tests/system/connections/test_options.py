@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from tests.harness.connected import PORT, accepted
-from tests.harness.journeys import moved
+from tests.harness.journeys import assert_nothing_lost, moved
 from tests.harness.moving import ONE_LOOP
 
 pytestmark = ONE_LOOP
@@ -84,3 +84,41 @@ async def test_socket_options_are_the_same_before_and_after(stage, told):
     assert not differing, "\n".join(differing)
     for one in (sock, four, six):
         one.close()
+
+
+DATAGRAM_NUMBERS = {
+    "SO_TIMESTAMPNS": (socket.SOL_SOCKET, 35, 1), "SO_TIMESTAMPING": (socket.SOL_SOCKET, 37, 0x10),
+    "SO_RXQ_OVFL": (socket.SOL_SOCKET, 40, 1), "SO_MAX_PACING_RATE": (socket.SOL_SOCKET, 47, 90_000_000),
+    "IP_TOS": (socket.IPPROTO_IP, 1, 0x28), "IP_TTL": (socket.IPPROTO_IP, 2, 55),
+    "IP_PKTINFO": (socket.IPPROTO_IP, 8, 1), "IP_MTU_DISCOVER": (socket.IPPROTO_IP, 10, 3),
+    "IP_RECVERR": (socket.IPPROTO_IP, 11, 1), "IP_RECVTTL": (socket.IPPROTO_IP, 12, 1),
+    "IP_RECVTOS": (socket.IPPROTO_IP, 13, 1), "IP_MULTICAST_TTL": (socket.IPPROTO_IP, 33, 7),
+    "IP_MULTICAST_LOOP": (socket.IPPROTO_IP, 34, 0), "IP_MULTICAST_ALL": (socket.IPPROTO_IP, 49, 0),
+    "UDP_SEGMENT": (socket.IPPROTO_UDP, 103, 1200), "UDP_GRO": (socket.IPPROTO_UDP, 104, 1),
+}  # fmt: skip
+SIX_NUMBERS = {
+    "IPV6_RECVERR": (socket.IPPROTO_IPV6, 25, 1), "IPV6_RECVPKTINFO": (socket.IPPROTO_IPV6, 49, 1),
+    "IPV6_RECVHOPLIMIT": (socket.IPPROTO_IPV6, 51, 1), "IPV6_RECVTCLASS": (socket.IPPROTO_IPV6, 66, 1),
+    "IPV6_TCLASS": (socket.IPPROTO_IPV6, 67, 0x30), "IPV6_MTU_DISCOVER": (socket.IPPROTO_IPV6, 23, 3),
+    "IPV6_MULTICAST_HOPS": (socket.IPPROTO_IPV6, 18, 7), "IPV6_DONTFRAG": (socket.IPPROTO_IPV6, 62, 1),
+}  # fmt: skip
+DATAGRAMS = """
+four, six = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+four.bind(("", 7310)); six.bind(("::", 7311)); os.fchown(four.fileno(), 1234, 5678)
+wanted = [(four, numbers), (six, numbers | six_numbers)]
+for sock, every in wanted:
+    for level, number, value in every.values(): sock.setsockopt(level, number, value)
+def now(): return [{name: sock.getsockopt(*each[:2]) for name, each in every.items()} for sock, every in wanted]
+"""
+
+
+async def test_options_and_owners_of_datagram_sockets_are_the_same_before_and_after(stage, told):
+    told.do(f"numbers, six_numbers = {DATAGRAM_NUMBERS!r}, {SIX_NUMBERS!r}")
+    told.do(DATAGRAMS)
+    before = told.do("now()")
+    for there, back in ((stage.a, stage.b), (stage.b, stage.a)):
+        result = await stage.move("puppet", there, back)
+        assert_nothing_lost(result)
+        assert result.not_carried == []
+        assert told.do("now()") == before
+    assert told.do("os.fstat(four.fileno())[4:6]") == [1234, 5678]

@@ -7,11 +7,14 @@ import sys
 import pytest
 
 from checkpoint.core.sockopts import (
+    DATAGRAM,
+    DATAGRAM_IPV6,
     EVERY,
     IPV6,
     LISTENING,
     MAXSEG,
     PRIORITY,
+    STREAM,
     UNCONNECTED,
     lost,
     lost_clamp,
@@ -22,7 +25,7 @@ TTL = next(one for one in EVERY if one.name == "IP_TTL")
 
 
 def test_each_option_is_there_once():
-    every = [*EVERY, *LISTENING, *IPV6, *UNCONNECTED, PRIORITY]
+    every = [*EVERY, *STREAM, *LISTENING, *DATAGRAM, *IPV6, *DATAGRAM_IPV6, *UNCONNECTED, PRIORITY]
     assert len({(one.level, one.number) for one in every}) == len({one.name for one in every}) == len(every)
 
 
