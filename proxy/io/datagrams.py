@@ -104,7 +104,7 @@ class HeldDatagrams:
         assert self._stream
         for _ in range(most):
             try:
-                payload, control, _, sender = self._sock.recvmsg(MAX_DATAGRAM_BYTES, datagrams.MARK_SPACE)
+                payload, control, _, sender = self._sock.recvmsg(MAX_DATAGRAM_BYTES, datagrams.CONTROL_SPACE)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # what an ICMP message said of an answer
@@ -113,7 +113,8 @@ class HeldDatagrams:
             if not datagrams.is_speakers(control):
                 self._context.askers.heard(ends)
             app = self._readdress.get(own.host, own.host)
-            self._stream.say(Datagram(peer, app, payload), self._room)
+            for one in datagrams.segments(payload, control):
+                self._stream.say(Datagram(peer, app, one), self._room)
             if self._sock.fileno() < 0 or self._stream.full:
                 return
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import select
-import socket
 from collections.abc import Callable
 from typing import Protocol
+
+from proxy.sys import error_queue
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,9 @@ class Pollable(Protocol):
 class _Watched:
     __slots__ = ("batch", "descriptor", "hangup", "mask", "reader", "sock", "writer")
 
-    def __init__(self, sock: Pollable, descriptor: int, batch: int) -> None:
+    def __init__(self, sock: Pollable, batch: int) -> None:
         self.sock = sock
-        self.descriptor = descriptor
+        self.descriptor = sock.fileno()
         self.batch = batch
         self.mask = -1
         """What epoll was told; -1: nothing."""
@@ -88,7 +89,7 @@ class Poller:
         descriptor = sock.fileno()
         watched = self._watched.get(descriptor)
         if watched is None:
-            watched = self._watched[descriptor] = _Watched(sock, descriptor, self._batch)
+            watched = self._watched[descriptor] = _Watched(sock, self._batch)
         return watched
 
     def _update(self, watched: _Watched) -> None:
@@ -126,8 +127,8 @@ class Poller:
                 log.exception("a socket's callback failed")
 
     def _tell(self, watched: _Watched, events: int) -> None:
-        if events & select.EPOLLERR and _drop_notices(watched.sock):
-            return  # what else there is will be said again
+        if events & select.EPOLLERR and error_queue.emptied(watched.sock):
+            return  # what else there is comes again
         if events & _READ and watched.reader:
             watched.reader()
         if events & _WRITE and watched.writer:
@@ -143,19 +144,3 @@ class Poller:
         watched.mask = -1
         if watched.hangup:
             watched.hangup()
-
-
-def _drop_notices(sock: Pollable) -> bool:
-    """Whether the kernel had something to say of what was sent before: when it went, that a buffer is free again, what
-    a router thinks of it. An adopted socket's application had asked for that (SO_TIMESTAMPING, MSG_ZEROCOPY,
-    IP_RECVERR). Until it is read epoll calls it an error, and it takes room in the receive buffer.
-    """
-    if not isinstance(sock, socket.socket) or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    dropped = False
-    try:
-        while True:
-            sock.recvmsg(0, 0, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
-            dropped = True
-    except OSError:  # there is no more; a real error stays
-        return dropped

@@ -12,10 +12,12 @@ from proxy.sys.kernel import Kernel
 
 _MEMINFO = struct.Struct(f"={options.MEMINFO_WORDS}I")
 _MARK = struct.Struct("=I")
+_GRO = (socket.IPPROTO_UDP, options.UDP_GRO)
 MARK = 0x6D74
 """Of what a speaker says: who hears it in this pod can tell it from what the peer itself says. No rule routes by it."""
-MARK_SPACE = socket.CMSG_SPACE(_MARK.size)
-"""What recvmsg() needs beside a datagram to say its mark."""
+_SEGMENT = struct.Struct("=i")
+CONTROL_SPACE = 1024
+"""Ample for what recvmsg() says beside a datagram: its mark, its segments, and whatever the workload has asked for."""
 
 
 def speaker(kernel: Kernel, peer: Endpoint, app: Endpoint) -> socket.socket:
@@ -48,6 +50,14 @@ def tell_marks(kernel: Kernel, sock: socket.socket) -> None:
 def is_speakers(control: Sequence[tuple[int, int, bytes]]) -> bool:
     """Whether a speaker has said the datagram that recvmsg() gave with this."""
     return (socket.SOL_SOCKET, socket.SO_MARK, _MARK.pack(MARK)) in control
+
+
+def segments(payload: bytes, control: Sequence[tuple[int, int, bytes]]) -> list[bytes]:
+    """The datagrams that recvmsg() has given as one, with this: where the workload has set UDP_GRO (udp(7))."""
+    sizes = [_SEGMENT.unpack(value)[0] for level, kind, value in control if (level, kind) == _GRO]
+    if not sizes or not payload:
+        return [payload]
+    return [payload[at : at + sizes[0]] for at in range(0, len(payload), sizes[0])]
 
 
 def dropped(kernel: Kernel, sock: socket.socket) -> int:

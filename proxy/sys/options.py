@@ -57,6 +57,8 @@ MEMINFO_RCVBUF = 1
 MEMINFO_DROPS = 8
 MEMINFO_WORDS = 9
 
+UDP_GRO = 104  # include/uapi/linux/udp.h
+
 # include/uapi/linux/in.h, in6.h
 IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75

@@ -117,6 +117,37 @@ def connected_and_native(talk: Talk) -> None:
         assert fresh.recvfrom(100)[1][:2] == (talk.new, ASKED["bound"])
 
 
+SEGMENT_BYTES, SEGMENTS = 1200, 10
+MERGING = """
+merged = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); merged.bind(("::", 7352)); merged.settimeout(10)
+merged.setsockopt(socket.IPPROTO_UDP, 104, 1)  # UDP_GRO
+def come(count):
+    found = []
+    while len(found) < count:
+        data, control, _, _ = merged.recvmsg(65535, 100)
+        size = struct.unpack("i", control[0][2])[0] if control else len(data)
+        found += [data[at:at + size].decode() for at in range(0, len(data), size)]
+    return found
+"""
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_datagrams_that_the_kernel_hands_over_as_one_stay_many(stage, told, six):
+    """As of QUIC: the peer sends many at once (UDP_SEGMENT), and the workload has asked for them so (UDP_GRO)."""
+    told.do(MERGING)
+    sent = [str(at) * SEGMENT_BYTES for at in range(SEGMENTS)]
+    with closing(Talk(stage, told, six)) as talk:
+        talk.askers[0].setsockopt(socket.IPPROTO_UDP, 103, SEGMENT_BYTES)
+
+        def send() -> None:
+            talk.askers[0].sendto("".join(sent).encode(), (talk.own, 7352))
+
+        await stage.move("puppet", prepare=at_phase(Phase.RESTORING, send))
+        assert told.do(f"come({SEGMENTS})") == sent, "what came during the hold"
+        send()
+        assert told.do(f"come({SEGMENTS})") == sent, "what came afterwards"
+
+
 @pytest.mark.parametrize("six", [False, True])
 async def test_who_asks_all_the_time_is_answered_from_there_when_the_workload_is_home(stage, told, six):
     """Questions that were still under way by the other pod take nobody's answers away."""

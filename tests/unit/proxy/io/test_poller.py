@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
@@ -175,3 +176,32 @@ async def test_a_context_is_of_its_loop() -> None:
     made = Context.here(parts.KERNEL)
     assert made.loop is asyncio.get_running_loop()
     made.poller.close()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_what_is_said_beside_the_stream_is_neither_an_end_nor_said_for_ever(poller: Poller, reads: bool) -> None:
+    """As of a socket whose workload has sent by MSG_ZEROCOPY, or asks for time stamps."""
+    one, two = parts.nonblocking_pair()
+    seen: list[bytes] = []
+    with one, two:
+        one.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+        one.send(b"x" * 10000, MSG_ZEROCOPY)
+        await parts.eventually(lambda: waits_beside(one))
+        poller.hangup(one, lambda: seen.append(b"gone"))
+        poller.read(one, (lambda: seen.append(one.recv(9))) if reads else None)
+        await parts.eventually(lambda: not waits_beside(one))
+        assert seen == []
+        two.send(b"more")
+        poller.read(one, lambda: seen.append(one.recv(9)))
+        await parts.eventually(lambda: seen == [b"more"])
+        poller.forget(one)
+
+
+SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000  # asm-generic/socket.h, linux/socket.h
+
+
+def waits_beside(sock: socket.socket) -> bool:
+    """In the socket's error queue; nothing is read."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return poll.poll(0) == [(sock.fileno(), select.POLLERR)]

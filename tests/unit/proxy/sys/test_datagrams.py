@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_what_a_speaker_says_can_be_told_from_what_the_peer_says(family: int, ho
         peer.sendto(b"peer", app.getsockname())
         datagrams.tell_marks(KERNEL, app)  # of those, too, that wait already
         for who in (b"speaker", b"peer"):
-            said, control, _, sender = app.recvmsg(99, datagrams.MARK_SPACE)
+            said, control, _, sender = app.recvmsg(99, datagrams.CONTROL_SPACE)
             assert (said, Endpoint(*sender[:2])) == (who, ends[0])
             assert datagrams.is_speakers(control) == (who == b"speaker")
 
@@ -68,3 +69,10 @@ def test_a_shared_address_can_be_had_twice() -> None:
         restored.bind(held.getsockname())
         datagrams.share(KERNEL, held, False)
         assert held.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+
+
+def test_datagrams_that_came_as_one_are_told_apart():
+    merged = [(socket.IPPROTO_UDP, 104, struct.pack("=i", 4))]
+    assert datagrams.segments(b"aaaabbbbcc", merged) == [b"aaaa", b"bbbb", b"cc"]
+    assert datagrams.segments(b"aaaabbbbcc", [(socket.SOL_SOCKET, 36, bytes(4))]) == [b"aaaabbbbcc"]
+    assert datagrams.segments(b"", merged) == [b""]
