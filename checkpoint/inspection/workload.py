@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from operator import itemgetter
 
 from checkpoint.api import Inspection, Problem, Workload
@@ -28,6 +30,11 @@ _FINE_ANONYMOUS = (
     "[fanotify]",
 )
 """anon_inodes that CRIU can save (criu: files.c, dump_one_file)."""
+
+_UNSAVED = {"/dev/net/tun": "a tun or tap device", "/secretmem (deleted)": "memfd_secret"}
+"""By where they lead (criu: tun.c wants a network namespace of the tree's own)."""
+
+_SCHED_DEADLINE = 6  # linux/sched.h
 
 _LISTED_BYTES = 16
 """A struct iovec."""
@@ -91,6 +98,7 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
         yield problem(Code.NO_CAPABILITY, message, hint="Give the agent CAP_SYS_RESOURCE, or run the tree as one user.")
     root = procfs.namespaces(processes[0])
     for pid in processes:
+        yield from _thread_problems(pid)
         tracer = int(procfs.status(pid).get("TracerPid", "0"))
         if tracer:
             yield problem(Code.TRACED, f"process {pid} is being traced by process {tracer}")
@@ -104,6 +112,20 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
                 yield problem(Code.FOREIGN_NAMESPACE, f"process {pid} lives in a {kind} namespace of its own")
 
 
+def _thread_problems(pid: int) -> Iterator[Problem]:
+    folder = procfs.link(f"/proc/{pid}/cwd")
+    for tid in tree.threads(pid):
+        with suppress(ProcessLookupError):
+            if os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK == _SCHED_DEADLINE:
+                message = f"thread {tid} is scheduled by SCHED_DEADLINE, which cannot be restored"
+                yield problem(Code.UNSUPPORTED_FILE, message, hint="Let it take another policy.")
+        if (own := procfs.link(f"/proc/{pid}/task/{tid}/cwd")) and own != folder:
+            message = (
+                f"thread {tid} has a folder of its own ({own}; unshare(2), CLONE_FS), which would be its process's"
+            )
+            yield problem(Code.UNSUPPORTED_FILE, message, hint="Let processes do that, not threads.")
+
+
 def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
     mounts: dict[int, set[int]] = {}
     own_terminals = {f"/dev/pts/{file.terminal}" for file in files if file.terminal >= 0}
@@ -112,7 +134,9 @@ def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
             mounts[file.pid] = procfs.mount_ids(file.pid)  # none: it has ended meanwhile
         inside = mounts[file.pid]
         if file.target.startswith("/"):
-            if inside and file.mount not in inside and not file.target.startswith("/memfd:"):
+            if file.target in _UNSAVED:
+                yield _unsaved(file, _UNSAVED[file.target])
+            elif inside and file.mount not in inside and not file.target.startswith("/memfd:"):
                 message = f"the process has a descriptor opened outside the pod: {file.target} (fd {file.fd})"
                 yield problem(Code.FOREIGN_DESCRIPTOR, message)
             elif _is_terminal(file) and file.target not in own_terminals:
@@ -122,9 +146,15 @@ def _file_problems(files: list[procfs.OpenFile]) -> Iterator[Problem]:
                 yield problem(Code.TERMINAL, message, hint=hint)
         elif file.target.startswith("anon_inode:"):
             kind = file.target.removeprefix("anon_inode:")
-            if kind not in _FINE_ANONYMOUS and not kind.startswith("bpf-map"):
-                message = f"the process has a descriptor that cannot be saved: fd {file.fd} ({kind})"
-                yield problem(Code.UNSUPPORTED_FILE, message)
+            if kind not in _FINE_ANONYMOUS:
+                yield _unsaved(file, kind)
+        elif file.target.startswith("pipe:[") and file.flags & os.O_DIRECT:
+            yield _unsaved(file, "a pipe in packet mode, O_DIRECT")
+
+
+def _unsaved(file: procfs.OpenFile, kind: str) -> Problem:
+    message = f"the process has a descriptor that cannot be saved: fd {file.fd} ({kind})"
+    return problem(Code.UNSUPPORTED_FILE, message)
 
 
 def _is_terminal(file: procfs.OpenFile) -> bool:

@@ -50,6 +50,8 @@ class OpenFile:
     """The file locks that are held through it (proc_pid_fdinfo(5), `lock:`)."""
     terminal: int
     """The number of the terminal whose master it is, or -1 (`tty-index:`)."""
+    flags: int = 0
+    """As open(2) takes them (`flags:`)."""
 
 
 def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
@@ -164,7 +166,7 @@ def open_files(pid: int) -> Iterator[OpenFile]:
         except OSError:
             continue
         mount, terminal = _number(info, "mnt_id:"), _number(info, "tty-index:")
-        yield OpenFile(pid, int(name), target, mount, tuple(_locks(info)), terminal)
+        yield OpenFile(pid, int(name), target, mount, tuple(_locks(info)), terminal, _number(info, "flags:", 8))
 
 
 def _locks(info: str) -> Iterator[HeldLock]:
@@ -175,9 +177,9 @@ def _locks(info: str) -> Iterator[HeldLock]:
             yield HeldLock(words[2], words[4] != "READ")
 
 
-def _number(info: str, name: str) -> int:
+def _number(info: str, name: str, base: int = 10) -> int:
     """A number of a fdinfo, or -1."""
-    return next((int(line.split()[1]) for line in info.splitlines() if line.startswith(name)), -1)
+    return next((int(line.split()[1], base) for line in info.splitlines() if line.startswith(name)), -1)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
@@ -19,10 +20,14 @@ from checkpoint.processes import procfs
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import sockdiag
 
+T = TypeVar("T")
+
 ALLOW = "say --allow-loss to move the rest without it."
 _IPPROTO_MPTCP = 262  # linux/in.h
 _TCP_ULP = 31  # linux/tcp.h: the name of what works on top of the connection, "tls" for kernel TLS
 _TCP_AO_INFO = 40  # linux/tcp.h
+_SAVED = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET)
+"""The families whose sockets CRIU saves (criu: sockets.c, collect_sockets)."""
 _SO_PEERNAME = 28  # asm-generic/socket.h: as getpeername(2), and of a connection that has ended as well
 
 
@@ -38,14 +43,16 @@ class Unkept:
 
 def look(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Unkept]:
     """What stands in the way, socket by socket."""
-    seen: set[str] = set()
-    signing = _signing()
-    for file in files:
-        if file.target.startswith("socket:[") and file.target not in seen:
-            seen.add(file.target)
-            with suppress(OSError), _duplicate(kernel, file) as sock:  # gone meanwhile
-                ino = int(file.target[8:-1])
-                yield from (Unkept(ino, found, movable) for found, movable in _of(sock, ino in signing))
+    sockets = {int(file.target[8:-1]): file for file in files if file.target.startswith("socket:[")}
+    signing: set[int] = _asked(sockdiag.signing, set)
+    partners: dict[int, int] = _asked(sockdiag.partners, dict)
+    for ino, file in sockets.items():
+        with suppress(OSError), _duplicate(kernel, file) as sock:  # gone meanwhile
+            if sock.family == socket.AF_UNIX:
+                if (partner := partners.get(ino)) and partner not in sockets:
+                    yield Unkept(ino, _outside(file, sock), movable=False)
+            else:
+                yield from (Unkept(ino, found, movable) for found, movable in _of(file, sock, ino in signing))
 
 
 def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
@@ -54,11 +61,11 @@ def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
     return {one.ino: one.problem.message for one in look(kernel, files) if one.movable}
 
 
-def _signing() -> set[int]:
+def _asked(question: Callable[[], T], without: Callable[[], T]) -> T:
     try:
-        return sockdiag.signing()
+        return question()
     except OSError:  # a kernel without sock_diag
-        return set()
+        return without()
 
 
 def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
@@ -69,8 +76,20 @@ def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
         os.close(pidfd)
 
 
-def _of(sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
+def _outside(file: procfs.OpenFile, sock: socket.socket) -> Problem:
+    """Of a unix socket whose other end is somebody else's: the system's log, a database beside it."""
+    names = [name if isinstance(name, str) else f"@{name[1:].decode(errors='replace')}"
+             for name in (sock.getpeername(), sock.getsockname()) if name]  # fmt: skip
+    way = f"connected by {names[0]}" if names else "connected"
+    message = f"a unix socket of process {file.pid} (fd {file.fd}) is {way} to a process outside the workload"
+    return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload close it, or move both as one workload.")
+
+
+def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
     """Each problem, and whether the rest can be moved without the socket."""
+    if sock.family not in _SAVED:
+        message = f"a socket of process {file.pid} (fd {file.fd}) is of family {sock.family}, which cannot be saved"
+        yield problem(Code.UNSUPPORTED_SOCKET, message), False
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     if sock.proto == _IPPROTO_MPTCP:

@@ -28,15 +28,31 @@ CANNOT = {
     "users": (
         "pid = os.fork() or (os.setuid(65534), signal.pause())", "no-capability", "belong to different users",
     ),
+    "packets": ("it = os.pipe2(os.O_DIRECT)", "unsupported-file", "a pipe in packet mode"),
+    "tun": ("it = os.open('/dev/net/tun', os.O_RDWR)", "unsupported-file", "a tun or tap device"),
+    "vsock": ("it = socket.socket(socket.AF_VSOCK)", "unsupported-socket", "is of family 40"),
+    "log": ("it = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); it.connect('{outside}')",
+            "unsupported-socket", "connected by {outside} to a process outside the workload"),
+    "folder": ("ctypes.CDLL(None).unshare(0x200) or os.chdir('/usr')", "unsupported-file", "a folder of its own (/usr"),
+    "deadline": ("assert ctypes.CDLL(None).syscall(314, 0, struct.pack('IIQiIQQQ', 48, 6, 1, 0, 0, *[10 ** 7] * 3), 0)"
+                 " == 0, 'not available'", "unsupported-file", "SCHED_DEADLINE"),
     "io-uring": ("it = ctypes.CDLL(None).syscall(425, 4, ctypes.create_string_buffer(120))",
                  "unsupported-file", "io_uring"),
 }  # fmt: skip
 
 
+@pytest.fixture
+def outside(tmp_path):
+    """Where somebody who is not of the workload listens, as the system's log does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(f"{tmp_path}/log")
+        yield log.getsockname()
+
+
 @pytest.mark.parametrize("kind", CANNOT)
-async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched(stage, told, kind):
+async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched(stage, told, outside, kind):
     """And the workload, with all its connections, goes on as if nobody had asked."""
-    code, expected, words = CANNOT[kind]
+    code, expected, words = (one.replace("{outside}", outside) for one in CANNOT[kind])
     sock, other = accepted(stage, told), accepted(stage, told, "other")
     if kind == "urgent":
         sock.send(b"!", socket.MSG_OOB)

@@ -11,7 +11,7 @@ import pytest
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.processes.tree import Member, Tree
-from checkpoint.sockets import unkept
+from checkpoint.sockets import sockdiag, unkept
 
 
 def words(sock: socket.socket) -> list[str]:
@@ -50,15 +50,15 @@ def test_signed_connections():
         with server.accept()[0] as other:
             name = f"the connection {ends(other)} to {ends(one)} is signed (TCP-MD5)"
             assert words(other) == [f"{name}, and its keys cannot be saved: it would be reset"]
-            assert unkept.sockdiag.signing() >= {os.fstat(sock.fileno()).st_ino for sock in (server, one, other)}
+            assert sockdiag.signing() >= {os.fstat(sock.fileno()).st_ino for sock in (server, one, other)}
 
 
 def test_a_kernel_without_sock_diag_shows_no_signer(monkeypatch):
     def refuse():
         raise OSError(93, "no such protocol")
 
-    monkeypatch.setattr(unkept.sockdiag, "signing", refuse)
-    assert unkept._signing() == set()
+    monkeypatch.setattr(sockdiag, "signing", refuse)
+    assert unkept._asked(sockdiag.signing, set) == set()
 
 
 def test_what_can_be_moved_without_is_given_up(pair):
