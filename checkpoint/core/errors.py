@@ -34,6 +34,7 @@ class Code(StrEnum):
     FOREIGN_DESCRIPTOR = "foreign-descriptor"
     FOREIGN_NAMESPACE = "foreign-namespace"
     TRACED = "traced"
+    LEFT_BY_PARENT = "left-by-parent"
     TERMINAL = "terminal"
     PID_TAKEN = "pid-taken"
     DELETED_FILE = "deleted-file"
@@ -113,6 +114,9 @@ _ROWS: dict[Code, _Row] = {
         422, "workload", "Only a tree that lives wholly in the pod's own namespaces can move."
     ),
     Code.TRACED: _Row(422, "workload", "Detach the debugger or tracer, then move it."),
+    Code.LEFT_BY_PARENT: _Row(
+        422, "workload", "Let whoever starts it wait for it, or let it begin a session of its own and go on elsewhere."
+    ),
     Code.TERMINAL: _Row(422, "workload", "Start the workload through the agent, without a terminal."),
     Code.PID_TAKEN: _Row(409, "pod", "A process of the destination has that PID: end it, or choose another pod."),
     Code.DELETED_FILE: _Row(

@@ -17,6 +17,8 @@ from tests.harness.moving import ONE_LOOP
 pytestmark = ONE_LOOP
 
 
+DAEMON = "os.fork() or (os.closerange(3, inner), os.close(outer), os.read(inner, 1)), os._exit(0)"
+"""Whoever begins it ends at once; it ends with the puppet."""
 CANNOT = {
     "multipath": ("it = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); it.bind(('', 7399)); it.listen()",
                   "unsupported-socket", "the socket 0.0.0.0:7399 is Multipath TCP"),
@@ -36,6 +38,10 @@ CANNOT = {
     "folder": ("ctypes.CDLL(None).unshare(0x200) or os.chdir('/usr')", "unsupported-file", "a folder of its own (/usr"),
     "deadline": ("assert ctypes.CDLL(None).syscall(314, 0, struct.pack('IIQiIQQQ', 48, 6, 1, 0, 0, *[10 ** 7] * 3), 0)"
                  " == 0, 'not available'", "unsupported-file", "SCHED_DEADLINE"),
+    "orphan": (f"first = os.fork() or ({DAEMON}); os.waitpid(first, 0)", "left-by-parent",
+               "below none of its processes"),
+    "adopted": (f"first = os.fork() or (os.setsid(), {DAEMON}); os.waitpid(first, 0)",
+                "left-by-parent", "would be nobody's in the copy"),
     "io-uring": ("it = ctypes.CDLL(None).syscall(425, 4, ctypes.create_string_buffer(120))",
                  "unsupported-file", "io_uring"),
 }  # fmt: skip
@@ -57,6 +63,9 @@ async def test_what_cannot_be_kept_is_refused_by_name_before_anything_is_touched
     if kind == "urgent":
         sock.send(b"!", socket.MSG_OOB)
         told.do("select.select([], [], [sock], 10)")
+    told.do("inner, outer = os.pipe()")
+    if kind == "adopted":
+        told.do("ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)")  # PR_SET_CHILD_SUBREAPER
     answer = told.attempt(code) if code else {}
     if "No such file" in answer.get("error", "") or "not available" in answer.get("error", ""):
         pytest.skip(f"this kernel has none: {answer['error']}")
