@@ -1,5 +1,5 @@
-"""Processes that have come of the workload and are in its tree no more: whose parent has ended is a child of PID 1.
-They are not moved."""
+"""Processes that have come of the workload and that a move would leave behind, or nobody would be the parent of: CRIU
+dumps those below the workload's first process, and no others."""
 
 from __future__ import annotations
 
@@ -15,29 +15,48 @@ _MANY = 5
 _SHARED = ("socket:[", "pipe:[")
 
 
-def look(processes: list[int], files: Collection[procfs.OpenFile]) -> Iterator[Problem]:
-    """What is known of those of a tree's `processes`, whose root is the first; `files` are what these have open."""
-    found = list(_strays(processes, {file.target for file in files if file.target.startswith(_SHARED)}))
+def of_session(processes: list[int]) -> Iterator[Problem]:
+    """Those of the session that the first of a tree's `processes`, the root, has begun and that their parents have
+    left; and those that the root has adopted, which CRIU gives it not as children where neither has begun their session
+    (criu: pstree.c, prepare_pstree_ids)."""
+    root, known = processes[0], set(processes)
+    if _session(root) != root:  # it was not started by an agent
+        return
+    for pid in _everybody():
+        seen, session = tree.stat(pid), _session(pid)
+        if seen is None or seen.state in "ZX":
+            continue
+        if pid not in known and session == root:
+            message = f"process {pid} is of the workload's session, but below none of its processes: it would stay"
+            yield problem(Code.LEFT_BY_PARENT, message)
+        elif pid in known and seen.parent == root and session not in (root, pid):
+            message = f"process {pid}, which the workload's first process has adopted, would be nobody's in the copy"
+            yield problem(Code.LEFT_BY_PARENT, message)
+
+
+def with_shared(processes: list[int], files: Collection[procfs.OpenFile]) -> Iterator[Problem]:
+    """Those of sessions of their own that have a socket or a pipe in common with the tree; `files` are what that has
+    open. None of those that were there before the root."""
+    root, known, session = tree.stat(processes[0]), set(processes), _session(processes[0])
+    shared = {file.target for file in files if file.target.startswith(_SHARED)}
+    others = [pid for pid in _everybody() if pid not in known and _session(pid) != session]
+    found = [pid for pid in others if root is not None and _has(pid, shared, root.start_time)]
     for pid in found[:_MANY]:
-        message = (
-            f"process {pid} ({_name(pid)}) has come of the workload and is no child of its any more: it stays behind"
-        )
+        message = f"process {pid} ({_name(pid)}) has come of the workload and is below none of its processes: it stays"
         yield problem(Code.STRAY_PROCESS, message)
 
 
-def _strays(processes: list[int], shared: set[str]) -> Iterator[int]:
-    """Of the same session, or with a socket or pipe in common; none of those that were there before the workload."""
-    root = tree.stat(processes[0])
-    sessions = {session for pid in processes if (session := _session(pid))}
-    for name in procfs.names("/proc"):
-        pid = int(name) if name.isdigit() else 0
-        if pid < 2 or pid in processes or root is None:
-            continue
-        seen = tree.stat(pid)
-        if seen is None or seen.state in "ZX" or seen.start_time < root.start_time:
-            continue
-        if _session(pid) in sessions or not shared.isdisjoint(_open(pid)):
-            yield pid
+def _has(pid: int, shared: set[str], since: int) -> bool:
+    """Whether it was started since then, and has one of these open."""
+    seen = tree.stat(pid)
+    if pid < 2 or seen is None or seen.state in "ZX" or seen.start_time < since:
+        return False
+    folder = f"/proc/{pid}/fd"
+    return not shared.isdisjoint(procfs.link(f"{folder}/{name}") for name in procfs.names(folder))
+
+
+def _everybody() -> Iterator[int]:
+    return map(int, filter(str.isdigit, procfs.names("/proc")))
 
 
 def _session(pid: int) -> int:
@@ -46,11 +65,6 @@ def _session(pid: int) -> int:
         return os.getsid(pid)
     except ProcessLookupError:
         return 0
-
-
-def _open(pid: int) -> Iterator[str]:
-    folder = f"/proc/{pid}/fd"
-    return (procfs.link(f"{folder}/{name}") for name in procfs.names(folder))
 
 
 def _name(pid: int) -> str:

@@ -61,14 +61,14 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
         problems=[
             *_process_problems(processes),
-            *_session_problems(processes),
+            *strays.of_session(processes),
             *_file_problems(files),
             *locks.lost(files),
             *_connection_problems(lines),
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
         capabilities=functools.reduce(operator.or_, map(procfs.capabilities, processes)),
-        warnings=list(strays.look(processes, files)),
+        warnings=list(strays.with_shared(processes, files)),
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )
 
@@ -111,32 +111,6 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
         for kind in theirs:
             if theirs[kind] != ours.get(kind) and (kind != "ipc" or theirs[kind] != root.get("ipc")):
                 yield problem(Code.FOREIGN_NAMESPACE, f"process {pid} lives in a {kind} namespace of its own")
-
-
-def _session_problems(processes: list[int]) -> Iterator[Problem]:
-    """Who has been left by its parent: CRIU dumps those below the root alone, and gives the root no child of a session
-    that neither the root nor the child has begun (criu: pstree.c, prepare_pstree_ids)."""
-    root, known = processes[0], set(processes)
-    if _session(root) != root:  # it was not started by an agent
-        return
-    for pid in map(int, filter(str.isdigit, procfs.names("/proc"))):
-        seen, session = tree.stat(pid), _session(pid)
-        if seen is None or seen.state in "ZX":
-            continue
-        if pid not in known and session == root:
-            message = f"process {pid} is of the workload's session, but below none of its processes: it would stay"
-            yield problem(Code.LEFT_BY_PARENT, message)
-        elif pid in known and seen.parent == root and session not in (root, pid):
-            message = f"process {pid}, which the workload's first process has adopted, would be nobody's in the copy"
-            yield problem(Code.LEFT_BY_PARENT, message)
-
-
-def _session(pid: int) -> int:
-    """0 when it is gone."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return 0
 
 
 def _thread_problems(pid: int) -> Iterator[Problem]:

@@ -55,13 +55,13 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in file.read().split()]
 
 
-def test_whoever_shares_its_session_or_a_socket_is_named_and_nobody_else(workload):
-    root, strays = workload
+def test_who_is_of_its_session_stands_in_the_way_and_who_shares_a_socket_is_warned_of(workload):
+    root, (of_session, shares_socket) = workload
     found = inspect(Workload("w", root.pid, ["x"], "running"))
-    assert found.problems == []
     assert found.processes == 2
-    named = {one.message.split(" (")[0]: one for one in found.warnings}
-    assert set(named) == {f"process {pid}" for pid in strays}
-    assert {one.code for one in found.warnings} == {Code.STRAY_PROCESS.value}
-    assert "(of-session)" in named[f"process {strays[0]}"].message
-    assert "(shares-socket)" in named[f"process {strays[1]}"].message
+    (problem,) = found.problems
+    assert problem.code == Code.LEFT_BY_PARENT.value
+    assert problem.message.startswith(f"process {of_session} is of the workload's session")
+    (warning,) = found.warnings
+    assert warning.code == Code.STRAY_PROCESS.value
+    assert warning.message.startswith(f"process {shares_socket} (shares-socket)")
