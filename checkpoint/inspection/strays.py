@@ -26,7 +26,7 @@ def of_session(processes: list[int]) -> Iterator[Problem]:
         seen, session = tree.stat(pid), _session(pid)
         if seen is None or seen.state in "ZX":
             continue
-        if pid not in known and session == root:
+        if pid not in known and session == root and not _is_below(pid, root):
             message = f"process {pid} is of the workload's session, but below none of its processes: it would stay"
             yield problem(Code.LEFT_BY_PARENT, message)
         elif pid in known and seen.parent == root and session not in (root, pid):
@@ -53,6 +53,14 @@ def _has(pid: int, shared: set[str], since: int) -> bool:
         return False
     folder = f"/proc/{pid}/fd"
     return not shared.isdisjoint(procfs.link(f"{folder}/{name}") for name in procfs.names(folder))
+
+
+def _is_below(pid: int, root: int) -> bool:
+    """As one is that was born since the tree was listed."""
+    while pid > 1 and pid != root:
+        seen = tree.stat(pid)
+        pid = 0 if seen is None else seen.parent
+    return pid != 1
 
 
 def _everybody() -> Iterator[int]:

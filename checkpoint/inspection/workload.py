@@ -115,6 +115,8 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
 
 def _thread_problems(pid: int) -> Iterator[Problem]:
     folder = procfs.link(f"/proc/{pid}/cwd")
+    if not folder:  # its first thread has ended
+        return
     for tid in tree.threads(pid):
         with suppress(ProcessLookupError):
             if os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK == _SCHED_DEADLINE:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoint.core import waits
 from checkpoint.kernel import Kernel
-from checkpoint.processes.tree import Tree, is_alive, threads
+from checkpoint.processes.tree import NAP_SECONDS, NAPS, Tree, is_alive, stat, threads
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,9 +45,19 @@ def _restart(kernel: Kernel, tid: int) -> bool:
             return _edit(kernel, tid)
         finally:
             kernel.let_go(tid)
+            _let_it_stop(kernel, tid)
     except OSError as error:
         _LOG.warning("thread %d is told EINTR by the call that it waits in: %s", tid, error)
         return False
+
+
+def _let_it_stop(kernel: Kernel, tid: int) -> None:
+    """From one kind of stop it goes to the other by itself, within microseconds. It may be one that stays stopped."""
+    for _ in range(NAPS):
+        seen = stat(tid)
+        if seen is None or seen.state in "TZX":
+            return
+        kernel.nap(NAP_SECONDS)
 
 
 def _edit(kernel: Kernel, tid: int) -> bool:

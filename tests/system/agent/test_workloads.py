@@ -34,6 +34,7 @@ def test_a_workload_starts_clean(rig: Rig) -> None:
         "state": "running",
         "migration": "",
         "arrived_by": "",
+        "cpu_features": [],
     }
     assert (seen["pids"], seen["problems"]) == ([pid], [])
     assert seen["memory_bytes"] > 1_000_000
