@@ -81,8 +81,15 @@ class SoloPod:
 
     @contextlib.contextmanager
     def sleeper(self, pid: int, *fds: int) -> Iterator[None]:
-        """A process of that PID, which has these descriptors and does nothing; it has to be there until the end."""
-        script = f"echo {pid - 1} > /proc/sys/kernel/ns_last_pid; sleep 1000 & [ $! = {pid} ] && echo up; wait"
+        """A process of that PID, which has these descriptors and does nothing; it has to be there until the end.
+
+        The pod counts on from where it was: another pod's workloads may have the numbers behind that one.
+        """
+        counter = "/proc/sys/kernel/ns_last_pid"
+        script = (
+            f"read before < {counter}; echo {pid - 1} > {counter}; sleep 1000 &"
+            f" echo $before > {counter}; [ $! = {pid} ] && echo up; wait"
+        )
         with self.popen(["sh", "-c", script], pass_fds=fds, stdout=subprocess.PIPE) as shell:
             assert shell.stdout is not None
             assert shell.stdout.readline() == b"up\n"
