@@ -41,7 +41,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.custodian import Custodian
 from checkpoint.inspection import belongings
 from checkpoint.inspection.workload import inspect
-from checkpoint.processes import procfs
+from checkpoint.processes import capacity, procfs
 
 _LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("iII")  # unix(7), struct ucred
@@ -95,7 +95,7 @@ class Agent:
     async def _get_room(self, _: web.Request) -> web.Response:
         return _answer(
             Room(
-                memory_bytes=procfs.room_bytes(),
+                memory_bytes=capacity.room_bytes(),
                 image_bytes=self._custodian.store.free_bytes(),
                 pids=procfs.thread_ids(),
                 listening_ports=procfs.listening_ports(),

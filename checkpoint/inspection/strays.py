@@ -22,7 +22,7 @@ def of_session(processes: list[int]) -> Iterator[Problem]:
     root, known = processes[0], set(processes)
     if _session(root) != root:  # it was not started by an agent
         return
-    for pid in _everybody():
+    for pid in procfs.pids():
         seen, session = tree.stat(pid), _session(pid)
         if seen is None or seen.state in "ZX":
             continue
@@ -38,9 +38,11 @@ def with_shared(processes: list[int], files: Collection[procfs.OpenFile]) -> Ite
     """Those of sessions of their own that have a socket or a pipe in common with the tree; `files` are what that has
     open. None of those that were there before the root."""
     root, known, session = tree.stat(processes[0]), set(processes), _session(processes[0])
+    if root is None:
+        return
     shared = {file.target for file in files if file.target.startswith(_SHARED)}
-    others = [pid for pid in _everybody() if pid not in known and _session(pid) != session]
-    found = [pid for pid in others if root is not None and _has(pid, shared, root.start_time)]
+    others = [pid for pid in procfs.pids() if pid not in known and _session(pid) != session]
+    found = [pid for pid in others if _has(pid, shared, root.start_time)]
     for pid in found[:_MANY]:
         message = f"process {pid} ({_name(pid)}) has come of the workload and is below none of its processes: it stays"
         yield problem(Code.STRAY_PROCESS, message)
@@ -61,10 +63,6 @@ def _is_below(pid: int, root: int) -> bool:
         seen = tree.stat(pid)
         pid = 0 if seen is None else seen.parent
     return pid != 1
-
-
-def _everybody() -> Iterator[int]:
-    return map(int, filter(str.isdigit, procfs.names("/proc")))
 
 
 def _session(pid: int) -> int:

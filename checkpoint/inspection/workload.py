@@ -16,7 +16,7 @@ from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.core.readdress import LISTEN
 from checkpoint.inspection import locks, strays
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs, tree
+from checkpoint.processes import capacity, procfs, tree
 from checkpoint.sockets import unkept
 
 _FINE_ANONYMOUS = (
@@ -78,7 +78,7 @@ def _why_not_left_behind(processes: list[int]) -> str:
     (criu: mem.c, __parasite_dump_pages_seized; page-pipe.c, create_page_pipe)."""
     pid, reserved = max(((pid, procfs.address_space_bytes(pid)) for pid in processes), key=itemgetter(1))
     needed = reserved // PAGE_BYTES * _LISTED_BYTES
-    if needed <= procfs.grantable_bytes():
+    if needed <= capacity.grantable_bytes():
         return ""
     return (f"post-copy is not possible: process {pid} has reserved {reserved / 2**40:.1f} TiB of addresses, and CRIU "
             f"would need {needed / 2**30:.1f} GiB to list them")  # fmt: skip

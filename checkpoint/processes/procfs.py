@@ -17,7 +17,6 @@ from checkpoint.core import readdress
 _KIB = 1024
 _READ_BYTES = 4096
 _EVERY_HOSTS = {"224.0.0.1", "224.0.0.2", "ff01::1", "ff02::1", "ff01::2", "ff02::2", "ff05::2"}
-_OVERCOMMIT_ALWAYS, _OVERCOMMIT_NEVER = 1, 2  # linux/mman.h
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
@@ -99,11 +98,12 @@ def listening_ports() -> list[int]:
 
 def thread_ids() -> list[int]:
     """Every thread id in use in this PID namespace, PID 1 included."""
-    found: list[int] = []
-    for name in names("/proc"):
-        if name.isdigit():
-            found += [int(tid) for tid in names(f"/proc/{name}/task")]
-    return sorted(found)
+    return sorted(int(tid) for pid in pids() for tid in names(f"/proc/{pid}/task"))
+
+
+def pids() -> list[int]:
+    """Every process of this PID namespace, those that have ended and are not reaped included."""
+    return [int(name) for name in names("/proc") if name.isdigit()]
 
 
 def names(folder: str) -> list[str]:
@@ -277,53 +277,3 @@ def capabilities(pid: int) -> int:
 def permitted_capabilities() -> int:
     """What this process may give to another."""
     return int(status(os.getpid())["CapPrm"], 16)
-
-
-def grantable_bytes() -> int:
-    """The most that this machine lets anybody allocate at a time, used or not (K: mm/util.c, __vm_enough_memory)."""
-    policy = int(Path("/proc/sys/vm/overcommit_memory").read_text())
-    if policy == _OVERCOMMIT_ALWAYS:
-        return sys.maxsize
-    if policy == _OVERCOMMIT_NEVER:
-        return _machine_bytes("CommitLimit") - _machine_bytes("Committed_AS")
-    return _machine_bytes("MemTotal") + _machine_bytes("SwapTotal")
-
-
-def _machine_bytes(name: str) -> int:
-    """One line of /proc/meminfo."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{name}:"))
-
-
-def room_bytes() -> int:
-    """The smaller of the machine's MemAvailable and what the memory cgroup of this process has left."""
-    available = _machine_bytes("MemAvailable")
-    return min([available, *_cgroup_left()])
-
-
-def _cgroup_left() -> Iterator[int]:
-    """What is left below each limit on the way up to the root, cgroup v2 or v1 (cgroups(7))."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        here = base / path.lstrip("/")
-        while here == base or base in here.parents:
-            left = _left(here / limit, here / usage)
-            if left is not None:
-                yield left
-            here = here.parent
-
-
-def _left(limit: Path, usage: Path) -> int | None:
-    try:
-        most = limit.read_text().strip()
-        if most == "max":
-            return None
-        return max(0, min(int(most), sys.maxsize) - int(usage.read_text()))
-    except OSError:
-        return None

@@ -141,15 +141,14 @@ def session_lives(leader: int, start_time: int) -> bool:
     seen = stat(leader)
     if seen is not None and seen.start_time != start_time:
         return False
-    return any(_in_session(int(name), leader) for name in procfs.names("/proc") if name.isdigit())
+    return any(_in_session(pid, leader) for pid in procfs.pids())
 
 
 def kin(pid: int) -> list[int]:
     """The tree under a living process, itself first, and whoever else is of the session that it began: a child whose
     parent has ended is in no tree."""
     found = descendants(pid)
-    others = (int(name) for name in procfs.names("/proc") if name.isdigit())
-    return found + [other for other in others if other not in found and _in_session(other, pid)]
+    return found + [other for other in procfs.pids() if other not in found and _in_session(other, pid)]
 
 
 def _in_session(pid: int, leader: int) -> bool:

@@ -54,7 +54,3 @@ def test_a_process_that_is_gone_has_nothing():
     assert list(procfs.open_files(pid)) == []
     assert list(procfs.tcp_lines(pid)) == []
     assert procfs.link(f"/proc/{pid}/exe") == ""
-
-
-def test_there_is_room():
-    assert 0 < procfs.room_bytes() < 1 << 50
