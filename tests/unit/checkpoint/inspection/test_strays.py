@@ -20,7 +20,7 @@ def strays(name, leaves):
         if os.fork() == 0:
             ctypes.CDLL(None).prctl(15, name.encode())
             leaves()
-            print(os.getpid(), flush=True)
+            os.write(1, f"{name} {os.getpid()}\\n".encode())
             time.sleep(60)
         os._exit(0)
     os.waitpid(child, 0)
@@ -33,6 +33,7 @@ strays("of-session", lambda: None)
 strays("shares-socket", lambda: goes(private.fileno()))
 if os.fork() == 0:
     time.sleep(60)
+os.write(1, b"up 0\\n")
 os.read(0, 1)
 """
 
@@ -43,7 +44,8 @@ def workload():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     argv = [sys.executable, "-I", "-S", "-c", SOURCE]
     with subprocess.Popen(argv, text=True, start_new_session=True, **pipes) as root:
-        strays = [int(root.stdout.readline()) for _ in range(2)]
+        said = dict(root.stdout.readline().split() for _ in range(3))  # in whichever order they come to it
+        strays = [int(said[name]) for name in ("of-session", "shares-socket")]
         yield root, strays
         for pid in (*strays, *_children(root.pid)):
             os.kill(pid, signal.SIGKILL)
