@@ -31,6 +31,12 @@ CALLS = frozenset({*_AS_BEFORE, _FUTEX, _EPOLL_WAIT, _EPOLL_PWAIT, _NANOSLEEP, _
 """Those that may be."""
 
 
+def may_end_early(call: int, limit: int) -> bool:
+    """Whether it is one of them, and not one that begins again by itself: most threads that wait are in a futex without
+    a time limit. `limit` is the fourth argument."""
+    return call in CALLS and (call != _FUTEX or limit != 0)
+
+
 class Registers(Protocol):
     """Of a thread that runs 64-bit code."""
 

@@ -29,10 +29,10 @@ def restart(kernel: Kernel, tree: Tree) -> int:
 def _waits(tid: int) -> bool:
     """In one of the calls that may be made again."""
     try:
-        call = Path(f"/proc/{tid}/syscall").read_text().split(" ", 1)[0]  # proc_pid_syscall(5)
+        call, *arguments = Path(f"/proc/{tid}/syscall").read_text().split()  # proc_pid_syscall(5)
     except OSError:
         return False
-    return call.isdecimal() and int(call) in waits.CALLS
+    return call.isdecimal() and waits.may_end_early(int(call), int(arguments[3], 16))
 
 
 def _restart(kernel: Kernel, tid: int) -> bool:

@@ -36,3 +36,10 @@ def test_which_calls_are_made_again(call, arguments, again):
 @pytest.mark.parametrize("result", [EAGAIN, 1, -516 % (1 << 64)])
 def test_what_had_another_result_stays(result):
     assert not waits.go_on(Registers(orig_ax=POLL, ax=result))
+
+
+@pytest.mark.parametrize(
+    ("call", "limit", "may"), [(FUTEX, 4096, True), (FUTEX, 0, False), (POLL, 0, True), (CONNECT, 1, False)]
+)
+def test_a_futex_without_a_limit_begins_again_by_itself(call, limit, may):
+    assert waits.may_end_early(call, limit) is may
