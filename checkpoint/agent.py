@@ -19,11 +19,15 @@ from aiohttp import web
 from checkpoint.api import (
     MAX_BODY_BYTES,
     Beacon,
+    Changes,
+    Connections,
     EarlyMemory,
     ErrorBody,
     FetchImages,
+    Foresee,
     Health,
     Packed,
+    Paired,
     PreDump,
     PrepareInbound,
     PrepareOutbound,
@@ -74,12 +78,16 @@ class Agent:
         app.router.add_post("/v1/inbound/{migration}/look", self._look)
         app.router.add_post("/v1/inbound/{migration}/receive", self._receive)
         app.router.add_post("/v1/outbound/{migration}/stop", self._stop)
-        for step in ("pack", "dump", "adopt", "seal", "commit", "release"):
+        app.router.add_post("/v1/outbound/{migration}/foresee", self._foresee)
+        app.router.add_post("/v1/outbound/{migration}/pair", self._pair)
+        for step in ("pack", "dump", "adopt", "seal", "compare", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/try", self._try_archive)
         app.router.add_post("/v1/inbound/{migration}/early", self._early)
         app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
+        app.router.add_post("/v1/inbound/{migration}/pair", self._make_pairs)
+        app.router.add_post("/v1/inbound/{migration}/adjust", self._adjust)
         app.router.add_post("/v1/inbound/{migration}/restore", self._restore)
         app.router.add_post("/v1/inbound/{migration}/resume", self._resume)
         app.router.add_get("/v1/inbound/{migration}/memory", self._memory)
@@ -142,6 +150,14 @@ class Agent:
         wanted = await _body(request, PreDump)
         return _answer(await self._custodian.outbound(request.match_info["migration"]).predump(wanted))
 
+    async def _foresee(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Foresee)
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).foresee(wanted))
+
+    async def _pair(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Paired)
+        return _answer(await self._custodian.outbound(request.match_info["migration"]).pair(wanted))
+
     async def _stop(self, request: web.Request) -> web.Response:
         ahead = request.query.get("ahead") == "1"
         return _answer(await self._custodian.outbound(request.match_info["migration"]).stop(ahead=ahead))
@@ -178,6 +194,14 @@ class Agent:
     async def _stage(self, request: web.Request) -> web.Response:
         wanted = await _body(request, Packed)
         return _answer(await self._custodian.inbound(request.match_info["migration"]).stage(wanted))
+
+    async def _make_pairs(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Connections)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).pair(wanted))
+
+    async def _adjust(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, Changes)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).adjust(wanted))
 
     async def _restore(self, request: web.Request) -> web.Response:
         wanted = await _body(request, RestoreWorkload)

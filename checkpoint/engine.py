@@ -6,8 +6,10 @@ An OCI runtime can be a second: it stops, dumps and restores a container instead
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from checkpoint.api import MemoryFeatures
@@ -44,8 +46,8 @@ class Helper(Protocol):
         """Kill it; whoever waits for it is told that it failed. For a restore only: see `Engine.break_off`."""
 
     async def questions(self) -> int | None:
-        """A descriptor over which it asks which pages the stopped processes have (`checkpoint.memory.questions`), the
-        caller's from now on; None: it asks the kernel. The dump waits for the answers."""
+        """A descriptor over which it asks what the stopped processes have (`checkpoint.criu.questions`), the caller's
+        from now on; None: it asks the kernel. The dump waits for the answers."""
 
     async def close(self) -> None: ...
 
@@ -59,8 +61,13 @@ class Engine(Protocol):
     async def features(self) -> MemoryFeatures:
         """Which ways of carrying memory work here."""
 
-    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
-        """Start what a later dump of the tree under `root`, or a restore, needs."""
+    async def prepare(
+        self, root: int | None = None, *, asking: bool = False, lazily: bool = False,
+        inherited: Mapping[str, int] = MappingProxyType({}),
+    ) -> Helper:  # fmt: skip
+        """Start what a later dump of the tree under `root`, or a restore, needs. `asking`: somebody answers its
+        `questions`: which descriptors there are, and in a lazy dump which pages. `inherited`: descriptors of ours that
+        a restore may give to its processes, by the keys that the images have for them."""
 
     async def stop(self, root: int) -> Tree:
         """Stop the tree; returns when no instruction of it runs."""
@@ -80,9 +87,11 @@ class Engine(Protocol):
         """Have the helper with that PID, which may be an earlier agent's, fail at its next write. It is not killed: one
         that dumps has to undo first what it has done to the tree."""
 
-    async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
+    async def restore(
+        self, helper: Helper, folders: Folders, *, lazily: bool = False, inherited: Sequence[str] = ()
+    ) -> RestoreReport:
         """Make the tree of the images; it is stopped, and a child of PID 1. `lazily`: `checkpoint.memory.taker`, in the
-        work folder, has its private memory come."""
+        work folder, has its private memory come. `inherited`: the keys of what the helper is to give to it."""
 
     def resume(self, tree: Tree) -> None:
         """Let a stopped tree run."""

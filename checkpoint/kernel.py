@@ -13,13 +13,18 @@ import resource
 import signal
 import socket
 import stat
+import struct
 import time
 from typing import Any
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
 _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {"x86_64": (251, 252), "aarch64": (30, 31)}.get(platform.machine(), (-1, -1))
+_SYS_GETDENTS64, _SYS_KCMP = {"x86_64": (217, 312), "aarch64": (61, 272)}.get(platform.machine(), (-1, -1))
+_KCMP_FILE, _KCMP_EPOLL_TFD = 0, 7  # linux/kcmp.h
+_EPOLL_SLOT = struct.Struct("=III")
+_SO_GET_FILTER = 26  # asm-generic/socket.h
 _IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h: one thread
-_TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
+TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
 _TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
 
 _PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 12, 13, 17, 0x4206, 0x4207
@@ -78,6 +83,10 @@ class Kernel:
         """A duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec. The caller closes it."""
         return self._call(_SYS_PIDFD_GETFD, pidfd, fd, 0)
 
+    def list_folder(self, fd: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+        """getdents64(2): the next of what a folder has, as bytes in `buffer`; how many, 0 at the end."""
+        return self._call(_SYS_GETDENTS64, fd, buffer, len(buffer))
+
     def watch_folder(self, path: str, mask: int) -> int:
         """A descriptor that tells of what happens to the files of a folder (inotify(7)). The caller closes it."""
         fd: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -102,14 +111,38 @@ class Kernel:
 
     def enter_repair(self, sock: socket.socket) -> None:
         """Have a connection send nothing more, not at its end either. Raises OSError for a listening socket."""
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+
+    def disconnect(self, sock: socket.socket) -> None:
+        """Have a connection in repair mode be none any more, whoever else has it open; nothing is sent (K: tcp.c,
+        tcp_disconnect)."""
+        unspecified = ctypes.create_string_buffer(16)  # struct sockaddr, AF_UNSPEC
+        if _LIBC.connect(sock.fileno(), unspecified, len(unspecified)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
     def leave_repair(self, sock: socket.socket) -> None:
         """Make a socket that CRIU dumped an ordinary one again; nothing is sent."""
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, _TCP_REPAIR_OFF_NO_WP)
 
     def in_repair(self, sock: socket.socket) -> bool:
-        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0
+        return sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR) != 0
+
+    def are_one_file(self, one: tuple[int, int], other: tuple[int, int]) -> bool:
+        """Whether two descriptors, (PID, number) each, lead to one open file (kcmp(2), KCMP_FILE)."""
+        return self._call(_SYS_KCMP, one[0], other[0], _KCMP_FILE, one[1], other[1]) == 0
+
+    def is_watched(self, pid: int, epoll: int, target: int) -> bool:
+        """Whether a descriptor leads to the open file that an epoll of its process watches under its number (kcmp(2),
+        KCMP_EPOLL_TFD)."""
+        slot = ctypes.create_string_buffer(_EPOLL_SLOT.pack(epoll, target, 0))
+        return self._call(_SYS_KCMP, pid, pid, _KCMP_EPOLL_TFD, target, slot) == 0
+
+    def has_filter(self, sock: socket.SocketType) -> bool:
+        """Whether a socket has a packet filter (SO_ATTACH_FILTER, socket(7)); its length alone is asked for."""
+        length = ctypes.c_uint(0)
+        found = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length))
+        return found != 0 or length.value != 0
 
     def seize(self, tid: int) -> None:
         """Begin to trace a stopped thread; it can be waited for, and looked at then (ptrace(2))."""
@@ -134,7 +167,7 @@ class Kernel:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
 
-    def _call(self, number: int, *arguments: int) -> int:
+    def _call(self, number: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
         """A system call that the C library has no function for."""
         found: int = _LIBC.syscall(number, *arguments)
         if found < 0:

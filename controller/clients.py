@@ -168,8 +168,14 @@ class ProxyClient(SidecarClient):
     async def prepare_inbound(self, migration: str, body: proxy_api.PrepareInbound) -> proxy_api.Prepared:
         return await self.call("PUT", f"/v1/inbound/{migration}", proxy_api.Prepared, body)
 
-    async def build_legs(self, migration: str, legs: msgspec.Raw, timeout_seconds: float) -> proxy_api.LegsBuilt:
-        path = f"/v1/inbound/{migration}/legs"
+    async def build_legs(
+        self, migration: str, legs: msgspec.Raw, paired: msgspec.Raw, timeout_seconds: float
+    ) -> proxy_api.LegsBuilt:
+        path, body = f"/v1/inbound/{migration}/legs", {"legs": legs, "paired": paired}
+        return await self.call("POST", path, proxy_api.LegsBuilt, body, timeout_seconds)
+
+    async def build_ahead(self, migration: str, legs: msgspec.Raw, timeout_seconds: float) -> proxy_api.LegsBuilt:
+        path = f"/v1/inbound/{migration}/ahead"
         return await self.call("POST", path, proxy_api.LegsBuilt, {"legs": legs}, timeout_seconds)
 
     async def resume(self, migration: str) -> proxy_api.Resumed:

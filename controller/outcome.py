@@ -98,7 +98,7 @@ def _flow_counts(move: Move, phase: Phase) -> FlowCounts:
     adopted = move.adopted.flows if move.adopted else 0
     gone = [account for account in move.accounts if account.lost or account.standing is Standing.GIVEN_UP]
     lost = len(gone) if phase is not Phase.FAILED else adopted
-    return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost)
+    return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost, move.made_ahead)
 
 
 def _byte_counts(move: Move) -> ByteCounts:

@@ -10,6 +10,7 @@
 | GET /v1/outbound/{migration}/ledger | | `list[LedgerLine]` |
 | DELETE /v1/outbound/{migration} | | `Released` |
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Prepared` |
+| POST /v1/inbound/{migration}/ahead | `Legs` (of connections that the workload still has) | `LegsBuilt` |
 | POST /v1/inbound/{migration}/legs | `Legs` | `LegsBuilt` |
 | POST /v1/inbound/{migration}/resume | | `Resumed` |
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
@@ -164,8 +165,20 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     """Which of the links that were made before is the flow's; 0: one joins it later."""
 
 
+class PairedLeg(msgspec.Struct, frozen=True, array_like=True):
+    """One that was built ahead of the freeze, as was the workload's socket that it is the other end of:
+    its flow was adopted."""
+
+    flow: FlowNumber
+    link: LinkNumber = 0
+    """As a leg's."""
+    unread: bytes = b""
+    """What the workload had received and not read, for the leg to say."""
+
+
 class Legs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     legs: list[Leg]
+    paired: list[PairedLeg] = []
 
 
 class LegsBuilt(msgspec.Struct, frozen=True):

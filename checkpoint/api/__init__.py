@@ -13,6 +13,8 @@
 | POST /v1/outbound/{migration}/send | `SendImages` | `Custody` (connected to the destination's agent) |
 | POST /v1/outbound/{migration}/pack | | `Packed` (the workload's files, while it runs) |
 | POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive, which was tried out) |
+| POST /v1/outbound/{migration}/foresee | `Foresee` | `Connections` (those that the destination can make ahead) |
+| POST /v1/outbound/{migration}/pair | `Paired` | `Custody` |
 | POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
 | POST /v1/outbound/{migration}/stop?ahead=1 | | `Custody` (`ahead`: dump, adopt and seal follow unasked) |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |
@@ -27,6 +29,9 @@
 | POST /v1/inbound/{migration}/try | `FetchImages` | `Custody` (the archive can be read, as things are) |
 | POST /v1/inbound/{migration}/early | `EarlyMemory` | `Memory` (what is sent before the freeze, so far) |
 | POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
+| POST /v1/inbound/{migration}/pair | `Connections` | `Paired` (the copy's ends of them, made before the freeze) |
+| POST /v1/outbound/{migration}/compare | | `Changes` (of the connections of pairs, since those were made) |
+| POST /v1/inbound/{migration}/adjust | `Changes` | `Custody` |
 | POST /v1/inbound/{migration}/restore | `RestoreWorkload` | `Restored` (stopped, verified) |
 | POST /v1/inbound/{migration}/resume | | `Custody` |
 | GET /v1/inbound/{migration}/memory | | `Memory` (post-copy: how far it has come) |
@@ -62,16 +67,21 @@ from checkpoint.api.moves import (
     MOST_GHOST_BYTES,
     NO_FILES,
     Adopted,
+    Changed,
+    Changes,
+    Connections,
     Custody,
     Dumped,
     EarlyMemory,
     Files,
+    Foresee,
     ImageKey,
     Memory,
     MemorySource,
     MemoryWay,
     Next,
     Packed,
+    Paired,
     PreDump,
     PreDumped,
     PrepareInbound,
@@ -79,6 +89,7 @@ from checkpoint.api.moves import (
     Restored,
     RestoreWorkload,
     Sealed,
+    Socket,
 )
 from checkpoint.api.pods import (
     Belongings,
@@ -114,10 +125,13 @@ __all__ = [
     "ArchiveAnswer",
     "Beacon",
     "Belongings",
+    "Changed",
+    "Changes",
     "Cloned",
     "CollectImages",
     "Compression",
     "CompressionMode",
+    "Connections",
     "CriuLog",
     "Custody",
     "DeleteImage",
@@ -129,6 +143,7 @@ __all__ = [
     "FetchImages",
     "FileLock",
     "Files",
+    "Foresee",
     "Ground",
     "Health",
     "ImageKey",
@@ -143,6 +158,7 @@ __all__ = [
     "Next",
     "OpenMount",
     "Packed",
+    "Paired",
     "PreDump",
     "PreDumped",
     "PrepareInbound",
@@ -158,6 +174,7 @@ __all__ = [
     "SendImages",
     "ShowImage",
     "Sight",
+    "Socket",
     "StartClone",
     "StoreCheckpoint",
     "StoreImages",

@@ -133,6 +133,53 @@ class PreDumped(msgspec.Struct, frozen=True):
     """What the freeze would be if it came now."""
 
 
+class Socket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a copy's end of a connection is to be, but for what its leg says."""
+
+    family: int
+    """AF_INET or AF_INET6."""
+    flags: int
+    """Of open(2)."""
+    owner: tuple[int, int]
+    """User and group."""
+    options: list[tuple[str, int, int, str]]
+    """Name, level, number and value in hex of each that a fresh socket has otherwise, but for SO_REUSEADDR."""
+    reuse_address: bool
+
+
+class Foresee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Name the connections that can be made at the destination while the workload runs."""
+
+    fewest: Annotated[int, msgspec.Meta(ge=1)]
+    """None, where there are fewer: what CRIU is spared is to be worth it."""
+
+
+class Connections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Connections of a workload that still runs: both ends of each can be made at the destination before the freeze."""
+
+    legs: msgspec.Raw
+    """A JSON list of `proxy.api.Leg`, as the source's proxy gave it."""
+    sockets: list[Socket]
+    """The other end of each."""
+
+
+class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the workload has changed of a connection since the other end of its pair was made."""
+
+    flow: int
+    options: list[tuple[str, int, int, str]] = []
+    flags: int | None = None
+
+
+class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    changes: list[Changed]
+
+
+class Paired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    flows: list[int]
+    """The numbers of those of which both ends are there."""
+
+
 class Dumped(msgspec.Struct, frozen=True):
     image_bytes: int
     processes: int
@@ -141,6 +188,8 @@ class Dumped(msgspec.Struct, frozen=True):
     legs: msgspec.Raw
     """Of the connections that were adopted meanwhile: a JSON list of `proxy.api.Leg`, as the source's proxy gave it;
     the agent does not look inside."""
+    paired: msgspec.Raw = msgspec.Raw(b"[]")
+    """The same of pairs: a JSON list of `proxy.api.PairedLeg`."""
 
 
 class Adopted(msgspec.Struct, frozen=True):
@@ -148,6 +197,7 @@ class Adopted(msgspec.Struct, frozen=True):
     listeners: int
     legs: msgspec.Raw
     """Those that `Dumped` has not."""
+    paired: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class Sealed(msgspec.Struct, frozen=True):

@@ -17,12 +17,13 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import CHUNK_BYTES, NAME
 from checkpoint.core.parcel import MAX_PIECES, Parcel, Piece
 
-_FILES, _STREAM, _CORE = "files.img", "tcp-stream-", "core-"
+_FILES = "files.img"
+_PREFIXES = ("tcp-stream-", "fdinfo-", "core-")
 
 
 def is_edited(name: str) -> bool:
-    """True for what is written again after the dump: sockets, threads' registers, the manifest."""
-    return name in (_FILES, NAME) or name.startswith((_STREAM, _CORE))
+    """True for what is written again after the dump: sockets, descriptors, threads' registers, the manifest."""
+    return name in (_FILES, NAME) or name.startswith(_PREFIXES)
 
 
 class Consignment:

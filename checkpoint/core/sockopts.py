@@ -32,6 +32,7 @@ class SocketOption(NamedTuple):
 
 PRIORITY = SocketOption("SO_PRIORITY", SOL_SOCKET, 12)
 """CRIU does save it, but setting IP_TOS changes it (K: ip_sockglue.c, __ip_sock_set_tos)."""
+TOS = SocketOption("IP_TOS", IPPROTO_IP, 1)
 
 EVERY = (
     SocketOption("SO_TIMESTAMP", SOL_SOCKET, 29),
@@ -40,7 +41,7 @@ EVERY = (
     SocketOption("SO_BUSY_POLL", SOL_SOCKET, 46),
     SocketOption("SO_MAX_PACING_RATE", SOL_SOCKET, 47),
     SocketOption("SO_ZEROCOPY", SOL_SOCKET, 60),
-    SocketOption("IP_TOS", IPPROTO_IP, 1),
+    TOS,
     SocketOption("IP_TTL", IPPROTO_IP, 2),
     SocketOption("IP_MTU_DISCOVER", IPPROTO_IP, 10),
     SocketOption("IP_RECVTOS", IPPROTO_IP, 13),
@@ -118,6 +119,52 @@ DATAGRAM_IPV6 = (
 )
 
 
+REUSE_ADDRESS = SocketOption("SO_REUSEADDR", SOL_SOCKET, 2)
+REUSE_PORT = SocketOption("SO_REUSEPORT", SOL_SOCKET, 15)
+SEND_BUFFER = SocketOption("SO_SNDBUF", SOL_SOCKET, 7)
+RECEIVE_BUFFER = SocketOption("SO_RCVBUF", SOL_SOCKET, 8)
+BUFFER_LOCK = SocketOption("SO_BUF_LOCK", SOL_SOCKET, 72)
+
+SAVED = (
+    SocketOption("SO_DONTROUTE", SOL_SOCKET, 5),
+    SocketOption("SO_BROADCAST", SOL_SOCKET, 6),
+    SocketOption("SO_KEEPALIVE", SOL_SOCKET, 9),
+    SocketOption("SO_OOBINLINE", SOL_SOCKET, 10),
+    SocketOption("SO_NO_CHECK", SOL_SOCKET, 11),
+    SocketOption("SO_LINGER", SOL_SOCKET, 13, 8),
+    SocketOption("SO_RCVLOWAT", SOL_SOCKET, 18),
+    SocketOption("SO_RCVTIMEO", SOL_SOCKET, 20, 16),
+    SocketOption("SO_SNDTIMEO", SOL_SOCKET, 21, 16),
+    SocketOption("SO_MARK", SOL_SOCKET, 36),
+    SocketOption("TCP_NODELAY", IPPROTO_TCP, 1),
+    SocketOption("TCP_CORK", IPPROTO_TCP, 3),
+    SocketOption("TCP_KEEPIDLE", IPPROTO_TCP, 4),
+    SocketOption("TCP_KEEPINTVL", IPPROTO_TCP, 5),
+    SocketOption("TCP_KEEPCNT", IPPROTO_TCP, 6),
+    SocketOption("IP_PKTINFO", IPPROTO_IP, 8),
+    SocketOption("IP_FREEBIND", IPPROTO_IP, 15),
+)
+"""What CRIU does save of a connection (criu: sockets.c, sk-tcp.c, sk-inet.c), for one that is made without it."""
+
+SAVED_IPV6 = (
+    SocketOption("IPV6_V6ONLY", IPPROTO_IPV6, 26),
+    SocketOption("IPV6_RECVPKTINFO", IPPROTO_IPV6, 49),
+    SocketOption("IPV6_FREEBIND", IPPROTO_IPV6, 78),
+)
+
+INERT = frozenset({
+    "SO_BROADCAST", "SO_NO_CHECK", "SO_REUSEPORT", "IP_PKTINFO", "IP_RECVTOS", "IP_FREEBIND", "IP_TRANSPARENT",
+    "IP_BIND_ADDRESS_NO_PORT", "TCP_SYNCNT", "IPV6_V6ONLY", "IPV6_RECVPKTINFO", "IPV6_RECVTCLASS", "IPV6_FREEBIND",
+    "SO_SNDBUF", "SO_RCVBUF", "SO_BUF_LOCK",
+})  # fmt: skip
+"""Of a connection that is established, these mean nothing any more, or are moved by the kernel and by a hold."""
+
+PODS_OWN = frozenset({"TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"})
+"""Of what a pod's sysctls say a fresh socket has (net.ipv4.tcp_keepalive_*): in another pod it may have others."""
+
+LATE = (SEND_BUFFER, RECEIVE_BUFFER, BUFFER_LOCK, REUSE_PORT, PRIORITY)
+"""Set in this order after all others: setting a size locks it, and IP_TOS changes the priority."""
+
 WINDOW_CLAMP = SocketOption("TCP_WINDOW_CLAMP", IPPROTO_TCP, 10)
 MAXSEG = SocketOption("TCP_MAXSEG", IPPROTO_TCP, 2)
 UNCONNECTED = (WINDOW_CLAMP, MAXSEG)
@@ -128,21 +175,24 @@ BINDING_SHARE = 3 / 8
 """A smaller part of the receive buffer is not what the kernel gives (1/2 less a segment of 9 kB, of the default)."""
 
 
+Option = tuple[str, int, int, str]
+"""Name, level, number, value in hex."""
+
 Owner = tuple[int, int]
 """The user and the group that a socket belongs to: whoever has made it, or fchown(2)."""
 
 
 class SocketOptions(msgspec.Struct, frozen=True):
-    """What one socket has and CRIU would lose: where the socket is, and (name, level, number, value in hex) of each."""
+    """What one socket has and CRIU would lose, and where the socket is."""
 
     pid: int
     fd: int
-    options: list[tuple[str, int, int, str]]
+    options: list[Option]
     owner: Owner | None = None
     """None: CRIU's."""
 
 
-def lost(found: dict[SocketOption, bytes], fresh: dict[SocketOption, bytes]) -> list[tuple[str, int, int, str]]:
+def lost(found: dict[SocketOption, bytes], fresh: dict[SocketOption, bytes]) -> list[Option]:
     """The options that are not as a fresh socket has them, to be set in this order."""
     differing = [one for one in found if found[one] != fresh.get(one) and one != PRIORITY]
     if MAXSEG in differing and _INT.unpack(found[MAXSEG])[0] > MAX_MAXSEG:
@@ -152,7 +202,7 @@ def lost(found: dict[SocketOption, bytes], fresh: dict[SocketOption, bytes]) -> 
     return [(one.name, one.level, one.number, found[one].hex()) for one in differing]
 
 
-def lost_clamp(clamp: int, receive_buffer: int) -> list[tuple[str, int, int, str]]:
+def lost_clamp(clamp: int, receive_buffer: int) -> list[Option]:
     """Of a connection: its window clamp, where that is somebody's wish. Sizes in bytes, as getsockopt(2) gives them."""
     if clamp >= receive_buffer * BINDING_SHARE:
         return []

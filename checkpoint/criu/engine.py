@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from checkpoint.api import MemoryFeatures
 from checkpoint.core import options, precopy
@@ -68,14 +69,19 @@ class CriuEngine:
         most = pipes.most_bytes()
         return MemoryFeatures(most if found.lazy_pages else 0, most if found.mem_track else 0)
 
-    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
+    async def prepare(
+        self, root: int | None = None, *, asking: bool = False, lazily: bool = False,
+        inherited: Mapping[str, int] = MappingProxyType({}),
+    ) -> Helper:  # fmt: skip
         if lazily:
             pipes.make_room()
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
         wrapper = () if root is None else _dumpers_wrapper(root)
-        shaded = lazily and root is not None and not trees.is_filtered(root)
-        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily, shaded=shaded)
+        shaded = asking and root is not None and not trees.is_filtered(root)
+        return Swrk(
+            self._kernel, self._criu, self._messages, wrapper, lazily=lazily, shaded=shaded, inherited=inherited
+        )  # fmt: skip
 
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
@@ -111,26 +117,30 @@ class CriuEngine:
         except OSError as error:  # its real user id is another, and no CAP_SYS_RESOURCE is here (K: sys.c, prlimit64)
             _LOG.warning("CRIU (process %d) cannot be broken off: %s: waiting for its end", pid, error.strerror)
 
-    async def restore(self, helper: Helper, folders: Folders, *, lazily: bool = False) -> RestoreReport:
+    async def restore(
+        self, helper: Helper, folders: Folders, *, lazily: bool = False, inherited: Sequence[str] = ()
+    ) -> RestoreReport:
         images = Images(folders.images, self._messages)
         pids = [process.pid for process in images.processes()]
         trees.require_free(pids)
         try:
             with log.told(folders.work / options.RESTORE_LOG):
-                await self._restore(helper, folders, options.lazily() if lazily else {})
+                await self._restore(helper, folders, options.lazily() if lazily else {}, inherited)
                 tree = await self._take(pids)
         except BaseException:
             await self._destroy(pids)
             raise
         return RestoreReport(pids[0], tree, images.seconds(folders.work, "restore"))
 
-    async def _restore(self, helper: Helper, folders: Folders, more: dict[str, options.Option]) -> None:
+    async def _restore(
+        self, helper: Helper, folders: Folders, more: dict[str, options.Option], inherited: Sequence[str]
+    ) -> None:
         path = folders.work / options.RESTORE_LOG
         watching = asyncio.create_task(_give_up_stuck(helper, path), name="watch the restore")
         try:
             with _open_folder(folders.work) as work_fd:
                 wanted = options.restore(str(folders.images), work_fd) | more
-                response = await _swrk(helper).request(self._messages.RESTORE, wanted)
+                response = await _swrk(helper).request(self._messages.RESTORE, wanted, inherited)
         except AgentError as error:
             if log.is_stuck(path):
                 raise log.failure(path, restoring=True) from error

@@ -15,13 +15,14 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 from checkpoint.core import options
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.criu import shade
 from checkpoint.images.pb import Message, Messages
 from checkpoint.kernel import Kernel
 from checkpoint.waiting import readable
@@ -34,10 +35,12 @@ _MAX_RESPONSE_BYTES = 64 << 10
 _END_SECONDS = 2.0
 """Its socket is closed when it ends, as a rule: it is not waited for beyond that."""
 
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_REQUEST_BYTES, _KEY_BYTES = 64 << 10, 64
+
 _CHILD_FD = 3
 _SHADE_FD = 5
 _ABOVE = 16
-_SHADE = str(Path(__file__).with_name("shade.py"))
 _MAX_SHADE_BYTES = 16
 
 _PAGE_SERVER_ORDER = struct.Struct("<IxxxxQQQ")  # criu: page-xfer.c, struct page_server_iov
@@ -49,13 +52,13 @@ class Swrk:
 
     def __init__(
         self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False,
-        shaded: bool = False,
+        shaded: bool = False, inherited: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING.
 
         `lazily`: for a lazy dump. Its page server gets a socket on which we have said already that nobody wants a page
         of it: so the dump ends like any other, and the memory stays in the stopped processes. `shaded`: it has
-        `questions`, too.
+        `questions`, too. `inherited`: open files that a restore may put into its processes, by the keys for them.
         """
         self._page_server = _closed_page_server() if lazily else None
         self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if shaded else None
@@ -68,20 +71,31 @@ class Swrk:
                     given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
                 if self._shade is not None:
                     given[_SHADE_FD] = self._shade[1].fileno()
-                    wrapper = [sys.executable, "-I", "-S", _SHADE, str(_SHADE_FD), *wrapper]
-                self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given)
+                    asked = shade.PAGES if lazily else shade.FILES
+                    wrapper = [sys.executable, "-I", "-S", shade.__file__, str(_SHADE_FD), asked, *wrapper]
+                with _out_of_the_way(inherited) as self._inherited:
+                    self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given, self._inherited.values())
             except OSError as error:
                 ours.close()
                 self._close_pairs()
                 raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
         ours.setblocking(False)
+        if inherited:
+            with suppress(PermissionError):  # a request is one message, and names each of them
+                ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _REQUEST_BYTES + len(inherited) * _KEY_BYTES)
         self._socket = ours
         self._pidfd = kernel.pidfd_open(self.pid)
         self._closed = False
 
-    async def request(self, kind: int, wanted: dict[str, Any]) -> Message:
-        """Do one request and give CRIU's response; raises AgentError CRIU_FAILED when it dies without one."""
-        return await self._ask(self._messages.request(type=kind, opts=self._messages.options(**wanted)))
+    async def request(self, kind: int, wanted: dict[str, Any], inherited: Iterable[str] = ()) -> Message:
+        """Do one request, with those of the `inherited` files that it needs, and give CRIU's response.
+
+        Raises AgentError CRIU_FAILED when it dies without one.
+        """
+        opts = self._messages.options(**wanted)
+        for key in inherited:
+            opts.inherit_fd.add(key=key, fd=self._inherited[key])
+        return await self._ask(self._messages.request(type=kind, opts=opts))
 
     async def features(self) -> Message:
         """What of CRIU's features work here; raises AgentError CRIU_FAILED."""
@@ -118,7 +132,7 @@ class Swrk:
         await readable(ours.fileno())
         said, fds, _, _ = socket.recv_fds(ours, _MAX_SHADE_BYTES, 1)
         if not fds:
-            _LOG.warning("CRIU takes a reference to each page: seccomp(2) says %s", said.decode() or "nothing")
+            _LOG.warning("CRIU is spared nothing: seccomp(2) says %s", said.decode() or "nothing")
             return None
         return fds[0]
 
@@ -163,14 +177,27 @@ def _closed_page_server() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _spawn(argv: list[str], given: dict[int, int]) -> int:
-    """Start a program; `given` says which of our descriptors it gets as which of its own."""
+@contextmanager
+def _out_of_the_way(descriptors: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """The same open files, none at a number that a child of ours gets something else at."""
+    low = {key: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for key, fd in descriptors.items() if fd < _ABOVE}
+    try:
+        yield {**descriptors, **low}
+    finally:
+        for fd in low.values():
+            os.close(fd)
+
+
+def _spawn(argv: list[str], given: dict[int, int], same: Iterable[int]) -> int:
+    """Start a program; `given` says which of our descriptors it gets as which of its own, `same` which it gets as they
+    are."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
         # Out of the way first: one that is to become 4 may be 3 now, which is overwritten before.
         high = {theirs: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for theirs, fd in given.items()}
         actions += [(os.POSIX_SPAWN_DUP2, fd, theirs) for theirs, fd in high.items()]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in same]  # not closed by exec(2), then (posix_spawn(3))
         try:
             return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=[])
         finally:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from checkpoint.core import waits
 from checkpoint.images import files
-from checkpoint.images.folder import entries, framed
-from checkpoint.images.pb import Message, Messages
+from checkpoint.images.folder import entries
+from checkpoint.images.pb import Message, Messages, framed
 
 _HEADER_BYTES = 8
 

@@ -17,7 +17,8 @@ import msgspec
 from checkpoint.core import flows, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import files
-from checkpoint.images.pb import Message, Messages
+from checkpoint.images.added import Opened
+from checkpoint.images.pb import Message, Messages, framed
 
 T = TypeVar("T")
 
@@ -63,11 +64,6 @@ def _entry(path: str, raw: bytes, at: int, message: Message) -> tuple[Message, i
     except Exception as error:  # protobuf's DecodeError is no ValueError in every implementation
         raise AgentError(Code.IMAGE_DAMAGED, f"the image {path} cannot be decoded: {error}") from error
     return entry, start + length
-
-
-def framed(entry: Message) -> bytes:
-    raw: bytes = entry.SerializeToString()
-    return _LENGTH.pack(len(raw)) + raw
 
 
 class Stream:
@@ -132,6 +128,9 @@ class Images:
         self._folder = str(folder)
         self._messages = messages
         self._files: list[Message] | None = None
+        self._added = b""
+        self._added_to: dict[str, bytes] = {}
+        """What CRIU was not shown: for files.img, and for each table of descriptors, by its path."""
 
     def processes(self) -> list[Process]:
         """The dumped tree; the root is the first."""
@@ -163,7 +162,23 @@ class Images:
                 _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"
         magic = files.read(path)[:_HEADER_BYTES]
-        files.write(path, magic + b"".join(framed(one) for one in self._load()))
+        files.write(path, magic + b"".join(framed(one) for one in self._load()) + self._added)
+        for path, more in self._added_to.items():
+            files.write(path, files.read(path) + more)
+
+    def add(self, opened: Iterable[Opened]) -> None:
+        """Open files that CRIU was not shown, with their descriptors; `edit_sockets` writes them. Raises AgentError
+        IMAGE_DAMAGED."""
+        opened = list(opened)
+        self._added = b"".join(one.entry for one in opened)
+        tables: dict[int, dict[int, bytes]] = {}
+        of_pid: dict[int, dict[int, bytes]] = {}
+        for pid, fd, entry in (descriptor for one in opened for descriptor in one.descriptors):
+            if pid not in of_pid:
+                (ids,) = entries(f"{self._folder}/ids-{pid}.img", self._messages.ids)
+                of_pid[pid] = tables.setdefault(ids.files_id, {})  # which several processes may have
+            of_pid[pid][fd] = entry
+        self._added_to = {f"{self._folder}/fdinfo-{number}.img": b"".join(of.values()) for number, of in tables.items()}
 
     def lazy_pages(self) -> dict[int, list[tuple[int, int]]]:
         """For each process the ranges (start, end) that a lazy dump left where they were."""

@@ -9,6 +9,7 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
   (`checkpoint.memory.sparing`)
 - `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
+- `{"hide": {pid: [descriptor, …]}}` then: CRIU is not to see these
 - `{"map": path}` after the dump: write there what CRIU was spared
 - `{"commit": true}` when the workload is given up
 
@@ -86,6 +87,8 @@ class Giver:
                     self._early.compare(self._memory)
                 if self._sparing is not None:
                     self._sparing.begin(order["open"])
+            if "hide" in order and self._sparing is not None:
+                self._sparing.hide({int(pid): some for pid, some in order["hide"].items()})
             if "map" in order and self._sparing is not None:
                 self._sparing.write(Path(order["map"]))
             if "rate" in order:

@@ -34,6 +34,7 @@ class MemoryHelper:
         self._kernel = kernel
         self._member = member
         self._control = control
+        self._asking = asyncio.Lock()
 
     @classmethod
     async def start(cls, kernel: Kernel, module: str, arguments: Sequence[str], order: dict[str, Any]) -> MemoryHelper:
@@ -72,20 +73,24 @@ class MemoryHelper:
 
     async def ask(self, order: dict[str, Any], *fds: int) -> dict[str, Any]:
         """Give an order, with descriptors; raises AgentError MEMORY_HELPER when it is refused or nobody answers."""
-        assert self._control is not None
-        try:
-            socket.send_fds(self._control, [json.dumps(order).encode()], fds)
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await readable(self._control.fileno())
-            raw = self._control.recv(_MAX_ANSWER_BYTES)
-        except OSError as error:  # TimeoutError is one
-            raise AgentError(Code.MEMORY_HELPER, f"the helper for the memory does not answer: {error}") from error
+        async with self._asking:  # of two at once, one would never hear of its answer
+            raw = await self._ask(order, fds)
         if not raw:
             raise AgentError(Code.MEMORY_HELPER, "the helper for the memory has ended")
         answer: dict[str, Any] = json.loads(raw)
         if "error" in answer:
             raise AgentError(Code.MEMORY_HELPER, f"the helper for the memory cannot go on: {answer['error']}")
         return answer
+
+    async def _ask(self, order: dict[str, Any], fds: Sequence[int]) -> bytes:
+        assert self._control is not None
+        try:
+            socket.send_fds(self._control, [json.dumps(order).encode()], fds)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await readable(self._control.fileno())
+            return self._control.recv(_MAX_ANSWER_BYTES)
+        except OSError as error:  # TimeoutError is one
+            raise AgentError(Code.MEMORY_HELPER, f"the helper for the memory does not answer: {error}") from error
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # it has ended: whoever watches it is told

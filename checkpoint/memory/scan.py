@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import array
 import fcntl
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from checkpoint.core.areas import Area, blocks
+from checkpoint.criu.questions import Question
 
 REQUEST = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), linux/fs.h
 _ARGUMENT = struct.Struct("<12Q")
@@ -46,6 +48,28 @@ class Argument(NamedTuple):
 
 def decode(raw: bytes) -> Argument:
     return Argument(*_ARGUMENT.unpack(raw))
+
+
+def answer(question: Question, spared: Callable[[int, int, int], object]) -> bool:
+    """Whether CRIU asks what is in an area that it is to be spared, by what `spared` has of this PID from here to
+    there; then its argument says from now on that all of it was walked through, and nothing found."""
+    if question.name != "pagemap":
+        return False
+    try:
+        memory = os.open(f"/proc/{question.asker}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        _, address, *_ = question.arguments
+        asked = decode(os.pread(memory, ARGUMENT_BYTES, address))
+        if not asked.asks_what_is_there or spared(question.about, asked.start, asked.end) is None:
+            return False
+        os.pwrite(memory, struct.pack("<Q", asked.end), address + WALK_END_AT)
+        return True
+    except (OSError, struct.error):
+        return False
+    finally:
+        os.close(memory)
 
 
 def is_known() -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.core.areas import Area, between, join, large, within
-from checkpoint.memory import questions, scan, urgency
+from checkpoint.criu import questions
+from checkpoint.memory import scan, urgency
 
 
 class Sparing:
@@ -25,6 +26,9 @@ class Sparing:
         """What each process had while it ran, as far as that was looked at."""
         self._written: dict[tuple[int, Area], list[tuple[int, int]]] = {}
         self._spared: set[tuple[int, Area]] = set()
+        self._hidden: dict[int, frozenset[int]] = {}
+        """The descriptors of each process that CRIU is not to see."""
+        self._is_told = threading.Event()
         self._error: OSError | None = None
         self._looking = threading.Thread(target=self._look, name="look", daemon=True)
         threading.Thread(target=self._answer, name="answer", daemon=True).start()
@@ -50,6 +54,11 @@ class Sparing:
             self._areas[pid] = _large(pid)
         self._looking.start()
 
+    def hide(self, descriptors: dict[int, list[int]]) -> None:
+        """Of these processes CRIU is not to see these descriptors. It waits for that before it sees any."""
+        self._hidden = {pid: frozenset(some) for pid, some in descriptors.items()}
+        self._is_told.set()
+
     def write(self, path: Path) -> None:
         """After the dump: for each process the ranges that the dump has not, and that were ever written.
 
@@ -67,11 +76,15 @@ class Sparing:
     def _answer(self) -> None:
         """Should it fail, the kernel refuses what CRIU asks then, and the dump fails."""
         try:
-            questions.answer(self._listener, self._find)
+            questions.answer_all(self._listener, self._hidden_of, lambda asked: scan.answer(asked, self._find))
         except OSError as error:
             print(f"CRIU's questions cannot be answered: {error}", file=sys.stderr, flush=True)
         finally:
             os.close(self._listener)
+
+    def _hidden_of(self, pid: int) -> frozenset[int]:
+        self._is_told.wait()
+        return self._hidden.get(pid, frozenset())
 
     def _find(self, pid: int, start: int, end: int) -> Area | None:
         for area in self._areas.get(pid, ()):

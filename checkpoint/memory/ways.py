@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,10 @@ class Giving:
     async def open(self, pids: list[int]) -> None:
         """These stand still now: their memory may be read."""
         await self._helper.ask({"open": pids})
+
+    async def hide(self, descriptors: Mapping[int, Collection[int]]) -> None:
+        """CRIU is not to see these descriptors of each process; whoever has said `spare` says this, too."""
+        await self._helper.ask({"hide": {pid: list(some) for pid, some in descriptors.items()}})
 
     async def write_map(self, images: Path) -> None:
         """After the dump: write among the images what CRIU was spared of them."""

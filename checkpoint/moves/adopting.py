@@ -1,9 +1,10 @@
-"""The workload's sockets on their way to the proxy: each connection as soon as CRIU has written its image, while it is
-at the next one.
+"""The workload's sockets on their way to the proxy.
 
-What the image says of a connection's addresses and its state is in files.img, which CRIU writes last. So a connection
-goes early only if its state was the same before CRIU looked at it and is afterwards; in the end files.img is held
-against all that was said. What is left then, listeners among it, goes last.
+First those connections whose ends at the destination stand already, and that CRIU is not shown (`moves.foreseen`).
+Then each of the others as soon as CRIU has written its image, while it is at the next one. What the image says of a
+connection's addresses and its state is in files.img, which CRIU writes last. So a connection goes early only if its
+state was the same before CRIU looked at it and is afterwards; in the end files.img is held against all that was said.
+What is left then, listeners among it, goes last.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
@@ -21,7 +22,7 @@ from socket import SocketType
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from checkpoint.api import Adopted
+from checkpoint.api import Adopted, Changed
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
@@ -31,12 +32,16 @@ from checkpoint.images import gmac
 from checkpoint.images.folder import Images, Stream
 from checkpoint.images.watch import FolderWatch
 from checkpoint.kernel import IN_CLOSE_WRITE
+from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, live, sockopts, unkept
-from checkpoint.sockets.adopt import Adoption, Given, LegEnds, Taken
+from checkpoint.sockets.adopt import Adoption, Given, LegEnds, PairedSocket, Taken
 from checkpoint.sockets.duplicates import OpenSockets
 from checkpoint.sockets.left import LeftListeners
+
+Hide = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
+"""Says which descriptors of each process CRIU is not to see; gives whether it will not."""
 
 
 class Adopting:
@@ -44,8 +49,9 @@ class Adopting:
     `release` or `close` at any time."""
 
     def __init__(
-        self, around: Surroundings, migration: str, folder: Path, key: bytes, lost: Callable[[], None]
-    ) -> None:
+        self, around: Surroundings, migration: str, folder: Path, key: bytes, lost: Callable[[], None],
+        foreseen: Foreseen,
+    ) -> None:  # fmt: skip
         """`folder` is where CRIU writes its images, `key` the 32 bytes that they are proved by. `lost` is called when
         the proxy dies while it has the sockets.
         """
@@ -60,6 +66,8 @@ class Adopting:
         self._watch: FolderWatch | None = None
         self._whole: deque[int] = deque()
         """The connections whose images CRIU has written, by inode, but for those that were given."""
+        self._paired: deque[int] = deque()
+        """Those that CRIU is not shown, by inode, but for those that were given."""
         self._failed: AgentError | None = None
         """Why nothing more is given before the dump is over."""
         self._given_up: dict[int, str] = {}
@@ -76,7 +84,13 @@ class Adopting:
         """Each adopted connection's own address at the destination, by the socket's inode."""
         self._legs: list[msgspec.Raw] = []
         """Those that nobody was told yet."""
+        self._pairs: list[msgspec.Raw] = []
+        """The legs of pairs, likewise."""
+        self._count = 0
+        """How many flows there are."""
         self._left = LeftListeners()
+        self._foreseen = foreseen
+        self._comparing: asyncio.Task[list[Changed]] | None = None
 
     def give_up(self, tree: Tree) -> None:
         """Find the connections that cannot be kept: the rest moves without them. Blocks."""
@@ -86,9 +100,16 @@ class Adopting:
         """CRIU is about to write its images. Raises AgentError KERNEL."""
         self._watch = FolderWatch(self._around.kernel, self._folder, IN_CLOSE_WRITE, self._written)
 
-    async def look(self, tree: Tree) -> list[SocketOptions]:
-        """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save."""
-        options = await asyncio.to_thread(self._look, tree)
+    async def look(self, tree: Tree, hide: Hide) -> list[SocketOptions]:
+        """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
+        waits for `hide`."""
+        try:
+            await asyncio.to_thread(self._look, tree)
+        finally:
+            if not await hide(self._foreseen.hidden):
+                self._foreseen.forget()
+        options = await asyncio.to_thread(self._tell_apart)
+        self._paired.extend(self._foreseen.chosen)
         self._go_on()
         return options
 
@@ -98,8 +119,18 @@ class Adopting:
         self._failed = None
         if self._adoption is not None:
             await self._adoption.drain()
+        self._foreseen.forget()
         self._put_back()
-        for mine in (self._whole, self._given, self._under_way, self._legs, self.proofs, self._restored_at):
+        for mine in (
+            self._whole,
+            self._paired,
+            self._pairs,
+            self._given,
+            self._under_way,
+            self._legs,
+            self.proofs,
+            self._restored_at,
+        ):
             mine.clear()
 
     async def finish(self) -> Adopted:
@@ -112,22 +143,36 @@ class Adopting:
         self._stop_watching()
         if self._failed is not None:
             raise self._failed
+        await self._give_paired()
         await self._give(self._dumped_so_far(), len(self._live))
         self._sort()
-        await self._give(self._rest(), len(self.sorted.flows))
+        await self._give(self._rest(), self._count)
         if self._adoption is not None:
             for taken in await self._adoption.settle():
                 self._keep(taken)
             self._adoption.watch()
         self._left.keep(self._duplicate(held.socket.ino) for held in self.sorted.listeners)
-        self._close_sockets()
-        return Adopted(len(self.sorted.flows), len(self.sorted.listeners), self.take_legs())
+        assert self._sockets is not None
+        self._sockets.close(but=self._foreseen.chosen)
+        return Adopted(self._count, len(self.sorted.listeners), *self.take_legs())
 
-    def take_legs(self) -> msgspec.Raw:
-        """A JSON list of those that nobody was told yet; from now on they are."""
-        found = msgspec.Raw(b"[" + b",".join(map(bytes, self._legs)) + b"]")
+    def begin_comparing(self) -> None:
+        """Nothing else is to be done here in the freeze."""
+        self._comparing = self._around.spawn(asyncio.to_thread(self._foreseen.compare), "compare the connections")
+
+    async def compare(self) -> list[Changed]:
+        """What the workload has changed of the connections of pairs since those were made. Raises AgentError."""
+        try:
+            return await self._comparing if self._comparing is not None else []
+        finally:
+            self._close_sockets()
+
+    def take_legs(self) -> tuple[msgspec.Raw, msgspec.Raw]:
+        """Those that nobody was told yet, and those of pairs, each as a JSON list; from now on they are."""
+        legs, paired = (msgspec.Raw(b"[" + b",".join(map(bytes, some)) + b"]") for some in (self._legs, self._pairs))
         self._legs.clear()
-        return found
+        self._pairs.clear()
+        return legs, paired
 
     def edit_addresses(self, addresses: dict[str, str]) -> None:
         """Of all sockets in the images, for the destination. Raises AgentError."""
@@ -164,15 +209,19 @@ class Adopting:
         """The backlog of each listener, by inode."""
         return {one.socket.ino: one.socket.backlog for one in self.sorted.listeners}
 
-    def _look(self, tree: Tree) -> list[SocketOptions]:
+    def _look(self, tree: Tree) -> None:
         self._close_sockets()
-        self._sockets = OpenSockets(self._around.kernel, tree)
-        opened = self._sockets.by_ino
-        everything = [*opened.values(), *self._sockets.datagrams.values()]
-        options = sockopts.read(everything)  # before anybody else has them
-        sockets = [live.describe(ino, one.sock) for ino, one in opened.items()]
+        self._sockets = OpenSockets(self._around.kernel, tree, self._foreseen.families)
+        self._foreseen.choose(self._sockets, but=self._given_up)
+
+    def _tell_apart(self) -> list[SocketOptions]:
+        assert self._sockets is not None
+        chosen, opened = self._foreseen.chosen, self._sockets.by_ino
+        others = {ino: one for ino, one in opened.items() if ino not in chosen}
+        options = sockopts.read([*others.values(), *self._sockets.datagrams.values()])  # before anybody else has them
+        sockets = [live.describe(ino, one.sock) for ino, one in others.items()]
         found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], opened)
-        self._live = {held.socket.ino: held for held in found.flows}
+        self._live = {held.socket.ino: held for held in found.flows} | {ino: self._foreseen.held(ino) for ino in chosen}
         return options
 
     def _written(self, masks: Mapping[str, int]) -> None:
@@ -187,6 +236,8 @@ class Adopting:
         try:
             for taken in self._adoption.answered() if self._adoption else ():
                 self._keep(taken)
+            while self._paired and (self._adoption is None or self._adoption.has_room):
+                self._say_paired()
             while len(self._whole) >= adopt.CHUNK and (self._adoption is None or self._adoption.has_room):
                 if some := list(islice(self._dumped_so_far(), adopt.CHUNK)):
                     self._say(some, len(self._live))
@@ -208,12 +259,17 @@ class Adopting:
         """Tell the sockets apart as the images have them, and hold that against what was said."""
         assert self._sockets is not None
         self._images = Images(self._folder, self._around.messages)
+        try:
+            self._images.add(self._foreseen.opened())
+        except OSError as error:
+            raise AgentError(Code.KERNEL, f"a descriptor cannot be looked at: {error.strerror}") from error
         self.sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
         dumped = {held.socket.ino: held for held in self.sorted.flows}
         for ino, held in self._given.items():
             if ino not in dumped or not flows.agree(held, dumped[ino]):
                 words = f"CRIU dumped the connection {held.socket} as another than the proxy was given"
                 raise AgentError(Code.INTERNAL, words)
+        self._count = len(self.sorted.flows) + len(self._foreseen.chosen)
 
     def _rest(self) -> Iterator[Given]:
         """What was not given yet; an image is read when its turn comes."""
@@ -231,7 +287,7 @@ class Adopting:
         ino = held.socket.ino
         stream = self._images.stream(ino)
         say = adopt.describe(held, stream)
-        say.flow = self._numbers.setdefault(ino, say.flow)
+        say.flow = self._numbers.setdefault(ino, self._foreseen.number_of(ino) or say.flow)
         say.given_up = self._given_up.get(ino, "")
         self._given[ino] = held
         self._under_way[say.flow] = held, stream
@@ -244,12 +300,33 @@ class Adopting:
                 self._keep(await self._adoption.next())
             self._say(some, flow_count)
 
+    async def _give_paired(self) -> None:
+        while self._paired:
+            if self._adoption is not None and not self._adoption.has_room:
+                self._keep(await self._adoption.next())
+            self._say_paired()
+
+    def _say_paired(self) -> None:
+        some: list[PairedSocket] = []
+        room = adopt.UNREAD_OF_PAIRS_BYTES
+        while self._paired and len(some) < adopt.CHUNK_OF_PAIRS:
+            one = self._foreseen.given(self._paired[0])
+            room -= one.unread
+            if room < 0:
+                break
+            some.append(one)
+            self._paired.popleft()
+        self._proxy().give_paired(some, len(self._live))
+
     def _say(self, some: list[Given], flow_count: int) -> None:
+        self._proxy().give(some, flow_count)
+
+    def _proxy(self) -> Adoption:
         if self._adoption is None:
             self._adoption = Adoption(self._around.adopt_path, self._migration, self._lost)
             if self._watch is not None:
                 self._adoption.listen(self._go_on)
-        self._adoption.give(some, flow_count)
+        return self._adoption
 
     def _keep(self, taken: Taken) -> None:
         """The proxy has these: what it says of them goes into their images."""
@@ -257,6 +334,7 @@ class Adopting:
         for number, ends in zip(numbers, adopt.ends_of(taken.legs[: len(numbers)]), strict=True):
             self._edit(*self._under_way.pop(number), ends)
         self._legs += taken.legs
+        self._pairs += taken.pairs
 
     def _edit(self, held: Held, stream: Stream, ends: LegEnds) -> None:
         numbers = readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers))
@@ -290,6 +368,8 @@ class Adopting:
 
     def _close_sockets(self) -> None:
         """Once the proxy has its own, or will not get any."""
-        if self._sockets is not None:
+        if self._comparing is not None and not self._comparing.done():  # it looks at them, in its thread
+            self._comparing.add_done_callback(lambda _: self._close_sockets())
+        elif self._sockets is not None:
             self._sockets.close()
             self._sockets = None

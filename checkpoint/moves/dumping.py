@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
+from checkpoint.criu.hiding import Hiding
 from checkpoint.engine import DumpReport, Folders, Helper
 from checkpoint.images.growing import Tags
 from checkpoint.memory.ways import Giving
@@ -44,24 +45,60 @@ class Dumping:
         self._working: Helper | None = None
         self._broken_off: AgentError | None = None
         self._giving: Giving | None = None
+        self._hiding: Hiding | None = None
+        self._hides = self._can_hide = False
 
-    async def prepare(self, giving: Giving | None) -> None:
+    async def prepare(self, giving: Giving | None, *, hides: bool = False) -> None:
         """Start CRIU, so that the freeze does not pay for it; another one, where it is said again. `giving`: whoever
-        gives the memory, where it is in no image."""
+        gives the memory, where it is in no image. `hides`: it will be kept from some descriptors (`hide`)."""
         await self.close()
-        self._giving = giving
+        self._giving, self._hides = giving, self._hides or hides
         self._helper = await self._start()
 
     async def _start(self) -> Helper:
         root = self._record.root
-        helper = await self._around.engine.prepare(None if root is None else root.pid, lazily=self._lazily)
+        pid = None if root is None else root.pid
+        helper = await self._around.engine.prepare(pid, asking=self._hides or self._lazily, lazily=self._lazily)
         try:
-            if self._giving is not None and (listener := await helper.questions()) is not None:
-                await self._giving.spare(listener, [] if root is None else descendants(root.pid))
+            listener = await helper.questions()
+            self._can_hide = listener is not None
+            if listener is not None:
+                await self._have_answered(listener)
         except BaseException:
             await helper.close()
             raise
         return helper
+
+    async def _have_answered(self, listener: int) -> None:
+        """By whoever gives the memory, where that is in no image, for CRIU asks for it there; else by us."""
+        root = self._record.root
+        if self._giving is not None:
+            await self._giving.spare(listener, [] if root is None else descendants(root.pid))
+        else:
+            self._let_go()
+            self._hiding = Hiding(self._around.kernel, listener)
+
+    async def _start_seeing(self) -> Helper:
+        """One that sees everything."""
+        self._hides = False
+        helper = await self._start()
+        await self.hide({})
+        return helper
+
+    async def hide(self, descriptors: Mapping[int, Collection[int]]) -> bool:
+        """CRIU is not to see these descriptors of each process; it waits until that is said, which is said once. Gives
+        whether it will not."""
+        can_hide, self._can_hide = self._can_hide, False
+        if can_hide and self._giving is not None:
+            await self._giving.hide(descriptors)
+        elif can_hide and self._hiding is not None:
+            self._hiding.hide(descriptors)
+        return can_hide
+
+    def _let_go(self) -> None:
+        if self._hiding is not None:
+            self._hiding.close()
+            self._hiding = None
 
     async def dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         """Dump the stopped tree. Raises AgentError.
@@ -97,7 +134,7 @@ class Dumping:
     async def _dump_once(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         if self._broken_off is not None:
             raise self._broken_off
-        helper = self._helper or await self._start()
+        helper = self._helper or await self._start_seeing()
         self._helper, self._working = None, helper
         try:
             if self._giving is not None:
@@ -117,10 +154,12 @@ class Dumping:
             raise
         finally:
             self._record.helper = self._working = None
+            self._let_go()
             self._around.spawn(helper.close(), "criu's end")
 
     async def close(self) -> None:
         """CRIU is wanted no more."""
+        self._let_go()
         if self._helper is not None:
             await self._helper.close()
             self._helper = None

@@ -11,12 +11,15 @@ import msgspec
 from checkpoint.api import (
     NO_FILES,
     Beacon,
+    Changes,
+    Connections,
     Custody,
     EarlyMemory,
     FetchImages,
     Files,
     Memory,
     Packed,
+    Paired,
     PrepareInbound,
     ReceiveImages,
     Receiving,
@@ -124,6 +127,20 @@ class Inbound(Side):
             self._check(Event.RESTORE)
             return self._filling.take_early(wanted)
 
+    async def pair(self, wanted: Connections) -> Paired:
+        """Make the copy's ends of these connections before the freeze; which of them are there."""
+        async with self._lock:
+            self._check(Event.RESTORE)
+            with self._timed("pair"):
+                return await self._restoring.pair(wanted)
+
+    async def adjust(self, wanted: Changes) -> Custody:
+        """What the workload has changed of those connections since. Raises AgentError for what cannot be set here."""
+        async with self._lock:
+            self._check(Event.RESUME if not self._filling.later else Event.RUN)
+            self._restoring.adjust(wanted.changes)
+            return self.custody()
+
     async def _folder(self, wanted: RestoreWorkload) -> Path:
         if wanted.stored is None:
             return await self._arrival.folder(wanted)
@@ -214,6 +231,7 @@ class Inbound(Side):
             self._workloads.forget(one.workload)
             raise
         self._around.engine.resume(held)
+        self._restoring.give_away()
         self.keep_files()
         held.close()
         self._tree = None

@@ -16,10 +16,14 @@ from checkpoint.api import (
     NO_FILES,
     Adopted,
     Beacon,
+    Changes,
+    Connections,
     Custody,
     Dumped,
     Files,
+    Foresee,
     Packed,
+    Paired,
     PreDump,
     PreDumped,
     PrepareOutbound,
@@ -28,6 +32,7 @@ from checkpoint.api import (
     StoreImages,
 )
 from checkpoint.baggage.outgoing import Outgoing
+from checkpoint.core import pairs
 from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
@@ -38,6 +43,7 @@ from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
 from checkpoint.moves.dumping import Beside, Dumping
 from checkpoint.moves.ending import Ending
+from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handing import Handing
 from checkpoint.moves.lease import Lease
 from checkpoint.moves.rounds import Rounds
@@ -65,7 +71,10 @@ class Outbound(Side):
         self._folders = around.store.folders(record.migration)
         self._outgoing = Outgoing(around.store.beside(record.migration), around.layer, files.named, arrived)
         self._snapshot = Snapshot(around, self._folders, self._key)
-        self._adopting = Adopting(around, record.migration, self._folders.images, self._key, self._proxy_lost)
+        self._foreseen = Foreseen(around, record.migration)
+        self._adopting = Adopting(
+            around, record.migration, self._folders.images, self._key, self._proxy_lost, self._foreseen
+        )
         self._shipping = Shipping(self._folders.images)
         self._rounds = Rounds(around, record, self._folders, self._shipping, self._key)
         self._dumping = Dumping(around, record, files.ghost_limit_bytes, self._rounds)
@@ -130,6 +139,23 @@ class Outbound(Side):
                 await self._shipping.store(wanted, self.record, self._around.here, self._outgoing.folder)
             return self.custody()
 
+    async def foresee(self, wanted: Foresee) -> Connections:
+        """What of the workload's connections can be made at the destination while it runs."""
+        async with self._lock:
+            self._check(Event.STOP)
+            assert self.record.root is not None
+            with self._timed("foresee"):
+                return await self._foreseen.look(self.record.root.pid, wanted.fewest)
+
+    async def pair(self, wanted: Paired) -> Custody:
+        """Both ends of these are there: CRIU need not see them."""
+        async with self._lock:
+            self._check(Event.STOP)
+            self._foreseen.stand(wanted.flows)
+            if self._foreseen.is_any:
+                await self._dumping.prepare(self._handing.giving, hides=True)
+            return self.custody()
+
     async def predump(self, wanted: PreDump) -> PreDumped:
         """One round of pre-copy."""
         async with self._lock:
@@ -169,7 +195,7 @@ class Outbound(Side):
         if self._allow_loss:
             await asyncio.to_thread(self._adopting.give_up, tree)
         self._adopting.watch()
-        looking = self._around.spawn(self._adopting.look(tree), "look at the sockets")
+        looking = self._around.spawn(self._adopting.look(tree, self._dumping.hide), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
         try:
@@ -187,9 +213,12 @@ class Outbound(Side):
         if self._handing.giving is not None:
             await self._handing.giving.write_map(images)
         stopped_before = self.record.stopped_before
-        self._snapshot.keep({sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before})
+        ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
+        if numbers := self._foreseen.numbers:
+            ours[pairs.FILE] = numbers
+        self._snapshot.keep(ours)
         size_bytes = sum(self._snapshot.dumped.values())
-        return Dumped(size_bytes, report.processes, report.criu_seconds, self._adopting.take_legs())
+        return Dumped(size_bytes, report.processes, report.criu_seconds, *self._adopting.take_legs())
 
     async def adopt(self) -> Adopted:
         return await self._once(Event.ADOPT, "adopt", self._adopting.finish)
@@ -199,7 +228,12 @@ class Outbound(Side):
 
     async def _seal(self) -> Sealed:
         found, digest = await self._snapshot.seal(self.record.readdress, self._adopting)
+        self._adopting.begin_comparing()
         return await self._shipping.finish(digest, found.image_bytes)
+
+    async def compare(self) -> Changes:
+        """What has changed of the connections of pairs since those were made."""
+        return Changes(await self._adopting.compare())
 
     async def commit(self) -> Custody:
         async with self._lock:

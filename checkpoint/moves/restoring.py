@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from checkpoint.api import Changed, Connections, Paired
 from checkpoint.baggage.incoming import Incoming
 from checkpoint.baggage.outgoing import LIST, is_baggage
 from checkpoint.core import manifest
@@ -18,6 +19,7 @@ from checkpoint.engine import Folders, Helper, RestoreReport
 from checkpoint.images import chain, store
 from checkpoint.images.folder import Images
 from checkpoint.moves import logs
+from checkpoint.moves.pairing import Pairing
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import attributes
 from checkpoint.processes.attributes import TaskAttributes
@@ -39,6 +41,7 @@ class Restoring:
         """`work` is where CRIU's logs go; `timed` measures a step, by its name."""
         self._around, self._migration, self._work, self._incoming = around, migration, work, incoming
         self._timed = timed
+        self._pairing = Pairing(around.kernel)
         self._helper: Helper | None = None
         self._working: Helper | None = None
         self.not_carried: list[str] = []
@@ -47,6 +50,22 @@ class Restoring:
     async def prepare(self) -> None:
         """Start CRIU, so that the freeze does not pay for it."""
         self._helper = await self._around.engine.prepare()
+
+    async def pair(self, wanted: Connections) -> Paired:
+        """Make the copy's ends of these connections, as far as that can be done; CRIU is given them."""
+        self._pairing.close()
+        paired = await self._pairing.make(wanted)
+        await self._close_helper()
+        self._helper = await self._around.engine.prepare(inherited=self._pairing.descriptors)
+        return paired
+
+    def adjust(self, changes: Iterable[Changed]) -> None:
+        """Of the copy's ends of pairs, before it runs. Raises AgentError."""
+        self._pairing.adjust(changes)
+
+    def give_away(self) -> None:
+        """The copy runs: what it closes is to be closed."""
+        self._pairing.close()
 
     async def restore(self, folder: Path, sealed: Manifest, key: bytes, *, lazily: bool) -> RestoreReport:
         """The shape of the folder is checked before CRIU reads it, and every byte beside it: before the commit.
@@ -90,11 +109,13 @@ class Restoring:
             return await self._around.store.survey(folder, key, sizes)
 
     async def _run_criu(self, folder: Path, *, lazily: bool) -> RestoreReport:
+        inherited = self._pairing.choose(Images(folder, self._around.messages))
         helper = self._helper or await self._around.engine.prepare()
         self._helper, self._working = None, helper
         try:
             with self._timed("criu"):
-                return await self._around.engine.restore(helper, Folders(folder, self._work), lazily=lazily)
+                folders = Folders(folder, self._work)
+                return await self._around.engine.restore(helper, folders, lazily=lazily, inherited=inherited)
         finally:
             self._working = None
 
@@ -104,6 +125,7 @@ class Restoring:
         others = images.ours(attributes.FILE, list[TaskAttributes], [])
         self.not_carried = sockopts.write(self._around.kernel, copy, options)
         self.not_carried += attributes.write(self._around.kernel, copy, others)
+        self._pairing.finish()
         for words in self.not_carried:
             _LOG.warning("%s: not carried over: %s", self._migration, words)
 
@@ -123,7 +145,11 @@ class Restoring:
             self._working.abort()
 
     async def close(self) -> None:
-        """CRIU is wanted no more."""
+        """CRIU is wanted no more, nor what was made for it."""
+        await self._close_helper()
+        self._pairing.close()
+
+    async def _close_helper(self) -> None:
         if self._helper is not None:
             await self._helper.close()
             self._helper = None

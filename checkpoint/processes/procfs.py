@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from checkpoint.core import readdress
 
 _KIB = 1024
 _READ_BYTES = 4096
 _EVERY_HOSTS = {"224.0.0.1", "224.0.0.2", "ff01::1", "ff02::1", "ff01::2", "ff02::2", "ff05::2"}
+_INFO_BYTES, _FLAGS = 512, b"flags:\t"
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
@@ -156,6 +158,65 @@ def memory_bytes(pid: int) -> tuple[int, int]:
 def address_space_bytes(pid: int) -> int:
     """How much of its addresses a process has reserved, used or not."""
     return int(status(pid).get("VmSize", "0").split()[0]) * _KIB
+
+
+class Descriptor(NamedTuple):
+    flags: int
+    """Of open(2), but for O_CLOEXEC."""
+    close_on_exec: bool
+
+
+def descriptor(pid: int, fd: int) -> Descriptor:
+    """Of /proc/<pid>/fdinfo/<fd> (proc_pid_fdinfo(5)) what is there of any file. Raises OSError. Takes about 6 us."""
+    flags = _flags_in(_descriptor_info(pid, fd))
+    return Descriptor(flags & ~os.O_CLOEXEC, bool(flags & os.O_CLOEXEC))
+
+
+def has_descriptors_queued(pid: int, fd: int) -> bool:
+    """Whether a unix socket has some in its receive queue (SCM_RIGHTS, unix(7)); where the kernel does not say (before
+    Linux 5.10) it may. Raises OSError."""
+    return b"\nscm_fds: 0\n" not in _descriptor_info(pid, fd)
+
+
+class DescriptorFlags:
+    """Of many descriptors, one after the other: about 9 us each."""
+
+    def __init__(self) -> None:
+        self._folders: dict[int, int] = {}
+
+    def closed_on_exec(self, pid: int, fd: int) -> bool:
+        """Raises OSError."""
+        if pid not in self._folders:
+            self._folders[pid] = os.open(f"/proc/{pid}/fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _flags_in(_read_start(str(fd), self._folders[pid])) & os.O_CLOEXEC != 0
+
+    def close(self) -> None:
+        for folder in self._folders.values():
+            os.close(folder)
+        self._folders.clear()
+
+
+def _descriptor_info(pid: int, fd: int) -> bytes:
+    return _read_start(f"/proc/{pid}/fdinfo/{fd}")
+
+
+def _read_start(path: str, folder: int | None = None) -> bytes:
+    info = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.read(info, _INFO_BYTES)
+    finally:
+        os.close(info)
+
+
+def _flags_in(text: bytes) -> int:
+    start = text.index(_FLAGS) + len(_FLAGS)
+    return int(text[start : text.index(b"\n", start)], 8)
+
+
+def watched(pid: int, fd: int) -> list[str]:
+    """The lines of an epoll's fdinfo that say what it watches. Raises OSError."""
+    lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
+    return [line for line in lines if line.startswith("tfd:")]
 
 
 def open_files(pid: int) -> Iterator[OpenFile]:

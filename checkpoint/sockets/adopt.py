@@ -3,6 +3,8 @@
 JSON messages on a SOCK_SEQPACKET socket, the descriptors beside them (SCM_RIGHTS, unix(7)), in the order of `sockets`:
 
     {"op": "adopt", "migration": m, "sockets": [...], "flows": n}  >  {"adopted": n, "legs": [...]}
+    {"op": "take", "migration": m, "sockets": [...], "flows": n}   >  {"pairs": [...]}   of sockets that were foreseen
+    {"op": "foresee", "migration": m, "sockets": [...]}            >  {"legs": [...]}    without descriptors
     {"op": "release", "migration": m}                              >  {"released": n}
     {"op": "end", "migration": m}                                  >  {"told": n}          or any: {"error": Problem}
 
@@ -30,10 +32,16 @@ CHUNK = 40
 """Descriptors in one message. Few: so that the proxy begins soon, and has few to do when the last one is said. The
 kernel takes 253 at most (K: net/scm.h, SCM_MAX_FD)."""
 
+CHUNK_OF_PAIRS = 125
+"""Of sockets of which there is little to say."""
+UNREAD_OF_PAIRS_BYTES = 64 << 10
+"""What the workload has not read of one message's is in the answer, whole: AHEAD of them must fit the socket. More than
+one has at most (`checkpoint.core.pairs`)."""
+
 AHEAD = 2
 """Messages on their way at once: while the proxy is at one, the next is made. More might not fit the socket."""
 
-_FLOW_BYTES = 6
+FLOW_BYTES = 6
 _MAX_ANSWER_BYTES = 1 << 20
 _ANSWER_SECONDS = 10.0
 """A chunk takes the proxy milliseconds; a proxy that takes longer is stuck, and the workload stands still meanwhile."""
@@ -60,11 +68,42 @@ class AdoptedSocket(msgspec.Struct):
     """Why it cannot be kept; "" as a rule."""
 
 
+class ForeseenSocket(msgspec.Struct):
+    """A connection that will be adopted, most likely."""
+
+    flow: int
+    local: End
+    peer: End
+    direction: Literal["inbound", "outbound"]
+    mss: int
+
+
+class PairedSocket(NamedTuple):
+    """One that was foreseen, and both ends of which stand at the destination; and our duplicate."""
+
+    flow: int
+    unread: int
+    """Bytes that the workload has received and not read."""
+    sock: SocketType
+
+
 class _Adopt(msgspec.Struct, tag_field="op", tag="adopt"):
     migration: str
     sockets: list[AdoptedSocket]
     flows: int
     """How many flows all messages of this hold have together."""
+
+
+class _Take(msgspec.Struct, tag_field="op", tag="take"):
+    migration: str
+    sockets: list[tuple[int, int]]
+    """Number, and bytes unread."""
+    flows: int
+
+
+class _Foresee(msgspec.Struct, tag_field="op", tag="foresee"):
+    migration: str
+    sockets: list[ForeseenSocket]
 
 
 class _Release(msgspec.Struct, tag_field="op", tag="release"):
@@ -86,6 +125,7 @@ class _Answer(msgspec.Struct):
     adopted: int = 0
     released: int = 0
     legs: list[msgspec.Raw] = []
+    pairs: list[msgspec.Raw] = []
     error: _ProxyProblem | None = None
 
 
@@ -100,6 +140,26 @@ class LegEnds(msgspec.Struct, array_like=True):
     """The next byte that the restored socket is to expect: the proxy has seen the live one."""
 
 
+class LegNumbers(msgspec.Struct, array_like=True):
+    """A leg (`proxy.api.Leg`), as far as its other end must know it."""
+
+    flow: int
+    peer: End
+    app: End
+    snd_seq: int
+    rcv_seq: int
+    tcp_options: int
+    snd_wscale: int
+    rcv_wscale: int
+    mss: int
+    timestamp: int
+    snd_wl1: int
+    snd_wnd: int
+    max_window: int
+    rcv_wnd: int
+    rcv_wup: int
+
+
 class Given(NamedTuple):
     """One socket to give: what is said of it, and our duplicate."""
 
@@ -112,6 +172,8 @@ class Taken(NamedTuple):
 
     given: Sequence[Given]
     legs: list[msgspec.Raw]
+    pairs: list[msgspec.Raw]
+    """Instead of legs, of sockets that were foreseen (`proxy.api.PairedLeg`)."""
 
 
 def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
@@ -122,11 +184,19 @@ def ends_of(legs: Sequence[msgspec.Raw]) -> list[LegEnds]:
         raise AgentError(Code.PROXY_REFUSED, f"the proxy's legs make no sense: {error}") from error
 
 
+def numbers_of(legs: msgspec.Raw) -> list[LegNumbers]:
+    """Of a JSON list of legs. Raises AgentError PROXY_REFUSED."""
+    try:
+        return msgspec.json.decode(legs, type=list[LegNumbers])
+    except msgspec.DecodeError as error:
+        raise AgentError(Code.PROXY_REFUSED, f"the legs make no sense: {error}") from error
+
+
 def describe(held: flows.Held, stream: Stream | None, kind: Kind = "listener") -> AdoptedSocket:
     """What the proxy must know of one socket; `stream` is None for one that is no flow, which is of `kind`."""
     one = held.socket
     say = AdoptedSocket(
-        flow=int.from_bytes(os.urandom(_FLOW_BYTES)),
+        flow=int.from_bytes(os.urandom(FLOW_BYTES)),
         kind=kind if stream is None else "flow",
         local=one.local,
         peer=one.peer,
@@ -170,17 +240,22 @@ class Adoption:
 
         Raises AgentError PROXY_UNREACHABLE.
         """
-        self._say(_Adopt(self._migration, [one.say for one in given], flows), given)
+        self._say(_Adopt(self._migration, [one.say for one in given], flows), given, [one.sock for one in given])
+
+    def give_paired(self, given: Sequence[PairedSocket], flows: int) -> None:
+        """The same of sockets that were foreseen, CHUNK_OF_PAIRS at most. Raises AgentError PROXY_UNREACHABLE."""
+        said = [(one.flow, one.unread) for one in given]
+        self._say(_Take(self._migration, said, flows), (), [one.sock for one in given])
 
     def answered(self) -> Iterator[Taken]:
         """What the proxy has said it has, without waiting. Raises AgentError PROXY_REFUSED or PROXY_UNREACHABLE."""
         while self._unanswered and (raw := self._heard()) is not None:
-            yield Taken(self._unanswered.popleft(), _understood(raw).legs)
+            yield _taken(self._unanswered.popleft(), _understood(raw))
 
     async def next(self) -> Taken:
         """The oldest message that was not answered, once it is. Raises AgentError, as `answered`."""
         given = self._unanswered.popleft()
-        return Taken(given, (await self._answer()).legs)
+        return _taken(given, await self._answer())
 
     async def settle(self) -> list[Taken]:
         """Wait until the proxy has everything, and give what had not been answered. Raises AgentError."""
@@ -201,16 +276,21 @@ class Adoption:
         """Everything is settled: from now on the proxy says nothing unasked, so whatever can be read is its end."""
         self.listen(self._ended)
 
+    async def foresee(self, sockets: list[ForeseenSocket]) -> list[msgspec.Raw]:
+        """The legs that these can have, in the same order, before the freeze. Raises AgentError."""
+        self._say(_Foresee(self._migration, sockets))
+        return (await self.next()).legs
+
     async def release(self) -> None:
         """Tell the proxy to let go; a proxy that is dead already has."""
         self.deafen()
         await self.drain()
-        self._say(_Release(self._migration), ())
+        self._say(_Release(self._migration))
         await self.next()
 
     async def end(self) -> None:
         """Tell the proxy that the workload, which the migration has brought here, has ended. Raises AgentError."""
-        self._say(_End(self._migration), ())
+        self._say(_End(self._migration))
         await self.next()
 
     async def drain(self) -> None:
@@ -229,9 +309,12 @@ class Adoption:
         self.deafen()
         self._socket.close()
 
-    def _say(self, request: _Adopt | _Release | _End, given: Sequence[Given]) -> None:
+    def _say(
+        self, request: _Adopt | _Take | _Foresee | _Release | _End, given: Sequence[Given] = (),
+        socks: Sequence[SocketType] = (),
+    ) -> None:  # fmt: skip
         try:
-            socket.send_fds(self._socket, [msgspec.json.encode(request)], [one.sock.fileno() for one in given])
+            socket.send_fds(self._socket, [msgspec.json.encode(request)], [sock.fileno() for sock in socks])
         except OSError as error:
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not listen: {error}") from error
         self._unanswered.append(given)
@@ -258,6 +341,10 @@ class Adoption:
     def _ended(self) -> None:
         self.deafen()
         self._lost()
+
+
+def _taken(given: Sequence[Given], answer: _Answer) -> Taken:
+    return Taken(given, answer.legs, answer.pairs)
 
 
 def _understood(raw: bytes) -> _Answer:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from socket import SocketType
 from typing import Any
 
@@ -15,6 +18,11 @@ _WORDS: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 4}
 def state_of(sock: SocketType) -> int:
     """Its TCP state (linux/tcp_states.h), the first byte of TCP_INFO."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def unread(sock: SocketType) -> int:
+    """Bytes that the application has not read (tcp(7), SIOCINQ)."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def describe(ino: int, sock: SocketType) -> flows.InetSocket:

@@ -10,7 +10,7 @@ from enum import Enum
 from socket import SocketType
 
 from checkpoint.core import sockopts
-from checkpoint.core.sockopts import Owner, SocketOption, SocketOptions
+from checkpoint.core.sockopts import Option, Owner, SocketOption, SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import OpenSocket, is_udp
@@ -33,10 +33,10 @@ def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
         kind = _Kind.DATAGRAM if is_udp(one.sock) else _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
         options = usual[one.sock.family, kind].lost(one.sock)
         if kind is _Kind.CONNECTED:
-            options += _lost_clamp(one.sock)
+            options += lost_clamp(one.sock)
         owner = owner_of(one.sock)
         if options or owner != ours:
-            found.append(SocketOptions(one.pid, one.fd, options, owner if owner != ours else None))
+            found.append(SocketOptions(*one.places[0], options, owner if owner != ours else None))
     return found
 
 
@@ -81,7 +81,8 @@ _KINDS = {7: _Kind.NEITHER, 10: _Kind.LISTENING}
 """By the state (linux/tcp_states.h: TCP_CLOSE, TCP_LISTEN)."""
 
 
-def _lost_clamp(sock: SocketType) -> list[tuple[str, int, int, str]]:
+def lost_clamp(sock: SocketType) -> list[Option]:
+    """Of a connection: see `sockopts.lost_clamp`."""
     clamp = sock.getsockopt(sockopts.WINDOW_CLAMP.level, sockopts.WINDOW_CLAMP.number)
     return sockopts.lost_clamp(clamp, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
 
@@ -107,7 +108,7 @@ class _Usual:
         self._asked = [(one.level, one.number, one.length) for one in self._fresh]
         self._values = list(self._fresh.values())
 
-    def lost(self, sock: SocketType) -> list[tuple[str, int, int, str]]:
+    def lost(self, sock: SocketType) -> list[Option]:
         """See `sockopts.lost`. Most sockets have nothing, and a list of values is compared at once."""
         ask = sock.getsockopt
         values = [ask(level, number, length) for level, number, length in self._asked]

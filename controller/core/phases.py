@@ -68,6 +68,9 @@ class Action(Enum):
     DIAL_LINKS = "source's proxy: dial the links"
     OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
     SEND_EARLY = "destination: what of the memory the source's giver sends while the workload runs is there"
+    FORESEE = "source: name the connections that can stand at the destination before the freeze"
+    PAIR = "destination's agent and proxy: make both ends of each"
+    SPARE = "source: start CRIU anew, which will not see them"
     PRE_COPY = "source: round after round, copy the memory that was written since the last"
     START_OVER = "both agents: where that was in vain, forget it, to be prepared for another way"
     STOP = "source: stop the workload"
@@ -76,6 +79,9 @@ class Action(Enum):
     SEAL = "source: edit the images and sign for every file"
     BUILD_LEGS = "destination's proxy: build the app legs, in repair mode"
     RESTORE = "destination: restore it, stopped, every file verified"
+    COMPARE = "source: what the workload has changed of its connections since they were named"
+    ADJUST = "destination's agent: the same of the copy's"
+    CHECK_LEGS = "destination's proxy: the app legs are there still"
     COMMIT = "source: kill the workload"
     RESUME_LEGS = "destination's proxy: app legs out of repair mode"
     RESUME = "destination: resume the workload"
@@ -97,6 +103,9 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
         (Action.CARRY_FILES,),
         (Action.SEND_EARLY,),
+        (Action.FORESEE,),
+        (Action.PAIR,),
+        (Action.SPARE,),
     ),
     Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),
     Phase.STOPPING: ((Action.STOP,),),
@@ -104,7 +113,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     # The legs as soon as they are known: most, as a rule, were adopted while CRIU dumped.
     Phase.ADOPTING: ((Action.ADOPT, Action.BUILD_LEGS),),
     Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
-    Phase.RESTORING: ((Action.RESTORE,),),
+    Phase.RESTORING: ((Action.RESTORE, Action.COMPARE), (Action.ADJUST, Action.CHECK_LEGS)),
     Phase.COMMITTING: ((Action.COMMIT,),),
     # The workload first, alone: the proxies' work would take the processor from it, and it has enough to read.
     Phase.REPOINTING: ((Action.RESUME,), (Action.RESUME_LEGS, Action.REPOINT)),

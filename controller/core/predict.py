@@ -61,7 +61,7 @@ class _Part(NamedTuple):
     """For each of them, until moves have taught better."""
 
 
-_PARTS = (_Part(200, 300e-6, 2e-3), _Part(10, 12e-3, 14e-3), _Part(100, 1.2e-3, 1.5e-3))
+_PARTS = (_Part(200, 150e-6, 3e-3), _Part(10, 12e-3, 14e-3), _Part(100, 1.2e-3, 1.5e-3))
 """Connections, further processes, further threads. Measured by hand, of 1,000, 300 and 1,000."""
 
 

@@ -48,6 +48,7 @@ class FlowCounts(msgspec.Struct, frozen=True):
     adopted: Annotated[Count, Meta(description="Connections of the workload that the source's proxy took over.")] = 0
     accepted_during_hold: Annotated[Count, Meta(description="New connections completed while nothing ran.")] = 0
     lost: Annotated[Count, Meta(description="Connections that did not survive.")] = 0
+    made_ahead: Annotated[Count, Meta(description="Of the adopted, those made at the destination before the stop.")] = 0
 
 
 class ByteCounts(msgspec.Struct, frozen=True):

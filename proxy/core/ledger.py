@@ -52,6 +52,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Bytes written and not acknowledged: the peer leg delivers them."""
     fin_sent: bool = False
     """It has shut down its side: `outq_seq` counts that. (The live socket does not say so once it is closed.)"""
+    unread: bytes = b""
+    """Of a flow that is in no image: the `inq_len` bytes, which travel with its leg."""
 
 
 class Live(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ class Inbound(Enum):
 
 
 class Call(Enum):
+    FORESEE = auto()
     ADOPT = auto()
     REPOINT = auto()
     BUILD = auto()
@@ -27,6 +28,7 @@ class Call(Enum):
 
 
 OUTBOUND = {
+    (Outbound.PREPARED, Call.FORESEE): Outbound.PREPARED,
     (Outbound.PREPARED, Call.ADOPT): Outbound.HOLDING,
     (Outbound.HOLDING, Call.ADOPT): Outbound.HOLDING,
     (Outbound.PREPARED, Call.REPOINT): Outbound.REPOINTED,  # a workload may have no connections

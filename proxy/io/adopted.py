@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from typing import Literal
 
@@ -10,8 +11,12 @@ import msgspec
 from proxy.api import U32, Endpoint, FlowNumber, Leg
 from proxy.core.errors import Code, ProxyError
 from proxy.core.ledger import Live, Snapshot, held_since, mirror, modular, whole
-from proxy.sys import repair
+from proxy.sys import options, repair
 from proxy.sys.kernel import Kernel
+
+FORESEEN_WINDOW = 16 << 10
+"""Bytes that each end of a pair may send before it has heard of the other's true window: less than any buffer takes."""
+_WINDOW_SCALE = 7
 
 
 class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +38,25 @@ class AdoptedSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Why it cannot be kept: it is reset when the others are repointed."""
 
 
+class PairedSocket(msgspec.Struct, frozen=True, array_like=True):
+    """A connection that was foreseen, both ends of which are at the destination."""
+
+    flow: FlowNumber
+    unread: U32
+    """Bytes that the workload has received and not read."""
+
+
+class ForeseenSocket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A connection of the workload's that will be adopted, most likely."""
+
+    flow: FlowNumber
+    local: Endpoint
+    peer: Endpoint
+    direction: Literal["inbound", "outbound"]
+    mss: U32
+    """The size of its segments: the application may ask for it."""
+
+
 def examine(kernel: Kernel, item: AdoptedSocket, sock: socket.socket) -> tuple[Snapshot, Live]:
     """The image's account of a flow and the live socket's, which agree. The socket is out of repair mode then.
 
@@ -51,6 +75,43 @@ def examine(kernel: Kernel, item: AdoptedSocket, sock: socket.socket) -> tuple[S
     except ProxyError as error:
         raise ProxyError(error.code, f"flow from {item.peer}: {error.message}") from error
     return snapshot, live
+
+
+def glance(kernel: Kernel, item: PairedSocket, sock: socket.socket) -> Snapshot:
+    """What there is to know of a paired one. Its socket goes on as it is, and the other end at the destination has
+    numbers of its own: so it is what is in the queues. Raises LEDGER_VIOLATED or SOCKET_UNUSABLE.
+    """
+    try:
+        unsent = kernel.queued(sock, options.SIOCOUTQ)
+        unread = sock.recv(item.unread, socket.MSG_PEEK | socket.MSG_DONTWAIT) if item.unread else b""
+    except OSError as error:
+        raise ProxyError(Code.SOCKET_UNUSABLE, f"flow {item.flow}: {error.strerror}") from error
+    if len(unread) != item.unread:
+        words = f"flow {item.flow}: {len(unread)} bytes are unread, and {item.unread} were when it was stopped"
+        raise ProxyError(Code.LEDGER_VIOLATED, words)
+    return Snapshot(0, item.unread, 0, unsent, unread=unread)
+
+
+def foresee_leg(number: int, peer: Endpoint, app: Endpoint, mss: int) -> Leg:
+    """One end of a connection between two sockets of the destination's, which agree on everything beforehand."""
+    snd_seq, rcv_seq, timestamp = (secrets.randbits(32) for _ in range(3))
+    return Leg(
+        flow=number,
+        peer=peer,
+        app=app,
+        snd_seq=snd_seq,
+        rcv_seq=rcv_seq,
+        tcp_options=options.INFO_TIMESTAMPS | options.INFO_SACK | options.INFO_WSCALE,
+        snd_wscale=_WINDOW_SCALE,
+        rcv_wscale=_WINDOW_SCALE,
+        mss=mss,
+        timestamp=timestamp,
+        snd_wl1=modular(rcv_seq - 1),
+        snd_wnd=FORESEEN_WINDOW,
+        max_window=FORESEEN_WINDOW,
+        rcv_wnd=FORESEEN_WINDOW,
+        rcv_wup=rcv_seq,
+    )
 
 
 def make_leg(

@@ -17,9 +17,9 @@ from typing import Annotated
 
 import msgspec
 
-from proxy.api import ErrorBody, Leg
+from proxy.api import ErrorBody, Leg, PairedLeg
 from proxy.core.errors import Code, ProxyError
-from proxy.io.adopted import AdoptedSocket
+from proxy.io.adopted import AdoptedSocket, ForeseenSocket, PairedSocket
 from proxy.io.plane import Plane
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,22 @@ class Adopt(msgspec.Struct, frozen=True, tag_field="op", tag="adopt", forbid_unk
     sockets: list[AdoptedSocket]
     flows: Annotated[int, msgspec.Meta(ge=0)] = 0
     """How many flows all messages of this hold have together."""
+
+
+class Take(msgspec.Struct, frozen=True, tag_field="op", tag="take", forbid_unknown_fields=True):
+    """Adopt connections that were foreseen."""
+
+    migration: str
+    sockets: list[PairedSocket]
+    flows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """As in `Adopt`."""
+
+
+class Foresee(msgspec.Struct, frozen=True, tag_field="op", tag="foresee", forbid_unknown_fields=True):
+    """These will be adopted, most likely."""
+
+    migration: str
+    sockets: list[ForeseenSocket]
 
 
 class Release(msgspec.Struct, frozen=True, tag_field="op", tag="release", forbid_unknown_fields=True):
@@ -51,6 +67,14 @@ class Adopted(msgspec.Struct, frozen=True):
     legs: list[Leg]
 
 
+class Taken(msgspec.Struct, frozen=True):
+    pairs: list[PairedLeg]
+
+
+class Foreseen(msgspec.Struct, frozen=True):
+    legs: list[Leg]
+
+
 class ReleasedSockets(msgspec.Struct, frozen=True):
     released: int
 
@@ -60,8 +84,8 @@ class Told(msgspec.Struct, frozen=True):
     """So many proxies had waited to hear of it."""
 
 
-Answer = Adopted | ReleasedSockets | Told | ErrorBody
-_decode = msgspec.json.Decoder(Adopt | Release | End).decode
+Answer = Adopted | Taken | Foreseen | ReleasedSockets | Told | ErrorBody
+_decode = msgspec.json.Decoder(Adopt | Take | Foresee | Release | End).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -125,6 +149,8 @@ class AdoptionServer:
             request = _decode(data)
             if isinstance(request, Release):
                 return ReleasedSockets(self._plane.release_outbound(request.migration).flows)
+            if isinstance(request, Foresee):
+                return Foreseen(self._plane.outbound_named(request.migration).foresee(request.sockets))
             if isinstance(request, End):
                 return Told(self._plane.end(request.migration))
             return self._adopt(request, descriptors)
@@ -138,7 +164,7 @@ class AdoptionServer:
         finally:
             _close(descriptors)
 
-    def _adopt(self, request: Adopt, descriptors: list[int]) -> Adopted:
+    def _adopt(self, request: Adopt | Take, descriptors: list[int]) -> Adopted | Taken:
         """Takes the descriptors it keeps out of the list."""
         if len(descriptors) != len(request.sockets):
             raise ProxyError(Code.BAD_REQUEST, f"{len(descriptors)} descriptors for {len(request.sockets)} sockets")
@@ -146,13 +172,15 @@ class AdoptionServer:
         start = time.perf_counter()
         socks = self._sockets(descriptors)
         try:
-            legs = migration.adopt(request.sockets, socks, request.flows)
+            if isinstance(request, Take):
+                return Taken(migration.take(request.sockets, socks, request.flows))
+            return Adopted(len(request.sockets), migration.adopt(request.sockets, socks, request.flows))
         except Exception:
             for sock in socks:
                 sock.close()
             raise
-        self._plane.context.totals.adopt_seconds += time.perf_counter() - start
-        return Adopted(len(request.sockets), legs)
+        finally:
+            self._plane.context.totals.adopt_seconds += time.perf_counter() - start
 
     def _sockets(self, descriptors: list[int]) -> list[socket.socket]:
         socks: list[socket.socket] = []

@@ -48,6 +48,7 @@ class Control:
                 web.get("/v1/outbound/{migration}/ledger", self._outbound_ledger),
                 web.delete("/v1/outbound/{migration}", self._release_outbound),
                 web.put("/v1/inbound/{migration}", self._prepare_inbound),
+                web.post("/v1/inbound/{migration}/ahead", self._ahead),
                 web.post("/v1/inbound/{migration}/legs", self._legs),
                 web.post("/v1/inbound/{migration}/resume", self._resume),
                 web.get("/v1/inbound/{migration}/ledger", self._inbound_ledger),
@@ -103,6 +104,9 @@ class Control:
 
     async def _prepare_inbound(self, request: web.Request) -> web.Response:
         return _answer(self._plane.prepare_inbound(_name(request), await _body(request, PrepareInbound)))
+
+    async def _ahead(self, request: web.Request) -> web.Response:
+        return _answer(self._plane.build_ahead(_name(request), await _body(request, Legs)))
 
     async def _legs(self, request: web.Request) -> web.Response:
         return _answer(self._plane.build(_name(request), await _body(request, Legs)))

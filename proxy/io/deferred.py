@@ -12,10 +12,10 @@ class Deferred:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._work: deque[Callable[[], None]] = deque()
+        self._work: deque[Callable[[], object]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, work: Callable[[], None]) -> None:
+    def add(self, work: Callable[[], object]) -> None:
         """To be done behind what was added before."""
         self._work.append(work)
 

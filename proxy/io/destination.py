@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 
 from proxy.api import Endpoint
+from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
@@ -43,16 +44,32 @@ class DestinationFlow(Flow):
         self._connecting = False
         self._again: asyncio.TimerHandle | None = None
         self._answer: Callable[[str], None] | None = None
+        self.paired = False
+        """Its leg was built ahead, with the workload's socket that it is the other end of."""
+
+    def say(self, unread: bytes) -> None:
+        """What the workload had not read is in its socket again, over lo. The leg is in repair mode before and after:
+        nothing is heard of it if it has to go. Raises LEG_NOT_BUILT."""
+        kernel = self.context.kernel
+        try:
+            repair.leave(kernel, self.leg)
+            said = self.leg.send(unread)
+            repair.enter(kernel, self.leg)
+        except OSError as error:
+            raise ProxyError(Code.LEG_NOT_BUILT, f"{self.local}: what was unread: {error.strerror}") from error
+        if said != len(unread):
+            raise ProxyError(Code.LEG_NOT_BUILT, f"{self.local}: {said} of {len(unread)} unread bytes can be said")
 
     def leave_repair(self) -> None:
         """With a window probe: the application's kernel answers with its true window, so the first bytes do not wait.
 
-        Mirrored windows are as old as the adoption: closed, often, by what was held.
+        Mirrored windows are as old as the adoption: closed, often, by what was held. Those of pairs are open.
         """
         if isinstance(self.datagrams, Speakers):
             self.datagrams.begin()
             return
-        repair.leave(self.context.kernel, self.leg, options.REPAIR_OFF)
+        how = options.REPAIR_OFF_SILENT if self.paired else options.REPAIR_OFF
+        repair.leave(self.context.kernel, self.leg, how)
 
     def join(self, link: Link) -> None:
         """A link has come that names this flow (see InboundMigration.awaiting)."""

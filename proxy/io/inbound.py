@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from proxy.api import Endpoint, LedgerLine, Leg, PrepareInbound
+from proxy.api import Endpoint, LedgerLine, Leg, PairedLeg, PrepareInbound
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
 from proxy.core.handshake import proves
@@ -47,6 +47,8 @@ class InboundMigration:
         """Those that no flow has yet: a leg will say whose each is."""
         self._built: set[int] = set()
         """The flows whose legs were built here, by number: of some, nothing else may have been made yet."""
+        self._ahead: set[int] = set()
+        """Those that were built ahead of the freeze and are not known to be needed, by number."""
         self.superseded_at = 0.0
         """When the workload was moved on from here, by the loop's clock; 0: it is here."""
         self._retirement = retirement
@@ -112,11 +114,24 @@ class InboundMigration:
         """How many legs have been built here."""
         return len(self._built)
 
-    def build(self, legs: list[Leg]) -> None:
-        """Build the app legs, routes first; they stay in repair mode. All of them, or none.
+    def build_ahead(self, legs: list[Leg]) -> None:
+        """The same of connections that the workload still has; those of an earlier call are for nothing. Raises as
+        `build`."""
+        inbound(self.state, Call.BUILD)
+        self._let_go(self._ahead - {leg.flow for leg in legs})
+        self._make(legs, ahead=True)
 
-        Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED or LEG_NOT_BUILT.
+    def build(self, legs: list[Leg], paired: list[PairedLeg]) -> None:
+        """Build the app legs, routes first; they stay in repair mode. All of them, or none. `paired` are there already.
+
+        Raises BAD_REQUEST, WRONG_STATE, ROUTING_FAILED, LEG_NOT_BUILT, or CONFLICT for one that was not built ahead.
         """
+        inbound(self.state, Call.BUILD)
+        self._take_up(paired)
+        self._let_go(self._in_the_way_of(legs))
+        self._make(legs, ahead=False)
+
+    def _make(self, legs: list[Leg], *, ahead: bool) -> None:
         state = inbound(self.state, Call.BUILD)
         fresh = [leg for leg in legs if leg.flow not in self._built]
         new = [leg for leg in fresh if not leg.datagrams]
@@ -129,12 +144,43 @@ class InboundMigration:
                 self._retirement.retire(key)
             raise
         self._built.update(leg.flow for leg in fresh)
-        self.later(partial(self._keep, new, socks))
+        if ahead:
+            self._ahead.update(leg.flow for leg in fresh)
+        self.later(partial(self._keep, new, socks, ahead=ahead))
         for leg in fresh:
             if leg.datagrams:
                 self._take_datagrams(leg)
         self.state = state
         self.context.totals.legs_built += len(new)
+
+    def _take_up(self, legs: list[PairedLeg]) -> None:
+        """These were built ahead, and are needed. Raises CONFLICT."""
+        flows = self.flows
+        for leg in legs:
+            if leg.flow not in self._ahead:
+                if leg.flow in self._built:
+                    continue  # said before
+                raise ProxyError(Code.CONFLICT, f"no leg was built ahead for flow {leg.flow}")
+            self._ahead.discard(leg.flow)
+            if leg.unread:
+                flows[leg.flow].say(leg.unread)
+            if (link := self._reserved.pop(leg.link, None)) is not None:
+                flows[leg.flow].join(link)
+
+    def _in_the_way_of(self, legs: list[Leg]) -> list[int]:
+        """What was built ahead of the same flows, which go by their images after all, and of earlier ones that had the
+        same ends: a peer may come again from the same port."""
+        if not self._ahead:
+            return []
+        flows, numbers, ends = self.flows, {leg.flow for leg in legs}, {(leg.app, leg.peer) for leg in legs}
+        return [one for one in self._ahead if one in numbers or (flows[one].local, flows[one].peer) in ends]
+
+    def _let_go(self, numbers: Iterable[int]) -> None:
+        """These were built ahead in vain."""
+        for number in list(numbers):
+            self._ahead.discard(number)
+            self._built.discard(number)
+            self.flows.pop(number).tell(Event.RELEASE)
 
     def _build(self, legs: list[Leg]) -> list[socket.socket]:
         kernel, socks = self.context.kernel, list[socket.socket]()
@@ -147,9 +193,10 @@ class InboundMigration:
             raise
         return socks
 
-    def _keep(self, legs: list[Leg], socks: list[socket.socket]) -> None:
+    def _keep(self, legs: list[Leg], socks: list[socket.socket], *, ahead: bool) -> None:
         for leg, sock in zip(legs, socks, strict=True):
             flow = self._flow(leg.flow, leg.peer, leg.app, "inbound", State.BUILT, sock)
+            flow.paired = ahead
             flow.given_up = "the source says so" if leg.given_up else ""
             self._flows[leg.flow] = flow
             if (link := self._reserved.pop(leg.link, None)) is not None:
@@ -168,6 +215,7 @@ class InboundMigration:
         """Let the app legs speak. The workload is restored, with its sockets, and is about to run."""
         first = self.state is not Inbound.RESUMED
         self._blanks.close()
+        self._let_go(self._ahead)
         self.state = inbound(self.state, Call.RESUME)
         restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
         self._dismiss_reserved()

@@ -6,8 +6,12 @@ import asyncio
 import logging
 import secrets
 import socket
+from functools import partial
+from typing import NamedTuple
 
-from proxy.api import Endpoint, LedgerLine, Leg, PrepareOutbound, Repointed, Switch, Switched
+import msgspec
+
+from proxy.api import Endpoint, LedgerLine, Leg, PairedLeg, PrepareOutbound, Repointed, Switch, Switched
 from proxy.core.alias import alias
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import Event, State
@@ -16,12 +20,13 @@ from proxy.core.migration import Call, Outbound, outbound
 from proxy.core.wire import Open
 from proxy.io import initiated
 from proxy.io.addresses import KeptAddresses
-from proxy.io.adopted import AdoptedSocket, examine, make_leg
+from proxy.io.adopted import AdoptedSocket, ForeseenSocket, PairedSocket, examine, foresee_leg, glance, make_leg
 from proxy.io.context import Context
 from proxy.io.datagrams import HeldDatagrams
 from proxy.io.deferred import Deferred
 from proxy.io.flow import Direction, Ended, Flow
 from proxy.io.hold_limit import HoldLimit
+from proxy.io.initiated import InitiatedLink
 from proxy.io.pool import LinkPool
 from proxy.io.relay import make_ready
 from proxy.io.reserved import ReservedLinks
@@ -35,6 +40,26 @@ FLOW_BITS = 48  # a flow's number is random and unique for life, wherever the fl
 LATER_SECONDS, LATER_SECONDS_EACH = 0.01, 60e-6
 """So long after the answer, and so much longer for each flow, what is left to do for the hold is done: the images are
 sealed and the app legs built meanwhile, and the workload waits for that."""
+
+
+class Ends(NamedTuple):
+    """A connection's, and the number that it has wherever it goes."""
+
+    number: int
+    peer: Endpoint
+    local: Endpoint
+    app: Endpoint
+    """The workload's, at the destination."""
+    inherited: bool
+    """The peer is an app leg of ours."""
+
+
+class Expected(NamedTuple):
+    """A connection that will be adopted, most likely, and the leg that can be built for it ahead."""
+
+    ends: Ends
+    direction: Direction
+    leg: Leg
 
 
 class OutboundMigration:
@@ -51,6 +76,8 @@ class OutboundMigration:
         self.readdress = plan.readdress
         self._flows: dict[int, SourceFlow] = {}
         self.legs: dict[int, Leg] = {}
+        self._foreseen: dict[int, Expected] = {}
+        """What was named before the freeze, by the number that the agent has for each connection."""
         self.addresses = KeptAddresses(context, self._on_accepted)
         self.links = LinkPool(context, plan.destination, name, bytes.fromhex(plan.token), plan.relink_seconds)
         self._reserved = ReservedLinks(context, self.links)
@@ -83,6 +110,18 @@ class OutboundMigration:
         """How many are there to be used."""
         return self._reserved.ready + self.links.idle
 
+    def foresee(self, wanted: list[ForeseenSocket]) -> list[Leg]:
+        """What the destination can build before the freeze, for connections that the workload still has in its hands.
+
+        Raises WRONG_STATE.
+        """
+        self.state = outbound(self.state, Call.FORESEE)
+        for item in wanted:
+            ends = self._ends(item.flow, item.peer, item.local)
+            leg = foresee_leg(ends.number, ends.peer, ends.app, item.mss)
+            self._foreseen[item.flow] = Expected(ends, item.direction, leg)
+        return [self._foreseen[item.flow].leg for item in wanted]
+
     def adopt(self, wanted: list[AdoptedSocket], socks: list[socket.socket], expected: int = 0) -> list[Leg]:
         """Take the sockets of one message over: all of them, or none. Gives the legs of the flows among them.
 
@@ -91,17 +130,34 @@ class OutboundMigration:
         Raises WRONG_STATE, LEDGER_VIOLATED or SOCKET_UNUSABLE; the sockets are the caller's still, then.
         """
         state = outbound(self.state, Call.ADOPT)
-        pairs = list(zip(wanted, socks, strict=True))
-        flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in pairs if item.kind == "flow"]
-        self.addresses.keep_listeners([(item, sock) for item, sock in pairs if item.kind == "listener"])
+        given = list(zip(wanted, socks, strict=True))
+        flows = [(item, sock, *examine(self.context.kernel, item, sock)) for item, sock in given if item.kind == "flow"]
+        self.addresses.keep_listeners([(item, sock) for item, sock in given if item.kind == "listener"])
         legs = [self._leg(*flow) for flow in flows]
-        legs += [self._keep_datagrams(item, sock) for item, sock in pairs if item.kind == "datagrams"]
+        legs += [self._keep_datagrams(item, sock) for item, sock in given if item.kind == "datagrams"]
+        self._hold(state, len(legs), expected)
+        return legs
+
+    def take(self, wanted: list[PairedSocket], socks: list[socket.socket], expected: int = 0) -> list[PairedLeg]:
+        """The same of connections that were foreseen, and of which both other ends are there.
+
+        Raises BAD_REQUEST, too, for one that was not foreseen.
+        """
+        state = outbound(self.state, Call.ADOPT)
+        given = list(zip(wanted, socks, strict=True))
+        if unknown := [item.flow for item in wanted if item.flow not in self._foreseen]:
+            raise ProxyError(Code.BAD_REQUEST, f"flows {unknown} were not foreseen")
+        seen = [(item, sock, glance(self.context.kernel, item, sock)) for item, sock in given]
+        legs = [self._take(*each) for each in seen]
+        self._hold(state, len(legs), expected)
+        return legs
+
+    def _hold(self, state: Outbound, flows: int, expected: int) -> None:
         self.state = state
-        self.context.totals.flows_adopted += len(legs)
+        self.context.totals.flows_adopted += flows
         if not self._limit.is_due and len(self.legs) >= expected:
             self._later.do_in(LATER_SECONDS + expected * LATER_SECONDS_EACH)
             self._limit.begin(self.plan.policy.max_held_bytes)
-        return legs
 
     def repoint(self) -> Repointed:
         """Send every held flow to the destination, and accept what the listeners have. The source must be gone."""
@@ -178,28 +234,50 @@ class OutboundMigration:
         if item.flow in self.legs:
             sock.close()
             return self._leg_again(item, snapshot, live)
-        peer, local = address.unmapped(item.peer), address.unmapped(item.local)
-        inherited = self.context.legs.get((local, peer)) if self.context.legs else None
-        if inherited:
-            app = Endpoint(alias(self.name, local.host), local.port)
-        else:
-            app = address.readdressed(item.local, self.plan.readdress)
+        ends = self._ends(item.flow, item.peer, item.local)
         # A socket that is closed has no leg any more: one that has its ends is that of the peer's next connection.
-        number = inherited.number if inherited and live.state != TcpState.CLOSE else item.flow
+        number = item.flow if live.state == TcpState.CLOSE else ends.number
         link = None if item.given_up else self._reserved.take()
         named = link.number if link else 0
-        leg = self.legs[item.flow] = make_leg(number, peer, app, snapshot, live, named, given_up=bool(item.given_up))
+        given_up = bool(item.given_up)
+        leg = make_leg(number, ends.peer, ends.app, snapshot, live, named, given_up=given_up)
+        self.legs[item.flow] = leg
 
         def keep() -> None:
-            flow = self._flow(number, peer, local, item.direction, State.HELD, sock)
-            flow.snapshot, flow.live, flow.inherited = snapshot, live, inherited is not None
-            flow.given_up = item.given_up
-            self._flows[number] = flow
-            if link:
-                flow.reserve(link)
+            flow = self._held(number, ends, item.direction, sock, snapshot, link)
+            flow.live, flow.given_up = live, item.given_up
 
         self._later.add(keep)
         return leg
+
+    def _take(self, item: PairedSocket, sock: socket.socket, snapshot: Snapshot) -> PairedLeg:
+        if (known := self.legs.get(item.flow)) is not None:  # the agent has not heard our answer
+            sock.close()
+            return PairedLeg(known.flow, known.link, snapshot.unread)
+        expected, link = self._foreseen[item.flow], self._reserved.take()
+        number, named = expected.leg.flow, link.number if link else 0
+        self.legs[item.flow] = msgspec.structs.replace(expected.leg, link=named)
+        self._later.add(partial(self._held, number, expected.ends, expected.direction, sock, snapshot, link))
+        return PairedLeg(number, named, snapshot.unread)
+
+    def _held(
+        self, number: int, ends: Ends, direction: Direction, sock: socket.socket, snapshot: Snapshot,
+        link: InitiatedLink | None,
+    ) -> SourceFlow:  # fmt: skip
+        flow = self._flow(number, ends.peer, ends.local, direction, State.HELD, sock)
+        flow.snapshot, flow.inherited = snapshot, ends.inherited
+        self._flows[number] = flow
+        if link is not None:
+            flow.reserve(link)
+        return flow
+
+    def _ends(self, number: int, peer: Endpoint, local: Endpoint) -> Ends:
+        """Both ends of a connection of the workload's, here and there."""
+        peer, local = address.unmapped(peer), address.unmapped(local)
+        inherited = self.context.legs.get((local, peer)) if self.context.legs else None
+        if inherited is not None:
+            return Ends(inherited.number, peer, local, Endpoint(alias(self.name, local.host), local.port), True)
+        return Ends(number, peer, local, address.readdressed(local, self.plan.readdress), False)
 
     def _leg_again(self, item: AdoptedSocket, snapshot: Snapshot, live: Live) -> Leg:
         """The agent has not heard our answer, or CRIU has dumped once more: then the last account of a flow counts."""

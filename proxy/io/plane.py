@@ -120,10 +120,16 @@ class Plane:
         except KeyError:
             raise ProxyError(Code.UNKNOWN_MIGRATION, f"no inbound migration {name!r} here") from None
 
+    def build_ahead(self, name: str, legs: Legs) -> LegsBuilt:
+        """Before the freeze: those that are not named as paired inside it are for nothing."""
+        migration = self.inbound_named(name)
+        migration.build_ahead(legs.legs)
+        return LegsBuilt(migration.built)
+
     def build(self, name: str, legs: Legs) -> LegsBuilt:
         with self._timed("build_seconds"):
             migration = self.inbound_named(name)
-            migration.build(legs.legs)
+            migration.build(legs.legs, legs.paired)
             return LegsBuilt(migration.built)
 
     def resume(self, name: str) -> Resumed:

@@ -17,7 +17,7 @@ from proxy.io.flow import Direction, Flow
 from proxy.io.initiated import InitiatedLink, number
 from proxy.io.pool import LinkPool
 from proxy.io.relay import discard, make_ready
-from proxy.sys import limits, options
+from proxy.sys import limits, options, repair
 
 
 class SourceFlow(Flow):
@@ -57,7 +57,9 @@ class SourceFlow(Flow):
 
     def limit(self, share_bytes: int) -> None:
         """Bound what the peer may add (see proxy.core.hold)."""
-        assert self.live
+        if self.live is None:  # it was only glanced at
+            self.live = repair.read(self.context.kernel, self.leg)
+            repair.leave(self.context.kernel, self.leg)
         offer, share = hold.left(self.live.offered, share_bytes, self.arrived_since_adoption())
         self.buffer.limit(self.context.kernel, self.leg, offer, share)
 

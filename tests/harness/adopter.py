@@ -6,6 +6,7 @@ adopter must, and keeps the sockets until it is told to let go or dies.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -14,8 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
+from proxy.api import Endpoint
+from proxy.io.adopted import foresee_leg
+
 _TCP_REPAIR = 19
 _MAX_FDS = 253
+
+
+def _leg(said: dict[str, Any]) -> list[Any]:
+    """With numbers that both ends of it can be made of."""
+    peer, app = Endpoint(*said["peer"]), Endpoint(*said["local"])
+    leg: list[Any] = msgspec.to_builtins(foresee_leg(said["flow"], peer, app, said["mss"]))
+    return leg
 
 
 class Adopter:
@@ -60,7 +73,10 @@ class Adopter:
                 pass
 
     def _answer(self, connection: socket.socket) -> bool:
-        raw, fds, _, _ = socket.recv_fds(connection, 1 << 20, _MAX_FDS)
+        try:
+            raw, fds, _, _ = socket.recv_fds(connection, 1 << 20, _MAX_FDS)
+        except ConnectionResetError:  # whoever asked has gone, and has not heard an answer
+            return False
         if not raw:
             return False
         request = json.loads(raw)
@@ -79,7 +95,12 @@ class Adopter:
             for fd in fds:
                 os.close(fd)
             return {"error": {"code": "ledger", "message": self._refuse, "fault": "pod", "hint": "none"}}
+        if request["op"] == "foresee":
+            assert not fds
+            return {"legs": [_leg(one) for one in request["sockets"]]}
         assert len(fds) == len(request["sockets"])
+        if request["op"] == "take":
+            return {"pairs": [self._take(fd, *said) for fd, said in zip(fds, request["sockets"], strict=True)]}
         for fd, said in zip(fds, request["sockets"], strict=True):
             sock = socket.socket(fileno=fd)
             self.held.append(sock)
@@ -89,6 +110,12 @@ class Adopter:
                 sock.listen(4096)
         legs = [[one["flow"]] for one in request["sockets"] if one["kind"] == "flow"]
         return {"adopted": len(fds), "legs": legs}
+
+    def _take(self, fd: int, flow: int, unread: int) -> list[Any]:
+        """As it is: nobody has put it into repair mode."""
+        self.held.append(socket.socket(fileno=fd))
+        said = self.held[-1].recv(unread, socket.MSG_PEEK) if unread else b""
+        return [flow, 0, base64.b64encode(said).decode()]
 
     def _let_go(self) -> None:
         for sock in self.held:

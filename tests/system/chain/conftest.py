@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import pytest_asyncio
+
+from controller import actions
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -10,3 +13,9 @@ async def standing(standing):
     standing.c = await standing.lab.create("c")
     yield standing
     await standing.lab.delete("c")
+
+
+@pytest.fixture(autouse=True)
+def ahead(monkeypatch):
+    """However few they are, both ends of connections are made ahead, where nothing speaks against it."""
+    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
 import pytest_asyncio
 
+from controller import actions
 from tests.harness.journeys import start_puppet
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def told(stage):
     return await start_puppet(stage)
+
+
+@pytest.fixture(autouse=True)
+def ahead(monkeypatch):
+    """However few they are, both ends of connections are made ahead, where nothing speaks against it."""
+    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+
+
+@pytest.fixture(params=["ahead", "by their images"])
+def either_way(request, ahead, monkeypatch):
+    """The connections travel so, as far as they can, and so."""
+    if request.param != "ahead":
+        monkeypatch.setattr(actions, "FEWEST_PAIRS", 1_000_000)

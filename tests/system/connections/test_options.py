@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from tests.harness.connected import PORT, accepted
 from tests.harness.journeys import assert_nothing_lost, moved
 from tests.harness.moving import ONE_LOOP
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way")]
 
 TCP = socket.IPPROTO_TCP
 BY_NUMBER = {

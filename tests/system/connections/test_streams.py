@@ -6,12 +6,14 @@ import asyncio
 import socket
 import threading
 
+import pytest
+
 from tests.harness.connected import PORT, accepted, finish, listener_of
 from tests.harness.journeys import moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import PATTERN, Duplex, fill, read_all
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way")]
 
 TCP = socket.IPPROTO_TCP
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -49,6 +50,11 @@ async def helper(monkeypatch):
     folder.rmdir()
 
 
+async def test_each_has_his_own_answer_who_gives_an_order_at_the_same_time(helper):
+    answers = await asyncio.gather(*(helper.ask({"n": n}) for n in range(20)))
+    assert answers == [{"said": {"n": n}} for n in range(20)]
+
+
 async def test_orders_are_answered_refused_or_too_late(helper):
     assert not helper.has_ended
     assert helper.answer == {"said": {"first": 1}}
@@ -61,6 +67,13 @@ async def test_orders_are_answered_refused_or_too_late(helper):
     await helper.ended()
     assert helper.has_ended
     assert helper.let_go() == 3
+
+
+async def test_orders_of_several_at_once_are_each_answered(helper):
+    """As where the workload's memory may be read, and CRIU is kept from its connections."""
+    async with asyncio.timeout(5):
+        said = await asyncio.gather(*(helper.ask({"n": number}) for number in range(5)))
+    assert said == [{"said": {"n": number}} for number in range(5)]
 
 
 async def test_it_has_nothing_of_the_agents_and_does_not_end_with_it(helper):

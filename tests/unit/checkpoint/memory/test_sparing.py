@@ -47,16 +47,28 @@ def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = [str(number) for span in spans for number in span]
     fd = theirs.fileno()
-    argv = [sys.executable, "-I", "-S", shade.__file__, str(fd), sys.executable, "-c", _ASKER, str(sleeper.pid), *words]
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        shade.__file__,
+        str(fd),
+        shade.PAGES,
+        sys.executable,
+        "-c",
+        _ASKER,
+        str(sleeper.pid),
+        *words,
+    ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with ours, subprocess.Popen(argv, pass_fds=[fd], text=True, **pipes) as asker:
+    with ours, subprocess.Popen(argv, pass_fds=[fd], text=True, **pipes) as asking:
         theirs.close()
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
         sparing = Sparing(fds[0])
         ahead(sparing)
         sparing.begin([sleeper.pid])
-        said, _ = asker.communicate("now\n", timeout=20)
-    assert asker.returncode == 0
+        said, _ = asking.communicate("now\n", timeout=20)
+    assert asking.returncode == 0
     return sparing, [[int(word) for word in line.split()] for line in said.splitlines()]
 
 
@@ -141,7 +153,16 @@ def test_where_there_is_no_such_filter_the_program_runs_as_it_would_have(tmp_pat
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     text = Path(shade.__file__).read_text().replace("317", "100000")  # a call that no kernel has
     (tmp_path / "shade.py").write_text(text)
-    argv = [sys.executable, "-I", "-S", str(tmp_path / "shade.py"), str(theirs.fileno()), "/bin/echo", "ran"]
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(tmp_path / "shade.py"),
+        str(theirs.fileno()),
+        shade.PAGES,
+        "/bin/echo",
+        "ran",
+    ]
     with ours, theirs:
         done = subprocess.run(argv, pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=20)
         said, fds, _, _ = socket.recv_fds(ours, 16, 1)

@@ -27,6 +27,8 @@ MOVED = "(00.012345) Error (soccr/soccr.c:371): \trecv failed (1449, want 1448)\
 class Helper:
     pid = os.getpid()
 
+    async def questions(self) -> None: ...
+
     async def close(self) -> None: ...
 
 
@@ -44,7 +46,7 @@ class Scripted:
         assert pid == Helper.pid
         self.broken_off.set()
 
-    async def prepare(self, root: int | None = None, *, lazily: bool = False) -> Helper:
+    async def prepare(self, root: int | None = None, *, asking: bool = False, lazily: bool = False) -> Helper:
         self.prepared += 1
         return Helper()
 

@@ -6,22 +6,24 @@ import asyncio
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from checkpoint.core import manifest, readdress
+from checkpoint.core import manifest, pairs, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import gmac
-from checkpoint.images.folder import Images
+from checkpoint.images.folder import Images, entries
 from checkpoint.images.store import listing
 from checkpoint.kernel import Kernel
 from checkpoint.moves.adopting import Adopting
+from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, hold_all
 from checkpoint.sockets import adopt, live
+from proxy.api import PairedLeg
 from tests.harness import made_images
 from tests.harness.adopter import Adopter
 
@@ -50,24 +52,35 @@ class Dump:
         entry = made_images.stream(usual | numbers)
         made_images.write(self.folder, f"tcp-stream-{self.ino(end):x}", [entry], bytes(entry.inq_len + entry.outq_len))
 
-    def finish(self, *, state: int | None = None) -> None:
-        """The list of all sockets, which CRIU writes last; `state` is that of the second connection."""
+    def finish(self, *, state: int | None = None, hidden: bool = False) -> None:
+        """The list of all sockets, which CRIU writes last; `state` is that of the second connection. `hidden`: it has
+        seen the listener alone, and the child's table of descriptors is there."""
         states = [live.state_of(one) for one in self.ends]
         states[1] = states[1] if state is None else state
         ports = [one.getsockname()[1] for one in self.peers]
-        sockets = [(self.listener, 10, 0), *zip(self.ends, states, ports, strict=True)]
+        sockets = [(self.listener, 10, 0), *zip(self.ends, states, ports, strict=True)][: 1 if hidden else None]
         host, port = [readdress.words_of("127.0.0.1", 1)[0]], self.listener.getsockname()[1]
         found = [
             made_images.inet(self.ino(sock), state, host, port, host if peer else [0], peer)
             for sock, state, peer in sockets
         ]
         made_images.write(self.folder, "files", found)
+        if hidden:
+            ids = made_images.MESSAGES.ids(vm_id=1, files_id=3, fs_id=1, sighand_id=1)
+            made_images.write(self.folder, f"ids-{self.child.pid}", [ids])
+            made_images.write(self.folder, "fdinfo-3", [])
 
     def close(self) -> None:
         self.child.kill()
         self.child.wait()
         for one in (self.listener, *self.peers, *self.ends):
             one.close()
+
+
+async def see_everything(descriptors: Mapping[int, Collection[int]]) -> bool:
+    """CRIU can be kept from nothing."""
+    assert not descriptors
+    return False
 
 
 class Scene:
@@ -82,7 +95,8 @@ class Scene:
         around = Surroundings(
             Kernel(), None, made_images.MESSAGES, None, str(socket_path), lambda: None, self._spawn, print
         )
-        self.adopting = Adopting(around, "m", folder, KEY, lambda: self.lost.append(True))
+        self.foreseen = Foreseen(around, "m")
+        self.adopting = Adopting(around, "m", folder, KEY, lambda: self.lost.append(True), self.foreseen)
 
     def _spawn(self, work, name: str) -> asyncio.Task[object]:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -90,10 +104,17 @@ class Scene:
 
     async def begin(self) -> None:
         self.adopting.watch()
-        await self.adopting.look(self.tree)
+        await self.adopting.look(self.tree, see_everything)
+
+    async def foresee(self) -> list[int]:
+        """Both ends of every connection stand at the destination; the flows."""
+        said = await self.foreseen.look(self.dump.child.pid, 1)
+        flows = [leg.flow for leg in adopt.numbers_of(said.legs)]
+        self.foreseen.stand(flows)
+        return flows
 
     def legs(self) -> list[msgspec.Raw]:
-        return msgspec.json.decode(self.adopting.take_legs(), type=list[msgspec.Raw])
+        return msgspec.json.decode(self.adopting.take_legs()[0], type=list[msgspec.Raw])
 
     async def close(self) -> None:
         self.adopting.close()
@@ -214,7 +235,7 @@ async def test_after_a_dump_in_vain_everything_is_given_again(scene, wait_until)
 async def test_a_dump_in_vain_may_end_before_the_sockets_were_looked_at(scene):
     scene.adopting.watch()
     await scene.adopting.again()
-    await scene.adopting.look(scene.tree)
+    await scene.adopting.look(scene.tree, see_everything)
     for end in scene.dump.ends:
         scene.dump.image(end)
     scene.dump.finish()
@@ -252,3 +273,84 @@ async def test_what_was_given_while_the_dump_went_on_is_released(scene, wait_unt
     inode = scene.dump.ino(scene.dump.ends[0])
     assert scene.adopting.reuse_address()[inode] is False
     assert scene.adopting.backlogs() == {}
+
+
+async def test_what_criu_is_not_shown_goes_without_an_image_and_is_added_to_the_others(scene):
+    flows = await scene.foresee()
+    for peer, said in zip(scene.dump.peers, (b"abc", b""), strict=True):
+        peer.sendall(said)
+    assert scene.dump.ends[0].recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"abc"
+    hidden: dict[int, Collection[int]] = {}
+
+    async def hide(descriptors: Mapping[int, Collection[int]]) -> bool:
+        hidden.update(descriptors)
+        return True
+
+    scene.adopting.watch()
+    assert [one.fd for one in await scene.adopting.look(scene.tree, hide)] == []
+    numbers = {one.fileno() for one in scene.dump.ends}
+    assert {pid: set(some) for pid, some in hidden.items()} == {scene.dump.child.pid: numbers}
+    scene.dump.finish(hidden=True)
+    adopted = await scene.adopting.finish()
+    assert (adopted.flows, adopted.listeners, bytes(adopted.legs)) == (2, 1, b"[]")
+    paired = msgspec.json.decode(adopted.paired, type=list[tuple[int, int, bytes]])
+    unread = {flow: said for flow, _, said in paired}
+    assert set(unread) == set(flows)
+    assert sorted(unread.values()) == [b"", b"abc"]
+    assert {os.fstat(one.fileno()).st_ino for one in scene.adopter.held} >= set(map(scene.dump.ino, scene.dump.ends))
+    scene.adopting.edit_addresses({})
+    assert len(list(entries(str(scene.folder / "files.img"), made_images.MESSAGES.file))) == 3
+    table = entries(str(scene.folder / "fdinfo-3.img"), made_images.MESSAGES.fdinfo)
+    assert {one.fd for one in table} == numbers
+    scene.dump.ends[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    scene.adopting.begin_comparing()
+    (changed,) = await scene.adopting.compare()
+    assert [name for name, *_ in changed.options] == ["TCP_NODELAY"]
+
+
+async def test_one_message_has_so_much_unread_and_no_more(scene, monkeypatch):
+    """It is in the proxy's answer, which has to fit their socket."""
+    monkeypatch.setattr(adopt, "UNREAD_OF_PAIRS_BYTES", 5)
+    await scene.foresee()
+    for peer, end in zip(scene.dump.peers, scene.dump.ends, strict=True):
+        peer.sendall(b"abc")
+        end.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL)
+
+    async def hide(_: Mapping[int, Collection[int]]) -> bool:
+        return True
+
+    await scene.adopting.look(scene.tree, hide)
+    scene.dump.finish(hidden=True)
+    assert (await scene.adopting.finish()).flows == 2
+    taken = [one["sockets"] for one in scene.adopter.requests if one["op"] == "take"]
+    assert [[unread for _, unread in some] for some in taken] == [[3], [3]]
+
+
+def test_as_much_unread_as_there_may_be_fits_the_answers():
+    """As the kernel has it, on the protocol's own socket, with a buffer as it is by default."""
+    assert pairs.UNREAD_BYTES <= adopt.UNREAD_OF_PAIRS_BYTES
+    legs = [PairedLeg(1 << 47, 1 << 31, b"")] * (adopt.CHUNK_OF_PAIRS - 1)
+    answer = msgspec.json.encode({"pairs": [*legs, PairedLeg(1 << 47, 1 << 31, bytes(adopt.UNREAD_OF_PAIRS_BYTES))]})
+    proxy, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with proxy, agent:
+        proxy.setblocking(False)
+        proxy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)  # net.core.wmem_max, untouched
+        for _ in range(adopt.AHEAD):
+            proxy.send(answer)
+
+
+async def test_what_criu_sees_after_all_goes_by_its_image_under_the_number_it_has(scene):
+    flows = await scene.foresee()
+
+    async def hide(descriptors: Mapping[int, Collection[int]]) -> bool:
+        assert descriptors
+        return False
+
+    scene.adopting.watch()
+    await scene.adopting.look(scene.tree, hide)
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    scene.dump.finish()
+    adopted = await scene.adopting.finish()
+    assert bytes(adopted.paired) == b"[]"
+    assert {one["flow"] for one in scene.adopter.said if one.get("kind") == "flow"} == set(flows)

@@ -106,7 +106,7 @@ async def test_what_is_done_beside_a_dump_that_fails_is_waited_for(migrate, tmp_
 
 async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
     class Unprepared(Scripted):
-        async def prepare(self, root: int | None = None, *, lazily: bool = False) -> None:
+        async def prepare(self, root: int | None = None, *, asking: bool = False, lazily: bool = False) -> None:
             assert list((tmp_path / "images").iterdir())
             raise AgentError(Code.CRIU_MISSING, "no CRIU")
 

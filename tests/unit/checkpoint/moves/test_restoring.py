@@ -50,7 +50,7 @@ async def test_a_copy_that_cannot_be_completed_is_ended(tmp_path):
     class Engine:
         async def prepare(self) -> None: ...
 
-        async def restore(self, helper, folders, *, lazily: bool) -> RestoreReport:
+        async def restore(self, helper, folders, *, lazily: bool, inherited: list[str]) -> RestoreReport:
             copy = hold_all(Kernel(), [killed.pid, other.pid])
             killed.kill()
             await killed.wait()

@@ -11,6 +11,7 @@ from proxy.core.flow import State
 from proxy.core.handshake import proof
 from proxy.core.wire import Hello
 from proxy.io.accepted import AcceptedLink
+from proxy.io.adopted import foresee_leg
 from proxy.io.inbound import MAX_TOKENS
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
@@ -96,6 +97,29 @@ async def test_a_flow_has_one_link(plane: Plane, moved: parts.Moved) -> None:
             assert raised.value.code is Code.CONFLICT
         plane.release_inbound("m")
         assert await parts.read(there, 1) == b""  # nothing was relayed, so nothing is said
+
+
+@pytest.mark.parametrize("same_number", [True, False])
+async def test_what_was_built_ahead_makes_way_for_the_leg_of_an_image(plane: Plane, same_number: bool) -> None:
+    """Of the same flow, which goes by its image after all, or of the peer's next one, from the same port."""
+    plane.outbound["m"].links.close()
+    moved = parts.Moved(plane)
+    moved.adopt()
+    (leg,) = moved.legs
+    number = leg.flow if same_number else leg.flow ^ 1
+    other = foresee_leg(3, Endpoint("127.0.0.9", 4711), leg.app, 1460)
+    ahead = Legs([foresee_leg(number, leg.peer, leg.app, 1460), other], ahead=True)
+    assert plane.build("m", ahead).built == 2
+    earlier = plane.inbound["m"].flows[number]
+    moved.build()
+    flows = plane.inbound["m"].flows
+    assert set(flows) == {leg.flow, 3}
+    assert earlier.state is State.RELEASED
+    assert plane.context.legs[leg.app, leg.peer] is flows[leg.flow]
+    moved.commit()
+    assert plane.resume("m").resumed == 1  # the other was for nothing
+    assert set(plane.inbound["m"].flows) == {leg.flow}
+    moved.close()
 
 
 async def test_flows_are_not_let_go_of_while_relayed(plane: Plane, moved: parts.Moved) -> None:

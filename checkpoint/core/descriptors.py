@@ -1,0 +1,29 @@
+"""Descriptors of a workload, and the epolls that watch them, as they go into CRIU's images without CRIU having looked.
+Pure: what it is."""
+
+from __future__ import annotations
+
+import msgspec
+
+Place = tuple[int, int]
+"""A descriptor of the tree: PID and number."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What an epoll watches."""
+
+    fd: int
+    """Its number in the process that had it watched."""
+    events: int
+    data: int
+    position: int
+    ino: int
+    device: int
+
+
+class Epoll(msgspec.Struct, frozen=True):
+    places: list[Place]
+    """Where it is open, in rising order."""
+    flags: int
+    """Of open(2)."""
+    targets: list[Target]

@@ -1,0 +1,73 @@
+"""Keeps descriptors of the stopped processes from CRIU, in the agent's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+from collections.abc import Collection, Mapping
+
+from checkpoint.criu import questions
+from checkpoint.criu.questions import Question
+from checkpoint.kernel import Kernel
+
+_LOG = logging.getLogger(__name__)
+
+
+class Hiding:
+    """From one CRIU. Until it is said which descriptors it waits for that, once it asks for any."""
+
+    def __init__(self, kernel: Kernel, listener: int) -> None:
+        """`listener` is `checkpoint.criu.shade`'s; ours from now on."""
+        self._kernel, self._listener = kernel, listener
+        self._hidden: dict[int, frozenset[int]] | None = None
+        self._waiting: Question | None = None
+        asyncio.get_running_loop().add_reader(listener, self._asked)
+
+    def hide(self, descriptors: Mapping[int, Collection[int]]) -> None:
+        """CRIU is not to see these, of each process."""
+        self._hidden = {pid: frozenset(some) for pid, some in descriptors.items()}
+        if self._waiting is not None:
+            question, self._waiting = self._waiting, None
+            self._answer(question)
+
+    def close(self) -> None:
+        """Once it has ended: whatever it asks from now on fails."""
+        if self._listener >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            os.close(self._listener)
+            self._listener = -1
+
+    def _asked(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        if all(happened & select.POLLIN for _, happened in poll.poll(0)):
+            self._hear()
+        else:  # nobody is left who could ask
+            self.close()
+
+    def _hear(self) -> None:
+        try:
+            question = questions.receive(self._listener)
+        except OSError as error:
+            self._give_up(error)
+        else:
+            if question is not None:
+                self._answer(question)
+
+    def _answer(self, question: Question) -> None:
+        try:
+            if not question.lists_descriptors:
+                questions.leave(self._listener, question)
+            elif self._hidden is None:
+                self._waiting = question
+            else:
+                questions.list_others(self._kernel, self._listener, question, self._hidden.get(question.about, ()))
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Its dump fails, then."""
+        _LOG.error("CRIU cannot be answered: %s", error)
+        self.close()

@@ -1,0 +1,123 @@
+"""What CRIU was not shown, as entries of its images: decoded again by CRIU's own messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.core.descriptors import Epoll, Place, Target
+from checkpoint.core.errors import AgentError, Code
+from checkpoint.images import added
+from checkpoint.images.added import Entries, Opened
+from checkpoint.images.folder import Images, entries
+from checkpoint.images.pb import Message
+from tests.harness import made_images as made
+
+LISTENER = made.inet(5, 10, [0x0100007F], 80, [0], 0)
+ONE, OTHER = Target(5, 0x19, 1 << 63, 7, 0xAE0C75, 9), Target(6, 1 << 31, 6, 0, 12, 9)
+
+
+@pytest.fixture
+def written() -> Entries:
+    return Entries(made.MESSAGES)
+
+
+def decoded(opened: Opened) -> tuple[Message, dict[Place, Message]]:
+    """The open file, and what is said of it at each place."""
+
+    def parsed(raw: bytes, kind: Message) -> Message:
+        assert int.from_bytes(raw[:4], "little") == len(raw) - 4
+        one = kind()
+        one.ParseFromString(raw[4:])
+        assert one.IsInitialized()
+        return one
+
+    found = {(one.pid, one.fd): parsed(one.entry, made.MESSAGES.fdinfo) for one in opened.descriptors}
+    return parsed(opened.entry, made.MESSAGES.file), found
+
+
+def test_a_connection_is_a_file_that_criu_asks_its_caller_for(written):
+    file, places = decoded(written.inherited(added.FIRST_ID, 0xABC, {(7, 5): True, (7, 6): False, (8, 5): True}))
+    assert (file.type, file.id, file.reg.id) == (made.MESSAGES.REG, added.FIRST_ID, added.FIRST_ID)
+    assert file.reg.name == "/abc.pair"
+    assert added.key(0xABC) == "abc.pair"  # CRIU takes the slash off (criu: files-reg.c, collect_one_regfile)
+    assert (file.reg.flags, file.reg.pos, file.reg.fown.uid, file.reg.fown.pid) == (0, 0, 0, 0)
+    assert {place: one.flags for place, one in places.items()} == {(7, 5): 1, (7, 6): 0, (8, 5): 1}  # FD_CLOEXEC
+    for (_, fd), one in places.items():
+        assert (one.id, one.type, one.fd) == (added.FIRST_ID, made.MESSAGES.REG, fd)
+
+
+def test_keys_differ_as_flows_do():
+    flows = [0, 1, 16, 1 << 47, (1 << 48) - 1]
+    assert len({added.key(flow) for flow in flows}) == len(flows)
+
+
+@pytest.mark.parametrize("learnt", [(), (ONE,), (ONE, OTHER)])
+def test_an_epoll_watches_what_it_watched(written, learnt):
+    """Whether that was known before, or not."""
+    written.learn(learnt)
+    file, places = decoded(written.epoll(9, Epoll([(7, 4)], 0o2, [ONE, OTHER]), {(7, 4): True}))
+    assert (file.type, file.id, file.epfd.id, file.epfd.flags) == (made.MESSAGES.EVENTPOLL, 9, 9, 0o2)
+    said = [(one.tfd, one.events, one.data, one.pos, one.inode, one.dev) for one in file.epfd.tfd]
+    assert said == [tuple(getattr(one, name) for name in Target.__struct_fields__) for one in (ONE, OTHER)]
+    assert [(one.id, one.type, one.fd) for one in places.values()] == [(9, made.MESSAGES.EVENTPOLL, 4)]
+
+
+def test_an_epoll_that_watches_nothing_is_one(written):
+    file, _ = decoded(written.epoll(9, Epoll([(7, 4)], 0o2, []), {(7, 4): False}))
+    assert list(file.epfd.tfd) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three processes, two of which share a table of descriptors, and a listener."""
+    made.write(tmp_path, "files", [LISTENER])
+    for pid, table in ((7, 1), (8, 1), (9, 2)):
+        ids = made.MESSAGES.ids(vm_id=1, files_id=table, fs_id=1, sighand_id=1)
+        made.write(tmp_path, f"ids-{pid}", [ids])
+    for table in (1, 2):
+        first = made.MESSAGES.fdinfo(id=1, flags=0, type=made.MESSAGES.REG, fd=0)
+        made.write(tmp_path, f"fdinfo-{table}", [first])
+    return tmp_path
+
+
+def tables(folder: Path) -> Iterator[list[tuple[int, int]]]:
+    """File and number of each descriptor."""
+    for table in (1, 2):
+        found = entries(str(folder / f"fdinfo-{table}.img"), made.MESSAGES.fdinfo)
+        yield [(one.id, one.fd) for one in found]
+
+
+def files(folder: Path) -> list[int]:
+    return [one.id for one in entries(str(folder / "files.img"), made.MESSAGES.file)]
+
+
+def test_what_is_added_is_in_the_list_and_in_each_table_once(written, folder):
+    images = Images(folder, made.MESSAGES)
+    first = written.inherited(100, 1, {(7, 5): True, (8, 5): True, (9, 5): True, (9, 6): False})
+    second = written.epoll(101, Epoll([(7, 4)], 2, [ONE]), {(7, 4): False, (8, 4): False})
+    images.add(iter([first, second]))
+    assert files(folder) == [LISTENER.id]
+    images.edit_sockets({"127.0.0.1": "10.0.0.2"}, [])
+    assert files(folder) == [LISTENER.id, 100, 101]
+    assert list(tables(folder)) == [[(1, 0), (100, 5), (101, 4)], [(1, 0), (100, 5), (100, 6)]]
+    (one,) = Images(folder, made.MESSAGES).sockets()
+    assert one.local == ("10.0.0.2", 80)
+
+
+def test_nothing_added_leaves_the_tables_alone(folder):
+    before = {path.name: path.read_bytes() for path in folder.glob("fdinfo-*")}
+    images = Images(folder, made.MESSAGES)
+    images.add([])
+    images.edit_sockets({}, [])
+    assert {path.name: path.read_bytes() for path in folder.glob("fdinfo-*")} == before
+    assert files(folder) == [LISTENER.id]
+
+
+def test_a_process_of_which_the_images_say_nothing_is_named(written, folder):
+    (folder / "ids-9.img").write_bytes(made.MAGIC + b"\1\0\0\0\xff")
+    with pytest.raises(AgentError, match=r"ids-9\.img") as caught:
+        Images(folder, made.MESSAGES).add([written.inherited(100, 1, {(9, 5): True})])
+    assert caught.value.code is Code.IMAGE_DAMAGED
