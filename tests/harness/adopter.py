@@ -7,6 +7,7 @@ adopter must, and keeps the sockets until it is told to let go or dies.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -73,15 +74,17 @@ class Adopter:
                 pass
 
     def _answer(self, connection: socket.socket) -> bool:
+        """Whether there is more to come; an agent that goes without its answer has gone like any other."""
         try:
             raw, fds, _, _ = socket.recv_fds(connection, 1 << 20, _MAX_FDS)
-        except ConnectionResetError:  # whoever asked has gone, and has not heard an answer
+        except ConnectionResetError:  # as the kernel says it when it had been answered
             return False
         if not raw:
             return False
         request = json.loads(raw)
         self.requests.append(request)
-        connection.send(json.dumps(self._handle(request, fds)).encode())
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(json.dumps(self._handle(request, fds)).encode())
         return True
 
     def _handle(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
