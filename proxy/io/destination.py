@@ -110,6 +110,10 @@ class DestinationFlow(Flow):
             return
         self._retire(nftables.flow_key(self.local, self.peer))
 
+    def let_go(self) -> None:
+        super().let_go()
+        self._again = self._answer = None
+
     def reset_leg(self) -> None:
         self._stop_connecting()
         super().reset_leg()

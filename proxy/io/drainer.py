@@ -76,6 +76,7 @@ class Drainer:
         entry.timer = self._loop.call_later(seconds, self._look, seconds, entry)
 
     def _look(self, waited_seconds: float, entry: _Draining) -> None:
+        entry.timer = None
         if self._is_drained(entry.sock) or self._is_late(entry):
             del self._waiting[entry.sock]
             entry.drained()

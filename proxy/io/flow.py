@@ -11,7 +11,7 @@ from proxy.api import Endpoint, FlowView, LedgerLine
 from proxy.core.flow import ALIVE, ENDED, Command, Event, State, step
 from proxy.io.context import Context, count
 from proxy.io.link import Link
-from proxy.io.path import Path
+from proxy.io.path import Path, Tally
 from proxy.io.relay import finish
 
 Direction = Literal["inbound", "outbound", "accepted", "datagrams"]
@@ -51,6 +51,9 @@ class Flow:
         self.state = state
         self.leg = leg
         self.path = Path(context, leg, self.tell)
+        """Until the flow is over."""
+        self._tally: Tally | None = None
+        """Then: what the path had moved."""
         self.via = ""
         self.error = ""
         self.given_up = ""
@@ -74,12 +77,19 @@ class Flow:
         self.state, commands = step(self.state, event)
         if error and not self.error:
             self.error = error
-        for command in commands:
+        ends = self.is_over and bool(commands)
+        for command in commands:  # one may tell the next event
             _EXECUTE[command](self)
-        if self.is_over and commands:
+        if ends:
             count(self.context.totals.flows_ended, self.state.value)
             self.context.ended.set()
+            self.let_go()
             self._ended(self)
+
+    def let_go(self) -> None:
+        """It is over: keep no more than its ledger needs, for that may be kept for long."""
+        self._tally = self.path.tally
+        del self.path
 
     # What the table asks of both sides; what it asks of one alone is that side's (`_EXECUTE`)
 
@@ -148,16 +158,20 @@ class Flow:
         return 0
 
     @property
+    def tally(self) -> Tally:
+        return self._tally or self.path.tally
+
+    @property
     def to_app_bytes(self) -> int:
-        return self.path.from_leg_bytes if self.side == "source" else self.path.from_link_bytes
+        return self.tally.from_leg_bytes if self.side == "source" else self.tally.from_link_bytes
 
     @property
     def to_peer_bytes(self) -> int:
-        return self.path.from_link_bytes if self.side == "source" else self.path.from_leg_bytes
+        return self.tally.from_link_bytes if self.side == "source" else self.tally.from_leg_bytes
 
     def ledger_line(self) -> LedgerLine:
         """The account with the proxy that the flow's first link leads to."""
-        given, taken, unacked, waiting = self.path.first_link()
+        given, taken, unacked, waiting = self.tally.first_link()
         to_app, to_peer = (given, taken) if self.side == "source" else (taken, given)
         return LedgerLine(
             flow=self.number,

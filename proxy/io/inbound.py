@@ -240,7 +240,7 @@ class InboundMigration:
     def awaiting(self, number: int) -> DestinationFlow:
         """The flow that a link may join. Raises CONFLICT when there is none, or it has one."""
         flow = self.flows.get(number)
-        if flow is None or flow.path.link is not None or flow.is_over or flow.given_up:
+        if flow is None or flow.is_over or flow.given_up or flow.path.link is not None:
             raise ProxyError(Code.CONFLICT, f"no flow {number} waits for a link")
         return flow
 

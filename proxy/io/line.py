@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 from proxy.io.connection import Connection, why
-from proxy.io.poller import Callback, Poller
+from proxy.io.poller import Callback, Poller, of_no_interest
 
 
 class Line:
@@ -99,6 +99,10 @@ class Line:
         """It is another's."""
         connection, self.connection = self.connection, None
         return connection
+
+    def cut(self) -> None:
+        """It was dropped for good: nobody is called back any more."""
+        self._drained = self._broke = of_no_interest
 
     def drop(self) -> None:
         self.pending.clear()

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.core.link import State
+from proxy.core.link import Event, State
 from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, MAX_DATA_BYTES, Mark
 from proxy.core.wire import WireError
 from proxy.io.carrier import Carrier
@@ -44,6 +44,8 @@ class Link(Carrier):
         self._taken = False
         """Its turn has come: before that an end is no news, if it follows another link."""
         self._told = False
+        self._parted = False
+        """Its flow takes nothing from it any more, and wants to hear nothing."""
         self._failure: str | None = None
 
     # Its flow
@@ -58,8 +60,14 @@ class Link(Carrier):
         """The flow needs it no more; it sees its own end through."""
         self._user = None
         self._giver = None
-        self.taker.stop()
+        self.part()
         self._check()
+
+    def part(self) -> None:
+        """The flow takes nothing more. What it gave still goes, and how it ends is still to be said."""
+        self.taker.stop()
+        self._parted = True
+        self._cut()
 
     def give_from(self, giver: Giver) -> None:
         self._giver = giver
@@ -187,3 +195,17 @@ class Link(Carrier):
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self._tell_failure()
+
+    def _over(self, event: Event) -> None:
+        super()._over(event)
+        self._cut()
+
+    def _cut(self) -> None:
+        """Once it is over and nobody's, let go of all that calls back into it: it is freed with its last owner.
+
+        Else it would wait for the collector of cycles, which comes more and more seldom to what lasted for a while.
+        """
+        if self._parted and self.state is State.OVER:
+            self._user = self._giver = None
+            self.taker.cut()
+            self._line.cut()

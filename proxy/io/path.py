@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.core.flow import Event
 from proxy.core.succession import Do, Succession
 from proxy.io.context import Context
 from proxy.io.link import Link
 from proxy.io.relay import Giver
+
+
+class Tally:
+    """What a path has moved until now. The account of its first link goes on, for that may outlive the flow."""
+
+    __slots__ = ("_first", "from_leg_bytes", "from_link_bytes")
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self.from_leg_bytes = sum(link.outgoing.payload for link in links)
+        self.from_link_bytes = sum(link.taker.moved for link in links)
+        self._first = (links[0].outgoing, links[0].incoming, links[0].taker.moved) if links else None
+
+    def first_link(self) -> tuple[int, int, int, int]:
+        """Of the first link alone: bytes given, bytes taken, given and not acknowledged, arrived and not taken.
+
+        The two proxies that it joins hold these against each other; a successor has another proxy at its end.
+        """
+        if self._first is None:
+            return 0, 0, 0, 0
+        outgoing, incoming, taken = self._first
+        return outgoing.payload, taken, outgoing.unacknowledged, incoming.payload - taken
 
 
 class Path:
@@ -155,8 +176,9 @@ class Path:
         self._stopped = True
         if self._giver:
             self._giver.stop()
+        self._giver = None
         for link in self.links:
-            link.taker.stop()
+            link.part()
         if self._leg.fileno() >= 0:
             self._context.poller.forget(self._leg)
 
@@ -182,23 +204,6 @@ class Path:
             else:
                 link.conclude()
 
-    # Numbers
-
     @property
-    def from_leg_bytes(self) -> int:
-        return sum(link.outgoing.payload for link in self._links)
-
-    @property
-    def from_link_bytes(self) -> int:
-        return sum(link.taker.moved for link in self._links)
-
-    def first_link(self) -> tuple[int, int, int, int]:
-        """Of the first link alone: bytes given, bytes taken, given and not acknowledged, arrived and not taken.
-
-        The two proxies that it joins hold these against each other; a successor has another proxy at its end.
-        """
-        if not self._links:
-            return 0, 0, 0, 0
-        link = self._links[0]
-        given, arrived, taken = link.outgoing.payload, link.incoming.payload, link.taker.moved
-        return given, taken, link.outgoing.unacknowledged, arrived - taken
+    def tally(self) -> Tally:
+        return Tally(self._links)

@@ -27,6 +27,10 @@ _READ, _WRITE = _IN | _GONE, _OUT | _GONE
 Callback = Callable[[], object]
 
 
+def of_no_interest(*_: object) -> None:
+    """In the place of a callback whose owner is over."""
+
+
 class Pollable(Protocol):
     """A socket, or what stands for one."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from proxy.core.stream import HEADER_BYTES, MAX_DATA_BYTES
-from proxy.io.poller import Poller
+from proxy.io.poller import Poller, of_no_interest
 from proxy.sys import options
 
 SCRATCH_BYTES = MAX_DATA_BYTES
@@ -157,11 +157,15 @@ class Taker:
     def stop(self) -> None:
         """Let go of the leg; what is left, and what still comes, is for nobody."""
         self._write_when_possible(False)
-        self._leg = None
+        self._leg = self._failed = None
         self.discarding = True
         if left := sum(map(len, self._backlog)):
             self._backlog.clear()
             self._handed(left)
+
+    def cut(self) -> None:
+        """It was stopped, and nothing will come any more: `handed` is not called again."""
+        self._handed = of_no_interest
 
     def take(self, pieces: list[memoryview]) -> None:
         """The pieces are good for the time of the call only."""

@@ -92,8 +92,9 @@ class SourceFlow(Flow):
         self._asked.dial(self.GIVE_UP_SECONDS)
 
     def link_ready(self, link: InitiatedLink) -> None:
-        self.path.first(link)
-        self.tell(Event.LINK_READY)
+        if not self.is_over:  # else the link says so: nobody takes what comes on it
+            self.path.first(link)
+            self.tell(Event.LINK_READY)
 
     def link_accepted(self, link: InitiatedLink) -> None:
         """The destination knows the flow."""
@@ -116,6 +117,10 @@ class SourceFlow(Flow):
         """
         served = self._asked is not None and self._asked.accepted
         return self.direction == "accepted" and not self.inherited and not served and not self.is_over
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._asked = self.opening = self.switching = None
 
     def abandon_link(self) -> None:
         if self._asked:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 
 from proxy.core.flow import Event, IllegalEvent, State
+from proxy.core.succession import Succession
+from proxy.io.accepted import AcceptedLink
 from proxy.io.flow import Ended
+from proxy.io.initiated import InitiatedLink
+from proxy.io.line import Line
+from proxy.io.link import Link
+from proxy.io.path import Path
 from proxy.io.plane import Plane
-from proxy.io.relay import reset
+from proxy.io.relay import Giver, Taker, reset
 from tests.harness import proxy_parts as parts
 
 pytestmark = parts.NEEDS_ROOT
@@ -132,6 +139,56 @@ async def test_what_drains_can_be_released(moved: parts.Moved) -> None:
     await parts.eventually(lambda: flow.state in (State.DRAINING, State.LEG_ENDED))
     flow.tell(Event.RELEASE)
     assert flow.is_over
+
+
+async def in_order(moved: parts.Moved) -> None:
+    for here, there in ((moved.peer, moved.app), (moved.app, moved.peer)):
+        here.shutdown(socket.SHUT_WR)
+        assert await parts.read(there, 100) in (b"", b"in the image, held, ")
+
+
+async def by_the_peer(moved: parts.Moved) -> None:
+    reset(moved.peer)
+
+
+async def by_the_application(moved: parts.Moved) -> None:
+    reset(moved.app)
+
+
+async def by_force(moved: parts.Moved) -> None:
+    for migrations in (moved.plane.inbound, moved.plane.outbound):
+        for flow in migrations["m"].flows.values():  # type: ignore[attr-defined]
+            flow.tell(Event.RELEASE)
+
+
+def what_relays() -> list[object]:
+    """What there is of flows that are relayed; all of it, for nobody collects what is not freed at once."""
+    return [one for one in gc.get_objects() if isinstance(one, Path | Link | Giver | Taker | Line | Succession)]
+
+
+@pytest.fixture
+def nobody_collects() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("end", [in_order, by_the_peer, by_the_application, by_force])
+@pytest.mark.usefixtures("nobody_collects")
+async def test_of_a_flow_that_has_ended_its_ledger_alone_is_kept(
+    moved: parts.Moved, end: Callable[[parts.Moved], Awaitable[None]]
+) -> None:
+    """And it is freed at once: the collector of cycles looks seldom, and the more so at what has lasted."""
+    assert {type(one) for one in what_relays()} >= {Path, InitiatedLink, AcceptedLink, Giver, Taker, Line, Succession}
+    await end(moved)
+    await parts.eventually(lambda: not what_relays())
+    assert [flow.is_over for _, flow in moved.plane.flows()] == [True, True]
+    assert sum(moved.plane.context.totals.flows_ended.values()) == 2
+    (there,), (here,) = moved.plane.outbound_ledger("m"), moved.plane.inbound_ledger("m")
+    if end is in_order:
+        assert (there.to_app_bytes, here.to_app_bytes) == (6, 6)
+        assert (there.link_unacked_bytes, here.link_waiting_bytes) == (0, 0)
 
 
 def test_ledgers_of_later_connections_are_kept_for_a_while() -> None:

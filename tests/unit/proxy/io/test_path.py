@@ -79,15 +79,15 @@ async def both_ways(one: socket.socket, other: socket.socket) -> None:
 async def test_bytes_go_both_ways_and_are_counted(ways: Ways) -> None:
     assert ways.path.relays_both_ways
     await both_ways(ways.peer, ways.ends[0])
-    assert (ways.path.from_leg_bytes, ways.path.from_link_bytes) == (5, 5)
-    given, taken, _, waiting = ways.path.first_link()
+    assert (ways.path.tally.from_leg_bytes, ways.path.tally.from_link_bytes) == (5, 5)
+    given, taken, _, waiting = ways.path.tally.first_link()
     assert (given, taken, waiting) == (5, 5, 0)
 
 
 async def test_before_its_first_link_it_has_nothing_to_tell(ways: Ways) -> None:
     path = Path(ways.context, ways.leg, lambda event, why: None)
     assert path.link is None
-    assert path.first_link() == (0, 0, 0, 0)
+    assert path.tally.first_link() == (0, 0, 0, 0)
     assert not path.relays_both_ways
 
 
@@ -104,7 +104,7 @@ async def test_a_successor_takes_over_when_the_first_link_has_been_read_to_its_e
     await parts.eventually(lambda: len(ways.path.links) == 1)
     assert ways.told == []
     assert ways.path.link is ways.path.links[0]
-    assert ways.path.first_link()[:2] == (5, 12)
+    assert ways.path.tally.first_link()[:2] == (5, 12)
 
 
 async def test_an_end_that_came_before_the_refusal_is_told_then(ways: Ways) -> None:

@@ -51,13 +51,21 @@ async def test_a_flow_that_waits_for_a_link_can_be_released(moved: parts.Moved) 
     assert "m" not in moved.plane.outbound
 
 
-async def test_bytes_that_are_missing_are_noticed(moved: parts.Moved) -> None:
-    """Somebody read from the held socket: it cannot happen, and if it does, the flow is not passed on with a hole."""
+async def test_bytes_that_are_missing_are_noticed(moved: parts.Moved, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody read from the held socket: it cannot happen, and if it does, the flow is not passed on with a hole.
+
+    Its link is ready only then; the destination hears of the end over it.
+    """
+    moved.build()
+    moved.commit_app()
+    moved.plane.resume("m")
     flow = flow_of(moved)
     assert discard(flow.leg, 4, moved.plane.context.scratch) == 4
     moved.plane.repoint("m")
     await parts.eventually(lambda: flow.is_over)
     assert "10 of 14 bytes" in flow.error
+    await moved.become("reset", "reset")
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_peer_that_reset_during_the_hold(moved: parts.Moved) -> None:
