@@ -1,4 +1,4 @@
-"""When a flow's route goes: not with the flow, but a little later, many at a time."""
+"""When a flow's route goes: as soon as its two ends in this pod need it no more, many at a time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,39 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from proxy.core.errors import ProxyError
+from proxy.core.ledger import TcpState
+from proxy.sys import nftables
 from proxy.sys.routing import Routing
+from proxy.sys.tcp_states import Ends
 
 log = logging.getLogger(__name__)
 
-RETIRE_SECONDS = 5.0
-"""A flow's last acknowledgements still have to find the app leg; the real peer would answer them with RST."""
+SOONEST_SECONDS, LATEST_SECONDS = 0.01, 1.0
+"""After a flow's end, before the first look at its sockets, and the most between two of them."""
+_GONE = (None, TcpState.CLOSE)
+_HEARD_LAST = (TcpState.LAST_ACK, TcpState.CLOSING)
+
+
+def is_needed(ends: Ends) -> bool:
+    """Whether what the workload's end still says has to find the app leg, which is the other end.
+
+    As long as the leg lives: one that is to be reset waits for its last bytes to arrive (`proxy.io.drainer`). And while
+    it remembers its end (TIME_WAIT), for a workload that has not heard the acknowledgement of its FIN: the peer itself
+    would answer with RST. Otherwise the workload has nothing to say in this flow; but it may have in another one, for
+    the peer can connect to it from the same port directly, and until the route is gone it is not answered.
+    """
+    if ends.peer is TcpState.TIME_WAIT:
+        return ends.app in _HEARD_LAST
+    return ends.peer not in _GONE
+
+
+@dataclass
+class _Due:
+    at: float
+    wait_seconds: float
 
 
 class Retirement:
@@ -24,8 +49,10 @@ class Retirement:
         self._routing = routing
         self._used: Counter[bytes] = Counter()
         """By how many flows: two have the same ends for a moment where a peer comes again from the same port."""
-        self._due: dict[bytes, float] = {}
+        self._due: dict[bytes, _Due] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+        """When it is due: what uvloop gives for now does not say."""
         self._open_migrations = 0
 
     def use(self, keys: Iterable[bytes]) -> None:
@@ -42,9 +69,7 @@ class Retirement:
         if self._used[key] > 0:
             return
         del self._used[key]
-        self._due[key] = self._loop.time() + RETIRE_SECONDS
-        if self._timer is None:
-            self._timer = self._loop.call_later(RETIRE_SECONDS, self._sweep)
+        self._look_in(SOONEST_SECONDS, key)
 
     def begin(self) -> None:
         """A migration needs the routing. Raises ROUTING_FAILED."""
@@ -64,18 +89,38 @@ class Retirement:
         self._routing.close()
 
     def _sweep(self) -> None:
+        self._timer = None
         now = self._loop.time()
-        keys = [key for key, due in self._due.items() if due <= now]
-        for key in keys:
-            del self._due[key]
+        looked_at = [key for key, due in self._due.items() if due.at <= now]
+        needed = set[bytes]()
         try:
-            self._routing.change((), keys)
+            needed = self._needed(looked_at)
+            self._routing.change((), set(looked_at) - needed)
         except ProxyError as error:
             log.warning("%s", error)
-        self._timer = None
+        for key in looked_at:
+            due = self._due.pop(key)
+            if key in needed:
+                self._look_in(min(2 * due.wait_seconds, LATEST_SECONDS), key)
         if self._due:
-            self._timer = self._loop.call_later(max(0.0, min(self._due.values()) - now) + 0.25, self._sweep)
+            self._sweep_at(min(due.at for due in self._due.values()))
         self._tear_down_if_idle()
+
+    def _needed(self, keys: list[bytes]) -> set[bytes]:
+        """Those that may not be taken out yet; datagrams have nothing to wait for. Raises ROUTING_FAILED."""
+        flows = [key for key in keys if not nftables.is_of_datagrams(key)]
+        return {key for key, ends in zip(flows, self._routing.ends(flows), strict=True) if is_needed(ends)}
+
+    def _look_in(self, seconds: float, key: bytes) -> None:
+        self._due[key] = _Due(self._loop.time() + seconds, seconds)
+        self._sweep_at(self._due[key].at)
+
+    def _sweep_at(self, at: float) -> None:
+        if self._timer and self._next <= at:
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer, self._next = self._loop.call_at(at, self._sweep), at
 
     def _tear_down_if_idle(self) -> None:
         if self._open_migrations or self._due or self._routing.flows:

@@ -7,6 +7,7 @@ netfilter/nf_tables.h, fib_rules.h, rtnetlink.h.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -82,6 +83,22 @@ class Netlink:
         for error in self._errors():
             raise OSError(error, os.strerror(error))
 
+    def ask(self, questions: Sequence[Message]) -> list[bytes]:
+        """Send as one datagram. Gives the body of each one's answer, in order; b"" for what does not exist (ENOENT).
+
+        Raises the first OSError that is another.
+        """
+        first = self._sequence + 1
+        self._sequence += len(questions)
+        self._socket.send(b"".join(question.encode(first + i) for i, question in enumerate(questions)))
+        answers: list[bytes] = []
+        while len(answers) < len(questions):
+            answer = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            _length, kind, _flags, sequence, _port = _HEADER.unpack_from(answer)
+            if sequence >= first:  # else one that nobody has waited for
+                answers.append(_known(kind, answer[_HEADER.size :]))
+        return answers
+
     def _errors(self) -> list[int]:
         errors: list[int] = []
         while True:
@@ -95,14 +112,24 @@ class Netlink:
         self._socket.close()
 
 
+def _known(kind: int, body: bytes) -> bytes:
+    """Raises OSError for an error, but for ENOENT."""
+    if kind != NLMSG_ERROR:
+        return body
+    code = -_ERRNO.unpack_from(body)[0]
+    if code != errno.ENOENT:
+        raise OSError(code, os.strerror(code))
+    return b""
+
+
 def answer_errors(answer: bytes) -> list[int]:
     """The errnos in a datagram of answers; an acknowledgement is errno 0 and left out."""
-    errors, offset = [], 0
+    errors, offset = list[int](), 0
     while offset + _HEADER.size <= len(answer):
         length, kind, _flags, _sequence, _port = _HEADER.unpack_from(answer, offset)
         if kind == NLMSG_ERROR:
-            errno = -_ERRNO.unpack_from(answer, offset + _HEADER.size)[0]
-            errors += [errno] if errno else []
+            code = -_ERRNO.unpack_from(answer, offset + _HEADER.size)[0]
+            errors += [code] if code else []
         if length < _HEADER.size:
             break
         offset += (length + 3) & ~3

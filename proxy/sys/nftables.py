@@ -117,9 +117,27 @@ def flow_key(app: Endpoint, peer: Endpoint) -> bytes:
     return b"%b%b%b%b" % (app_host, _PORT.pack(app.port, 0), peer_host, _PORT.pack(peer.port, 0))
 
 
+class End(NamedTuple):
+    """One end of a flow, as packets have it."""
+
+    host: bytes
+    port: bytes
+
+
+def ends_of(key: bytes) -> tuple[End, End]:
+    """The workload's and the peer's in a key."""
+    host_bytes = _SET_BY_LENGTH[len(key)].address_bytes
+    app, peer = key[: host_bytes + 4], key[host_bytes + 4 : 2 * (host_bytes + 4)]
+    return End(app[:host_bytes], app[host_bytes:-2]), End(peer[:host_bytes], peer[host_bytes:-2])
+
+
 def app_host(key: bytes) -> bytes:
     """The workload's own address in a key, as packets have it."""
     return key[: _SET_BY_LENGTH[len(key)].address_bytes]
+
+
+def is_of_datagrams(key: bytes) -> bool:
+    return _SET_BY_LENGTH[len(key)].transport == socket.IPPROTO_UDP
 
 
 def create(mark: int) -> list[Message]:

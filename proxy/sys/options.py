@@ -69,4 +69,5 @@ SIOCOUTQ = 0x5411
 
 # include/uapi/linux/netfilter/nfnetlink.h; socket.NETLINK_* are not in Python for every family
 NETLINK_ROUTE = 0
+NETLINK_SOCK_DIAG = 4
 NETLINK_NETFILTER = 12

@@ -11,11 +11,11 @@ import errno
 import itertools
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from proxy.core.alias import is_alias
 from proxy.core.errors import Code, ProxyError
-from proxy.sys import nftables, options
+from proxy.sys import nftables, options, tcp_states
 from proxy.sys.kernel import Kernel
 from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, Message, Netlink, attribute, native32
 
@@ -33,6 +33,7 @@ class Routing:
         self._kernel = kernel
         self._nft = netlink(options.NETLINK_NETFILTER)
         self._route = netlink(options.NETLINK_ROUTE)
+        self._sockets = netlink(options.NETLINK_SOCK_DIAG)
         self._up = False
         self._keys: set[bytes] = set()
         self._aliases: set[bytes] = set()
@@ -92,9 +93,15 @@ class Routing:
                 if error.errno not in (errno.EEXIST, errno.EADDRNOTAVAIL, errno.ESRCH):
                     raise
 
+    def ends(self, keys: Sequence[bytes]) -> list[tcp_states.Ends]:
+        """In which states the kernel has the two ends of each flow. Raises ROUTING_FAILED."""
+        with _translated(f"look at {len(keys)} flows of"):
+            return list(tcp_states.ends(self._sockets, keys))
+
     def close(self) -> None:
         self._nft.close()
         self._route.close()
+        self._sockets.close()
 
     def _install(self, family: int) -> None:
         for message in (rule(_NEWRULE, family), local_route(_NEWROUTE, family)):

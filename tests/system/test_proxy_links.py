@@ -101,22 +101,59 @@ table inet shut {
 """
 
 
-def test_after_five_seconds_the_routing_of_the_last_flow_goes_and_a_silent_stranger(own_rig: Rig) -> None:
-    def tables() -> str:
-        with own_rig.namespaces["b"].entered():
-            return subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, text=True, check=True).stdout
+def tables(rig: Rig) -> str:
+    with rig.namespaces["b"].entered():
+        return subprocess.run(["nft", "list", "ruleset"], stdout=subprocess.PIPE, text=True, check=True).stdout
 
+
+def test_the_routing_goes_with_the_last_flow_and_after_five_seconds_a_silent_stranger(own_rig: Rig) -> None:
     move = Move(own_rig, clients=1)
     has_begun(move.clients)
     move.run()
-    assert f"{rigs.ADDRESS['b']} . {rigs.PORT} . {rigs.ADDRESS['c']}" in tables()
-    move.check_whole()
-    become(own_rig, "inbound", "closed")
-    own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
-    assert "midstream" in tables()  # the last acknowledgements still need it
+    assert f"{rigs.ADDRESS['b']} . {rigs.PORT} . {rigs.ADDRESS['c']}" in tables(own_rig)
     with own_rig.connect(rigs.ADDRESS["b"], 15008) as silent:
-        eventually(lambda: "midstream" not in tables(), "the table is gone")
+        move.check_whole()
+        become(own_rig, "inbound", "closed")
+        own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
+        eventually(lambda: "midstream" not in tables(own_rig), "the table is gone", 4)
         assert [type(frame) for frame in _answer(silent)] == [Challenge, Refused]
     with own_rig.namespaces["b"].entered():
         rules = subprocess.run(["ip", "rule"], stdout=subprocess.PIPE, text=True, check=True).stdout
     assert "fwmark" not in rules
+
+
+DEAF = f"""
+table inet deaf {{
+  chain input {{ type filter hook input priority 0; iif lo tcp dport {rigs.PORT} drop; }}
+}}
+"""
+
+
+def test_the_routing_stays_until_the_workload_has_the_last_acknowledgement(own_rig: Rig) -> None:
+    """The peer would say RST to the FIN that the workload sends again: it has no such connection."""
+    move = Move(own_rig, clients=1)
+    has_begun(move.clients)
+    move.run()
+    (client,), (app,) = move.clients, move.apps
+    client.finish()
+    assert app.verdict_after_end() == "ended"
+    app.stop_writing()
+    eventually(lambda: client.got == app.sent, "all of it")
+    with own_rig.namespaces["b"].entered():
+        subprocess.run(["nft", "-f", "-"], input=DEAF, text=True, check=True)
+    app.shutdown()
+    become(own_rig, "inbound", "closed")
+    own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
+    eventually(lambda: said_again(own_rig) >= 2, "its FIN is sent again, and again")
+    assert f"{rigs.ADDRESS['b']} . {rigs.PORT} . {rigs.ADDRESS['c']}" in tables(own_rig)
+    with own_rig.namespaces["b"].entered():
+        subprocess.run(["nft", "delete", "table", "inet", "deaf"], check=True)
+    eventually(lambda: "midstream" not in tables(own_rig), "the table is gone")
+
+
+def said_again(rig: Rig) -> int:
+    """How often the workload has sent its FIN again: the last number in "timer:(on,400ms,1)"."""
+    listing = ("ss", "-tnoH", "state", "last-ack", f"sport = :{rigs.PORT}")
+    with rig.namespaces["b"].entered():
+        timer = subprocess.run(listing, stdout=subprocess.PIPE, text=True, check=True).stdout.rpartition(",")[2]
+    return int(timer.strip().removesuffix(")") or 0)

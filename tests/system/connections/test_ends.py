@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from controller.core.phases import Phase
-from tests.harness.connected import accepted, finish, witness
+from tests.harness.connected import PORT, accepted, finish, witness
 from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import read_all, write_all
@@ -137,3 +137,29 @@ async def test_ended_by_both_before_the_move_and_not_closed_by_the_workload(stag
     assert await asyncio.to_thread(told.do, "len(sock.recv(5000, socket.MSG_WAITALL))") == 1500
     assert await asyncio.to_thread(told.do, "[sock.recv(1), other.recv(1)] == [b'', b'']")
     told.do("sock.close(); other.close()")
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_the_peer_comes_again_from_the_same_port_to_the_new_address(stage, told, six):
+    """After a connection that was moved, and one that was opened to the old address: each had these two ends there.
+
+    Its SYN may come while they are still being forgotten; then its kernel sends another, a second later.
+    """
+    old, new = [pod.address6 if six else pod.address for pod in (stage.a, stage.b)]
+    told.do(f"server = socket.create_server(('::', {PORT}), family=socket.AF_INET6, dualstack_ipv6=True)")
+    ports = [next(stage.own_ports) for _ in range(2)]
+    before = stage.connect(stage.client, old, PORT, own_port=ports[0])
+    told.do("socks = [server.accept()[0]]")
+    await moved(stage, "puppet")
+    after = stage.connect(stage.client, old, PORT, own_port=ports[1])
+    told.do("socks.append(server.accept()[0]); [sock.close() for sock in socks]")
+    for sock in (before, after):
+        assert sock.recv(1) == b""
+        sock.close()
+    async with asyncio.timeout(10):
+        while any(flow.local.port == PORT for flow in (*await stage.flows(stage.a), *await stage.flows(stage.b))):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for port in ports:
+        again = stage.connect(stage.client, new, PORT, timeout_seconds=4, own_port=port)
+        told.do("server.accept()[0].send(b'served')")
+        assert again.recv(10) == b"served"

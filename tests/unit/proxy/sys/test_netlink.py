@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 
 import pytest
@@ -51,4 +52,14 @@ def test_the_kernel_answers_at_once() -> None:
     with pytest.raises(OSError, match="Operation not supported") as raised:
         netlink.send([Message(0x7FFF, NLM_F_ACK, b"")])
     assert raised.value.errno == errno.EOPNOTSUPP
+    netlink.close()
+
+
+def test_a_question_that_is_refused_leaves_no_answer_to_the_next() -> None:
+    """What there is not is no refusal: of its family sock_diag(7) knows every socket."""
+    netlink = Netlink(options.NETLINK_SOCK_DIAG)
+    absent = Message(20, 0, struct.pack("=BB54x", socket.AF_INET, socket.IPPROTO_TCP))
+    with pytest.raises(OSError, match="Invalid argument"):
+        netlink.ask([Message(20, 0, b""), absent])
+    assert netlink.ask([absent, absent]) == [b"", b""]
     netlink.close()

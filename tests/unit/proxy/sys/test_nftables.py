@@ -15,7 +15,10 @@ def test_a_key_is_the_flow_as_the_application_sends_it() -> None:
     key = nftables.flow_key(APP, PEER)
     app, peer = bytes([10, 0, 0, 2]), bytes([10, 0, 0, 9])
     assert key == app + struct.pack("!HH", 7000, 0) + peer + struct.pack("!HH", 40000, 0)
-    assert len(nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", 2))) == 40
+    assert nftables.ends_of(key) == ((app, struct.pack("!H", 7000)), (peer, struct.pack("!H", 40000)))
+    six = nftables.flow_key(Endpoint("fd00::1", 1), Endpoint("fd00::2", 2))
+    assert len(six) == 40
+    assert nftables.ends_of(six)[1] == (socket.inet_pton(socket.AF_INET6, "fd00::2"), b"\0\2")
 
 
 def test_families_do_not_mix() -> None:
@@ -40,6 +43,7 @@ def test_a_change_is_one_transaction_in_pieces_that_fit() -> None:
 def test_keys_of_datagrams_are_another_sets() -> None:
     key = nftables.datagram_key(APP, PEER)
     assert nftables.app_host(key) == bytes([10, 0, 0, 2])
+    assert [nftables.is_of_datagrams(each) for each in (key, nftables.flow_key(APP, PEER))] == [True, False]
     (_, message, _) = nftables.change([key], [])
     assert b"datagrams4" in message.body
     assert nftables.flow_key(APP, PEER) in message.body
