@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from dataclasses import dataclass, field
 
 from proxy.api import Endpoint
@@ -40,6 +41,8 @@ class Askers:
     loop: asyncio.AbstractEventLoop
     stand_ins: dict[Ends, StandIn] = field(default_factory=dict)
     """At most one for the same two ends: two would hear each other's answers."""
+    relayed: Counter[int] = field(default_factory=Counter)
+    """How many sockets are relayed from here, by port: where a workload's are, it comes home."""
     connected: set[Ends] = field(default_factory=set)
     """Of sockets that are relayed from here, and were connected by the workload: it spoke from here."""
     _heard_at: dict[Ends, float] = field(default_factory=dict)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.api import Endpoint
+from proxy.core.datagram import Datagram
 from proxy.io.askers import Askers
 from proxy.io.connection import Tls
 from proxy.io.drainer import Drainer
@@ -43,6 +45,13 @@ class Inherited(Protocol):
     """The proxy that has the peer leg."""
 
 
+class Listening(Protocol):
+    """Who hears what UDP sockets say first (`proxy.io.first_words`)."""
+
+    def listen(self, app: Endpoint, heard: Callable[[Datagram], None]) -> None: ...
+    def forget(self, app: Endpoint, heard: Callable[[Datagram], None]) -> None: ...
+
+
 class Closable(Protocol):
     """A link (`proxy.io.link`)."""
 
@@ -72,6 +81,8 @@ class Context:
     unsaid: Unsaid = field(init=False)
     askers: Askers = field(init=False)
     """Of UDP sockets."""
+    first_words: Listening | None = None
+    """None: they are not heard."""
 
     def __post_init__(self) -> None:
         self.unsaid = Unsaid(self.loop)

@@ -25,6 +25,8 @@ from proxy.sys import address, datagrams, nftables
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
+FIRST_SECONDS = 5.0
+"""So long after the resume what the workload says first is heard: whoever asked has given up an answer by then."""
 MAX_PEERS = 1024  # of one socket; the one that was silent longest makes room
 MAX_DATAGRAM_BYTES = 65535
 AT_ONCE = 32  # datagrams a callback: let the other flows have their turn
@@ -64,6 +66,7 @@ class HeldDatagrams:
         self._readdress = readdress
         self._stream = DatagramStream(self._context, self._answer, self.close)
         datagrams.tell_marks(self._context.kernel, self._sock)
+        self._context.askers.relayed[self.local.port] += 1
         ends = self._ends(self.peer)
         if self.peer.port and ends not in self._context.askers.stand_ins:
             self._context.askers.connected.add(ends)
@@ -81,6 +84,7 @@ class HeldDatagrams:
         if self._stream:
             self._stream.close()
         if self._sock.fileno() >= 0:
+            self._context.askers.relayed[self.local.port] -= self._stream is not None
             self._lost = self.dropped
             self._context.poller.forget(self._sock)
             self._context.askers.connected.discard(self._ends(self.peer))
@@ -150,6 +154,9 @@ class Speakers:
         self._stream = DatagramStream(context, self._deliver, self.close)
         self._timer: asyncio.TimerHandle | None = context.loop.call_later(LOOK_SECONDS, self._look)
         self._lost = 0
+        self._first: asyncio.TimerHandle | None = None
+        if context.first_words and not context.askers.relayed[app.port]:
+            context.first_words.listen(app, self._hear_first)
 
     @property
     def dropped(self) -> int:
@@ -174,8 +181,12 @@ class Speakers:
         if self._peer.port and ends not in askers.stand_ins and not askers.is_direct(ends):
             with contextlib.suppress(OSError, ProxyError):
                 self._stand_in(ends, lasting=True)
+        self._first = self._context.loop.call_later(FIRST_SECONDS, self._hear_no_more)
 
     def close(self) -> None:
+        if self._first:
+            self._first.cancel()
+        self._hear_no_more()
         if self._timer:
             self._timer.cancel()
         self._timer = None
@@ -218,6 +229,16 @@ class Speakers:
         self._stand_ins[ends] = self._context.askers.stand_ins[ends] = made
         self._context.poller.read(sock, lambda: self._hear(ends, made))
         return made
+
+    def _hear_no_more(self) -> None:
+        if self._context.first_words:
+            self._context.first_words.forget(self._app, self._hear_first)
+
+    def _hear_first(self, one: Datagram) -> None:
+        if self._stream.full:
+            self._lost += 1
+        else:
+            self._stream.say(one, self._room)
 
     def _hear(self, ends: Ends, stand_in: StandIn) -> None:
         app, peer = ends

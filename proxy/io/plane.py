@@ -33,6 +33,7 @@ from proxy.core.migration import Inbound, Outbound
 from proxy.core.wire import MAX_MIGRATION_BYTES, TOKEN_BYTES
 from proxy.io.acceptor import Acceptor
 from proxy.io.context import Context
+from proxy.io.first_words import FirstWords
 from proxy.io.flow import Flow
 from proxy.io.inbound import InboundMigration
 from proxy.io.outbound import OutboundMigration
@@ -54,6 +55,7 @@ class Plane:
         self.inbound: dict[str, InboundMigration] = {}
         self._preparing: dict[str, asyncio.Lock] = {}
         self._retirement = Retirement(context.loop, routing)
+        context.first_words = FirstWords(context.kernel, context.poller, routing)
         self.acceptor = Acceptor(context, link_listener, self.inbound)
         self._stopping = False
 

@@ -15,6 +15,8 @@ _MARK = struct.Struct("=I")
 _GRO = (socket.IPPROTO_UDP, options.UDP_GRO)
 MARK = 0x6D74
 """Of what a speaker says: who hears it in this pod can tell it from what the peer itself says. No rule routes by it."""
+CATCHER_PORT = 15008
+"""Of UDP, on lo: as the links' of TCP."""
 _SEGMENT = struct.Struct("=i")
 CONTROL_SPACE = 1024
 """Ample for what recvmsg() says beside a datagram: its mark, its segments, and whatever the workload has asked for."""
@@ -40,6 +42,32 @@ def speaker(kernel: Kernel, peer: Endpoint, app: Endpoint) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def catcher(kernel: Kernel, family: int) -> socket.socket:
+    """A socket for what the nft table sends to it, whoever it was meant for. Raises OSError."""
+    sock = kernel.udp_socket(family)
+    four = family == socket.AF_INET
+    level = socket.IPPROTO_IP if four else socket.IPPROTO_IPV6
+    try:
+        kernel.set_int(sock, level, options.IP_TRANSPARENT if four else options.IPV6_TRANSPARENT, 1)
+        kernel.set_int(sock, level, options.IP_RECVORIGDSTADDR if four else options.IPV6_RECVORIGDSTADDR, 1)
+        kernel.set_int(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kernel.bind(sock, ("127.0.0.1" if four else "::1", CATCHER_PORT))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def destination(control: Sequence[tuple[int, int, bytes]]) -> Endpoint | None:
+    """Who the datagram that a catcher's recvmsg() gave with this was meant for."""
+    for level, kind, value in control:
+        if (level, kind) == (socket.IPPROTO_IP, options.IP_RECVORIGDSTADDR):
+            return Endpoint(socket.inet_ntop(socket.AF_INET, value[4:8]), int.from_bytes(value[2:4], "big"))
+        if (level, kind) == (socket.IPPROTO_IPV6, options.IPV6_RECVORIGDSTADDR):
+            return Endpoint(socket.inet_ntop(socket.AF_INET6, value[8:24]), int.from_bytes(value[2:4], "big"))
+    return None
 
 
 def tell_marks(kernel: Kernel, sock: socket.socket) -> None:

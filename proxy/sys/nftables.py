@@ -11,11 +11,14 @@ What `nft list table inet midstream` shows:
         set datagrams4, set datagrams6: the same
         set direct4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; flags dynamic,timeout; timeout 1m; }
         set direct6: likewise
+        set words { type inet_service }
         chain input {
             type filter hook input priority mangle; policy accept;
             meta mark != 0x6d74 ip daddr . udp dport . ip saddr . udp sport @datagrams4
                 update @direct4 { ip daddr . udp dport . ip saddr . udp sport }
             likewise of datagrams6 and direct6
+            meta mark != 0x6d74 udp dport @words update @direct4 { <the same> }
+            likewise of IPv6 and direct6
         }
         chain output {
             type route hook output priority mangle; policy accept;
@@ -23,8 +26,17 @@ What `nft list table inet midstream` shows:
             ip6 saddr . tcp sport . ip6 daddr . tcp dport @flows6 meta mark set 0x6d73
             ip saddr . udp sport . ip daddr . udp dport @datagrams4 <the same> != @direct4 meta mark set 0x6d73
             likewise of datagrams6 and direct6
+            meta oif != "lo" ip daddr < 224.0.0.0 udp sport @words <the same> != @direct4 meta mark set 0x6d73
+            likewise of IPv6 (below fe00::) and direct6
+        }
+        chain prerouting {
+            type filter hook prerouting priority mangle; policy accept;
+            meta mark 0x6d73 udp sport @words tproxy ip to 127.0.0.1:15008
+            meta mark 0x6d73 udp sport @words tproxy ip6 to [::1]:15008
         }
     }
+
+`words` has the ports of sockets whose first words after a move are heard by the proxy (`proxy.io.first_words`).
 
 Constants are of include/uapi/linux/netfilter/nf_tables.h.
 """
@@ -40,7 +52,7 @@ from proxy.api import Endpoint
 from proxy.sys import datagrams
 from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, Message, attribute, big32, nested, text
 
-TABLE, CHAIN, INPUT = "midstream", "output", "input"
+TABLE, CHAIN, INPUT, PREROUTING = "midstream", "output", "input", "prerouting"
 DIRECT_SECONDS = 60
 """A peer that has not asked directly for so long is answered by the way that its relayed questions come."""
 MAX_ELEMENTS_A_MESSAGE = 800  # an attribute is at most 64 KiB and an IPv6 element 56 bytes
@@ -48,11 +60,12 @@ _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
 _NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 9, 12, 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # include/uapi/linux/netfilter/nfnetlink.h
-_LOCAL_IN, _LOCAL_OUT, _MANGLE = 1, 3, -150  # NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_IP_PRI_MANGLE
-_META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
+_PRE_ROUTING, _LOCAL_IN, _LOCAL_OUT, _MANGLE = 0, 1, 3, -150  # NF_INET_*, NF_IP_PRI_MANGLE
+_META_MARK, _META_OIF, _META_NFPROTO, _META_L4PROTO = 3, 5, 15, 16
 _FIRST_REGISTER = 8  # NFT_REG32_00: sixteen registers of four bytes
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
-_EQ, _NEQ = 0, 1  # NFT_CMP_*
+_EQ, _NEQ, _LT = 0, 1, 2  # NFT_CMP_*
+_LOOPBACK = 1  # lo's index, in every network namespace
 _INVERTED, _UPDATE = 1, 1  # NFT_LOOKUP_F_INV, NFT_DYNSET_OP_UPDATE
 _TIMEOUT, _EVAL = 0x10, 0x20  # NFT_SET_*
 _IPV4_TYPE, _IPV6_TYPE, _PORT_TYPE = 7, 8, 13  # nft's own numbers of types, so that `nft list` can show the sets
@@ -95,6 +108,7 @@ _DIRECT = {
     for each, name, number in zip(_DATAGRAMS.values(), ("direct4", "direct6"), (5, 6), strict=True)
 }
 """Beside each set of datagrams: whose peers ask directly, too. The kernel fills it, and it forgets by itself."""
+_WORDS, _WORDS_ID = "words", 7
 _UDP = b"\x11\0\0\0"
 """At the end of a key: it is one of datagrams. (The kernel is not told: it has another set for them.)"""
 _SET_BY_LENGTH = {
@@ -149,11 +163,29 @@ def create(mark: int) -> list[Message]:
         _message(_NEWTABLE, table),
         *(_message(_NEWSET, _set(family)) for family in _SETS),
         *(_message(_NEWSET, _set(family, DIRECT_SECONDS)) for family in _DIRECT.values()),
+        _message(_NEWSET, _set_of(_WORDS, _WORDS_ID, _PORT_TYPE, 2)),
         _message(_NEWCHAIN, _chain(INPUT, _LOCAL_IN, "filter")),
         _message(_NEWCHAIN, _chain(CHAIN, _LOCAL_OUT, "route")),
         *(_message(_NEWRULE, _note_rule(family)) for family in _DIRECT),
+        *(_message(_NEWRULE, _note_words_rule(family)) for family in _DIRECT),
         *(_message(_NEWRULE, _mark_rule(family, mark)) for family in _SETS),
+        *(_message(_NEWRULE, _mark_words_rule(family, mark)) for family in _DIRECT),
     )
+
+
+def catch(mark: int) -> list[Message]:
+    """What sockets at the ports in `words` say, to the proxy's own (`datagrams.catcher`). Not every kernel can."""
+    return batch(
+        _message(_NEWCHAIN, _chain(PREROUTING, _PRE_ROUTING, "filter")),
+        *(_message(_NEWRULE, _catch_rule(family, mark)) for family in _DIRECT),
+    )
+
+
+def words(port: int, *, wanted: bool) -> list[Message]:
+    """The first words of the socket at this port are heard, or not any more."""
+    kind = _NEWSETELEM if wanted else _DELSETELEM
+    element = nested(1, nested(1, attribute(1, port.to_bytes(2, "big"))))
+    return batch(_message(kind, text(1, TABLE) + text(2, _WORDS) + nested(3, element)))
 
 
 def delete() -> list[Message]:
@@ -189,14 +221,18 @@ def _chain(name: str, hook: int, kind: str) -> bytes:
 
 def _set(family: Family, seconds: int = 0) -> bytes:
     """With `seconds`: rules put keys into it, and each is in it for so long."""
+    return _set_of(family.set_name, family.set_id, family.key_type, family.key_bytes, seconds)
+
+
+def _set_of(name: str, number: int, key_type: int, key_bytes: int, seconds: int = 0) -> bytes:
     return b"".join(
         (
             text(1, TABLE),
-            text(2, family.set_name),
+            text(2, name),
             big32(3, _TIMEOUT | _EVAL if seconds else 0),
-            big32(4, family.key_type),
-            big32(5, family.key_bytes),
-            big32(10, family.set_id),
+            big32(4, key_type),
+            big32(5, key_bytes),
+            big32(10, number),
             attribute(11, (1000 * seconds).to_bytes(8, "big")) if seconds else b"",
         )
     )
@@ -212,31 +248,83 @@ def _elements(kind: int, family: Family, keys: Sequence[bytes]) -> Message:
 
 def _note_rule(family: Family) -> bytes:
     """What a relayed peer asks directly: it is in the set of those for the next minute."""
+    return _rule(INPUT, *_NOT_A_SPEAKER, *_protocols(family), *_asked(family), _lookup(family), _note(family))
+
+
+def _note_words_rule(family: Family) -> bytes:
+    """The same of any peer, while the first words are heard."""
+    return _rule(INPUT, *_NOT_A_SPEAKER, *_protocols(family), *_among_words(2), *_asked(family), _note(family))
+
+
+def _note(family: Family) -> bytes:
     direct = _DIRECT[family]
-    expressions = (
-        *_require(_META_MARK, struct.pack("=I", datagrams.MARK), _NEQ),
-        *_protocols(family),
-        *_ends(family, (family.destination_offset, 2), (family.source_offset, 0)),
-        _lookup(family),
-        _expression(
-            "dynset", text(1, direct.set_name), big32(2, direct.set_id), big32(3, _UPDATE), big32(4, _FIRST_REGISTER)
-        ),
+    return _expression(
+        "dynset", text(1, direct.set_name), big32(2, direct.set_id), big32(3, _UPDATE), big32(4, _FIRST_REGISTER)
     )
-    return text(1, TABLE) + text(2, INPUT) + nested(4, *expressions)
 
 
 def _mark_rule(family: Family, mark: int) -> bytes:
     """What the application says in a flow of the set; not to a peer that asks directly."""
     direct = _DIRECT.get(family)
-    expressions = (
+    said = (*_protocols(family), *_said(family), _lookup(family))
+    return _rule(CHAIN, *said, *((_lookup(direct, _INVERTED),) if direct else ()), *_set_mark(mark))
+
+
+def _mark_words_rule(family: Family, mark: int) -> bytes:
+    """What a socket in `words` says to one peer elsewhere that has not asked directly."""
+    return _rule(
+        CHAIN,
+        *_require(_META_OIF, struct.pack("=I", _LOOPBACK), _NEQ),
         *_protocols(family),
-        *_ends(family, (family.source_offset, 0), (family.destination_offset, 2)),
-        _lookup(family),
-        *((_lookup(direct, _INVERTED),) if direct else ()),
-        _expression("immediate", big32(1, _FIRST_REGISTER), nested(2, attribute(1, struct.pack("=I", mark)))),
-        _expression("meta", big32(2, _META_MARK), big32(3, _FIRST_REGISTER)),
+        _payload(_FIRST_REGISTER, _NETWORK, family.destination_offset, 1),
+        _compare(b"\xe0" if family.protocol == _IPV4 else b"\xfe", _LT),  # from there on: multicast, link-local
+        *_among_words(0),
+        *_said(family),
+        _lookup(_DIRECT[family], _INVERTED),
+        *_set_mark(mark),
     )
-    return text(1, TABLE) + text(2, CHAIN) + nested(4, *expressions)
+
+
+def _catch_rule(family: Family, mark: int) -> bytes:
+    host = socket.inet_pton(*((socket.AF_INET, "127.0.0.1") if family.protocol == _IPV4 else (socket.AF_INET6, "::1")))
+    behind = _FIRST_REGISTER + family.address_bytes // 4
+    return _rule(
+        PREROUTING,
+        *_require(_META_MARK, struct.pack("=I", mark)),
+        *_protocols(family),
+        *_among_words(0),
+        _load(_FIRST_REGISTER, host),
+        _load(behind, datagrams.CATCHER_PORT.to_bytes(2, "big")),
+        _expression("tproxy", big32(1, family.protocol), big32(2, _FIRST_REGISTER), big32(3, behind)),
+    )
+
+
+def _rule(chain: str, *expressions: bytes) -> bytes:
+    return text(1, TABLE) + text(2, chain) + nested(4, *expressions)
+
+
+def _said(family: Family) -> list[bytes]:
+    """The key of what the workload says into the registers."""
+    return _ends(family, (family.source_offset, 0), (family.destination_offset, 2))
+
+
+def _asked(family: Family) -> list[bytes]:
+    """The key of what it is asked."""
+    return _ends(family, (family.destination_offset, 2), (family.source_offset, 0))
+
+
+def _among_words(port_offset: int) -> tuple[bytes, bytes]:
+    load = _payload(_FIRST_REGISTER, _TRANSPORT, port_offset, 2)
+    return load, _expression("lookup", text(1, _WORDS), big32(2, _FIRST_REGISTER), big32(4, _WORDS_ID))
+
+
+def _set_mark(mark: int) -> tuple[bytes, bytes]:
+    load = _load(_FIRST_REGISTER, struct.pack("=I", mark))
+    return load, _expression("meta", big32(2, _META_MARK), big32(3, _FIRST_REGISTER))
+
+
+def _load(register: int, value: bytes) -> bytes:
+    return _expression("immediate", big32(1, register), nested(2, attribute(1, value)))
 
 
 def _protocols(family: Family) -> tuple[bytes, ...]:
@@ -266,9 +354,12 @@ def _lookup(family: Family, flags: int = 0) -> bytes:
 
 def _require(key: int, value: bytes, operation: int = _EQ) -> tuple[bytes, bytes]:
     """Go on with the rule only where a property of the packet has this value."""
-    load = _expression("meta", big32(2, key), big32(1, _FIRST_REGISTER))
-    compare = _expression("cmp", big32(1, _FIRST_REGISTER), big32(2, operation), nested(3, attribute(1, value)))
-    return load, compare
+    return _expression("meta", big32(2, key), big32(1, _FIRST_REGISTER)), _compare(value, operation)
+
+
+def _compare(value: bytes, operation: int = _EQ) -> bytes:
+    """Go on with the rule only where the first register compares so."""
+    return _expression("cmp", big32(1, _FIRST_REGISTER), big32(2, operation), nested(3, attribute(1, value)))
 
 
 def _payload(register: int, base: int, offset: int, length: int) -> bytes:
@@ -277,3 +368,6 @@ def _payload(register: int, base: int, offset: int, length: int) -> bytes:
 
 def _expression(name: str, *data: bytes) -> bytes:
     return nested(1, text(1, name), nested(2, *data))
+
+
+_NOT_A_SPEAKER = _require(_META_MARK, struct.pack("=I", datagrams.MARK), _NEQ)

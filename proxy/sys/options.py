@@ -57,6 +57,8 @@ MEMINFO_RCVBUF = 1
 MEMINFO_DROPS = 8
 MEMINFO_WORDS = 9
 
+IP_RECVORIGDSTADDR = 20  # include/uapi/linux/in.h; beside a datagram it is told under the same number
+IPV6_RECVORIGDSTADDR = 74  # include/uapi/linux/in6.h
 UDP_GRO = 104  # include/uapi/linux/udp.h
 
 # include/uapi/linux/in.h, in6.h

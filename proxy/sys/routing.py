@@ -35,6 +35,8 @@ class Routing:
         self._route = netlink(options.NETLINK_ROUTE)
         self._sockets = netlink(options.NETLINK_SOCK_DIAG)
         self._up = False
+        self.catches = False
+        """Whether this kernel can have what a socket says first heard by the proxy (`catch`)."""
         self._keys: set[bytes] = set()
         self._aliases: set[bytes] = set()
 
@@ -51,6 +53,9 @@ class Routing:
             for family in (socket.AF_INET, socket.AF_INET6):
                 self._install(family)
             self._nft.send(nftables.create(MARK))
+        with contextlib.suppress(OSError):  # CONFIG_NFT_TPROXY
+            self._nft.send(nftables.catch(MARK))
+            self.catches = True
         self._up = True
 
     def tear_down(self) -> None:
@@ -92,6 +97,12 @@ class Routing:
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.EADDRNOTAVAIL, errno.ESRCH):
                     raise
+
+    def catch(self, port: int, *, wanted: bool) -> None:
+        """Have the proxy hear what a UDP socket of the workload's says, at that port. Raises ROUTING_FAILED."""
+        if self._up:
+            with _translated("change"):
+                self._nft.send(nftables.words(port, wanted=wanted))
 
     def ends(self, keys: Sequence[bytes]) -> list[tcp_states.Ends]:
         """In which states the kernel has the two ends of each flow. Raises ROUTING_FAILED."""

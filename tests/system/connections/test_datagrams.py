@@ -198,3 +198,23 @@ def asked(sock: socket.socket, host: str) -> str:
     """The address that the answer comes from."""
     sock.sendto(b"where?", (host, 7360))
     return sock.recvfrom(100)[1][0]
+
+
+@pytest.mark.parametrize("six", [False, True])
+async def test_what_was_read_before_the_move_is_answered_from_where_it_was_asked(stage, told, six):
+    """Whatever the socket is bound to. Who asks directly meanwhile is answered directly."""
+    with closing(Talk(stage, told, six)) as talk:
+        asker, direct, _ = talk.askers
+        for port in ASKED.values():
+            asker.sendto(b"where?", (talk.own, port))
+        told.do("question, read = bound.recvfrom(100); question, read_too = every.recvfrom(100)")
+        result = await moved(stage, "puppet")
+        direct.sendto(b"and here?", (talk.new, ASKED["bound"]))
+        told.do("question, direct = bound.recvfrom(100)")
+        told.do("bound.sendto(b'there', read); every.sendto(b'there', read_too); bound.sendto(b'here', direct)")
+        answers = sorted(asker.recvfrom(100)[:2] for _ in range(2))
+        assert [(said, at[:2]) for said, at in answers] == sorted(
+            (b"there", (talk.own, port)) for port in ASKED.values()
+        )
+        assert direct.recvfrom(100)[1][0] == talk.new
+        assert [row.dropped_datagrams for row in result.ledger if row.direction == "datagrams"] == [0, 0, 0]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -227,3 +227,56 @@ async def test_what_cannot_be_said_is_counted(context: Context) -> None:
         speakers.leg.close()
         speakers.close()
         retirement.close()
+
+
+class Words:
+    """Who would hear what sockets say first."""
+
+    def __init__(self) -> None:
+        self.listening: list[tuple[Endpoint, Callable[[Datagram], None]]] = []
+
+    def listen(self, app: Endpoint, heard: Callable[[Datagram], None]) -> None:
+        self.listening.append((app, heard))
+
+    def forget(self, app: Endpoint, heard: Callable[[Datagram], None]) -> None:
+        if (app, heard) in self.listening:
+            self.listening.remove((app, heard))
+
+
+async def test_what_the_workload_says_first_goes_back_by_the_stream(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the workload runs until a moment later. Without room it is counted."""
+    monkeypatch.setattr(datagrams, "FIRST_SECONDS", 0.01)
+    words = context.first_words = Words()
+    with udp() as app:
+        speakers, retirement = speaking(context, end(app))
+        ((listened, heard),) = words.listening
+        assert listened == end(app)
+        one = Datagram(Endpoint("127.0.0.9", 4711), "127.0.0.1", b"x" * 60_000)
+        heard(one)
+        assert speakers.leg.recv(1 << 20) == encode(one)
+        while not speakers.dropped:
+            heard(one)
+        speakers.begin()
+        await parts.eventually(lambda: not words.listening)
+        ended(speakers, retirement)
+
+
+async def test_nothing_is_heard_first_where_the_workload_comes_home_or_never_runs(context: Context) -> None:
+    words = context.first_words = Words()
+    with udp() as app, udp() as old:
+        held = HeldDatagrams(context, old.dup(), end(app), NOBODY, 7)
+        gone, retirement = speaking(context, end(app))
+        assert words.listening
+        ended(gone, retirement)
+        assert not words.listening
+        leg = held.repoint({})
+        home, retirement = speaking(context, end(app))
+        assert not words.listening
+        held.close()
+        ended(home, retirement)
+        again, retirement = speaking(context, end(app))
+        assert words.listening
+        ended(again, retirement)
+        leg.close()

@@ -58,7 +58,8 @@ def test_a_full_message_of_ipv6_fits_an_attribute() -> None:
 
 def test_the_table_is_made_afresh() -> None:
     kinds = [message.kind & 0xFF for message in nftables.create(1)]
-    assert kinds == [0x10, 0, 2, 0, *[9] * 6, 3, 3, *[6] * 6, 0x11]
+    assert kinds == [0x10, 0, 2, 0, *[9] * 7, 3, 3, *[6] * 10, 0x11]
+    assert [message.kind & 0xFF for message in nftables.catch(1)] == [0x10, 3, 6, 6, 0x11]
     assert [message.kind & 0xFF for message in nftables.delete()] == [0x10, 2, 0x11]
 
 
@@ -71,3 +72,9 @@ def test_only_those_who_ask_directly_are_forgotten_by_the_kernel() -> None:
     }
     minute = struct.pack("!Q", 60_000)
     assert [name for name, body in sets.items() if minute in body] == ["direct4", "direct6"]
+
+
+def test_a_port_is_put_among_the_words_and_taken_out() -> None:
+    for wanted, kind in ((True, 12), (False, 14)):
+        (_, message, _) = nftables.words(7000, wanted=wanted)
+        assert (message.kind & 0xFF, message.body[-4:]) == (kind, struct.pack("!HH", 7000, 0))

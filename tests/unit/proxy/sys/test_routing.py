@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import Code, ProxyError
-from proxy.sys import options
+from proxy.sys import nftables, options
 from proxy.sys.kernel import Kernel
+from proxy.sys.netlink import Message
 from proxy.sys.routing import Routing, open_loopback
 
 CONF = "/proc/sys/net/ipv4/conf"
@@ -94,7 +95,10 @@ def test_set_up_once_and_taken_down_once() -> None:
     for _ in range(2):
         made.routing.set_up()
     assert made.route.kinds == [32, 24, 32, 24]
-    assert made.nft.kinds.count(0x10) == 1
+    assert made.nft.kinds.count(0x10) == 2
+    assert made.routing.catches
+    made.routing.catch(7000, wanted=True)
+    assert made.nft.kinds[-3:] == [0x10, 12, 0x11]
     for _ in range(2):
         made.routing.tear_down()
     assert made.route.kinds[4:] == [33, 25, 33, 25]
@@ -126,6 +130,16 @@ def test_a_refusal_is_translated_once(kind: str) -> None:
     with pytest.raises(ProxyError, match=re.escape(os.strerror(errno.EPERM))) as raised:
         Made(**{kind: errno.EPERM}).routing.set_up()
     assert raised.value.code is Code.ROUTING_FAILED
+
+
+def test_a_kernel_that_cannot_send_words_to_the_proxy_has_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nftables, "catch", lambda mark: [Message(99, 0, b"")])
+    made = Made(kind_99=errno.ENOENT)
+    made.routing.set_up()
+    assert not made.routing.catches
+    made.routing.tear_down()
+    made.routing.catch(7000, wanted=False)  # gone with the table
+    assert made.nft.kinds[-1] == 0x11
 
 
 def test_a_key_that_is_refused_is_not_remembered() -> None:
