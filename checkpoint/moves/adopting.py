@@ -121,17 +121,10 @@ class Adopting:
             await self._adoption.drain()
         self._foreseen.forget()
         self._put_back()
-        for mine in (
-            self._whole,
-            self._paired,
-            self._pairs,
-            self._given,
-            self._under_way,
-            self._legs,
-            self.proofs,
-            self._restored_at,
-        ):
-            mine.clear()
+        for queue in (self._whole, self._paired, self._pairs, self._legs):
+            queue.clear()
+        for table in (self._given, self._under_way, self.proofs, self._restored_at):
+            table.clear()
 
     async def finish(self) -> Adopted:
         """CRIU has dumped: give what is left, and wait until the proxy has everything. Raises AgentError.
