@@ -210,8 +210,9 @@ class Move(Parties):
         if not self.rounds or self.rounds[-1].then != "fall-back":
             return
         await self._forget()
-        await self.destination_proxy.build_ahead(self._id, _NONE, UNFROZEN_PATIENCE_SECONDS)
-        self._paired = agent_api.Paired([])
+        if self._connections.sockets:
+            await self.destination_proxy.build_ahead(self._id, _NONE, UNFROZEN_PATIENCE_SECONDS)
+            self._paired = agent_api.Paired([])
         choice = fall_back(self._choice, self.rounds[-1].reason)
         self.plan = msgspec.structs.replace(self._planned, memory=choice)
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)

@@ -22,6 +22,8 @@ _RECEIVE_QUEUE, _SEND_QUEUE = 1, 2
 _MSS, _WSCALE, _SACK, _STAMPS = 2, 3, 4, 8  # the kinds of TCP's options (RFC 9293, RFC 7323, RFC 2018)
 _WORD, _PAIR, _WINDOW = struct.Struct("=I"), struct.Struct("=II"), struct.Struct("=5I")
 _CIRCLE = 1 << 32
+_AGAIN = frozenset(one.name for one in sockopts.LATE)
+"""The sizes of buffers that nobody has locked are the kernel's to move, as it does when a connection is established."""
 
 
 def make(kernel: Kernel, wanted: Socket, leg: LegNumbers) -> socket.socket:
@@ -32,11 +34,10 @@ def make(kernel: Kernel, wanted: Socket, leg: LegNumbers) -> socket.socket:
     """
     sock = socket.socket(socket.AddressFamily(wanted.family), socket.SOCK_STREAM)
     try:
-        late = [one for one in wanted.options if one[2] == sockopts.REUSE_PORT.number and one[1] == sockopts.SOL_SOCKET]
-        profile.write(sock, [one for one in wanted.options if one not in late])
+        profile.write(sock, [one for one in wanted.options if one[0] != sockopts.REUSE_PORT.name])
         kernel.enter_repair(sock)
         _establish(sock, wanted.family, leg)
-        profile.write(sock, late)
+        profile.write(sock, [one for one in wanted.options if one[0] in _AGAIN])
         profile.set_flags(sock, wanted.flags)
         os.fchown(sock.fileno(), *wanted.owner)
     except BaseException:

@@ -108,8 +108,8 @@ async def test_what_was_built_ahead_makes_way_for_the_leg_of_an_image(plane: Pla
     (leg,) = moved.legs
     number = leg.flow if same_number else leg.flow ^ 1
     other = foresee_leg(3, Endpoint("127.0.0.9", 4711), leg.app, 1460)
-    ahead = Legs([foresee_leg(number, leg.peer, leg.app, 1460), other], ahead=True)
-    assert plane.build("m", ahead).built == 2
+    ahead = Legs([foresee_leg(number, leg.peer, leg.app, 1460), other])
+    assert plane.build_ahead("m", ahead).built == 2
     earlier = plane.inbound["m"].flows[number]
     moved.build()
     flows = plane.inbound["m"].flows
