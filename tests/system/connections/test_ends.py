@@ -14,7 +14,7 @@ from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import read_all, write_all
 
-pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way")]
+pytestmark = ONE_LOOP
 
 
 LINGER_NOT = struct.pack("ii", 1, 0)

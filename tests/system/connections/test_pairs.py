@@ -106,7 +106,7 @@ async def test_they_wait_for_as_long_as_it_takes(stage, told):
     told.do("for name, value in ((4, 1), (5, 1), (6, 1), (18, 1500)): sock.setsockopt(6, name, value)")
     told.do("sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)")
     async with spoilt(stage.move("puppet"), stage.a.agent_socket, "/stop") as (moving, interposer):
-        await asyncio.sleep(5)  # idle for a second, asked after another, given up after a third
+        await asyncio.sleep(3)  # idle for a second, asked, and given up after another
         interposer.release.set()
         result = await moving
     assert_nothing_lost(result)
