@@ -102,10 +102,15 @@ def is_plain(kernel: Kernel, sock: SocketType, flags: int) -> bool:
     return not (
         flags & os.O_ASYNC
         or any(fcntl.fcntl(sock.fileno(), _F_GETOWN_EX, bytes(_OWNER_BYTES))[_OWNER_AT:])
-        or sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).strip(b"\0")
+        or upper_protocol(sock)
         or sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).strip(b"\0")
         or kernel.has_filter(sock)
     )
+
+
+def upper_protocol(sock: SocketType) -> bytes:
+    """The name of what works on top of a connection: "tls" for kernel TLS; b"" as a rule."""
+    return sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0")
 
 
 def segment_size(sock: SocketType) -> int:

@@ -18,17 +18,15 @@ from checkpoint.core.errors import Code, problem
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import sockdiag
+from checkpoint.sockets import profile, sockdiag
 
 T = TypeVar("T")
 
 ALLOW = "say --allow-loss to move the rest without it."
 _IPPROTO_MPTCP = 262  # linux/in.h
-_TCP_ULP = 31  # linux/tcp.h: the name of what works on top of the connection, "tls" for kernel TLS
 _TCP_AO_INFO = 40  # linux/tcp.h
 _SAVED = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET)
 """The families whose sockets CRIU saves (criu: sockets.c, collect_sockets)."""
-_SO_PEERNAME = 28  # asm-generic/socket.h: as getpeername(2), and of a connection that has ended as well
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tup
 
 
 def _of_tcp(sock: socket.socket, signs: bool) -> Iterator[tuple[Code, str, str]]:
-    if sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0") == b"tls":
+    if profile.upper_protocol(sock) == b"tls":
         message = f"{_name(sock)} has kernel TLS, whose keys cannot be saved: it would be reset"
         yield Code.UNSUPPORTED_SOCKET, message, "Let the workload do TLS itself (nginx: ssl_conf_command)"
     signature = "TCP-MD5" if signs else "TCP-AO" if _has_ao(sock) else ""
@@ -144,7 +142,7 @@ def _peer(sock: socket.socket) -> str:
     """The other end's address and port; "" where there is none."""
     six = sock.family == socket.AF_INET6
     try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, 28 if six else 16)  # struct sockaddr_in6, sockaddr_in
+        raw = profile.peer_of(sock)
     except OSError:
         return ""
     (port,) = struct.unpack_from("!H", raw, 2)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from proxy.core import hold
+from proxy.core.errors import ProxyError
 from proxy.core.flow import State
 from proxy.io.context import Context
 from proxy.io.source import SourceFlow
@@ -42,8 +43,8 @@ class HoldLimit:
             for flow in flows:
                 if flow.state is State.HELD:
                     flow.limit(share)
-        except OSError as error:  # bounded then by the buffers as they are
-            log.warning("the hold of %s has no limit of its own: %s", self._name, error.strerror)
+        except (OSError, ProxyError) as error:  # bounded then by the buffers as they are
+            log.warning("the hold of %s has no limit of its own: %s", self._name, error)
 
     def cancel(self) -> None:
         if self._timer:

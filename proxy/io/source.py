@@ -58,8 +58,10 @@ class SourceFlow(Flow):
     def limit(self, share_bytes: int) -> None:
         """Bound what the peer may add (see proxy.core.hold)."""
         if self.live is None:  # it was only glanced at
-            self.live = repair.read(self.context.kernel, self.leg)
-            repair.leave(self.context.kernel, self.leg)
+            try:
+                self.live = repair.read(self.context.kernel, self.leg)
+            finally:
+                repair.leave(self.context.kernel, self.leg)
         offer, share = hold.left(self.live.offered, share_bytes, self.arrived_since_adoption())
         self.buffer.limit(self.context.kernel, self.leg, offer, share)
 

@@ -175,3 +175,16 @@ def test_a_leg_that_is_foreseen_is_a_leg(ahead: Ahead) -> None:
     (leg,) = ahead.legs
     assert msgspec.convert(msgspec.to_builtins(leg), Leg) == leg
     assert (leg.flow, leg.app.host, leg.mss) == (NUMBER, "127.0.0.2", 1400)
+
+
+async def test_a_hold_that_lasts_is_bounded_like_any_other(plane: Plane, ahead: Ahead) -> None:
+    """What was only glanced at before is looked at for that; the workload can go on with its socket all the same."""
+    ahead.take()
+    (flow,) = plane.outbound["m"].flows.values()
+    assert flow.live is None
+    plane.outbound["m"]._limit.set(4096)
+    assert flow.live is not None
+    assert flow.live.offered > 0
+    plane.release_outbound("m")
+    ahead.peer.sendall(b"on")
+    assert ahead.workload.recv(2, socket.MSG_WAITALL) == b"on"  # in repair mode it could not be read
