@@ -187,6 +187,9 @@ class Move(Parties):
         except Answered as error:
             _LOG.info("%s: no connection is made ahead: %s", self._id, error)
 
+    async def _survey(self) -> None:
+        await self.source_agent.outbound(self._id, "survey", agent_api.Custody)
+
     async def _spare(self) -> None:
         if self._paired.flows:
             await self.source_agent.outbound(self._id, "pair", agent_api.Custody, self._paired)
@@ -335,6 +338,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.SEND_EARLY: Move._send_early,
     Action.FORESEE: Move._foresee,
     Action.PAIR: Move._pair,
+    Action.SURVEY: Move._survey,
     Action.SPARE: Move._spare,
     Action.PRE_COPY: Move._pre_copy,
     Action.START_OVER: Move._start_over,

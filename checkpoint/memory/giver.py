@@ -6,7 +6,8 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 - `{"identity", "host"}`, the first one: answered with `{"port"}`
 - `{"rate": bytes a second}`: give no more; 0, as in the beginning: no limit
 - `{"spare": [pid, …]}` with the listener of CRIU's questions about these, where there is one
-  (`checkpoint.memory.sparing`)
+  (`checkpoint.memory.sparing`); the first time it begins to look through their memory (`checkpoint.memory.survey`)
+- `{"survey": seconds}`: answered with `{"ahead": bool}` once it has done so, or this time has passed
 - `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
 - `{"hide": {pid: [descriptor, …]}}` then: CRIU is not to see these
@@ -37,6 +38,7 @@ from checkpoint.memory import channel, urgency
 from checkpoint.memory.early import Early
 from checkpoint.memory.reading import Memory
 from checkpoint.memory.sparing import Sparing
+from checkpoint.memory.survey import Survey
 
 CONTROL_FD = 3
 RECONNECT_SECONDS = 30.0
@@ -57,6 +59,7 @@ class Giver:
         self._memory = Memory()
         self._early: Early | None = None
         self._committed = threading.Event()
+        self._survey = Survey()
         self._sparing: Sparing | None = None
         self._throttle = Throttle(0)
 
@@ -76,9 +79,10 @@ class Giver:
     def _do(self, order: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         try:
             if "spare" in order:
-                self._sparing = Sparing(fds[0])
-                looking = threading.Thread(target=self._sparing.look_ahead, args=(order["spare"],), daemon=True)
-                looking.start()
+                self._sparing = Sparing(fds[0], self._survey)
+                self._survey.begin_ahead(order["spare"])
+            if "survey" in order:
+                return {"ahead": self._survey.is_ahead(order["survey"])}
             if "early" in order:
                 self._early = Early(order["early"])
             if "open" in order:
@@ -86,7 +90,7 @@ class Giver:
                 if self._early is not None:
                     self._early.compare(self._memory)
                 if self._sparing is not None:
-                    self._sparing.begin(order["open"])
+                    self._survey.begin(order["open"])
             if "hide" in order and self._sparing is not None:
                 self._sparing.hide({int(pid): some for pid, some in order["hide"].items()})
             if "map" in order and self._sparing is not None:

@@ -156,6 +156,13 @@ class Outbound(Side):
                 await self._dumping.prepare(self._handing.giving, hides=True)
             return self.custody()
 
+    async def survey(self) -> Custody:
+        """Look through the memory that goes in no image, so that the freeze does not: as far as that can be done now."""
+        # Not under the lock: it is nobody's state, and a release must not wait for it.
+        if self._handing.giving is not None and not await self._handing.giving.survey():
+            _LOG.info("%s: there is too much memory to be looked through before the freeze", self.record.migration)
+        return self.custody()
+
     async def predump(self, wanted: PreDump) -> PreDumped:
         """One round of pre-copy."""
         async with self._lock:

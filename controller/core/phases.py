@@ -71,6 +71,7 @@ class Action(Enum):
     FORESEE = "source: name the connections that can stand at the destination before the freeze"
     PAIR = "destination's agent and proxy: make both ends of each"
     SPARE = "source: start CRIU anew, which will not see them"
+    SURVEY = "source: look through the memory that goes in no image"
     PRE_COPY = "source: round after round, copy the memory that was written since the last"
     START_OVER = "both agents: where that was in vain, forget it, to be prepared for another way"
     STOP = "source: stop the workload"
@@ -104,7 +105,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.CARRY_FILES,),
         (Action.SEND_EARLY,),
         (Action.FORESEE,),
-        (Action.PAIR,),
+        (Action.PAIR, Action.SURVEY),
         (Action.SPARE,),
     ),
     Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),

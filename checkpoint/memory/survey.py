@@ -1,0 +1,102 @@
+"""Which blocks of their large areas some processes have ever written: found out while they run, as far as that goes,
+so that once they stand still only what has come since is looked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpoint.core.areas import Area, between, join, large, within
+from checkpoint.memory import scan, urgency
+
+
+class Survey:
+    """Of one move, however often its dump is begun."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, list[tuple[int, int]]] = {}
+        """What each process had while it ran, as far as that was looked at."""
+        self._areas: dict[int, list[Area]] = {}
+        self._written: dict[tuple[int, Area], list[tuple[int, int]]] = {}
+        self._error: OSError | None = None
+        self._ahead: threading.Thread | None = None
+        self._looking: threading.Thread | None = None
+
+    def begin_ahead(self, pids: list[int]) -> None:
+        """These run: see, in a thread, what they have now. Nothing, where that was begun before.
+
+        What they give back meanwhile comes as zeros.
+        """
+        if self._ahead is None:
+            self._ahead = threading.Thread(target=self._look_ahead, args=(pids,), name="look ahead", daemon=True)
+            self._ahead.start()
+
+    def is_ahead(self, patience_seconds: float) -> bool:
+        """Whether all was looked at that was there when that began, by then."""
+        if self._ahead is not None:
+            self._ahead.join(patience_seconds)
+        return self._ahead is None or not self._ahead.is_alive()
+
+    def begin(self, pids: list[int]) -> None:
+        """These stand still: see which areas they have, and begin to look what is in them. Raises OSError.
+
+        What they had at another beginning they still have, for they have stood still since then.
+        """
+        if self._looking is not None:
+            return
+        for pid in pids:
+            self._areas[pid] = _large(pid)
+        self._looking = threading.Thread(target=self._look, name="look", daemon=True)
+        self._looking.start()
+
+    def areas(self, pid: int) -> list[Area]:
+        """The large areas of a process that stands still."""
+        return self._areas.get(pid, [])
+
+    def written(self, pid: int, area: Area) -> list[tuple[int, int]]:
+        """Which ranges of an area were ever written, in rising order; waits until that is known. Raises OSError."""
+        assert self._looking is not None
+        self._looking.join()
+        if self._error is not None:
+            raise self._error
+        return join(self._written[pid, area])
+
+    def _look_ahead(self, pids: list[int]) -> None:
+        urgency.step_back()
+        for pid in pids:
+            seen = self._seen.setdefault(pid, [])
+            with contextlib.suppress(OSError), _page_map(pid) as page_map:  # one that has ended has nothing
+                for area in _large(pid):
+                    for found in scan.written(page_map, area):
+                        if self._looking is not None:
+                            return
+                        seen.append(found)
+
+    def _look(self) -> None:
+        try:
+            for pid, areas in self._areas.items():
+                seen = join(self._seen.get(pid, ()))
+                with _page_map(pid) as page_map:
+                    for area in areas:
+                        known = within(area, seen)
+                        new = [found for rest in between(area, known) for found in scan.written(page_map, rest)]
+                        self._written[pid, area] = sorted(known + new)
+        except OSError as error:
+            self._error = error
+
+
+def _large(pid: int) -> list[Area]:
+    folder = Path(f"/proc/{pid}")
+    return large((folder / "maps").read_text(), (folder / "status").read_text())
+
+
+@contextlib.contextmanager
+def _page_map(pid: int) -> Iterator[int]:
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
