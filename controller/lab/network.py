@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,11 +84,20 @@ def remove_link(name: str) -> None:
                 raise
 
 
+def hardware_address(address: str) -> str:
+    """Of the pod that has this IPv4 address: unicast, locally administered (IEEE 802, 8.4), and its successor's too.
+
+    The kernel would make one up. Who had talked to a pod of that address that is gone would for some seconds say to
+    nobody what is for the next one.
+    """
+    return ":".join(f"{byte:02x}" for byte in b"\x02\0" + ip_address(address).packed)
+
+
 def _add_veth(lab: Addressing, pod: Pod) -> None:
     namespace = os.open(f"/proc/{pod.pid1}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with _pyroute2().IPRoute() as ip:
-            peer = {"ifname": POD_INTERFACE, "net_ns_fd": namespace}
+            peer = {"ifname": POD_INTERFACE, "net_ns_fd": namespace, "address": hardware_address(pod.address)}
             ip.link("add", ifname=pod.link, kind="veth", peer=peer)
             link = _index(ip, pod.link)
             ip.link("set", index=link, ifalias=pod.directory, master=_index(ip, lab.bridge), state="up")

@@ -38,7 +38,7 @@ async def one_link_each(stage, seconds=30.0):
 
 def load(stage):
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
-    return [*clients, *(Stream(stage.client, stage.a.address, PORT, pause_seconds=each) for each in (0, 0.002))]
+    return [*clients, *(Stream(stage.client, stage.a.address, PORT, pause_seconds=each) for each in (0.001, 0.002))]
 
 
 async def finish(clients):

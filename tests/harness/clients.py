@@ -10,6 +10,8 @@ from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
 
 PATTERN = bytes(range(251)) * 8000
+ECHO_PAUSE_SECONDS = 0.004
+"""Between two pieces: some are always on their way, and the processor is left to what is tried."""
 
 
 def pattern_at(offset: int, length: int) -> bytes:
@@ -59,7 +61,7 @@ class Echo:
                     self._stop.wait(0.001)
                     continue
                 self.sent += self.sock.send(pattern_at(self.sent, self._chunk_bytes))
-                self._stop.wait(0.0005)
+                self._stop.wait(ECHO_PAUSE_SECONDS)
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.trouble = self.trouble or f"send: {error!r} after {self.sent}"

@@ -118,7 +118,7 @@ class Scene:
         await self.answers(PORT)
         return started
 
-    async def run_redis(self, *options: str) -> agent_api.Workload:
+    async def run_redis(self, *options: str, pod: Pod | None = None) -> agent_api.Workload:
         argv = [
             "redis-server",
             "--port",
@@ -131,8 +131,8 @@ class Scene:
             "--save",
             "",
         ]
-        started = await self.run("redis", *argv, *options)
-        await self.answers(REDIS_PORT)
+        started = await self.run("redis", *argv, *options, pod=pod)
+        await self.answers(REDIS_PORT, pod)
         return started
 
     async def answers(self, port: int, pod: Pod | None = None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from checkpoint.core.errors import Code
 from controller import preflight
@@ -19,8 +21,8 @@ pytestmark = ONE_LOOP
 LACKING = "lease"
 
 
-@pytest.fixture
-async def poor(own_stage: Scene, monkeypatch: pytest.MonkeyPatch) -> Pod:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def poor(standing: Scene) -> AsyncIterator[Pod]:
     """A pod whose agent has all capabilities but one."""
     really = programs.sidecars
 
@@ -29,13 +31,16 @@ async def poor(own_stage: Scene, monkeypatch: pytest.MonkeyPatch) -> Pod:
         without = ["/usr/bin/setpriv", "--bounding-set", f"-{LACKING}", "--inh-caps", f"-{LACKING}"]
         return [proxy, agent | {"argv": [*without, *agent["argv"]]}]
 
-    monkeypatch.setattr(programs, "sidecars", sidecars)
-    return await own_stage.lab.create("poor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "sidecars", sidecars)
+        made = await standing.lab.create("poor")
+    yield made
+    await standing.lab.delete("poor")
 
 
-async def test_what_its_agent_cannot_give_is_named_before_anything_is_touched(own_stage: Scene, poor: Pod) -> None:
-    await start_puppet(own_stage)
-    status, out, _ = await own_stage.midstream("migrate", "puppet", "--to", "poor", "--dry-run", "-o", "json")
+async def test_what_its_agent_cannot_give_is_named_before_anything_is_touched(stage: Scene, poor: Pod) -> None:
+    await start_puppet(stage)
+    status, out, _ = await stage.midstream("migrate", "puppet", "--to", "poor", "--dry-run", "-o", "json")
     assert status != 0
     (problem,) = json.loads(out)["problems"]
     assert problem["code"] == "capabilities-differ"
@@ -43,13 +48,13 @@ async def test_what_its_agent_cannot_give_is_named_before_anything_is_touched(ow
 
 
 async def test_a_restore_that_stands_still_is_given_up_at_once(
-    own_stage: Scene, poor: Pod, monkeypatch: pytest.MonkeyPatch
+    stage: Scene, poor: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has told beforehand: CRIU's tasks say BUG, and wait."""
     monkeypatch.setattr(preflight, "too_few_capabilities", lambda *_: [])
-    told: Puppet = await start_puppet(own_stage)
+    told: Puppet = await start_puppet(stage)
     began = time.monotonic()
-    result = await own_stage.move("puppet", destination=poor, max_hold_seconds=30)
+    result = await stage.move("puppet", destination=poor, max_hold_seconds=30)
     assert result.outcome == "rolled-back"
     assert result.error is not None
     assert result.error.code == Code.NO_CAPABILITY.value

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from controller.lab import init
 from controller.lab.pod import Pod
@@ -41,15 +43,25 @@ waits("a timer", lambda: os.read(ringing, 8))
 """Each wait takes 50 ms, and tells by how much it was late; a clock that goes back counts for 100 s."""
 
 
-async def test_what_counts_from_a_machines_start_goes_on_from_where_it_was(own_stage):
-    far = await with_another_uptime(own_stage)
-    told = await start_puppet(own_stage, pod=far)
+@pytest_asyncio.fixture(loop_scope="session")
+async def far(stage: Scene) -> AsyncIterator[Pod]:
+    """A pod with another uptime."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(init, "__file__", uptime.__file__)
+        made = await stage.lab.create("far")
+    yield made
+    await stage.clear()
+    await stage.lab.delete("far")
+
+
+async def test_what_counts_from_a_machines_start_goes_on_from_where_it_was(stage, far):
+    told = await start_puppet(stage, pod=far)
     told.do(f"import os; exec({WAITING!r}, globals())")
     here = clocks_of(told)
     assert all(value > uptime.TEN_DAYS for value in here.values())
-    for source, destination in ((far, own_stage.a), (own_stage.a, own_stage.b), (own_stage.b, far)):
+    for source, destination in ((far, stage.a), (stage.a, stage.b), (stage.b, far)):
         began, before = time.monotonic(), clocks_of(told)
-        assert_nothing_lost(await own_stage.move("puppet", source=source, destination=destination))
+        assert_nothing_lost(await stage.move("puppet", source=source, destination=destination))
         await asyncio.sleep(0.3)  # for each wait to end, some times
         after, passed = clocks_of(told), time.monotonic() - began
         for name in CLOCKS:
@@ -58,12 +70,6 @@ async def test_what_counts_from_a_machines_start_goes_on_from_where_it_was(own_s
         assert len(late) == 5
         assert max(late.values()) < passed, late
         told.do("late.update(dict.fromkeys(late, 0))")
-
-
-async def with_another_uptime(stage: Scene) -> Pod:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(init, "__file__", uptime.__file__)
-        return await stage.lab.create("far")
 
 
 def clocks_of(told: Puppet) -> dict[str, float]:

@@ -154,41 +154,51 @@ async def test_between_the_commit_and_the_last_page_the_source_stands_still_and_
     await until(lambda: not copies(own_stage.a), "the source does not end")
 
 
-async def test_nor_does_a_child_that_was_forked_meanwhile_read_zeros(own_stage, tmp_path):
+@pytest_asyncio.fixture(loop_scope="session")
+async def losing(stage):
+    """The scene, for a move whose workload is lost: the agents keep what there was of it until they are told."""
+    yield stage
+    for pod in (stage.a, stage.b):
+        async with AgentClient("agent", pod.agent_socket) as agent:
+            for one in await agent.migrations():
+                await agent.forget("outbound" if one.side == "source" else "inbound", one.migration)
+
+
+async def test_nor_does_a_child_that_was_forked_meanwhile_read_zeros(losing, tmp_path):
     """It is in no list of who was restored, and its parent's end was not its own."""
-    await own_stage.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
-    log, seen = Path(own_stage.a.directory) / "late.log", tmp_path / "seen"
+    await losing.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
+    log, seen = Path(losing.a.directory) / "late.log", tmp_path / "seen"
     await until(lambda: "up" in log.read_text(), "it does not start")
     slowly = Transfer("direct", bytes_per_second=6 << 20)
-    moving = asyncio.create_task(own_stage.move("late", memory="post-copy", transfer=slowly))
+    moving = asyncio.create_task(losing.move("late", memory="post-copy", transfer=slowly))
     try:
-        await until(lambda: set(copies(own_stage.b, program="python3")) & RUNNING, "the copy does not run")
+        await until(lambda: set(copies(losing.b, program="python3")) & RUNNING, "the copy does not run")
         (tmp_path / "go").touch()
         await until(lambda: seen.exists() and seen.read_text(), "there is no child")
         assert not moving.done()
-        assert len(copies(own_stage.b, program="python3")) == 2
-        await end(own_stage.a, "giver")
+        assert len(copies(losing.b, program="python3")) == 2
+        await end(losing.a, "giver")
         result = await asyncio.wait_for(moving, 30)
     finally:
         moving.cancel()
     assert result.error.code == "memory-lost"
-    await until(lambda: copies(own_stage.b, program="python3") == [], "somebody lives on without its memory")
+    await until(lambda: copies(losing.b, program="python3") == [], "somebody lives on without its memory")
     assert seen.read_text() == "nothing"
 
 
-async def test_a_controller_that_takes_over_hears_of_it_too(own_stage, tmp_path):
+async def test_a_controller_that_takes_over_hears_of_it_too(losing, tmp_path):
     """Which way the memory went was the first one's choice."""
-    await own_stage.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
-    log = Path(own_stage.a.directory) / "late.log"
+    await losing.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
+    log = Path(losing.a.directory) / "late.log"
     await until(lambda: "up" in log.read_text(), "it does not start")
     slowly = ("--transfer", "direct", "--transfer-rate", "6MiB")
-    controller = await own_stage.start_midstream("migrate", "late", "--to", "b", *slowly)
-    migration = await journal_in(own_stage, "Draining")
+    controller = await losing.start_midstream("migrate", "late", "--to", "b", *slowly)
+    migration = await journal_in(losing, "Draining")
     controller.kill()
     await controller.communicate()
-    await end(own_stage.a, "giver")
-    await until(lambda: copies(own_stage.b, program="python3") == [], "it lives on without its memory")
-    status, out, _ = await own_stage.midstream("resume", migration, "-o", "json")
+    await end(losing.a, "giver")
+    await until(lambda: copies(losing.b, program="python3") == [], "it lives on without its memory")
+    status, out, _ = await losing.midstream("resume", migration, "-o", "json")
     result = json.loads(out)
     assert (status, result["outcome"], result["error"]["code"]) == (4, "failed", "memory-lost")
 

@@ -117,6 +117,20 @@ async def test_pods_and_the_host_reach_each_other(lab, family):
             client.close()
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_who_had_talked_to_a_pod_reaches_its_successor_at_once(lab, family):
+    b = await lab.create("b", sidecars=False)
+    addresses = set()
+    for _ in range(2):
+        a = await lab.create("a", sidecars=False)
+        address = a.address if family == socket.AF_INET else a.address6
+        addresses.add(address)
+        with in_network(a, lambda at=address: socket.create_server((at, 80), family=family)):
+            in_network(b, lambda at=address: socket.create_connection((at, 80), timeout=2)).close()
+        await lab.delete("a")
+    assert len(addresses) == 1
+
+
 async def test_an_orphan_is_reaped(lab):
     a = await lab.create("a", sidecars=False)
     start_inside(a, "exec true")

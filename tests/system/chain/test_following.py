@@ -10,6 +10,7 @@ import pytest
 
 from controller.lab.namespaces import in_network
 from tests.harness.chained import finish, load, move_all, one_link_each
+from tests.harness.connected import WITNESS_PAUSE_SECONDS
 from tests.harness.journeys import start_puppet
 from tests.harness.moving import ONE_LOOP, REDIS_PORT, ask
 
@@ -78,8 +79,8 @@ async def test_a_client_and_its_server_are_both_moved(stage):
     for name, pod, port in (("client", stage.a, 7201), ("server", stage.b, 7202)):
         told[name] = await start_puppet(stage, name, pod, port)
     told["server"].do("listener = socket.create_server(('', 7310))")
-    told["client"].do(f"pump = Duplex(socket.create_connection(({stage.b.address!r}, 7310)))")
-    told["server"].do("pump = Duplex(listener.accept()[0])")
+    told["client"].do(f"pump = Duplex(socket.create_connection(({stage.b.address!r}, 7310)), {WITNESS_PAUSE_SECONDS})")
+    told["server"].do(f"pump = Duplex(listener.accept()[0], {WITNESS_PAUSE_SECONDS})")
     for name, *way in (("server", stage.b, stage.c), ("client", stage.a, stage.b), ("server", stage.c, stage.a)):
         before = told["client"].do("pump.got")
         await move_all(stage, name, *way)

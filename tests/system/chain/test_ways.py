@@ -108,11 +108,12 @@ async def test_drain_waits_until_a_pod_relays_nothing(stage):
     assert (waiting.returncode, out) == (0, b"a: relays nothing\n")
 
 
-async def test_a_pod_that_relays_is_deleted_where_that_is_forced(own_stage):
-    await own_stage.run_redis()
-    client = own_stage.connect(own_stage.client, own_stage.a.address, REDIS_PORT)
-    await move_all(own_stage, "redis", own_stage.a, own_stage.b)
+async def test_a_pod_that_relays_is_deleted_where_that_is_forced(stage):
+    left = await stage.lab.create("left")
+    await stage.run_redis(pod=left)
+    client = stage.connect(stage.client, left.address, REDIS_PORT)
+    await move_all(stage, "redis", left, stage.b)
     assert ask(client, "PING") == "+PONG"
-    assert (await own_stage.midstream("pod", "delete", "a", "--force"))[0] == 0
-    native = own_stage.connect(own_stage.client, own_stage.b.address, REDIS_PORT)
+    assert (await stage.midstream("pod", "delete", "left", "--force"))[0] == 0
+    native = stage.connect(stage.client, stage.b.address, REDIS_PORT)
     assert ask(native, "PING") == "+PONG"

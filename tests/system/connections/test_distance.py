@@ -21,7 +21,7 @@ async def test_there_and_back(stage):
          far_away(stage.lab, stage.b, 0.005, 0.02, seed=2) as between_pods:  # fmt: skip
         clients = [Echo(stage.client, stage.a.address, PORT, chunk_bytes=2000) for _ in range(4)]
         clients += [Stream(stage.client, stage.a.address, PORT) for _ in range(2)]
-        clients += [Stream(stage.client, stage.a.address, PORT, pause_seconds=0.004) for _ in range(2)]
+        clients += [Stream(stage.client, stage.a.address, PORT, pause_seconds=0.02) for _ in range(2)]
         await asyncio.sleep(0.5)
         for source, destination in ((stage.a, stage.b), (stage.b, stage.a)):
             result = await stage.move("server", source, destination, transfer=Transfer("direct"))

@@ -39,6 +39,12 @@ def listens_at(path):
         return sock.connect_ex(str(path)) == 0
 
 
+def dumped_again(pod, result):
+    """Whether a peer's bytes came between CRIU's two looks at their queue: of what is dumped anew all go by images."""
+    lines = pod.log("agent").read_text().splitlines()
+    return any(result.migration in line and line.endswith("dumping once more") for line in lines)
+
+
 async def test_most_connections_are_made_ahead_and_speak_both_ways(stage, told):
     client = Duplex(accepted(stage, told))
     told.do("pump = Duplex(sock)")
@@ -49,7 +55,8 @@ async def test_most_connections_are_made_ahead_and_speak_both_ways(stage, told):
     told.do(READ)
     result = await moved(stage, "puppet")
     assert result.flows.adopted == OWN + 3
-    assert result.flows.made_ahead >= OWN + 2  # the stream may have too much unread
+    # The stream may have too much unread.
+    assert result.flows.made_ahead >= OWN + 2 or dumped_again(stage.a, result)
     for number, other in enumerate(others):
         other.sendall(b"there")
         assert told.do(f"read_some(others[{number}], 5).decode()") == "there"
@@ -138,7 +145,8 @@ async def test_taken_back_they_leave_nothing_and_are_made_anew(stage, told):
             assert (await stage.move("puppet")).outcome == "rolled-back"
         assert not await stage.flows(stage.b)
     result = await moved(stage, "puppet")
-    assert result.flows.made_ahead >= OWN + 1  # the stream may have too much unread
+    # The stream may have too much unread.
+    assert result.flows.made_ahead >= OWN + 1 or dumped_again(stage.a, result)
     told.do("quiet.sendall(b'here')")
     assert quiet.recv(4) == b"here"
     await finish(told, client)

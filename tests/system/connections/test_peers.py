@@ -11,10 +11,9 @@ import pytest
 
 from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
-from tests.harness.connected import accepted, finish
+from tests.harness.connected import finish, witness
 from tests.harness.journeys import Puppet, moved
 from tests.harness.moving import ONE_LOOP, Scene
-from tests.harness.programs.puppet import Duplex
 
 pytestmark = ONE_LOOP
 
@@ -55,8 +54,7 @@ async def test_congestion_that_routers_tell_of(stage, told):
 
 
 async def streams_move(stage: Scene, told: Puppet) -> None:
-    client = Duplex(accepted(stage, told))
-    told.do("pump = Duplex(sock)")
-    await asyncio.sleep(0.2)  # so that both queues are full of bytes on their way
+    client = witness(stage, told)
+    await asyncio.sleep(0.2)  # so that bytes are on their way in both directions
     await moved(stage, "puppet")
     await finish(told, client)
