@@ -157,7 +157,7 @@ class Outbound(Side):
             return self.custody()
 
     async def survey(self) -> Custody:
-        """Look through the memory that goes in no image, so that the freeze does not: as far as that can be done now."""
+        """Look through the memory that goes in no image, as far as it can be done now, so that the freeze does not."""
         # Not under the lock: it is nobody's state, and a release must not wait for it.
         if self._handing.giving is not None and not await self._handing.giving.survey():
             _LOG.info("%s: there is too much memory to be looked through before the freeze", self.record.migration)

@@ -12,14 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
-
-import pytest
 
 from checkpoint.core.areas import BLOCK_BYTES
 from checkpoint.criu import shade
 from checkpoint.memory import scan
 from checkpoint.memory.sparing import Sparing
+from checkpoint.memory.survey import Survey
 from tests.harness.bpf import refuse_ioctl
 from tests.unit.checkpoint.memory.conftest import AREA, SMALL
 
@@ -42,7 +40,7 @@ THERE = 0x18
 Told = tuple[Sparing, list[list[int]]]
 
 
-def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] = lambda _: None) -> Told:
+def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Survey], None] = lambda _: None) -> Told:
     """What a program behind the shade is told, and who told it, after what is done `ahead` of it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     words = [str(number) for span in spans for number in span]
@@ -64,9 +62,10 @@ def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Sparing], None] 
     with ours, subprocess.Popen(argv, pass_fds=[fd], text=True, **pipes) as asking:
         theirs.close()
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
-        sparing = Sparing(fds[0])
-        ahead(sparing)
-        sparing.begin([sleeper.pid])
+        survey = Survey()
+        sparing = Sparing(fds[0], survey)
+        ahead(survey)
+        survey.begin([sleeper.pid])
         said, _ = asking.communicate("now\n", timeout=20)
     assert asking.returncode == 0
     return sparing, [[int(word) for word in line.split()] for line in said.splitlines()]
@@ -90,8 +89,9 @@ def test_a_large_area_seems_empty_and_is_on_the_map_instead(sleeper, tmp_path):
 def test_what_was_seen_ahead_is_on_the_map_with_what_has_come_since(sleeper, tmp_path):
     large, new = sleeper.large, sleeper.large + 12 * BLOCK_BYTES
 
-    def look(sparing: Sparing) -> None:
-        sparing.look_ahead([1 << 22, sleeper.pid])  # the first has ended
+    def look(survey: Survey) -> None:
+        survey.begin_ahead([1 << 22, sleeper.pid])  # the first has ended
+        assert survey.is_ahead(5.0)
         with open(f"/proc/{sleeper.pid}/mem", "r+b", buffering=0) as memory:
             memory.seek(new)
             memory.write(b"d")
@@ -104,7 +104,6 @@ def test_what_was_seen_ahead_is_on_the_map_with_what_has_come_since(sleeper, tmp
     assert any(start <= new < end for start, end in pieces)
     assert any(start <= large + 4 * BLOCK_BYTES and large + 6 * BLOCK_BYTES <= end for start, end in pieces)
     assert sum(end - start for start, end in pieces) <= 7 * BLOCK_BYTES
-    sparing.look_ahead([sleeper.pid])  # too late: it breaks off
 
 
 def test_what_nobody_asked_for_is_on_no_map(sleeper, tmp_path):
@@ -124,46 +123,19 @@ def test_another_question_or_a_part_of_an_area_is_the_kernels_to_answer(sleeper)
     assert said[2] != [0, AREA]
 
 
-def test_a_process_that_has_gone_is_an_error_in_words(sleeper, tmp_path):
-    read, write = os.pipe()
-    os.close(write)
-    sparing = Sparing(read)  # nobody asks: its end is there at once
-    with pytest.raises(OSError, match="No such file"):
-        sparing.begin([1 << 22])
-
-
 def test_a_kernel_that_cannot_be_asked_spares_criu_nothing(sleeper, tmp_path):
     """PAGEMAP_SCAN came with Linux 6.7: an older one is asked by CRIU in another way, which nobody answers but it."""
     read, write = os.pipe()
-    os.close(write)
-    sparing = Sparing(read)
+    os.close(write)  # nobody asks: its end is there at once
+    survey = Survey()
+    sparing = Sparing(read, survey)
 
     def begin():
         refuse_ioctl(scan.REQUEST)
-        sparing.begin([sleeper.pid])
+        survey.begin([sleeper.pid])
 
     thread = threading.Thread(target=begin)  # the filter's, and who looks is started by it
     thread.start()
     thread.join()
     sparing.write(tmp_path / "map")
     assert json.loads((tmp_path / "map").read_text()) == {}
-
-
-def test_where_there_is_no_such_filter_the_program_runs_as_it_would_have(tmp_path):
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    text = Path(shade.__file__).read_text().replace("317", "100000")  # a call that no kernel has
-    (tmp_path / "shade.py").write_text(text)
-    argv = [
-        sys.executable,
-        "-I",
-        "-S",
-        str(tmp_path / "shade.py"),
-        str(theirs.fileno()),
-        shade.PAGES,
-        "/bin/echo",
-        "ran",
-    ]
-    with ours, theirs:
-        done = subprocess.run(argv, pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=20)
-        said, fds, _, _ = socket.recv_fds(ours, 16, 1)
-    assert (done.stdout, said, fds) == ("ran\n", b"38", [])  # ENOSYS
