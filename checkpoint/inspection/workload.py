@@ -103,7 +103,7 @@ def _process_problems(processes: list[int]) -> Iterator[Problem]:
         tracer = int(procfs.status(pid).get("TracerPid", "0"))
         if tracer:
             yield problem(Code.TRACED, f"process {pid} is being traced by process {tracer}")
-        if (seen := tree.stat(pid)) is not None and tree.has_lost_leader(seen):
+        if tree.has_lost_leader(pid):
             message = f"the first thread of process {pid} has ended, and others run on"
             yield problem(Code.UNSUPPORTED_PROCESS, message)
         theirs = procfs.namespaces(pid)

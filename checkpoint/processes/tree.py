@@ -11,6 +11,7 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,9 @@ NAPS = 40
 """So many naps block the event loop for 2 to 4 ms at most; then the waiting goes on beside other work."""
 
 POLL_SECONDS = 0.002
+
+ENDING_SECONDS = 0.05
+"""Of a process that ends the first thread may be seen to have ended before the others: so long at most."""
 
 ENDING_NICE = 10
 """What a killed tree has left to do nobody waits for: a tenth of what others get of a processor, if they want it."""
@@ -125,12 +129,17 @@ def is_alive(pid: int, start_time: int) -> bool:
 
 def _is_dead(pid: int, seen: Stat) -> bool:
     """A process shows the state of its first thread, which may end before the others (pthread_exit(3))."""
-    return has_lost_leader(seen) and len(threads(pid)) < 2
+    return seen.state in "ZX" and len(threads(pid)) < 2
 
 
-def has_lost_leader(seen: Stat) -> bool:
-    """Whether the first thread has ended, if not all of them."""
-    return seen.state in "ZX"
+def has_lost_leader(pid: int) -> bool:
+    """Whether the first thread has ended, and the others run on. Blocks for ENDING_SECONDS where it has."""
+    deadline = time.monotonic() + ENDING_SECONDS
+    while (seen := stat(pid)) is not None and seen.state in "ZX" and not _is_dead(pid, seen):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(ENDING_SECONDS / 10)
+    return False
 
 
 def session_lives(leader: int, start_time: int) -> bool:

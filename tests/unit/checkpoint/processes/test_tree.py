@@ -187,3 +187,23 @@ def test_a_process_is_known_by_its_start_time(family):
     assert trees.is_alive(family, seen.start_time)
     assert not trees.is_alive(family, seen.start_time + 1)
     assert seen.parent == os.getpid()
+
+
+WITHOUT_LEADER = (
+    "import ctypes, os, sys, threading, time\n"
+    "threading.Thread(target=time.sleep, args=(float(sys.argv[1]),)).start()\n"
+    "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)\n"  # exit(2): of one thread
+)
+
+
+@pytest.mark.parametrize(("others_seconds", "lost"), [("1000", True), ("0.02", False), ("0", False)])
+def test_a_first_thread_is_lost_only_where_the_others_run_on(others_seconds, lost):
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WITHOUT_LEADER, others_seconds]) as process:
+        try:
+            end = time.monotonic() + 5
+            while trees.stat(process.pid).state != "Z":
+                assert time.monotonic() < end
+            assert trees.has_lost_leader(process.pid) is lost
+        finally:
+            process.kill()
+    assert trees.has_lost_leader(process.pid) is False
