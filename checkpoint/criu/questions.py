@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import platform
 import select
 import struct
 from collections.abc import Callable, Container
@@ -19,6 +20,10 @@ from checkpoint.kernel import Kernel
 
 _RECEIVE = 0xC0502100  # _IOWR('!', 0, struct seccomp_notif), linux/seccomp.h
 _SEND = 0xC0182101
+_ADD_FD = 0x40182103  # _IOW('!', 3, struct seccomp_notif_addfd), Linux 5.9
+_ADDED = struct.Struct("<QIIII")
+_OPENAT = {"x86_64": 257, "aarch64": 56}.get(platform.machine())
+_NAME_BYTES = 16
 _QUESTION = struct.Struct("<QIIiIQ6Q")
 _ANSWER = struct.Struct("<QqiI")
 _CONTINUE = 1
@@ -37,17 +42,20 @@ class Question(NamedTuple):
     """The PID whose folder of /proc it asks about; 0: none that we know."""
     name: str
     """The file of that folder."""
+    opens: bool = False
+    """It is to be opened; else it is open."""
 
     @property
     def lists_descriptors(self) -> bool:
-        return self.name == "fd" and self.about not in (0, self.asker)
+        return self.name == "fd" and self.about not in (0, self.asker) and not self.opens
 
 
 def answer_all(
-    listener: int, hidden: Callable[[int], Container[int]], is_done: Callable[[Question], bool]
+    listener: int, hidden: Callable[[int], Container[int]], result: Callable[[Question], int | None]
 ) -> None:  # fmt: skip
     """Answer one question after the other until nobody is left who could ask: `hidden` gives the descriptors of a PID
-    that are not to be seen, and of whatever else is asked `is_done` says whether it has answered it. Raises OSError."""
+    that are not to be seen, and of whatever else is asked `result` what the call gives; None: what the kernel says.
+    Raises OSError."""
     kernel = Kernel()
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -61,7 +69,7 @@ def answer_all(
         if question.lists_descriptors:
             list_others(kernel, listener, question, hidden(question.about))
         else:
-            _answer(listener, question, 0 if is_done(question) else None)
+            _answer(listener, question, result(question))
 
 
 def receive(listener: int) -> Question | None:
@@ -73,9 +81,16 @@ def receive(listener: int) -> Question | None:
         if error.errno in (errno.ENOENT, errno.EINTR):
             return None
         raise
-    number, asker, _, _, _, _, fd, *arguments = _QUESTION.unpack(raw)
+    number, asker, _, call, _, _, fd, *arguments = _QUESTION.unpack(raw)
     fd &= 0xFFFFFFFF
+    if call == _OPENAT:
+        return Question(number, asker, fd, tuple(arguments), *_opened(asker, fd, arguments[0]), opens=True)
     return Question(number, asker, fd, tuple(arguments), *_place(asker, fd))
+
+
+def give(listener: int, question: Question, fd: int) -> int:
+    """Give the asker a duplicate of our descriptor, and its number there. Raises OSError."""
+    return fcntl.ioctl(listener, _ADD_FD, bytearray(_ADDED.pack(question.number, 0, fd, 0, 0)))
 
 
 def leave(listener: int, question: Question) -> None:
@@ -139,3 +154,14 @@ def _place(asker: int, fd: int) -> tuple[int, str]:
         return 0, ""
     *_, pid, name = ("", "", *parts)
     return (int(pid), name) if pid.isdecimal() else (0, "")
+
+
+def _opened(asker: int, folder: int, address: int) -> tuple[int, str]:
+    """/proc/<pid>/<name>, where the name is a short one; nothing of any other file."""
+    try:
+        with open(f"/proc/{asker}/mem", "rb", buffering=0) as memory:
+            name, end, _ = os.pread(memory.fileno(), _NAME_BYTES, address).partition(b"\0")
+        pid = os.readlink(f"/proc/{asker}/fd/{folder}").rsplit("/", 1)[-1] if end else ""  # noqa: PTH115
+    except OSError:
+        return 0, ""
+    return (int(pid), name.decode("ascii", "replace")) if pid.isdecimal() else (0, "")

@@ -1,7 +1,7 @@
 """`python shade.py FD ASKED PROGRAM ARGUMENT…`: becomes the program, some of whose system calls somebody else answers.
 
-A seccomp filter (seccomp(2), SECCOMP_RET_USER_NOTIF) on getdents64(2), and where ASKED is `pages` on ioctl(…,
-PAGEMAP_SCAN, …) too; everything else passes. Its listener is sent over FD, a SOCK_SEQPACKET socket, with one byte;
+A seccomp filter (seccomp(2), SECCOMP_RET_USER_NOTIF) on getdents64(2), where ASKED is `pages` or `areas` on ioctl(…,
+PAGEMAP_SCAN, …) too, and where it is `areas` on openat(2) to read what is named from a folder; everything else passes. Its listener is sent over FD, a SOCK_SEQPACKET socket, with one byte;
 where the kernel has no such filter its error number goes instead, in text, and the program runs as it would have.
 
 Standard library only, and nothing of ours: it is started with -I -S, which takes 12 ms, not 40.
@@ -17,27 +17,32 @@ import struct
 import sys
 
 PAGEMAP_SCAN = 0xC0606610
-FILES, PAGES = "files", "pages"
-_NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16), "aarch64": (0xC00000B7, 277, 61, 29)}
-"""The AUDIT_ARCH, seccomp(2), getdents64(2) and ioctl(2) of each machine (linux/audit.h, asm/unistd.h)."""
+FILES, PAGES, AREAS = "files", "pages", "areas"
+_NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16, 257), "aarch64": (0xC00000B7, 277, 61, 29, 56)}
+"""The AUDIT_ARCH, seccomp(2), getdents64(2), ioctl(2) and openat(2) of each machine (linux/audit.h, asm/unistd.h)."""
 _NO_CALL = 0xFFFFFFFF
+_NO_FOLDER = 0xFFFFFF9C  # AT_FDCWD
 
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
-_NUMBER_AT, _ARCHITECTURE_AT, _SECOND_ARGUMENT_AT = 0, 4, 24  # of struct seccomp_data, the low half of the last
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_AT, _SECOND_AT, _THIRD_AT = 0, 4, 16, 24, 32
+"""Of struct seccomp_data; of an argument the low half."""
 _SET_MODE_FILTER, _NEW_LISTENER, _SPEC_ALLOW = 1, 1 << 3, 1 << 2
 
 
 def install(asked: str) -> int:
     """Install the filter for good; its listener. Raises OSError."""
-    architecture, seccomp, getdents, ioctl = _NUMBERS.get(platform.machine(), (0, 0, 0, 0))
+    architecture, seccomp, getdents, ioctl, openat = _NUMBERS.get(platform.machine(), (0, 0, 0, 0, 0))
     if not seccomp:
         raise OSError(38, "not known for this machine")
     steps = [
-        (_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_IF_EQUAL, 0, 6, architecture),
-        (_LOAD, 0, 0, _NUMBER_AT), (_JUMP_IF_EQUAL, 3, 0, getdents),
-        (_JUMP_IF_EQUAL, 0, 3, ioctl if asked == PAGES else _NO_CALL),
-        (_LOAD, 0, 0, _SECOND_ARGUMENT_AT), (_JUMP_IF_EQUAL, 0, 1, PAGEMAP_SCAN),
+        (_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_IF_EQUAL, 0, 11, architecture),
+        (_LOAD, 0, 0, _NUMBER_AT), (_JUMP_IF_EQUAL, 8, 0, getdents),
+        (_JUMP_IF_EQUAL, 1, 0, ioctl if asked in (PAGES, AREAS) else _NO_CALL),
+        (_JUMP_IF_EQUAL, 2, 7, openat if asked == AREAS else _NO_CALL),
+        (_LOAD, 0, 0, _SECOND_AT), (_JUMP_IF_EQUAL, 4, 5, PAGEMAP_SCAN),
+        (_LOAD, 0, 0, _THIRD_AT), (_JUMP_IF_EQUAL, 0, 3, os.O_RDONLY),
+        (_LOAD, 0, 0, _FIRST_AT), (_JUMP_IF_EQUAL, 1, 0, _NO_FOLDER),
         (_RETURN, 0, 0, _NOTIFY), (_RETURN, 0, 0, _ALLOW),
     ]  # fmt: skip
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))

@@ -71,7 +71,7 @@ class Swrk:
                     given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
                 if self._shade is not None:
                     given[_SHADE_FD] = self._shade[1].fileno()
-                    asked = shade.PAGES if lazily else shade.FILES
+                    asked = shade.AREAS if lazily else shade.FILES
                     wrapper = [sys.executable, "-I", "-S", shade.__file__, str(_SHADE_FD), asked, *wrapper]
                 with _out_of_the_way(inherited) as self._inherited:
                     self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given, self._inherited.values())

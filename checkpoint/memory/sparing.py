@@ -10,6 +10,7 @@ from pathlib import Path
 
 from checkpoint.core.areas import Area
 from checkpoint.criu import questions
+from checkpoint.criu.questions import Question
 from checkpoint.memory import scan
 from checkpoint.memory.survey import Survey
 
@@ -45,11 +46,22 @@ class Sparing:
     def _answer(self) -> None:
         """Should it fail, the kernel refuses what CRIU asks then, and the dump fails."""
         try:
-            questions.answer_all(self._listener, self._hidden_of, lambda asked: scan.answer(asked, self._find))
+            questions.answer_all(self._listener, self._hidden_of, self._result)
         except OSError as error:
             print(f"CRIU's questions cannot be answered: {error}", file=sys.stderr, flush=True)
         finally:
             os.close(self._listener)
+
+    def _result(self, asked: Question) -> int | None:
+        """What pages there are in the areas that CRIU is spared, and what areas there are."""
+        if not asked.opens:
+            return 0 if scan.answer(asked, self._find) else None
+        text = self._survey.smaps(asked.about) if asked.name == "smaps" else None
+        if text is None:
+            return None
+        with open(os.memfd_create("smaps"), "w+b", buffering=0) as file:
+            os.pwrite(file.fileno(), text.encode(), 0)
+            return questions.give(self._listener, asked, file.fileno())
 
     def _hidden_of(self, pid: int) -> frozenset[int]:
         self._is_told.wait()

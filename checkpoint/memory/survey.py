@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from checkpoint.core import smaps
 from checkpoint.core.areas import Area, between, join, large, within
+from checkpoint.core.smaps import Mapping
 from checkpoint.memory import scan, urgency
 
 
@@ -19,6 +21,8 @@ class Survey:
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[int, int]]] = {}
         """What each process had while it ran, as far as that was looked at."""
+        self._mappings: dict[int, list[Mapping]] = {}
+        """All areas that each process had then."""
         self._areas: dict[int, list[Area]] = {}
         self._written: dict[tuple[int, Area], list[tuple[int, int]]] = {}
         self._error: OSError | None = None
@@ -56,6 +60,16 @@ class Survey:
         """The large areas of a process that stands still."""
         return self._areas.get(pid, [])
 
+    def smaps(self, pid: int) -> str | None:
+        """What /proc/<pid>/smaps has of each area of a process that stands still, but for what it counts; None where
+        that is not known."""
+        if pid not in self._mappings or pid not in self._areas:
+            return None
+        try:
+            return smaps.text((_folder(pid) / "maps").read_text(), self._mappings[pid])
+        except (OSError, UnicodeDecodeError):
+            return None
+
     def written(self, pid: int, area: Area) -> list[tuple[int, int]]:
         """Which ranges of an area were ever written, in rising order; waits until that is known. Raises OSError."""
         assert self._looking is not None
@@ -67,6 +81,8 @@ class Survey:
     def _look_ahead(self, pids: list[int]) -> None:
         urgency.step_back()
         for pid in pids:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                self._mappings[pid] = smaps.parse((_folder(pid) / "smaps").read_text().split("\n"))
             seen = self._seen.setdefault(pid, [])
             with contextlib.suppress(OSError), _page_map(pid) as page_map:  # one that has ended has nothing
                 for area in _large(pid):
@@ -89,7 +105,7 @@ class Survey:
 
 
 def _large(pid: int) -> list[Area]:
-    folder = Path(f"/proc/{pid}")
+    folder = _folder(pid)
     return large((folder / "maps").read_text(), (folder / "status").read_text())
 
 
@@ -100,3 +116,7 @@ def _page_map(pid: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _folder(pid: int) -> Path:
+    return Path(f"/proc/{pid}")
