@@ -17,10 +17,10 @@ import msgspec
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller import memory, relayed
-from controller.clients import gather_named, unless_unknown
+from controller.clients import gather_named, unless_gone, unless_unknown
 from controller.core.accounts import Account, reconcile
 from controller.core.choose import Choice, fall_back
-from controller.core.errors import Answered
+from controller.core.errors import Answered, MidstreamError
 from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
@@ -64,6 +64,8 @@ class Move(Parties):
         self.restored: agent_api.Restored | None = None
         self.repointed: proxy_api.Repointed | None = None
         self.accounts: list[Account] = []
+        self.flows_lost: MidstreamError | None = None
+        """After the commit a proxy was lost, and the connections with it."""
         self.seconds: dict[str, float] = {}
         """The agents' own account of their steps."""
         # Not on record: a controller that takes over before the commit takes the migration back, after it needs no key.
@@ -260,20 +262,29 @@ class Move(Parties):
         self._learn(await self._source("commit", agent_api.Custody))
 
     async def _resume_legs(self) -> None:
-        await self.destination_proxy.resume(self._id)
+        await unless_unknown(self.destination_proxy.resume(self._id))
 
     async def _resume(self) -> None:
         self._learn(await self.destination_agent.inbound(self._id, "resume", agent_api.Custody))
 
     async def _repoint(self) -> None:
-        self.repointed = await self.source_proxy.repoint(self._id)
+        self.repointed = await unless_gone(self.source, self.source_proxy.repoint(self._id))
 
     async def _settle(self) -> None:
         """Reads the ledgers once; `controller.migrate` asks again until they are settled."""
-        before = await self.source_proxy.ledger("outbound", self._id)
-        there = await self.destination_proxy.ledger("inbound", self._id)
-        after = await self.source_proxy.ledger("outbound", self._id)
-        self.accounts = reconcile(before, there, after)
+        before = await self._ledger_of_source()
+        there = await unless_unknown(self.destination_proxy.ledger("inbound", self._id))
+        after = await self._ledger_of_source()
+        if before is None or after is None:
+            await unless_unknown(self.destination_proxy.orphan(self._id, self.source.address))
+            self.flows_lost = _flows_lost(self.source)
+        elif there is None:
+            self.flows_lost = _flows_lost(self.destination)
+        else:
+            self.accounts = reconcile(before, there, after)
+
+    async def _ledger_of_source(self) -> list[proxy_api.LedgerLine] | None:
+        return await unless_gone(self.source, self.source_proxy.ledger("outbound", self._id))
 
     async def _shorten(self) -> None:
         """Have whatever followed the workload to the source relayed straight to the destination, pod by pod."""
@@ -301,7 +312,7 @@ class Move(Parties):
     async def _forget(self) -> None:
         # Unknown: said before, and one of the two did not answer then.
         await gather_named(
-            source=unless_unknown(self.source_agent.forget("outbound", self._id)),
+            source=unless_gone(self.source, self.source_agent.forget("outbound", self._id)),
             destination=unless_unknown(self.destination_agent.forget("inbound", self._id)),
         )
 
@@ -321,6 +332,11 @@ class Move(Parties):
 
     def _learn(self, custody: agent_api.Custody) -> None:
         self.seconds.update(custody.seconds)
+
+
+def _flows_lost(pod: Pod) -> MidstreamError:
+    message = f"the proxy of pod {pod.name} was lost after the commit, and the connections with it"
+    return MidstreamError("flows-lost", message, "pod", f"the workload runs; see {pod.log('proxy')}")
 
 
 ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {

@@ -202,11 +202,13 @@ class Driver:
         while True:
             await asyncio.sleep(pause)
             await self.move.perform(Action.SETTLE)
-            accounts = self.move.accounts
-            if all(account.settled for account in accounts) or time.monotonic() > deadline:
+            accounts, lost = self.move.accounts, self.move.flows_lost
+            if lost or all(account.settled for account in accounts) or time.monotonic() > deadline:
                 break
             pause = max(pause, min(2 * pause, RETRY_SECONDS))
-        if words := complaint(accounts):
+        if lost:
+            self._blame(lost)
+        elif words := complaint(accounts):
             self._blame(MidstreamError("ledger-unequal", words))
 
     async def _await_memory(self) -> None:

@@ -189,6 +189,18 @@ class Resumed(msgspec.Struct, frozen=True):
     resumed: int
 
 
+class Orphan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proxy that the migration's flows have come from is gone for good."""
+
+    source: str
+    """Its address."""
+
+
+class Orphaned(msgspec.Struct, frozen=True):
+    flows: int
+    """So many were reset: they went by no other way."""
+
+
 class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The workload that `follows` had brought somewhere was brought on by `migration`: relay straight to there.
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
+from controller import actions
+from controller.core.phases import Phase
 from tests.harness.clients import Echo
-from tests.harness.moving import PORT, scene, spoilt, until
-from tests.harness.sidecars import AGENT, PROXY, running
+from tests.harness.journeys import at_phase
+from tests.harness.moving import PORT, scene, spoilt, until, within
+from tests.harness.sidecars import AGENT, PROXY, running, sidecar
 
 
 @pytest.fixture
@@ -80,3 +84,67 @@ async def test_the_sources_proxy_after_the_move_is_noticed_before_the_links_dead
             break
         await asyncio.sleep(0.05)
     assert await stage.flows(stage.b) == []
+
+
+LOST_AFTER_THE_COMMIT = {
+    "the source's proxy": ("a", PROXY),
+    "the source pod": ("a", ""),
+    "the destination's proxy": ("b", PROXY),
+}
+
+
+@pytest.mark.parametrize("who", list(LOST_AFTER_THE_COMMIT))
+async def test_who_has_the_connections_is_lost_after_the_commit(stage, monkeypatch, who):
+    """The move goes through without them, and says so; both ends of each hear that it is over."""
+    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+    clients = [served(stage) for _ in range(2)]
+    name, module = LOST_AFTER_THE_COMMIT[who]
+    pod = {"a": stage.a, "b": stage.b}[name]
+    late = at_phase(Phase.STOPPING, lambda: clients.append(served(stage)))  # by its image, and without a link
+    async with spoilt(stage.move("server", prepare=late), stage.b.agent_socket, "/resume") as (moving, interposer):
+        await lose(pod, module)
+        interposer.release.set()
+        result = await asyncio.wait_for(moving, 25)
+    assert (result.outcome, result.error.code) == ("succeeded", "flows-lost"), result.error
+    assert (result.flows.adopted, result.flows.lost) == (3, 3)
+    assert (await stage.workloads(stage.b))["server"].state == "running"
+    await until(lambda: not established(stage.b), "the workload waits for peers that are gone", 10)
+    if pod.alive:
+        for client in clients:
+            assert verdict(client) in ("ended", "reset")
+    assert not await stage.flows(stage.b)
+    await stage.answers(PORT, stage.b)
+
+
+def served(stage) -> socket.socket:
+    """A client that the workload has answered."""
+    client = stage.connect(stage.client, stage.a.address, PORT)
+    client.sendall(b"Ehello")
+    assert client.recv(5) == b"hello"
+    return client
+
+
+async def lose(pod, module: str) -> None:
+    """A sidecar, in whose place there is another one then; or without `module` the pod."""
+    victim = running(pod, module) if module else pod.pid1
+    os.kill(victim, signal.SIGKILL)
+    if module:
+        await until(lambda: sidecar(pod, module) not in (None, victim) and listens_at(pod.proxy_socket), "no other one")
+    else:
+        await until(lambda: not pod.alive, "the pod does not end")
+
+
+def listens_at(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def established(pod) -> str:
+    return within(pod, "ss", "-tnH", "state", "established", f"sport = :{PORT}")
+
+
+def verdict(client: socket.socket) -> str:
+    try:
+        return "ended" if client.recv(1) == b"" else "speaks"
+    except ConnectionResetError:
+        return "reset"
