@@ -20,7 +20,7 @@ from controller import memory, relayed
 from controller.clients import gather_named, unless_gone, unless_unknown
 from controller.core.accounts import Account, reconcile
 from controller.core.choose import Choice, fall_back
-from controller.core.errors import Answered, MidstreamError
+from controller.core.errors import Answered, MidstreamError, Unreachable
 from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
@@ -30,6 +30,7 @@ from controller.journal import Intent
 from controller.lab.pod import Pod
 from controller.parties import Parties
 from controller.preflight import preflight
+from controller.remains import gave_up
 from controller.transfer import UNFROZEN_PATIENCE_SECONDS, Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
@@ -259,7 +260,12 @@ class Move(Parties):
         await self.destination_proxy.build_legs(self._id, _NONE, _NONE, self._patience_seconds)
 
     async def _commit(self) -> None:
-        self._learn(await self._source("commit", agent_api.Custody))
+        try:
+            self._learn(await self._source("commit", agent_api.Custody))
+        except Unreachable:
+            if self.source.alive or not gave_up(self.source, self._id):
+                raise
+            _LOG.warning("%s: pod %s is gone, and had given the workload up", self._id, self.source.name)
 
     async def _resume_legs(self) -> None:
         await unless_unknown(self.destination_proxy.resume(self._id))

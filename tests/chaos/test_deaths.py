@@ -13,8 +13,9 @@ import pytest
 from controller import actions
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
+from tests.harness.interposer import Spoil
 from tests.harness.journeys import at_phase
-from tests.harness.moving import PORT, scene, spoilt, until, within
+from tests.harness.moving import PORT, SERVER, scene, spoilt, until, within
 from tests.harness.sidecars import AGENT, PROXY, running, sidecar
 
 
@@ -114,6 +115,32 @@ async def test_who_has_the_connections_is_lost_after_the_commit(stage, monkeypat
             assert verdict(client) in ("ended", "reset")
     assert not await stage.flows(stage.b)
     await stage.answers(PORT, stage.b)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_the_source_pod_in_the_commit(stage, committed):
+    """Its agent has given the workload up, or has not: the copy runs on, or there is none; no answer was heard."""
+    client = served(stage)
+    how = Spoil.SWALLOW if committed else Spoil.HANG
+    async with spoilt(stage.move("server"), stage.a.agent_socket, "/commit", how) as (moving, interposer):
+        async with asyncio.timeout(10):
+            while committed == ("server" in await stage.workloads(stage.a)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await lose(stage.a, "")
+        interposer.release.set()
+        result = await asyncio.wait_for(moving, 25)
+    there = await stage.workloads(stage.b)
+    if committed:
+        assert (result.outcome, result.error.code) == ("succeeded", "flows-lost"), result.error
+        assert there["server"].state == "running"
+        await until(lambda: not established(stage.b), "the workload waits for a peer that is gone")
+        await stage.answers(PORT, stage.b)
+    else:
+        assert (result.outcome, result.error.code) == ("failed", "unreachable"), result.error
+        assert there == {}
+        assert sidecar(stage.b, str(SERVER)) is None, "the copy is still there"
+        assert not await stage.flows(stage.b)
+    client.close()
 
 
 def served(stage) -> socket.socket:
