@@ -38,9 +38,11 @@ WAYS_SECONDS = 10.0
 them, unless there are too many (`controller.core.ways`)."""
 
 
-VAIN = frozenset({Action.DUMP, Action.SEAL, Action.RESTORE})
-"""What may take long, and is not waited for when another action of its group has failed, or the rollback is asked for.
-The release and the discard break it off at the agents too."""
+VAIN = frozenset(
+    {Action.DUMP, Action.ADOPT, Action.SEAL, Action.BUILD_LEGS, Action.RESTORE, Action.CHECK_LEGS}
+)  # fmt: skip
+"""What may take long, as where a proxy stands still, and is not waited for when another action of its group has failed,
+or the rollback is asked for. The release and the discard break it off at the agents too."""
 
 
 class Observer(Protocol):

@@ -171,6 +171,11 @@ class Adopting:
         """Of all sockets in the images, for the destination. Raises AgentError."""
         self._images.edit_sockets(addresses, self.sorted.inside, self._restored_at)
 
+    def hurry(self) -> None:
+        """It is going back: nobody waits long for the proxy any more."""
+        if self._adoption is not None:
+            self._adoption.hurry()
+
     async def release(self) -> None:
         """Have the proxy give everything back."""
         self._stop_watching()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller import actions
+from controller.clients import AgentClient
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil
@@ -175,3 +176,48 @@ def verdict(client: socket.socket) -> str:
         return "ended" if client.recv(1) == b"" else "speaks"
     except ConnectionResetError:
         return "reset"
+
+
+STANDS_STILL = {
+    "the source's, before the adoption": ("a", "a", "/stop", "dumped"),
+    "the source's, in the hold": ("a", "b", "/restore", "sealed"),
+    "the destination's": ("b", "a", "/stop", "sealed"),
+}
+"""Whose proxy; the call to whose agent is about to be made then; and where the source's agent is when it is taken back.
+"""
+
+
+@pytest.mark.parametrize("when", list(STANDS_STILL))
+async def test_a_proxy_that_stands_still_keeps_no_workload_from_going_on(stage, when):
+    """And does no harm to it, or to its connections, when it goes on itself."""
+    whose, party, ending, state = STANDS_STILL[when]
+    pods, drivers, client = {"a": stage.a, "b": stage.b}, [], served(stage)
+    proxy = running(pods[whose], PROXY)
+    move = stage.move("server", max_hold_seconds=60, prepare=drivers.append)
+    async with spoilt(move, pods[party].agent_socket, ending) as (moving, interposer):
+        os.kill(proxy, signal.SIGSTOP)
+        try:
+            if ending == "/stop":
+                interposer.release.set()
+            await until_state(stage.a, state)
+            drivers[0].cancel()
+            client.settimeout(3)
+            client.sendall(b"asked")
+            assert await asyncio.to_thread(client.recv, 5, socket.MSG_WAITALL) == b"asked"
+        finally:
+            os.kill(proxy, signal.SIGCONT)
+            interposer.release.set()
+        assert (await moving).outcome == "rolled-back"
+    client.sendall(b"again")
+    assert await asyncio.to_thread(client.recv, 5, socket.MSG_WAITALL) == b"again"
+    assert not await stage.flows(stage.a)
+    client.close()
+    result = await stage.move("server")
+    assert result.outcome == "succeeded", result.error
+
+
+async def until_state(pod, state: str) -> None:
+    """Of the migration, as the agent there has it."""
+    async with asyncio.timeout(10), AgentClient("agent", pod.agent_socket) as agent:
+        while [one.state for one in await agent.migrations()] != [state]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

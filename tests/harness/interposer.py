@@ -76,8 +76,7 @@ class Interposer:
         if how is Spoil.HANG:
             await self.release.wait()
         answer = await self._pass_on(request)
-        if answer is None or how is Spoil.SWALLOW:
-            assert request.transport is not None
+        if (answer is None or how is Spoil.SWALLOW) and request.transport is not None:
             request.transport.abort()
         return answer or web.Response()
 
@@ -89,7 +88,7 @@ class Interposer:
         return None
 
     async def _pass_on(self, request: web.Request) -> web.Response | None:
-        """None: nobody answers."""
+        """None: nobody answers, or nobody asks any more."""
         connector, url, data = (
             aiohttp.UnixConnector(str(self._real)),
             f"http://sidecar{request.path_qs}",
@@ -101,7 +100,7 @@ class Interposer:
                 session.request(request.method, url, data=await data) as answer,
             ):
                 return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, ConnectionError):
             return None
 
 
