@@ -20,7 +20,7 @@ from controller import memory, relayed
 from controller.clients import gather_named, unless_gone, unless_unknown
 from controller.core.accounts import Account, reconcile
 from controller.core.choose import Choice, fall_back
-from controller.core.errors import Answered, MidstreamError, Unreachable
+from controller.core.errors import MidstreamError, Unreachable
 from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
@@ -28,16 +28,14 @@ from controller.core.predict import Rates
 from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod
+from controller.pairs import Pairs
 from controller.parties import Parties
 from controller.preflight import preflight
 from controller.remains import gave_up
-from controller.transfer import UNFROZEN_PATIENCE_SECONDS, Agreed, Depot, agree, carry_files
+from controller.transfer import Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
 
-FEWEST_PAIRS = 64
-"""So many connections are worth it to make both their ends ahead: to keep CRIU from seeing them takes some milliseconds
-itself, and CRIU has made fewer by then."""
 _NONE = msgspec.Raw(b"[]")
 _LOG = logging.getLogger(__name__)
 
@@ -77,9 +75,7 @@ class Move(Parties):
         """The migration that brought the workload to the source, as far as it is known here."""
         self._prepared: agent_api.Custody | None = None
         self._agreed = Agreed()
-        self._connections = agent_api.Connections(_NONE, [])
-        self._paired = agent_api.Paired([])
-        self._changes = agent_api.Changes([])
+        self.pairs = Pairs(self, self._id, self._patience_seconds)
         self.memory: agent_api.Memory | None = None
         """How far the memory has come that is in no image."""
         self.rounds: list[agent_api.PreDumped] = []
@@ -174,26 +170,6 @@ class Move(Parties):
         source = self._agreed.memory_at(self.source.address)
         self.memory = await memory.send_early(self._id, self.destination_agent, self._choice, source)
 
-    async def _foresee(self) -> None:
-        body = agent_api.Foresee(FEWEST_PAIRS)
-        self._connections = await self.source_agent.outbound(self._id, "foresee", agent_api.Connections, body)
-
-    async def _pair(self) -> None:
-        """Both ends of each; where one of them cannot be had, the connection goes by its image."""
-        if not self._connections.sockets:
-            return
-        legs, patience = self._connections.legs, UNFROZEN_PATIENCE_SECONDS
-        try:
-            await self.destination_proxy.build_ahead(self._id, legs, patience)
-            wanted = self._connections
-            self._paired = await self.destination_agent.inbound(self._id, "pair", agent_api.Paired, wanted, patience)
-        except Answered as error:
-            _LOG.info("%s: no connection is made ahead: %s", self._id, error)
-
-    async def _spare(self) -> None:
-        if self._paired.flows:
-            await self.source_agent.outbound(self._id, "pair", agent_api.Custody, self._paired)
-
     @property
     def made_ahead(self) -> int:
         """How many of the adopted connections had both ends at the destination before the stop."""
@@ -213,9 +189,7 @@ class Move(Parties):
         if not self.rounds or self.rounds[-1].then != "fall-back":
             return
         await self._forget()
-        if self._connections.sockets:
-            await self.destination_proxy.build_ahead(self._id, _NONE, UNFROZEN_PATIENCE_SECONDS)
-            self._paired = agent_api.Paired([])
+        await self.pairs.forget()
         choice = fall_back(self._choice, self.rounds[-1].reason)
         self.plan = msgspec.structs.replace(self._planned, memory=choice)
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
@@ -246,14 +220,6 @@ class Move(Parties):
         self.restored = await self.destination_agent.inbound(
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )
-
-    async def _compare(self) -> None:
-        if self._paired.flows:
-            self._changes = await self._source("compare", agent_api.Changes)
-
-    async def _adjust(self) -> None:
-        if self._changes.changes:
-            await self.destination_agent.inbound(self._id, "adjust", agent_api.Custody, self._changes)
 
     async def _check_legs(self) -> None:
         """A proxy that was started anew while the copy was made has none, and after the commit it would be too late."""
@@ -355,9 +321,9 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.OPEN_TRANSFER: Move._open_transfer,
     Action.CARRY_FILES: Move._carry_files,
     Action.SEND_EARLY: Move._send_early,
-    Action.FORESEE: Move._foresee,
-    Action.PAIR: Move._pair,
-    Action.SPARE: Move._spare,
+    Action.FORESEE: lambda move: move.pairs.foresee(),
+    Action.PAIR: lambda move: move.pairs.make(),
+    Action.SPARE: lambda move: move.pairs.spare(),
     Action.PRE_COPY: Move._pre_copy,
     Action.START_OVER: Move._start_over,
     Action.STOP: Move._stop,
@@ -366,8 +332,8 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.SEAL: Move._seal,
     Action.BUILD_LEGS: Move._build_legs,
     Action.RESTORE: Move._restore,
-    Action.COMPARE: Move._compare,
-    Action.ADJUST: Move._adjust,
+    Action.COMPARE: lambda move: move.pairs.compare(),
+    Action.ADJUST: lambda move: move.pairs.adjust(),
     Action.CHECK_LEGS: Move._check_legs,
     Action.COMMIT: Move._commit,
     Action.RESUME_LEGS: Move._resume_legs,

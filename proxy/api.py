@@ -15,6 +15,7 @@
 | POST /v1/inbound/{migration}/resume | | `Resumed` |
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
 | POST /v1/inbound/{migration}/takeover | `TakeOver` | `TakenOver` |
+| POST /v1/inbound/{migration}/orphan | `Orphan` | `Orphaned` (what came from a proxy that is gone is reset) |
 | DELETE /v1/inbound/{migration} | | `Released` |
 | GET /v1/listeners | | `list[ListenerView]` |
 | POST /v1/switch | `Switch` | `Switched` |

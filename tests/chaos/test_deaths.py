@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller import actions
+from controller import pairs
 from controller.clients import AgentClient
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
@@ -98,7 +98,7 @@ LOST_AFTER_THE_COMMIT = {
 @pytest.mark.parametrize("who", list(LOST_AFTER_THE_COMMIT))
 async def test_who_has_the_connections_is_lost_after_the_commit(stage, monkeypatch, who):
     """The move goes through without them, and says so; both ends of each hear that it is over."""
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 1)
     clients = [served(stage) for _ in range(2)]
     name, module = LOST_AFTER_THE_COMMIT[who]
     pod = {"a": stage.a, "b": stage.b}[name]

@@ -12,7 +12,7 @@ import struct
 import pytest
 
 from checkpoint.core.sockopts import INERT
-from controller import actions
+from controller import pairs
 from controller.core.phases import Phase
 from tests.harness.connected import PORT, accepted, finish
 from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
@@ -191,7 +191,7 @@ async def test_taken_back_they_leave_nothing_and_are_made_anew(stage, told):
 
 
 async def test_few_go_by_their_images(stage, told, monkeypatch):
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 3)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 3)
     sock = accepted(stage, told)
     assert (await moved(stage, "puppet")).flows.made_ahead == 0
     sock.sendall(b"x")
