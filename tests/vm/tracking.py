@@ -12,7 +12,7 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from controller import actions
+from controller import pairs
 from tests.harness import soft_dirty
 from tests.harness.clients import Echo
 from tests.harness.moving import PORT, scene
@@ -22,7 +22,7 @@ from tests.harness.solo_agent import CRIU
 @pytest.fixture
 async def stage(monkeypatch):
     assert soft_dirty.tracked(CRIU), "this kernel does not track what is written"
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 1)
     async with scene() as made:
         await made.run_server()
         yield made
