@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoint.api import Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
+from checkpoint.api import RECORD, Belongings, Custody, PrepareInbound, PrepareOutbound, Problem, RunWorkload, Workload
 from checkpoint.baggage.incoming import came
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.custody import FINAL, GIVEN_UP, State
@@ -44,7 +44,7 @@ class Custodian:
         self.store = store
         self.workloads = Workloads(kernel, directory, pid_base)
         self._kernel = kernel
-        self._file = StateFile(directory / "agent" / "state.json")
+        self._file = StateFile(directory / RECORD)
         self._farewells = Farewells(kernel, adopt_path, self._spawn, self.holder)
         self._around = Surroundings(
             kernel, engine, messages, store, adopt_path, self._save, self._spawn, self._moved_on, directory / "agent",

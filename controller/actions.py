@@ -17,10 +17,10 @@ import msgspec
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller import memory, relayed
-from controller.clients import gather_named, unless_unknown
+from controller.clients import gather_named, unless_gone, unless_unknown
 from controller.core.accounts import Account, reconcile
 from controller.core.choose import Choice, fall_back
-from controller.core.errors import Answered
+from controller.core.errors import MidstreamError, Unreachable
 from controller.core.hold import judged
 from controller.core.phases import Action
 from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
@@ -28,15 +28,14 @@ from controller.core.predict import Rates
 from controller.core.ways import Pile
 from controller.journal import Intent
 from controller.lab.pod import Pod
+from controller.pairs import Pairs
 from controller.parties import Parties
 from controller.preflight import preflight
-from controller.transfer import UNFROZEN_PATIENCE_SECONDS, Agreed, Depot, agree, carry_files
+from controller.remains import gave_up
+from controller.transfer import Agreed, Depot, agree, carry_files
 
 T = TypeVar("T")
 
-FEWEST_PAIRS = 64
-"""So many connections are worth it to make both their ends ahead: to keep CRIU from seeing them takes some milliseconds
-itself, and CRIU has made fewer by then."""
 _NONE = msgspec.Raw(b"[]")
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +63,8 @@ class Move(Parties):
         self.restored: agent_api.Restored | None = None
         self.repointed: proxy_api.Repointed | None = None
         self.accounts: list[Account] = []
+        self.flows_lost: MidstreamError | None = None
+        """After the commit a proxy was lost, and the connections with it."""
         self.seconds: dict[str, float] = {}
         """The agents' own account of their steps."""
         # Not on record: a controller that takes over before the commit takes the migration back, after it needs no key.
@@ -74,9 +75,7 @@ class Move(Parties):
         """The migration that brought the workload to the source, as far as it is known here."""
         self._prepared: agent_api.Custody | None = None
         self._agreed = Agreed()
-        self._connections = agent_api.Connections(_NONE, [])
-        self._paired = agent_api.Paired([])
-        self._changes = agent_api.Changes([])
+        self.pairs = Pairs(self, self._id, self._patience_seconds)
         self.memory: agent_api.Memory | None = None
         """How far the memory has come that is in no image."""
         self.rounds: list[agent_api.PreDumped] = []
@@ -171,28 +170,8 @@ class Move(Parties):
         source = self._agreed.memory_at(self.source.address)
         self.memory = await memory.send_early(self._id, self.destination_agent, self._choice, source)
 
-    async def _foresee(self) -> None:
-        body = agent_api.Foresee(FEWEST_PAIRS)
-        self._connections = await self.source_agent.outbound(self._id, "foresee", agent_api.Connections, body)
-
-    async def _pair(self) -> None:
-        """Both ends of each; where one of them cannot be had, the connection goes by its image."""
-        if not self._connections.sockets:
-            return
-        legs, patience = self._connections.legs, UNFROZEN_PATIENCE_SECONDS
-        try:
-            await self.destination_proxy.build_ahead(self._id, legs, patience)
-            wanted = self._connections
-            self._paired = await self.destination_agent.inbound(self._id, "pair", agent_api.Paired, wanted, patience)
-        except Answered as error:
-            _LOG.info("%s: no connection is made ahead: %s", self._id, error)
-
     async def _survey(self) -> None:
         await self.source_agent.outbound(self._id, "survey", agent_api.Custody)
-
-    async def _spare(self) -> None:
-        if self._paired.flows:
-            await self.source_agent.outbound(self._id, "pair", agent_api.Custody, self._paired)
 
     @property
     def made_ahead(self) -> int:
@@ -213,9 +192,7 @@ class Move(Parties):
         if not self.rounds or self.rounds[-1].then != "fall-back":
             return
         await self._forget()
-        if self._connections.sockets:
-            await self.destination_proxy.build_ahead(self._id, _NONE, UNFROZEN_PATIENCE_SECONDS)
-            self._paired = agent_api.Paired([])
+        await self.pairs.forget()
         choice = fall_back(self._choice, self.rounds[-1].reason)
         self.plan = msgspec.structs.replace(self._planned, memory=choice)
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
@@ -247,36 +224,42 @@ class Move(Parties):
             self._id, "restore", agent_api.Restored, body, timeout_seconds=self._patience_seconds
         )
 
-    async def _compare(self) -> None:
-        if self._paired.flows:
-            self._changes = await self._source("compare", agent_api.Changes)
-
-    async def _adjust(self) -> None:
-        if self._changes.changes:
-            await self.destination_agent.inbound(self._id, "adjust", agent_api.Custody, self._changes)
-
     async def _check_legs(self) -> None:
         """A proxy that was started anew while the copy was made has none, and after the commit it would be too late."""
         await self.destination_proxy.build_legs(self._id, _NONE, _NONE, self._patience_seconds)
 
     async def _commit(self) -> None:
-        self._learn(await self._source("commit", agent_api.Custody))
+        try:
+            self._learn(await self._source("commit", agent_api.Custody))
+        except Unreachable:
+            if self.source.alive or not gave_up(self.source, self._id):
+                raise
+            _LOG.warning("%s: pod %s is gone, and had given the workload up", self._id, self.source.name)
 
     async def _resume_legs(self) -> None:
-        await self.destination_proxy.resume(self._id)
+        await unless_unknown(self.destination_proxy.resume(self._id))
 
     async def _resume(self) -> None:
         self._learn(await self.destination_agent.inbound(self._id, "resume", agent_api.Custody))
 
     async def _repoint(self) -> None:
-        self.repointed = await self.source_proxy.repoint(self._id)
+        self.repointed = await unless_gone(self.source, self.source_proxy.repoint(self._id))
 
     async def _settle(self) -> None:
         """Reads the ledgers once; `controller.migrate` asks again until they are settled."""
-        before = await self.source_proxy.ledger("outbound", self._id)
-        there = await self.destination_proxy.ledger("inbound", self._id)
-        after = await self.source_proxy.ledger("outbound", self._id)
-        self.accounts = reconcile(before, there, after)
+        before = await self._ledger_of_source()
+        there = await unless_unknown(self.destination_proxy.ledger("inbound", self._id))
+        after = await self._ledger_of_source()
+        if before is None or after is None:
+            await unless_unknown(self.destination_proxy.orphan(self._id, self.source.address))
+            self.flows_lost = _flows_lost(self.source)
+        elif there is None:
+            self.flows_lost = _flows_lost(self.destination)
+        else:
+            self.accounts = reconcile(before, there, after)
+
+    async def _ledger_of_source(self) -> list[proxy_api.LedgerLine] | None:
+        return await unless_gone(self.source, self.source_proxy.ledger("outbound", self._id))
 
     async def _shorten(self) -> None:
         """Have whatever followed the workload to the source relayed straight to the destination, pod by pod."""
@@ -304,7 +287,7 @@ class Move(Parties):
     async def _forget(self) -> None:
         # Unknown: said before, and one of the two did not answer then.
         await gather_named(
-            source=unless_unknown(self.source_agent.forget("outbound", self._id)),
+            source=unless_gone(self.source, self.source_agent.forget("outbound", self._id)),
             destination=unless_unknown(self.destination_agent.forget("inbound", self._id)),
         )
 
@@ -326,6 +309,11 @@ class Move(Parties):
         self.seconds.update(custody.seconds)
 
 
+def _flows_lost(pod: Pod) -> MidstreamError:
+    message = f"the proxy of pod {pod.name} was lost after the commit, and the connections with it"
+    return MidstreamError("flows-lost", message, "pod", f"the workload runs; see {pod.log('proxy')}")
+
+
 ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.CHECK_PLAN: Move._check_plan,
     Action.AWAIT_WAYS: Move._await_ways,
@@ -336,10 +324,10 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.OPEN_TRANSFER: Move._open_transfer,
     Action.CARRY_FILES: Move._carry_files,
     Action.SEND_EARLY: Move._send_early,
-    Action.FORESEE: Move._foresee,
-    Action.PAIR: Move._pair,
+    Action.FORESEE: lambda move: move.pairs.foresee(),
+    Action.PAIR: lambda move: move.pairs.make(),
     Action.SURVEY: Move._survey,
-    Action.SPARE: Move._spare,
+    Action.SPARE: lambda move: move.pairs.spare(),
     Action.PRE_COPY: Move._pre_copy,
     Action.START_OVER: Move._start_over,
     Action.STOP: Move._stop,
@@ -348,8 +336,8 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.SEAL: Move._seal,
     Action.BUILD_LEGS: Move._build_legs,
     Action.RESTORE: Move._restore,
-    Action.COMPARE: Move._compare,
-    Action.ADJUST: Move._adjust,
+    Action.COMPARE: lambda move: move.pairs.compare(),
+    Action.ADJUST: lambda move: move.pairs.adjust(),
     Action.CHECK_LEGS: Move._check_legs,
     Action.COMMIT: Move._commit,
     Action.RESUME_LEGS: Move._resume_legs,

@@ -14,6 +14,7 @@ import msgspec
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
 from controller.core.errors import Answered, Unreachable
+from controller.lab.pod import Pod
 
 if TYPE_CHECKING:
     from controller.session import Session
@@ -181,6 +182,9 @@ class ProxyClient(SidecarClient):
     async def resume(self, migration: str) -> proxy_api.Resumed:
         return await self.call("POST", f"/v1/inbound/{migration}/resume", proxy_api.Resumed)
 
+    async def orphan(self, migration: str, source: str) -> proxy_api.Orphaned:
+        return await self.call("POST", f"/v1/inbound/{migration}/orphan", proxy_api.Orphaned, proxy_api.Orphan(source))
+
     async def take_over(self, migration: str, token: str) -> proxy_api.TakenOver:
         path, body = f"/v1/inbound/{migration}/takeover", proxy_api.TakeOver(token)
         return await self.call("POST", path, proxy_api.TakenOver, body)
@@ -195,13 +199,24 @@ class ProxyClient(SidecarClient):
         return await self.call("DELETE", f"/v1/{side}/{migration}", proxy_api.Released)
 
 
-async def unless_unknown(call: Awaitable[object]) -> None:
-    """Undoing what was never begun is done already."""
+async def unless_unknown(call: Awaitable[T]) -> T | None:
+    """None where the migration is unknown: undoing what was never begun is done already."""
     try:
-        await call
+        return await call
     except Answered as error:
         if error.status != 404:
             raise
+        return None
+
+
+async def unless_gone(pod: Pod, call: Awaitable[T]) -> T | None:
+    """None, too, where the pod is no more: nobody there will ever know of it."""
+    try:
+        return await unless_unknown(call)
+    except Unreachable:
+        if pod.alive:
+            raise
+        return None
 
 
 async def gather_named(**calls: Any) -> dict[str, Any]:

@@ -38,9 +38,11 @@ WAYS_SECONDS = 10.0
 them, unless there are too many (`controller.core.ways`)."""
 
 
-VAIN = frozenset({Action.DUMP, Action.SEAL, Action.RESTORE})
-"""What may take long, and is not waited for when another action of its group has failed, or the rollback is asked for.
-The release and the discard break it off at the agents too."""
+VAIN = frozenset(
+    {Action.DUMP, Action.ADOPT, Action.SEAL, Action.BUILD_LEGS, Action.RESTORE, Action.CHECK_LEGS}
+)  # fmt: skip
+"""What may take long, as where a proxy stands still, and is not waited for when another action of its group has failed,
+or the rollback is asked for. The release and the discard break it off at the agents too."""
 
 
 class Observer(Protocol):
@@ -202,11 +204,13 @@ class Driver:
         while True:
             await asyncio.sleep(pause)
             await self.move.perform(Action.SETTLE)
-            accounts = self.move.accounts
-            if all(account.settled for account in accounts) or time.monotonic() > deadline:
+            accounts, lost = self.move.accounts, self.move.flows_lost
+            if lost or all(account.settled for account in accounts) or time.monotonic() > deadline:
                 break
             pause = max(pause, min(2 * pause, RETRY_SECONDS))
-        if words := complaint(accounts):
+        if lost:
+            self._blame(lost)
+        elif words := complaint(accounts):
             self._blame(MidstreamError("ledger-unequal", words))
 
     async def _await_memory(self) -> None:

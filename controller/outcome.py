@@ -97,7 +97,8 @@ def _last_answered(move: Move, actions: tuple[Action, ...]) -> Action:
 def _flow_counts(move: Move, phase: Phase) -> FlowCounts:
     adopted = move.adopted.flows if move.adopted else 0
     gone = [account for account in move.accounts if account.lost or account.standing is Standing.GIVEN_UP]
-    lost = len(gone) if phase is not Phase.FAILED else adopted
+    everything = phase is Phase.FAILED or move.flows_lost is not None
+    lost = adopted if everything else len(gone)
     return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost, move.made_ahead)
 
 

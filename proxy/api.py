@@ -15,6 +15,7 @@
 | POST /v1/inbound/{migration}/resume | | `Resumed` |
 | GET /v1/inbound/{migration}/ledger | | `list[LedgerLine]` |
 | POST /v1/inbound/{migration}/takeover | `TakeOver` | `TakenOver` |
+| POST /v1/inbound/{migration}/orphan | `Orphan` | `Orphaned` (what came from a proxy that is gone is reset) |
 | DELETE /v1/inbound/{migration} | | `Released` |
 | GET /v1/listeners | | `list[ListenerView]` |
 | POST /v1/switch | `Switch` | `Switched` |
@@ -187,6 +188,18 @@ class LegsBuilt(msgspec.Struct, frozen=True):
 
 class Resumed(msgspec.Struct, frozen=True):
     resumed: int
+
+
+class Orphan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proxy that the migration's flows have come from is gone for good."""
+
+    source: str
+    """Its address."""
+
+
+class Orphaned(msgspec.Struct, frozen=True):
+    flows: int
+    """So many were reset: they went by no other way."""
 
 
 class Switch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

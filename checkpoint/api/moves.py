@@ -114,6 +114,15 @@ class Custody(msgspec.Struct, frozen=True):
     """Source: by it another agent finds out whether it sees this one's folder."""
 
 
+RECORD = "agent/state.json"
+"""In the pod's folder: what the agent has written down, for itself and for whoever finds it dead with its pod. A line
+for each state, a `Record` among other things; the last whole one counts."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    migrations: list[Custody] = []
+
+
 class PreDump(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One round of pre-copy: what has been written since the round before, everything in the first."""
 

@@ -13,6 +13,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+MUCH_BYTES = 256 << 20
+"""What is worth it, of one process: from here on counting the pages takes as long as to be asked about each file."""
+
 _FLAGS = "VmFlags:"
 
 

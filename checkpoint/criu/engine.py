@@ -12,9 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from checkpoint.api import MemoryFeatures
-from checkpoint.core import options, precopy
+from checkpoint.core import options, precopy, smaps
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.criu import kerndat, log, pipes
+from checkpoint.criu import kerndat, log, pipes, shade
 from checkpoint.criu.swrk import Swrk
 from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import chain
@@ -78,10 +78,8 @@ class CriuEngine:
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
         wrapper = () if root is None else _dumpers_wrapper(root)
-        shaded = asking and root is not None and not trees.is_filtered(root)
-        return Swrk(
-            self._kernel, self._criu, self._messages, wrapper, lazily=lazily, shaded=shaded, inherited=inherited
-        )  # fmt: skip
+        asked = _asked(root, lazily=lazily) if asking and root is not None else ""
+        return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily, asked=asked, inherited=inherited)
 
     async def stop(self, root: int) -> Tree:
         return await trees.stop(self._kernel, root)
@@ -243,6 +241,17 @@ def _lazy_config(work: Path) -> str:
     path = work / "lazy.conf"
     path.write_text(options.LAZY_CONFIG)
     return str(path)
+
+
+def _asked(root: int, *, lazily: bool) -> str:
+    """Which of CRIU's questions somebody else answers; none, where the tree has filters of its own. About areas only
+    where that takes the kernel longer than all the files take that CRIU opens."""
+    if trees.is_filtered(root):
+        return ""
+    if not lazily:
+        return shade.FILES
+    sizes = [procfs.memory_bytes(pid)[0] for pid in trees.descendants(root)]
+    return shade.AREAS if max(sizes, default=0) >= smaps.MUCH_BYTES else shade.PAGES
 
 
 def _dumpers_wrapper(root: int) -> list[str]:

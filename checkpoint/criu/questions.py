@@ -90,7 +90,8 @@ def receive(listener: int) -> Question | None:
 
 def give(listener: int, question: Question, fd: int) -> int:
     """Give the asker a duplicate of our descriptor, and its number there. Raises OSError."""
-    return fcntl.ioctl(listener, _ADD_FD, bytearray(_ADDED.pack(question.number, 0, fd, 0, 0)))
+    theirs: int = fcntl.ioctl(listener, _ADD_FD, bytearray(_ADDED.pack(question.number, 0, fd, 0, 0)))
+    return theirs
 
 
 def leave(listener: int, question: Question) -> None:

@@ -1,8 +1,9 @@
 """`python shade.py FD ASKED PROGRAM ARGUMENT…`: becomes the program, some of whose system calls somebody else answers.
 
 A seccomp filter (seccomp(2), SECCOMP_RET_USER_NOTIF) on getdents64(2), where ASKED is `pages` or `areas` on ioctl(…,
-PAGEMAP_SCAN, …) too, and where it is `areas` on openat(2) to read what is named from a folder; everything else passes. Its listener is sent over FD, a SOCK_SEQPACKET socket, with one byte;
-where the kernel has no such filter its error number goes instead, in text, and the program runs as it would have.
+PAGEMAP_SCAN, …) too, and where it is `areas` on openat(2) to read what is named from a folder; everything else passes.
+Its listener is sent over FD, a SOCK_SEQPACKET socket, with one byte; where the kernel has no such filter its error
+number goes instead, in text, and the program runs as it would have.
 
 Standard library only, and nothing of ours: it is started with -I -S, which takes 12 ms, not 40.
 """

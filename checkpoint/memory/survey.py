@@ -13,6 +13,7 @@ from checkpoint.core import smaps
 from checkpoint.core.areas import Area, between, join, large, within
 from checkpoint.core.smaps import Mapping
 from checkpoint.memory import scan, urgency
+from checkpoint.processes import procfs
 
 
 class Survey:
@@ -82,7 +83,8 @@ class Survey:
         urgency.step_back()
         for pid in pids:
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                self._mappings[pid] = smaps.parse((_folder(pid) / "smaps").read_text().split("\n"))
+                if procfs.memory_bytes(pid)[0] >= smaps.MUCH_BYTES:
+                    self._mappings[pid] = smaps.parse((_folder(pid) / "smaps").read_text().split("\n"))
             seen = self._seen.setdefault(pid, [])
             with contextlib.suppress(OSError), _page_map(pid) as page_map:  # one that has ended has nothing
                 for area in _large(pid):

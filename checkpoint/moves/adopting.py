@@ -13,7 +13,6 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -33,10 +32,11 @@ from checkpoint.images.folder import Images, Stream
 from checkpoint.images.watch import FolderWatch
 from checkpoint.kernel import IN_CLOSE_WRITE
 from checkpoint.moves.foreseen import Foreseen
+from checkpoint.moves.handover import Handover
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import adopt, live, sockopts, unkept
-from checkpoint.sockets.adopt import Adoption, Given, LegEnds, PairedSocket, Taken
+from checkpoint.sockets.adopt import Given, LegEnds, PairedSocket, Taken
 from checkpoint.sockets.duplicates import OpenSockets
 from checkpoint.sockets.left import LeftListeners
 
@@ -58,11 +58,11 @@ class Adopting:
         self.sorted = flows.Sorted([], [], [], [])
         self.proofs: dict[str, Proof] = {}
         """Of the connections' images: they are edited for the destination as soon as the proxy has the connection."""
-        self._around, self._migration, self._folder, self._lost = around, migration, folder, lost
+        self._around, self._folder = around, folder
         self._key = key  # none after a restart of the agent: what was begun before goes back
         self._images = Images(folder, around.messages)
         self._sockets: OpenSockets | None = None
-        self._adoption: Adoption | None = None
+        self._handover = Handover(around.adopt_path, migration, lost, self._keep)
         self._watch: FolderWatch | None = None
         self._whole: deque[int] = deque()
         """The connections whose images CRIU has written, by inode, but for those that were given."""
@@ -82,10 +82,6 @@ class Adopting:
         """Those whose legs the proxy has not said yet, by number."""
         self._restored_at: dict[int, str] = {}
         """Each adopted connection's own address at the destination, by the socket's inode."""
-        self._legs: list[msgspec.Raw] = []
-        """Those that nobody was told yet."""
-        self._pairs: list[msgspec.Raw] = []
-        """The legs of pairs, likewise."""
         self._count = 0
         """How many flows there are."""
         self._left = LeftListeners()
@@ -99,6 +95,7 @@ class Adopting:
     def watch(self) -> None:
         """CRIU is about to write its images. Raises AgentError KERNEL."""
         self._watch = FolderWatch(self._around.kernel, self._folder, IN_CLOSE_WRITE, self._written)
+        self._handover.listen(self._go_on)
 
     async def look(self, tree: Tree, hide: Hide) -> list[SocketOptions]:
         """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
@@ -117,11 +114,10 @@ class Adopting:
         """CRIU is going to dump once more: everything is given again after that, as the new images say."""
         self._stop_watching()
         self._failed = None
-        if self._adoption is not None:
-            await self._adoption.drain()
+        await self._handover.begin_again()
         self._foreseen.forget()
         self._put_back()
-        for queue in (self._whole, self._paired, self._pairs, self._legs):
+        for queue in (self._whole, self._paired):
             queue.clear()
         for table in (self._given, self._under_way, self.proofs, self._restored_at):
             table.clear()
@@ -140,10 +136,7 @@ class Adopting:
         await self._give(self._dumped_so_far(), len(self._live))
         self._sort()
         await self._give(self._rest(), self._count)
-        if self._adoption is not None:
-            for taken in await self._adoption.settle():
-                self._keep(taken)
-            self._adoption.watch()
+        await self._handover.settle()
         self._left.keep(self._duplicate(held.socket.ino) for held in self.sorted.listeners)
         assert self._sockets is not None
         self._sockets.close(but=self._foreseen.chosen)
@@ -161,23 +154,21 @@ class Adopting:
             self._close_sockets()
 
     def take_legs(self) -> tuple[msgspec.Raw, msgspec.Raw]:
-        """Those that nobody was told yet, and those of pairs, each as a JSON list; from now on they are."""
-        legs, paired = (msgspec.Raw(b"[" + b",".join(map(bytes, some)) + b"]") for some in (self._legs, self._pairs))
-        self._legs.clear()
-        self._pairs.clear()
-        return legs, paired
+        """See Handover."""
+        return self._handover.take_legs()
 
     def edit_addresses(self, addresses: dict[str, str]) -> None:
         """Of all sockets in the images, for the destination. Raises AgentError."""
         self._images.edit_sockets(addresses, self.sorted.inside, self._restored_at)
 
+    def hurry(self) -> None:
+        """See Handover."""
+        self._handover.hurry()
+
     async def release(self) -> None:
         """Have the proxy give everything back."""
         self._stop_watching()
-        if self._adoption is not None:
-            # A proxy that is dead or deaf has let go already, or its legs are mended by the engine.
-            with suppress(AgentError):
-                await self._adoption.release()
+        await self._handover.release()
         self.close()
 
     def give_away(self) -> None:
@@ -188,9 +179,7 @@ class Adopting:
         """Once the proxy's part is over, or nobody is to adopt anything."""
         self._stop_watching()
         self._left.close()
-        if self._adoption is not None:
-            self._adoption.close()
-            self._adoption = None
+        self._handover.close()
         self._close_sockets()
 
     def reuse_address(self) -> dict[int, bool]:
@@ -227,13 +216,12 @@ class Adopting:
         if not self._live or self._failed is not None:  # they are not looked at yet, or there are none
             return
         try:
-            for taken in self._adoption.answered() if self._adoption else ():
-                self._keep(taken)
-            while self._paired and (self._adoption is None or self._adoption.has_room):
+            self._handover.hear()
+            while self._paired and self._handover.has_room:
                 self._say_paired()
-            while len(self._whole) >= adopt.CHUNK and (self._adoption is None or self._adoption.has_room):
+            while len(self._whole) >= adopt.CHUNK and self._handover.has_room:
                 if some := list(islice(self._dumped_so_far(), adopt.CHUNK)):
-                    self._say(some, len(self._live))
+                    self._handover.give(some, len(self._live))
         except AgentError as error:
             self._failed = error
             self._stop_watching()
@@ -289,14 +277,12 @@ class Adopting:
     async def _give(self, everything: Iterator[Given], flow_count: int) -> None:
         """Message by message, as the proxy has room."""
         while some := list(islice(everything, adopt.CHUNK)):
-            if self._adoption is not None and not self._adoption.has_room:
-                self._keep(await self._adoption.next())
-            self._say(some, flow_count)
+            await self._handover.room()
+            self._handover.give(some, flow_count)
 
     async def _give_paired(self) -> None:
         while self._paired:
-            if self._adoption is not None and not self._adoption.has_room:
-                self._keep(await self._adoption.next())
+            await self._handover.room()
             self._say_paired()
 
     def _say_paired(self) -> None:
@@ -309,25 +295,13 @@ class Adopting:
                 break
             some.append(one)
             self._paired.popleft()
-        self._proxy().give_paired(some, len(self._live))
-
-    def _say(self, some: list[Given], flow_count: int) -> None:
-        self._proxy().give(some, flow_count)
-
-    def _proxy(self) -> Adoption:
-        if self._adoption is None:
-            self._adoption = Adoption(self._around.adopt_path, self._migration, self._lost)
-            if self._watch is not None:
-                self._adoption.listen(self._go_on)
-        return self._adoption
+        self._handover.give_paired(some, len(self._live))
 
     def _keep(self, taken: Taken) -> None:
         """The proxy has these: what it says of them goes into their images."""
         numbers = [one.say.flow for one in taken.given if one.say.kind == "flow"]
         for number, ends in zip(numbers, adopt.ends_of(taken.legs[: len(numbers)]), strict=True):
             self._edit(*self._under_way.pop(number), ends)
-        self._legs += taken.legs
-        self._pairs += taken.pairs
 
     def _edit(self, held: Held, stream: Stream, ends: LegEnds) -> None:
         numbers = readdress.without_unsent(readdress.without_fins(held.socket.state, stream.numbers))
@@ -352,8 +326,7 @@ class Adopting:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        if self._adoption is not None:
-            self._adoption.deafen()
+        self._handover.deafen()
 
     def _duplicate(self, ino: int) -> SocketType:
         assert self._sockets is not None

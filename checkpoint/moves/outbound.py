@@ -274,13 +274,14 @@ class Outbound(Side):
 
     async def release(self, reason: str = "", *, expired: bool = False) -> Custody:
         """Let the workload go on where it was."""
-        # Whoever holds the lock may be waiting for any of the three.
+        # Whoever holds the lock may be waiting for any of the four.
         reason = reason or "the controller asked for it"
         code = Code.LEASE_EXPIRED if expired else Code.WRONG_STATE
         why = AgentError(code, f"the dump was broken off: {reason}")
         self._dumping.break_off(why)
         self._outgoing.break_off(why)
         self._shipping.stop(expired=expired, reason=reason)
+        self._adopting.hurry()
         async with self._lock:
             if not self._machine.done(Event.RELEASE):
                 self._check(Event.RELEASE)

@@ -46,6 +46,10 @@ _MAX_ANSWER_BYTES = 1 << 20
 _ANSWER_SECONDS = 10.0
 """A chunk takes the proxy milliseconds; a proxy that takes longer is stuck, and the workload stands still meanwhile."""
 
+_BACK_SECONDS = 1.0
+"""All that the way back waits for the proxy: it does nothing more with what it has not taken by then
+(`proxy.io.adoption`, `proxy.io.hold_limit`), and the workload stands still meanwhile."""
+
 End = tuple[str, int]
 Kind = Literal["flow", "listener", "datagrams"]
 
@@ -220,6 +224,10 @@ class Adoption:
         self._lost = lost
         self._listening = False
         self._unanswered: deque[Sequence[Given]] = deque()
+        self._patience: asyncio.Timeout | None = None
+        """While an answer is waited for."""
+        self._give_up_at: float | None = None
+        """On the way back: when nothing more is waited for, by the loop's clock."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)  # not for the connect either: one that stands still may have a full queue
         try:
@@ -281,11 +289,22 @@ class Adoption:
         self._say(_Foresee(self._migration, sockets))
         return (await self.next()).legs
 
+    def hurry(self) -> None:
+        """It is going back: wait for the proxy no longer than _BACK_SECONDS from now on."""
+        if self._give_up_at is None:
+            self._give_up_at = asyncio.get_running_loop().time() + _BACK_SECONDS
+            if self._patience is not None:
+                self._patience.reschedule(self._give_up_at)
+
     async def release(self) -> None:
-        """Tell the proxy to let go; a proxy that is dead already has."""
+        """Tell the proxy to let go; a proxy that is dead already has, and one that stands still will hear it. Raises
+        AgentError PROXY_UNREACHABLE."""
         self.deafen()
-        await self.drain()
-        self._say(_Release(self._migration))
+        self.hurry()
+        try:
+            await self.drain()
+        finally:
+            self._say(_Release(self._migration))
         await self.next()
 
     async def end(self) -> None:
@@ -320,11 +339,14 @@ class Adoption:
         self._unanswered.append(given)
 
     async def _answer(self) -> _Answer:
+        at = self._give_up_at or asyncio.get_running_loop().time() + _ANSWER_SECONDS
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout_at(at) as self._patience:
                 await readable(self._socket.fileno())
         except OSError as error:  # TimeoutError is one
             raise AgentError(Code.PROXY_UNREACHABLE, f"the proxy does not answer: {error}") from error
+        finally:
+            self._patience = None
         raw = self._heard()
         assert raw is not None
         return _understood(raw)

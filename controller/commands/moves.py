@@ -122,7 +122,7 @@ def exit_status(result: MigrationResult) -> int:
     if result.outcome == "rolled-back":
         untouched = not any(phase.name == Phase.PREPARING.value for phase in result.phases)
         return EXIT_REFUSED if untouched else EXIT_ROLLED_BACK
-    kept = result.flows.lost == len(given_up(result)) and not result.bytes.lost
+    kept = result.flows.lost == len(given_up(result)) and not result.bytes.lost and result.error is None
     return 0 if result.outcome == "succeeded" and kept else EXIT_FAILED
 
 

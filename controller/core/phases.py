@@ -160,7 +160,8 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     (Phase.COMMITTING, Event.ERROR): Phase.ROLLING_BACK,
     (Phase.COMMITTING, Event.IN_DOUBT): Phase.COMMITTING,
     (Phase.COMMITTING, Event.INTERRUPTED): Phase.COMMITTING,
-    (Phase.COMMITTING, Event.LOST): Phase.FAILED,
+    # It is dead, and had not given the workload up: that has ended with it, and no copy is to outlive it.
+    (Phase.COMMITTING, Event.LOST): Phase.ROLLING_BACK,
     # The destination owns the workload: what failed is tried again until it works or the pod is gone.
     **{(phase, event): phase for phase in (Phase.REPOINTING, Phase.DRAINING)
        for event in (Event.ERROR, Event.IN_DOUBT, Event.INTERRUPTED)},

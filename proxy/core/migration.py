@@ -25,6 +25,7 @@ class Call(Enum):
     REPOINT = auto()
     BUILD = auto()
     RESUME = auto()
+    ORPHAN = auto()
 
 
 OUTBOUND = {
@@ -42,6 +43,7 @@ INBOUND = {
     (Inbound.PREPARED, Call.RESUME): Inbound.RESUMED,
     (Inbound.BUILT, Call.RESUME): Inbound.RESUMED,
     (Inbound.RESUMED, Call.RESUME): Inbound.RESUMED,
+    (Inbound.RESUMED, Call.ORPHAN): Inbound.RESUMED,
 }
 
 

@@ -1,7 +1,8 @@
 """The adoption socket: the agent passes the workload's sockets, with what the image says of them.
 
 SOCK_SEQPACKET, one JSON message a packet, the descriptors beside it (SCM_RIGHTS, at most 253 a message). Only root may
-speak. The end of a connection releases nothing: the agent may die and come back, the hold goes on.
+speak. The end of a connection releases nothing: the agent may die and come back, the hold goes on. But what was given
+over it and not taken by then is not: the proxy may have stood still, and the workload run on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import array
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 import time
@@ -130,8 +132,8 @@ class AdoptionServer:
             data, ancillary, flags, _ = agent.recvmsg(
                 MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
             )
-        except (BlockingIOError, InterruptedError):
-            return
+        except (BlockingIOError, InterruptedError, ConnectionResetError):
+            return  # it has gone without our last answer: what it had said can still be read, and its end
         except OSError:
             self._drop(agent)
             return
@@ -140,9 +142,10 @@ class AdoptionServer:
             _close(descriptors)
             self._drop(agent)
             return
-        self._answer(agent, self._handle(data, descriptors, bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))))
+        truncated = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        self._answer(agent, self._handle(agent, data, descriptors, truncated))
 
-    def _handle(self, data: bytes, descriptors: list[int], truncated: bool) -> Answer:
+    def _handle(self, agent: socket.socket, data: bytes, descriptors: list[int], truncated: bool) -> Answer:
         try:
             if truncated:
                 raise ProxyError(Code.TOO_LARGE, "too many bytes or descriptors for one message")
@@ -153,7 +156,7 @@ class AdoptionServer:
                 return Foreseen(self._plane.outbound_named(request.migration).foresee(request.sockets))
             if isinstance(request, End):
                 return Told(self._plane.end(request.migration))
-            return self._adopt(request, descriptors)
+            return self._adopt(agent, request, descriptors)
         except msgspec.MsgspecError as error:
             return ErrorBody(ProxyError(Code.BAD_REQUEST, str(error)).problem())
         except ProxyError as error:
@@ -164,10 +167,12 @@ class AdoptionServer:
         finally:
             _close(descriptors)
 
-    def _adopt(self, request: Adopt | Take, descriptors: list[int]) -> Adopted | Taken:
+    def _adopt(self, agent: socket.socket, request: Adopt | Take, descriptors: list[int]) -> Adopted | Taken:
         """Takes the descriptors it keeps out of the list."""
         if len(descriptors) != len(request.sockets):
             raise ProxyError(Code.BAD_REQUEST, f"{len(descriptors)} descriptors for {len(request.sockets)} sockets")
+        if _has_left(agent):
+            raise ProxyError(Code.WRONG_STATE, "whoever gave these waits for them no more: the workload may run")
         migration = self._plane.outbound_named(request.migration)
         start = time.perf_counter()
         socks = self._sockets(descriptors)
@@ -197,6 +202,8 @@ class AdoptionServer:
     def _answer(self, agent: socket.socket, answer: Answer) -> None:
         try:
             agent.send(_encode(answer))
+        except (BrokenPipeError, ConnectionResetError):
+            log.info("the agent has gone without its answer")
         except OSError as error:
             log.warning("the agent did not take its answer: %s", error.strerror)
             self._drop(agent)
@@ -206,6 +213,13 @@ class AdoptionServer:
             self._agents.discard(agent)
             self._poller.forget(agent)
             agent.close()
+
+
+def _has_left(agent: socket.socket) -> bool:
+    """Whether its end is closed, though what it has said before can still be read."""
+    poll = select.poll()
+    poll.register(agent, 0)
+    return bool(poll.poll(0))
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

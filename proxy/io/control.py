@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from proxy import metrics
-from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, PrepareInbound, PrepareOutbound, Switch, TakeOver
+from proxy.api import MAX_BODY_BYTES, ErrorBody, Legs, Orphan, PrepareInbound, PrepareOutbound, Switch, TakeOver
 from proxy.core.errors import Code, ProxyError
 from proxy.io.plane import Plane
 
@@ -53,6 +53,7 @@ class Control:
                 web.post("/v1/inbound/{migration}/resume", self._resume),
                 web.get("/v1/inbound/{migration}/ledger", self._inbound_ledger),
                 web.post("/v1/inbound/{migration}/takeover", self._take_over),
+                web.post("/v1/inbound/{migration}/orphan", self._orphan),
                 web.delete("/v1/inbound/{migration}", self._release_inbound),
             ]
         )
@@ -119,6 +120,9 @@ class Control:
 
     async def _take_over(self, request: web.Request) -> web.Response:
         return _answer(self._plane.take_over(_name(request), await _body(request, TakeOver)))
+
+    async def _orphan(self, request: web.Request) -> web.Response:
+        return _answer(self._plane.orphan(_name(request), await _body(request, Orphan)))
 
     async def _release_inbound(self, request: web.Request) -> web.Response:
         return _answer(self._plane.release_inbound(_name(request), _force(request)))

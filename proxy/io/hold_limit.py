@@ -18,6 +18,10 @@ LIMIT_SECONDS = 0.5
 """A hold that is shorter is bounded by the receive buffers as they are; most are, and are spared 10 us a flow."""
 
 
+LISTEN_SECONDS = 0.01
+"""All that waits in the adoption socket is taken meanwhile."""
+
+
 class HoldLimit:
     """One migration's."""
 
@@ -32,7 +36,11 @@ class HoldLimit:
 
     def begin(self, max_held_bytes: int) -> None:
         """Everything is held: set it in LIMIT_SECONDS, unless the hold is over by then."""
-        self._timer = self._loop.call_later(LIMIT_SECONDS, self.set, max_held_bytes)
+        self._timer = self._loop.call_later(LIMIT_SECONDS, self._listen_first, max_held_bytes)
+
+    def _listen_first(self, max_held_bytes: int) -> None:
+        """The proxy may have stood still, and the workload run on since: an agent that has said so is heard first."""
+        self._timer = self._loop.call_later(LISTEN_SECONDS, self.set, max_held_bytes)
 
     def set(self, max_held_bytes: int) -> None:
         """Each flow that is held has its share."""

@@ -237,6 +237,16 @@ class InboundMigration:
         self._dismiss_reserved()
         return len(self.flows)
 
+    def orphan(self, source: str) -> int:
+        """The proxy at that address, from where the workload has come, is gone: reset what goes by no other way, and
+        what still waits for a link. Gives how many flows those were. Raises WRONG_STATE before the resume."""
+        inbound(self.state, Call.ORPHAN)
+        alive = [flow for flow in self.flows.values() if not flow.is_over and flow.state is not State.DRAINING]
+        lost = [flow for flow in alive if not flow.via or address.host_of(flow.via) == source]
+        for flow in lost:
+            flow.tell(Event.RELEASE, "the proxy that it came from is gone")
+        return len(lost)
+
     def awaiting(self, number: int) -> DestinationFlow:
         """The flow that a link may join. Raises CONFLICT when there is none, or it has one."""
         flow = self.flows.get(number)

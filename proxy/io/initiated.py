@@ -194,7 +194,7 @@ class InitiatedLink(Link):
 
     def _deny(self, lost: Lost) -> None:
         owner, self._owner = self._owner, None
-        if owner and not self.accepted:
+        if owner and not (self.accepted and self._ready):  # one that was reserved is accepted, and may not be ready
             self.close()
             owner.link_denied(self, lost)
         else:

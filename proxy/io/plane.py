@@ -16,6 +16,8 @@ from proxy.api import (
     Legs,
     LegsBuilt,
     ListenerView,
+    Orphan,
+    Orphaned,
     Prepared,
     PrepareInbound,
     PrepareOutbound,
@@ -60,6 +62,7 @@ class Plane:
         self._stopping = False
 
     def start(self) -> None:
+        self._retirement.clear_away()
         self.acceptor.start()
 
     # Source
@@ -145,6 +148,9 @@ class Plane:
     def take_over(self, name: str, by: TakeOver) -> TakenOver:
         _require_token(by.token)
         return TakenOver(self.inbound_named(name).take_over(by.token))
+
+    def orphan(self, name: str, by: Orphan) -> Orphaned:
+        return Orphaned(self.inbound_named(name).orphan(by.source))
 
     def end(self, name: str) -> int:
         """The workload that `name` has brought here has ended: whoever keeps its former addresses for it need not.

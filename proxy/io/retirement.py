@@ -55,6 +55,14 @@ class Retirement:
         """When it is due: what uvloop gives for now does not say."""
         self._open_migrations = 0
 
+    def clear_away(self) -> None:
+        """Before the first migration: what is left of another proxy's serves nobody."""
+        try:
+            if aborted := self._routing.clear_away():
+                log.warning("%d connections had lost their proxy, and were aborted", aborted)
+        except ProxyError as error:
+            log.warning("%s", error)
+
     def use(self, keys: Iterable[bytes]) -> None:
         """Route these flows from now on. Raises ROUTING_FAILED."""
         keys = list(keys)

@@ -11,13 +11,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from proxy.sys import options
 
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
-NLMSG_ERROR = 2
+NLM_F_DUMP = 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -45,6 +46,15 @@ def big32(kind: int, value: int) -> bytes:
 def native32(kind: int, value: int) -> bytes:
     """rtnetlink speaks the machine's order."""
     return attribute(kind, struct.pack("=I", value))
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The kind and the value of each attribute in a row of them."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        yield kind & ~NLA_F_NESTED, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += max(length + 3 & ~3, _ATTRIBUTE.size)
 
 
 class Message:
@@ -99,6 +109,21 @@ class Netlink:
                 answers.append(_known(kind, answer[_HEADER.size :]))
         return answers
 
+    def dump(self, question: Message) -> list[bytes]:
+        """The bodies of all that there is (NLM_F_DUMP); none, where there is no place for such things (ENOENT).
+
+        Raises OSError.
+        """
+        self._sequence += 1
+        self._socket.send(Message(question.kind, question.flags | NLM_F_DUMP, question.body).encode(self._sequence))
+        found: list[bytes] = []
+        while True:
+            answer = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            for kind, body in _messages(answer, self._sequence):
+                if kind == NLMSG_DONE or not (known := _known(kind, body)):
+                    return found
+                found.append(known)
+
     def _errors(self) -> list[int]:
         errors: list[int] = []
         while True:
@@ -110,6 +135,16 @@ class Netlink:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _messages(answer: bytes, wanted: int) -> Iterator[tuple[int, bytes]]:
+    """The kind and the body of each in a datagram of answers to one question."""
+    offset = 0
+    while offset + _HEADER.size <= len(answer):
+        length, kind, _flags, sequence, _port = _HEADER.unpack_from(answer, offset)
+        if sequence == wanted:
+            yield kind, answer[offset + _HEADER.size : offset + length]
+        offset += max(length + 3 & ~3, _HEADER.size)
 
 
 def _known(kind: int, body: bytes) -> bytes:

@@ -45,12 +45,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from proxy.api import Endpoint
 from proxy.sys import datagrams
-from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, Message, attribute, big32, nested, text
+from proxy.sys.netlink import NLM_F_ACK, NLM_F_CREATE, Message, attribute, attributes, big32, nested, text
 
 TABLE, CHAIN, INPUT, PREROUTING = "midstream", "output", "input", "prerouting"
 DIRECT_SECONDS = 60
@@ -58,7 +58,9 @@ DIRECT_SECONDS = 60
 MAX_ELEMENTS_A_MESSAGE = 800  # an attribute is at most 64 KiB and an IPv6 element 56 bytes
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
-_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSET, _NEWSETELEM, _DELSETELEM = 0, 2, 3, 6, 9, 12, 14
+_HEAD = struct.pack("!BBH", _INET, 0, 0)  # struct nfgenmsg
+_NEWTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _NEWSET = 0, 2, 3, 6, 9
+_NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # include/uapi/linux/netfilter/nfnetlink.h
 _PRE_ROUTING, _LOCAL_IN, _LOCAL_OUT, _MANGLE = 0, 1, 3, -150  # NF_INET_*, NF_IP_PRI_MANGLE
 _META_MARK, _META_OIF, _META_NFPROTO, _META_L4PROTO = 3, 5, 15, 16
@@ -205,6 +207,22 @@ def change(added: Sequence[bytes], removed: Sequence[bytes]) -> list[Message]:
     return batch(*messages)
 
 
+def listings() -> list[Message]:
+    """What asks, to be dumped, for the elements of each set of flows."""
+    return [
+        Message(_SUBSYSTEM << 8 | _GETSETELEM, 0, _HEAD + text(1, TABLE) + text(2, family.set_name))
+        for family in FAMILIES.values()
+    ]
+
+
+def listed(answer: bytes) -> Iterator[bytes]:
+    """The keys in one part of such a dump: each is wrapped as in `_elements`."""
+    for kind, elements in attributes(answer[len(_HEAD) :]):
+        if kind == 3:
+            for _, element in attributes(elements):
+                yield dict(attributes(dict(attributes(element))[1]))[1]
+
+
 def batch(*messages: Message) -> list[Message]:
     """A transaction: all of it or nothing."""
     border = struct.pack("!BBH", 0, 0, _SUBSYSTEM)
@@ -212,7 +230,7 @@ def batch(*messages: Message) -> list[Message]:
 
 
 def _message(kind: int, body: bytes) -> Message:
-    return Message(_SUBSYSTEM << 8 | kind, NLM_F_CREATE | NLM_F_ACK, struct.pack("!BBH", _INET, 0, 0) + body)
+    return Message(_SUBSYSTEM << 8 | kind, NLM_F_CREATE | NLM_F_ACK, _HEAD + body)
 
 
 def _chain(name: str, hook: int, kind: str) -> bytes:

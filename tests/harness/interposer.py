@@ -76,10 +76,9 @@ class Interposer:
         if how is Spoil.HANG:
             await self.release.wait()
         answer = await self._pass_on(request)
-        if how is Spoil.SWALLOW:
-            assert request.transport is not None
+        if (answer is None or how is Spoil.SWALLOW) and request.transport is not None:
             request.transport.abort()
-        return answer
+        return answer or web.Response()
 
     def _fate(self, request: web.Request) -> Spoil | None:
         for (method, ending), how in self._spoilt.items():
@@ -88,13 +87,21 @@ class Interposer:
                 return how if self._spared[method, ending] < 0 else None
         return None
 
-    async def _pass_on(self, request: web.Request) -> web.Response:
-        connector = aiohttp.UnixConnector(path=str(self._real))
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.request(request.method, f"http://sidecar{request.path_qs}", data=await request.read()) as answer,
-        ):
-            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+    async def _pass_on(self, request: web.Request) -> web.Response | None:
+        """None: nobody answers, or nobody asks any more."""
+        connector, url, data = (
+            aiohttp.UnixConnector(str(self._real)),
+            f"http://sidecar{request.path_qs}",
+            request.read(),
+        )
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.request(request.method, url, data=await data) as answer,
+            ):
+                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        except (aiohttp.ClientError, ConnectionError):
+            return None
 
 
 @asynccontextmanager

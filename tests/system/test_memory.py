@@ -66,6 +66,41 @@ async def test_everything_arrives_and_the_source_ends_with_the_last_page(stage):
     await asyncio.to_thread(data.check)
 
 
+ADVICE = {"DONTFORK": "dc", "DONTDUMP": "dd", "HUGEPAGE": "hg", "NOHUGEPAGE": "nh"}
+"""Of madvise(2), and what VmFlags says then (proc_pid_smaps(5))."""
+
+
+async def test_what_its_areas_are_for_is_known_of_much_memory_too(stage):
+    """CRIU reads of each what /proc/<pid>/maps does not say: here from what was seen of it before the freeze."""
+    told = await start_puppet(stage)
+    told.do("import ctypes, mmap; kept = bytearray(b'7' * (300 << 20)); advised, private = {}, mmap.MAP_PRIVATE")
+    told.do("anonymous = private | mmap.MAP_ANONYMOUS")
+    for name in ADVICE:
+        told.do(f"advised[{name!r}] = mmap.mmap(-1, 1 << 20, anonymous, 7)")  # each with an unlike one on either side
+        told.do(f"advised[{name!r}].madvise(mmap.MADV_{name})")
+    told.do("at = {name: ctypes.addressof(ctypes.c_char.from_buffer(one)) for name, one in advised.items()}")
+    before = flags(told)
+    assert {name: code for name, code in ADVICE.items() if code in before[name]} == ADVICE
+    told.do("after_that = mmap.mmap(-1, 1 << 20, anonymous, 3)")
+    result = await stage.move("puppet", memory="post-copy")
+    assert_nothing_lost(result)
+    assert told.do("kept == b'7' * (300 << 20)")
+    assert flags(told) == before
+
+
+def flags(told) -> dict[str, list[str]]:
+    """Of each area that was advised, but for what userfaultfd(2) adds."""
+    found: dict[str, list[str]] = {}
+    starts = {f"{start:x}": name for name, start in told.do("at").items()}
+    name = ""
+    for line in told.do("open('/proc/self/smaps').read()").splitlines():
+        if not line[0].isupper():
+            name = starts.get(line.split("-")[0], "")
+        elif name and line.startswith("VmFlags:"):
+            found[name] = [flag for flag in line.split()[1:] if flag != "um"]
+    return found
+
+
 @pytest.mark.parametrize("way", ["shared", "direct"])
 async def test_a_process_that_has_reserved_more_addresses_than_criu_can_list(stage, way):
     """As MariaDB does: by post-copy and straight it would fail each time: it goes by the images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -152,8 +153,10 @@ def test_the_routing_stays_until_the_workload_has_the_last_acknowledgement(own_r
 
 
 def said_again(rig: Rig) -> int:
-    """How often the workload has sent its FIN again: the last number in "timer:(on,400ms,1)"."""
+    """How often the workload has sent its FIN again: the last number in "timer:(on,400ms,1)", which may have run out
+    just now."""
     listing = ("ss", "-tnoH", "state", "last-ack", f"sport = :{rigs.PORT}")
     with rig.namespaces["b"].entered():
-        timer = subprocess.run(listing, stdout=subprocess.PIPE, text=True, check=True).stdout.rpartition(",")[2]
-    return int(timer.strip().removesuffix(")") or 0)
+        said = subprocess.run(listing, stdout=subprocess.PIPE, text=True, check=True).stdout
+    timer = re.search(r"timer:\(.*,(\d+)\)", said)
+    return int(timer[1]) if timer else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_asyncio
 
-from controller import actions
+from controller import pairs
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
@@ -18,4 +18,4 @@ async def standing(standing):
 @pytest.fixture(autouse=True)
 def ahead(monkeypatch):
     """However few they are, both ends of connections are made ahead, where nothing speaks against it."""
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_asyncio
 
-from controller import actions
+from controller import pairs
 from tests.harness.journeys import start_puppet
 
 
@@ -17,11 +17,11 @@ async def told(stage):
 @pytest.fixture(autouse=True)
 def ahead(monkeypatch):
     """However few they are, both ends of connections are made ahead, where nothing speaks against it."""
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 1)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 1)
 
 
 @pytest.fixture(params=["ahead", "by their images"])
 def either_way(request, ahead, monkeypatch):
     """The connections travel so, as far as they can, and so."""
     if request.param != "ahead":
-        monkeypatch.setattr(actions, "FEWEST_PAIRS", 1_000_000)
+        monkeypatch.setattr(pairs, "FEWEST_PAIRS", 1_000_000)

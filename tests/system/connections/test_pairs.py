@@ -7,14 +7,16 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 
 import pytest
 
 from checkpoint.core.sockopts import INERT
-from controller import actions
+from controller import pairs
+from controller.core.phases import Phase
 from tests.harness.connected import PORT, accepted, finish
 from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
-from tests.harness.journeys import assert_nothing_lost, moved, start_puppet
+from tests.harness.journeys import assert_nothing_lost, at_phase, moved, start_puppet
 from tests.harness.moving import ONE_LOOP, spoilt, until
 from tests.harness.programs.puppet import PATTERN, Duplex
 from tests.harness.sidecars import AGENT, PROXY, running, sidecar
@@ -22,6 +24,7 @@ from tests.system.connections.test_options import BY_NUMBER, OPTIONS
 
 pytestmark = ONE_LOOP
 
+LINGER_NOT = struct.pack("ii", 1, 0)
 OWN = 1
 """The puppet's, over which it is told what to do."""
 READ = """
@@ -107,6 +110,49 @@ async def test_they_are_as_they_were_when_it_stood_still(stage, told):
     assert told.do("[read_some(little, 105)[100:].decode(), read_some(late, 5).decode()]") == ["there", "there"]
 
 
+@pytest.mark.parametrize("ended", ["before the stop", "during the hold"])
+async def test_a_client_that_comes_again_from_the_same_port_in_the_hold_is_served(stage, told, ended):
+    """The destination's proxy hears of it before it lets go of what it had made ahead for the connection before."""
+    port = next(stage.own_ports)
+    told.do(f"server = socket.create_server(('', {PORT}))")
+    first = stage.connect(stage.client, stage.a.address, PORT, own_port=port)
+    told.do("sock = server.accept()[0]")
+    again = []
+
+    def end():
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        first.close()
+
+    def come_again():
+        if ended == "during the hold":
+            end()
+        again.append(stage.connect(stage.client, stage.a.address, PORT, own_port=port))
+
+    async with between(stage.a.agent_socket) as stop, between(stage.b.proxy_socket) as resume:
+        stop.spoil("POST", "/stop", Spoil.HANG)
+        resume.spoil("POST", "/resume", Spoil.HANG)
+        moving = asyncio.create_task(stage.move("puppet", prepare=at_phase(Phase.COMMITTING, come_again)))
+        await stop.reached.wait()
+        if ended == "before the stop":
+            end()
+            told.do("sock.close()")
+        stop.release.set()
+        await resume.reached.wait()
+        async with asyncio.timeout(10):
+            while "connecting" not in {flow.state for flow in await stage.flows(stage.b)}:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        resume.release.set()
+        result = await moving
+    assert result.outcome == "succeeded", result.error
+    assert result.flows.made_ahead == OWN + (ended == "during the hold")
+    (sock,) = again
+    sock.sendall(b"there")
+    told.do(READ)
+    told.do("server.settimeout(5); other = server.accept()[0]; other.sendall(b'and back')")
+    assert told.do("read_some(other, 5).decode()") == "there"
+    assert sock.recv(8) == b"and back"
+
+
 async def test_they_wait_for_as_long_as_it_takes(stage, told):
     """What asks for life signs by itself gets them, though nobody runs at either end."""
     sock = accepted(stage, told)
@@ -153,7 +199,7 @@ async def test_taken_back_they_leave_nothing_and_are_made_anew(stage, told):
 
 
 async def test_few_go_by_their_images(stage, told, monkeypatch):
-    monkeypatch.setattr(actions, "FEWEST_PAIRS", 3)
+    monkeypatch.setattr(pairs, "FEWEST_PAIRS", 3)
     sock = accepted(stage, told)
     assert (await moved(stage, "puppet")).flows.made_ahead == 0
     sock.sendall(b"x")

@@ -12,7 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
+
+from checkpoint.core import smaps
 from checkpoint.core.areas import BLOCK_BYTES
 from checkpoint.criu import shade
 from checkpoint.memory import scan
@@ -139,3 +143,44 @@ def test_a_kernel_that_cannot_be_asked_spares_criu_nothing(sleeper, tmp_path):
     thread.join()
     sparing.write(tmp_path / "map")
     assert json.loads((tmp_path / "map").read_text()) == {}
+
+
+_READER = """
+import ctypes, os, sys
+sys.stdin.readline()
+libc = ctypes.CDLL(None)  # as CRIU does, and Python does not: without O_CLOEXEC
+folder = os.open("/proc/" + sys.argv[1], os.O_PATH)
+def read(name):
+    with open(libc.openat(folder, name.encode(), os.O_RDONLY)) as file:
+        return file.read()
+print(sum("VmFlags" in line for line in read("smaps").splitlines()), flush=True)
+print("Rss:" in read("smaps"), "Rss:" in open(f"/proc/{sys.argv[1]}/smaps").read(), flush=True)
+print(read("status").splitlines()[5], flush=True)
+"""
+
+
+@pytest.mark.parametrize("much_bytes", [1, 1 << 40])
+def test_what_areas_a_process_has_is_said_without_a_count_of_its_pages(sleeper, much_bytes, monkeypatch):
+    """Of one with so much memory; of another the kernel says it."""
+    monkeypatch.setattr(smaps, "MUCH_BYTES", much_bytes)
+    areas = Path(f"/proc/{sleeper.pid}/smaps").read_text().count("VmFlags")
+    said = reads(sleeper.pid)
+    assert said == [str(areas), f"{much_bytes > 1} True", f"Pid:\t{sleeper.pid}"]
+
+
+def reads(pid: int) -> list[str]:
+    """What a program behind the shade reads of this process, which was looked at before it stood still."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    python = [sys.executable, "-I", "-S"]
+    argv = [*python, shade.__file__, str(theirs.fileno()), shade.AREAS, *python, "-c", _READER, str(pid)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with ours, subprocess.Popen(argv, pass_fds=[theirs.fileno()], text=True, **pipes) as reading:
+        theirs.close()
+        _, fds, _, _ = socket.recv_fds(ours, 16, 1)
+        survey = Survey()
+        survey.begin_ahead([pid])
+        assert survey.is_ahead(5.0)
+        _sparing = Sparing(fds[0], survey)
+        survey.begin([pid])
+        said, _ = reading.communicate("now\n", timeout=20)
+    return said.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 
 import pytest
@@ -167,3 +168,27 @@ def test_nobody_there_is_said(tmp_path):
     with pytest.raises(AgentError) as caught:
         Adoption(str(tmp_path / "nobody.sock"), "m", lambda: None)
     assert caught.value.code is Code.PROXY_UNREACHABLE
+
+
+async def test_the_way_back_does_not_wait_long_for_a_proxy_that_stands_still(tmp_path, listener, monkeypatch):
+    """It will hear of it."""
+    monkeypatch.setattr(adopt, "_BACK_SECONDS", 0.05)
+    path = str(tmp_path / "adopt.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as still:
+        still.bind(path)
+        still.listen()
+        adoption = Adoption(path, "m", lambda: None)
+        for number in (1, 2):
+            adoption.give([given(listener, number)], 0)
+        waiting = asyncio.create_task(adoption.next())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            with pytest.raises(AgentError) as caught:
+                await adoption.release()
+            assert caught.value.code is Code.PROXY_UNREACHABLE
+            with pytest.raises(AgentError):
+                await waiting
+        adoption.close()
+        with still.accept()[0] as heard:
+            ops = [json.loads(heard.recv(1 << 16))["op"] for _ in range(3)]
+        assert ops == ["adopt", "adopt", "release"]

@@ -70,6 +70,11 @@ def test_a_refused_commit_rolls_back():
     assert step(Phase.COMMITTING, Event.ERROR) is Phase.ROLLING_BACK
 
 
+def test_a_source_that_is_lost_before_it_has_committed_leaves_no_copy():
+    assert step(Phase.COMMITTING, Event.LOST) is Phase.ROLLING_BACK
+    assert step(Phase.ROLLING_BACK, Event.LOST) is Phase.FAILED
+
+
 def test_the_commit_cannot_be_cancelled():
     with pytest.raises(IllegalStep):
         step(Phase.COMMITTING, Event.CANCELLED)

@@ -17,7 +17,8 @@ def test_the_source_adopts_then_repoints() -> None:
 def test_the_destination_builds_then_resumes() -> None:
     state = inbound(Inbound.PREPARED, Call.BUILD)
     assert inbound(state, Call.BUILD) is state is Inbound.BUILT
-    assert inbound(state, Call.RESUME) is Inbound.RESUMED
+    state = inbound(state, Call.RESUME)
+    assert inbound(state, Call.ORPHAN) is state is Inbound.RESUMED
 
 
 def test_a_workload_without_connections_moves_too() -> None:

@@ -128,3 +128,27 @@ async def test_the_end_of_an_agent_releases_nothing(plane: Plane, agent: Agent) 
     await parts.eventually(lambda: not agent.server._agents)
     assert plane.health().held_flows == 1
     moved.close()
+
+
+async def test_what_an_agent_that_has_gone_had_given_is_not_taken(plane: Plane, agent: Agent) -> None:
+    """The proxy stood still, and the workload was let go of meanwhile: that is done, whatever comes before it."""
+    moved = parts.Moved(plane)
+    before = descriptors()
+    adopt = {"op": "adopt", "migration": "m", "sockets": [moved.image.request()]}
+    for message, given in ((adopt, [moved.image.sock.fileno()]), ({"op": "release", "migration": "m"}, [])):
+        socket.send_fds(agent.sock, [json.dumps(message).encode()], given)
+    agent.sock.close()
+    await parts.eventually(lambda: "m" not in plane.outbound)
+    await parts.eventually(lambda: not agent.server._agents)
+    assert plane.context.totals.flows_adopted == 0
+    assert descriptors() < before  # nor are its links there any more
+    moved.close()
+
+
+async def test_an_agent_that_has_not_read_its_last_answer_is_heard(plane: Plane, agent: Agent) -> None:
+    release = json.dumps({"op": "release", "migration": "m"}).encode()
+    agent.sock.send(json.dumps({"op": "end", "migration": "m"}).encode())
+    await parts.eventually(lambda: plane.acceptor.has_ended("m"))
+    agent.sock.send(release)
+    agent.sock.close()
+    await parts.eventually(lambda: "m" not in plane.outbound and not agent.server._agents)

@@ -46,6 +46,7 @@ async def test_the_whole_api_answers(plane: Plane, client: Client) -> None:
     repointed = {"flows": 0, "held_bytes": 0, "accepted": 0}
     assert await client.call("POST", "/v1/outbound/m/repoint") == (200, repointed)
     assert await client.call("POST", "/v1/inbound/m/takeover", {"token": "00" * 32}) == (200, {"follows": ""})
+    assert await client.call("POST", "/v1/inbound/m/orphan", {"source": "10.0.0.1"}) == (200, {"flows": 0})
     for path in ("/v1/flows", "/v1/outbound/m/ledger", "/v1/inbound/m/ledger"):
         assert await client.call("GET", path) == (200, [])
     for side in ("inbound", "outbound"):

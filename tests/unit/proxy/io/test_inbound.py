@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from proxy.api import Endpoint, Legs, TakenOver, TakeOver
+from proxy.api import Endpoint, Legs, Orphan, Orphaned, TakenOver, TakeOver
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
 from proxy.core.handshake import proof
@@ -129,3 +129,20 @@ async def test_flows_are_not_let_go_of_while_relayed(plane: Plane, moved: parts.
         plane.release_inbound("m")
     assert raised.value.code is Code.STILL_RELAYED
     assert plane.release_inbound("m", force=True).flows == 1
+
+
+async def test_what_comes_from_a_proxy_that_is_gone_is_reset(plane: Plane, moved: parts.Moved) -> None:
+    """What waits for a link, and what has one from there; not what came by another way."""
+    with pytest.raises(ProxyError) as raised:
+        plane.orphan("m", Orphan("127.0.0.1"))
+    assert raised.value.code is Code.WRONG_STATE
+    moved.commit()
+    plane.resume("m")
+    (flow,) = plane.inbound["m"].flows.values()
+    flow.via = "127.0.0.3:4711"
+    assert plane.orphan("m", Orphan("127.0.0.1")) == Orphaned(0)
+    flow.via = ""
+    assert plane.orphan("m", Orphan("127.0.0.1")) == Orphaned(1)
+    with pytest.raises(ConnectionResetError):
+        await parts.read(moved.app, 1)
+    assert plane.orphan("m", Orphan("127.0.0.1")) == Orphaned(0)

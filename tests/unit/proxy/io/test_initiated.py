@@ -149,6 +149,22 @@ async def test_a_flow_whose_link_made_no_sense_meanwhile_is_not_relayed(moved: p
 # A destination that is not there any more
 
 
+async def test_a_link_that_broke_in_the_hold_and_cannot_be_made_again_ends_its_flow(
+    moved: parts.Moved, network: Cutter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InitiatedLink, "GONE_SECONDS", 0.1)
+    moved.build()
+    moved.commit()
+    network.stop_listening()
+    network.cut()
+    await parts.eventually(lambda: bound(moved).state is State.BROKEN)
+    moved.plane.repoint("m")
+    with pytest.raises(ConnectionResetError):
+        await parts.read(moved.peer, 1)
+    (line,) = moved.plane.outbound_ledger("m")
+    assert (line.state, line.error) == ("reset", "Connection refused")
+
+
 async def test_a_proxy_that_has_gone_is_not_waited_for(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InitiatedLink, "GONE_SECONDS", 0.1)
     broken.network.stop_listening()

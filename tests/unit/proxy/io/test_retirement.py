@@ -193,3 +193,30 @@ async def test_a_refusal_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert len(caplog.records) == 2
     monkeypatch.undo()
     made.close()
+
+
+@pytest.mark.parametrize("aborted", [0, 3])
+async def test_what_another_proxy_has_left_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, aborted: int
+) -> None:
+    routing = parts.quiet_routing()
+    monkeypatch.setattr(routing, "clear_away", lambda: aborted)
+    made = Retirement(asyncio.get_running_loop(), routing)
+    made.clear_away()
+    assert [record.getMessage()[:13] for record in caplog.records] == (["3 connections"] if aborted else [])
+    made.close()
+
+
+async def test_where_that_cannot_be_had_the_proxy_starts_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    routing = parts.quiet_routing()
+
+    def refuse() -> int:
+        raise ProxyError(Code.ROUTING_FAILED, "not here")
+
+    monkeypatch.setattr(routing, "clear_away", refuse)
+    made = Retirement(asyncio.get_running_loop(), routing)
+    made.clear_away()
+    assert [record.getMessage() for record in caplog.records] == ["not here"]
+    made.close()

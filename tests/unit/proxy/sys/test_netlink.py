@@ -15,6 +15,7 @@ from proxy.sys.netlink import (
     Netlink,
     answer_errors,
     attribute,
+    attributes,
     big32,
     native32,
     nested,
@@ -29,6 +30,13 @@ def test_attributes_are_padded_and_know_their_length() -> None:
     assert big32(2, -150) == struct.pack("=HH", 8, 2) + struct.pack("!i", -150)
     assert native32(2, 1) == struct.pack("=HHI", 8, 2, 1)
     assert nested(4, attribute(1, b""), attribute(2, b"")) == struct.pack("=HHHHHH", 12, 4 | 0x8000, 4, 1, 4, 2)
+
+
+def test_attributes_are_told_apart() -> None:
+    inner = attribute(1, b"abc") + attribute(2, b"")
+    assert list(attributes(nested(4, inner) + attribute(5, b"defg"))) == [(4, inner), (5, b"defg")]
+    assert list(attributes(inner)) == [(1, b"abc"), (2, b"")]
+    assert len(list(attributes(bytes(8)))) == 2  # lengths that would never end
 
 
 def test_a_message_has_a_header() -> None:
@@ -62,4 +70,19 @@ def test_a_question_that_is_refused_leaves_no_answer_to_the_next() -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         netlink.ask([Message(20, 0, b""), absent])
     assert netlink.ask([absent, absent]) == [b"", b""]
+    netlink.close()
+
+
+def test_a_dump_gives_everything_or_nothing() -> None:
+    """RTM_GETLINK of all; and of an nft table that is not there the sets' elements."""
+    netlink = Netlink(options.NETLINK_ROUTE)
+    for _ in range(2):
+        links = netlink.dump(Message(18, 0, bytes(16)))
+        assert b"lo\0" in b"".join(links)
+    with pytest.raises(OSError, match="Operation not supported"):
+        netlink.dump(Message(0x7FFE, 0, bytes(16)))
+    netlink.close()
+    netlink = Netlink(options.NETLINK_NETFILTER)
+    nowhere = struct.pack("!BBH", 1, 0, 0) + text(1, "nowhere") + text(2, "nothing")
+    assert netlink.dump(Message(10 << 8 | 13, 0, nowhere)) == []
     netlink.close()

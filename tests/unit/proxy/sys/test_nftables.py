@@ -78,3 +78,10 @@ def test_a_port_is_put_among_the_words_and_taken_out() -> None:
     for wanted, kind in ((True, 12), (False, 14)):
         (_, message, _) = nftables.words(7000, wanted=wanted)
         assert (message.kind & 0xFF, message.body[-4:]) == (kind, struct.pack("!HH", 7000, 0))
+
+
+def test_the_keys_of_a_set_are_read_as_they_are_written() -> None:
+    keys = [nftables.flow_key(APP, Endpoint("10.0.0.9", port)) for port in range(3)]
+    (_, message, _) = nftables.change(keys, [])
+    assert list(nftables.listed(message.body)) == keys
+    assert [b"flows4\0" in each.body for each in nftables.listings()] == [True, False]

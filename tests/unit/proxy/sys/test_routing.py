@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from proxy.api import Endpoint
 from proxy.core.errors import Code, ProxyError
 from proxy.sys import nftables, options
 from proxy.sys.kernel import Kernel
 from proxy.sys.netlink import Message
 from proxy.sys.routing import Routing, open_loopback
 
+KEY = nftables.flow_key(Endpoint("10.0.0.2", 7000), Endpoint("10.0.0.9", 40000))
 CONF = "/proc/sys/net/ipv4/conf"
 
 
@@ -46,6 +48,7 @@ class Wire:
     def __init__(self, protocol: int, failures: dict[int, int]) -> None:
         self.protocol = protocol
         self.kinds: list[int] = []
+        self.asked: list[Any] = []
         self._failures = failures
         self.closed = False
 
@@ -55,6 +58,15 @@ class Wire:
             self.kinds.append(kind)
             if code := self._failures.get(kind):
                 raise OSError(code, os.strerror(code))
+
+    def dump(self, question: Any) -> list[bytes]:
+        """In one of the sets there is this key."""
+        (_, message, _) = nftables.change([KEY], [])
+        return [message.body] if b"flows4" in question.body else []
+
+    def ask(self, questions: Any) -> list[bytes]:
+        self.asked += questions
+        return [b"" for _ in questions]
 
     def close(self) -> None:
         self.closed = True
@@ -148,3 +160,13 @@ def test_a_key_that_is_refused_is_not_remembered() -> None:
     with pytest.raises(ProxyError):
         made.routing.change([bytes(16)])
     assert made.routing.flows == 0
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_another_proxy_has_left_is_cleared_away(left: bool) -> None:
+    """Whose connections it was that the table names; that there is none is no trouble."""
+    made = Made(**({} if left else {"kind_2": errno.ENOENT}))
+    assert made.routing.clear_away() == 0
+    (asked,) = made.wires[options.NETLINK_SOCK_DIAG].asked
+    assert KEY[:4] in asked.body
+    assert made.nft.kinds[:2] == [0x10, 2]

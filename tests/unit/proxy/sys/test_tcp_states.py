@@ -60,3 +60,20 @@ def test_of_more_than_fit_one_question_each_is_told(netlink: Netlink) -> None:
     assert [number for number, one in enumerate(tcp_states.ends(netlink, keys)) if one == open_ends] == [len(keys) - 2]
     for sock in (peer, app):
         sock.close()
+
+
+@parts.NEEDS_ROOT
+def test_the_workloads_end_is_aborted_and_its_listener_is_not(netlink: Netlink) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peers = [socket.create_connection(listener.getsockname()) for _ in range(2)]
+        apps = [listener.accept()[0] for _ in peers]
+        keys = [nftables.flow_key(Endpoint(*app.getsockname()), Endpoint(*app.getpeername())) for app in apps]
+        reset(apps[1])
+        assert tcp_states.abort(netlink, [*[NOBODY] * tcp_states.MAX_KEYS_AT_ONCE, *keys]) == 1
+        with pytest.raises(ConnectionAbortedError):
+            apps[0].recv(1)
+        apps[0].close()
+        assert tcp_states.abort(netlink, keys) == 0
+        for peer in peers:
+            peer.close()
+        socket.create_connection(listener.getsockname()).close()
