@@ -5,6 +5,7 @@ The twin of `checkpoint.criu.shade`, `questions` and `sparing`: the real filter,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ import pytest
 
 from checkpoint.core import smaps
 from checkpoint.core.areas import BLOCK_BYTES
-from checkpoint.criu import shade
+from checkpoint.criu import questions, shade
 from checkpoint.memory import scan
 from checkpoint.memory.sparing import Sparing
 from checkpoint.memory.survey import Survey
@@ -166,6 +167,18 @@ def test_what_areas_a_process_has_is_said_without_a_count_of_its_pages(sleeper, 
     areas = Path(f"/proc/{sleeper.pid}/smaps").read_text().count("VmFlags")
     said = reads(sleeper.pid)
     assert said == [str(areas), f"{much_bytes > 1} True", f"Pid:\t{sleeper.pid}"]
+
+
+def test_a_kernel_that_gives_nobody_a_file_of_ours_says_it_itself(sleeper, monkeypatch):
+    """SECCOMP_IOCTL_NOTIF_ADDFD came with Linux 5.9."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(smaps, "MUCH_BYTES", 1)
+    monkeypatch.setattr(questions, "give", refuse)
+    areas = Path(f"/proc/{sleeper.pid}/smaps").read_text().count("VmFlags")
+    assert reads(sleeper.pid) == [str(areas), "True True", f"Pid:\t{sleeper.pid}"]
 
 
 def reads(pid: int) -> list[str]:
