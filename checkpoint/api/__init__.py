@@ -15,6 +15,7 @@
 | POST /v1/outbound/{migration}/store | `StoreImages` | `Custody` (they will go into an archive, which was tried out) |
 | POST /v1/outbound/{migration}/foresee | `Foresee` | `Connections` (those that the destination can make ahead) |
 | POST /v1/outbound/{migration}/pair | `Paired` | `Custody` |
+| POST /v1/outbound/{migration}/survey | | `Custody` (memory that goes in no image was looked through) |
 | POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
 | POST /v1/outbound/{migration}/stop?ahead=1 | | `Custody` (`ahead`: dump, adopt and seal follow unasked) |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |

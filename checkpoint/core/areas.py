@@ -2,7 +2,7 @@
 
 CRIU takes a reference to each page that it leaves where it is, some 50 ms a GiB inside the freeze, and nobody wants
 those references: the pages are read from the stopped process. So of the large areas CRIU is told that there is nothing
-in them (`checkpoint.memory.questions`), and which pages they have is found out beside its dump.
+in them (`checkpoint.memory.sparing`), and which pages they have is found out beside its dump.
 
 Only what CRIU would have left to userfaultfd is taken out of its hands (criu: vma.h, vma_entry_can_be_lazy): private,
 anonymous, not locked, no huge pages of hugetlbfs. What a restore does not register there would be zeros for ever.

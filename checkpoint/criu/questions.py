@@ -16,13 +16,14 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoint.criu import shade
 from checkpoint.kernel import Kernel
 
 _RECEIVE = 0xC0502100  # _IOWR('!', 0, struct seccomp_notif), linux/seccomp.h
 _SEND = 0xC0182101
 _ADD_FD = 0x40182103  # _IOW('!', 3, struct seccomp_notif_addfd), Linux 5.9
 _ADDED = struct.Struct("<QIIII")
-_OPENAT = {"x86_64": 257, "aarch64": 56}.get(platform.machine())
+*_, _OPENAT = shade.NUMBERS.get(platform.machine(), (None,))
 _NAME_BYTES = 16
 _QUESTION = struct.Struct("<QIIiIQ6Q")
 _ANSWER = struct.Struct("<QqiI")

@@ -17,9 +17,9 @@ import socket
 import struct
 import sys
 
-PAGEMAP_SCAN = 0xC0606610
+PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), linux/fs.h
 FILES, PAGES, AREAS = "files", "pages", "areas"
-_NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16, 257), "aarch64": (0xC00000B7, 277, 61, 29, 56)}
+NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16, 257), "aarch64": (0xC00000B7, 277, 61, 29, 56)}
 """The AUDIT_ARCH, seccomp(2), getdents64(2), ioctl(2) and openat(2) of each machine (linux/audit.h, asm/unistd.h)."""
 _NO_CALL = 0xFFFFFFFF
 _NO_FOLDER = 0xFFFFFF9C  # AT_FDCWD
@@ -33,7 +33,7 @@ _SET_MODE_FILTER, _NEW_LISTENER, _SPEC_ALLOW = 1, 1 << 3, 1 << 2
 
 def install(asked: str) -> int:
     """Install the filter for good; its listener. Raises OSError."""
-    architecture, seccomp, getdents, ioctl, openat = _NUMBERS.get(platform.machine(), (0, 0, 0, 0, 0))
+    architecture, seccomp, getdents, ioctl, openat = NUMBERS.get(platform.machine(), (0, 0, 0, 0, 0))
     if not seccomp:
         raise OSError(38, "not known for this machine")
     steps = [

@@ -11,9 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from checkpoint.core.areas import large
 from checkpoint.core.early import ALL_PAGES, UNIT_BYTES, Chunk, Sent, another_pass, chunk_of, whole
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.core.pagewire import ANSWER_BYTES, Answer, encode_answer, squeeze
@@ -134,10 +132,9 @@ def _is_read(memory: Memory, chunk: Chunk, pages: memoryview) -> bool:
 def _chunks(pid: int) -> Iterator[Chunk]:
     """What is in the large areas of a process that runs, as far as it can be told: nothing, where it has ended, or the
     kernel does not say which pages there are (before Linux 6.7)."""
-    folder = Path(f"/proc/{pid}")
     try:
-        areas = large((folder / "maps").read_text(), (folder / "status").read_text())
-        fd = os.open(folder / "pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        areas = scan.large_areas(pid)
+        fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return
     try:

@@ -8,12 +8,14 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint.core.areas import Area, blocks
+from checkpoint.core.areas import Area, blocks, large
+from checkpoint.criu import shade
 from checkpoint.criu.questions import Question
 
-REQUEST = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), linux/fs.h
+REQUEST = shade.PAGEMAP_SCAN
 _ARGUMENT = struct.Struct("<12Q")
 ARGUMENT_BYTES = _ARGUMENT.size
 WALK_END_AT = 32
@@ -80,6 +82,12 @@ def is_known() -> bool:
     except OSError:
         return False
     return True
+
+
+def large_areas(pid: int) -> list[Area]:
+    """Those that a process has now. Raises OSError where it has ended."""
+    folder = Path(f"/proc/{pid}")
+    return large((folder / "maps").read_text(), (folder / "status").read_text())
 
 
 def written(pagemap: int, area: Area) -> Iterator[tuple[int, int]]:

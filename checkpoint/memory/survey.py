@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.core import smaps
-from checkpoint.core.areas import Area, between, join, large, within
+from checkpoint.core.areas import Area, between, join, within
 from checkpoint.core.smaps import Mapping
 from checkpoint.memory import scan, urgency
 from checkpoint.processes import procfs
@@ -53,7 +53,7 @@ class Survey:
         if self._looking is not None:
             return
         for pid in pids:
-            self._areas[pid] = _large(pid)
+            self._areas[pid] = scan.large_areas(pid)
         self._looking = threading.Thread(target=self._look, name="look", daemon=True)
         self._looking.start()
 
@@ -87,7 +87,7 @@ class Survey:
                     self._mappings[pid] = smaps.parse((_folder(pid) / "smaps").read_text().split("\n"))
             seen = self._seen.setdefault(pid, [])
             with contextlib.suppress(OSError), _page_map(pid) as page_map:  # one that has ended has nothing
-                for area in _large(pid):
+                for area in scan.large_areas(pid):
                     for found in scan.written(page_map, area):
                         if self._looking is not None:
                             return
@@ -104,11 +104,6 @@ class Survey:
                         self._written[pid, area] = sorted(known + new)
         except OSError as error:
             self._error = error
-
-
-def _large(pid: int) -> list[Area]:
-    folder = _folder(pid)
-    return large((folder / "maps").read_text(), (folder / "status").read_text())
 
 
 @contextlib.contextmanager

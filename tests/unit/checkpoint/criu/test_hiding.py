@@ -48,7 +48,7 @@ class Asker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        getdents = shade._NUMBERS[os.uname().machine][2]
+        getdents = shade.NUMBERS[os.uname().machine][2]
         argv = [sys.executable, "-I", "-S", shade.__file__, str(theirs.fileno()), shade.FILES]
         argv += [sys.executable, "-I", "-S", "-c", _ASKER % getdents]
         self.process = subprocess.Popen(
