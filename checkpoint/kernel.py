@@ -6,6 +6,7 @@ Times are seconds of the monotonic clock. Every method raises OSError as the cal
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -15,6 +16,7 @@ import socket
 import stat
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
@@ -27,7 +29,13 @@ _IOPRIO_WHO_PROCESS = 1  # linux/ioprio.h: one thread
 TCP_REPAIR = 19  # netinet/tcp.h; Python's socket module has no name for it
 _TCP_REPAIR_OFF_NO_WP = -1  # leave repair mode without a window probe (K: tcp.c, do_tcp_setsockopt)
 
-_PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH, _PTRACE_SEIZE, _PTRACE_INTERRUPT = 12, 13, 17, 0x4206, 0x4207
+_PTRACE_GETREGS, _PTRACE_SETREGS, _PTRACE_DETACH, _PTRACE_SYSCALL = 12, 13, 17, 24  # linux/ptrace.h
+_PTRACE_GETREGSET, _PTRACE_SETREGSET, _NT_PRSTATUS = 0x4204, 0x4205, 1
+_PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_O_TRACESYSGOOD = 0x4206, 0x4207, 1
+_PTRACE_GETSIGMASK, _PTRACE_SETSIGMASK, _SIGNAL_SET_BYTES = 0x420A, 0x420B, 8
+
+_CLONE_FILES = 0x400  # linux/sched.h
+_EPOLL_CTL_ADD = 1
 
 IN_MODIFY, IN_CLOSE_WRITE = 0x2, 0x8  # linux/inotify.h
 
@@ -50,6 +58,19 @@ class Registers(ctypes.Structure):
     ax: int
     ip: int
     cs: int
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec (readv(2))."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Event(ctypes.Structure):
+    """struct epoll_event (epoll_ctl(2)), which x86-64 alone packs (K: EPOLL_PACKED)."""
+
+    _pack_ = 1 if platform.machine() == "x86_64" else 8
+    _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
 
 
 class Kernel:
@@ -146,7 +167,7 @@ class Kernel:
 
     def seize(self, tid: int) -> None:
         """Begin to trace a stopped thread; it can be waited for, and looked at then (ptrace(2))."""
-        self._ptrace(_PTRACE_SEIZE, tid)
+        self._ptrace(_PTRACE_SEIZE, tid, ctypes.c_void_p(_PTRACE_O_TRACESYSGOOD))
         self._ptrace(_PTRACE_INTERRUPT, tid)
 
     def registers(self, tid: int) -> Registers:
@@ -158,12 +179,52 @@ class Kernel:
     def set_registers(self, tid: int, wanted: Registers) -> None:
         self._ptrace(_PTRACE_SETREGS, tid, ctypes.byref(wanted))
 
+    def words(self, tid: int, count: int) -> list[int]:
+        """The general registers of a traced thread, in the kernel's order. Raises OSError EBADMSG where they are not
+        that many."""
+        found = (ctypes.c_uint64 * count)()
+        vector = _Vector(ctypes.cast(found, ctypes.c_void_p), ctypes.sizeof(found))
+        self._ptrace(_PTRACE_GETREGSET, tid, ctypes.byref(vector), _NT_PRSTATUS)
+        if vector.length != ctypes.sizeof(found):
+            raise OSError(errno.EBADMSG, "the thread runs code of another kind")
+        return list(found)
+
+    def set_words(self, tid: int, words: Sequence[int]) -> None:
+        wanted = (ctypes.c_uint64 * len(words))(*words)
+        vector = _Vector(ctypes.cast(wanted, ctypes.c_void_p), ctypes.sizeof(wanted))
+        self._ptrace(_PTRACE_SETREGSET, tid, ctypes.byref(vector), _NT_PRSTATUS)
+
+    def blocked_signals(self, tid: int) -> int:
+        """A traced thread's, a bit each."""
+        found = ctypes.c_uint64()
+        self._ptrace(_PTRACE_GETSIGMASK, tid, ctypes.byref(found), _SIGNAL_SET_BYTES)
+        return found.value
+
+    def block_signals(self, tid: int, wanted: int) -> None:
+        self._ptrace(_PTRACE_SETSIGMASK, tid, ctypes.byref(ctypes.c_uint64(wanted)), _SIGNAL_SET_BYTES)
+
+    def run_to_call(self, tid: int) -> None:
+        """Let a traced thread run until it enters or leaves a system call."""
+        self._ptrace(_PTRACE_SYSCALL, tid)
+
     def let_go(self, tid: int) -> None:
         """Trace it no more: it stands still as before."""
         self._ptrace(_PTRACE_DETACH, tid)
 
-    def _ptrace(self, request: int, tid: int, data: Any = None) -> None:
-        if _LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), None, data) < 0:
+    def unshare_descriptors(self) -> None:
+        """Have this thread a table of descriptors of its own from now on (unshare(2), CLONE_FILES)."""
+        if _LIBC.unshare(_CLONE_FILES) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    def watch(self, epoll: int, number: int, events: int, data: int) -> None:
+        """Have an epoll watch one of our descriptors, under its number here (epoll_ctl(2))."""
+        if _LIBC.epoll_ctl(epoll, _EPOLL_CTL_ADD, number, ctypes.byref(_Event(events, data))) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+    def _ptrace(self, request: int, tid: int, data: Any = None, address: int = 0) -> None:
+        if _LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_void_p(address), data) < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error))
 

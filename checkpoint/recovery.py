@@ -17,7 +17,7 @@ from checkpoint.moves.outbound import Outbound
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import tree
 from checkpoint.processes.workloads import Workloads
-from checkpoint.sockets.adopt import Adoption
+from checkpoint.sockets.adoption import Adoption
 from checkpoint.waiting import readable
 
 _LOG = logging.getLogger(__name__)

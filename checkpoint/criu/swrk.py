@@ -35,9 +35,6 @@ _MAX_RESPONSE_BYTES = 64 << 10
 _END_SECONDS = 2.0
 """Its socket is closed when it ends, as a rule: it is not waited for beyond that."""
 
-_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-_REQUEST_BYTES, _KEY_BYTES = 64 << 10, 64
-
 _CHILD_FD = 3
 _SHADE_FD = 5
 _ABOVE = 16
@@ -80,9 +77,6 @@ class Swrk:
                 self._close_pairs()
                 raise AgentError(Code.CRIU_MISSING, f"{criu} cannot be started: {error.strerror}") from error
         ours.setblocking(False)
-        if inherited:
-            with suppress(PermissionError):  # a request is one message, and names each of them
-                ours.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _REQUEST_BYTES + len(inherited) * _KEY_BYTES)
         self._socket = ours
         self._pidfd = kernel.pidfd_open(self.pid)
         self._closed = False

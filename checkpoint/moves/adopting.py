@@ -35,10 +35,11 @@ from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handover import Handover
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import adopt, live, sockopts, unkept
-from checkpoint.sockets.adopt import Given, LegEnds, PairedSocket, Taken
+from checkpoint.sockets import adopt, adoption, legs, live, sockopts, unkept
+from checkpoint.sockets.adopt import Given, PairedSocket, Taken
 from checkpoint.sockets.duplicates import OpenSockets
 from checkpoint.sockets.left import LeftListeners
+from checkpoint.sockets.legs import LegEnds
 
 Hide = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
 """Says which descriptors of each process CRIU is not to see; gives whether it will not."""
@@ -219,8 +220,8 @@ class Adopting:
             self._handover.hear()
             while self._paired and self._handover.has_room:
                 self._say_paired()
-            while len(self._whole) >= adopt.CHUNK and self._handover.has_room:
-                if some := list(islice(self._dumped_so_far(), adopt.CHUNK)):
+            while len(self._whole) >= adoption.CHUNK and self._handover.has_room:
+                if some := list(islice(self._dumped_so_far(), adoption.CHUNK)):
                     self._handover.give(some, len(self._live))
         except AgentError as error:
             self._failed = error
@@ -240,10 +241,7 @@ class Adopting:
         """Tell the sockets apart as the images have them, and hold that against what was said."""
         assert self._sockets is not None
         self._images = Images(self._folder, self._around.messages)
-        try:
-            self._images.add(self._foreseen.opened())
-        except OSError as error:
-            raise AgentError(Code.KERNEL, f"a descriptor cannot be looked at: {error.strerror}") from error
+        self._images.add(self._foreseen.opened())
         self.sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
         dumped = {held.socket.ino: held for held in self.sorted.flows}
         for ino, held in self._given.items():
@@ -276,7 +274,7 @@ class Adopting:
 
     async def _give(self, everything: Iterator[Given], flow_count: int) -> None:
         """Message by message, as the proxy has room."""
-        while some := list(islice(everything, adopt.CHUNK)):
+        while some := list(islice(everything, adoption.CHUNK)):
             await self._handover.room()
             self._handover.give(some, flow_count)
 
@@ -287,8 +285,8 @@ class Adopting:
 
     def _say_paired(self) -> None:
         some: list[PairedSocket] = []
-        room = adopt.UNREAD_OF_PAIRS_BYTES
-        while self._paired and len(some) < adopt.CHUNK_OF_PAIRS:
+        room = adoption.UNREAD_OF_PAIRS_BYTES
+        while self._paired and len(some) < adoption.CHUNK_OF_PAIRS:
             one = self._foreseen.given(self._paired[0])
             room -= one.unread
             if room < 0:
@@ -300,7 +298,7 @@ class Adopting:
     def _keep(self, taken: Taken) -> None:
         """The proxy has these: what it says of them goes into their images."""
         numbers = [one.say.flow for one in taken.given if one.say.kind == "flow"]
-        for number, ends in zip(numbers, adopt.ends_of(taken.legs[: len(numbers)]), strict=True):
+        for number, ends in zip(numbers, legs.ends_of(taken.legs[: len(numbers)]), strict=True):
             self._edit(*self._under_way.pop(number), ends)
 
     def _edit(self, held: Held, stream: Stream, ends: LegEnds) -> None:

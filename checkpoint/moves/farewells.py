@@ -11,7 +11,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, WorkloadRecord
 from checkpoint.kernel import Kernel
 from checkpoint.processes import tree
-from checkpoint.sockets.adopt import Adoption
+from checkpoint.sockets.adoption import Adoption
 from checkpoint.waiting import readable
 
 _LOG = logging.getLogger(__name__)

@@ -10,67 +10,42 @@ A connection that is not plain goes by its image, as do those that come too late
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-import os
 import select
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
-from socket import SocketType
 
 import msgspec
 
-from checkpoint.api import Changed, Connections, Socket
+from checkpoint.api import Changed, Connections
 from checkpoint.core import flows, pairs, readdress
-from checkpoint.core.descriptors import Epoll, Place
+from checkpoint.core.descriptors import Epoll, Place, Target
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
-from checkpoint.core.sockopts import Owner
 from checkpoint.images import added
 from checkpoint.images.added import Entries, Opened
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes import procfs, tree
+from checkpoint.processes import lending, procfs, tree
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import adopt, epolls, live, profile, sockopts, unkept
-from checkpoint.sockets.adopt import Adoption, ForeseenSocket, PairedSocket
-from checkpoint.sockets.duplicates import OpenSocket, OpenSockets, each_shortly, epolls_of
+from checkpoint.sockets import epolls, live, unkept
+from checkpoint.sockets.adopt import ForeseenSocket, PairedSocket
+from checkpoint.sockets.adoption import Adoption
+from checkpoint.sockets.duplicates import INO_MASK, Numbers, OpenSocket, OpenSockets, each_shortly, epolls_of
 from checkpoint.sockets.epolls import Watching
-from checkpoint.sockets.profile import Profile, Values
+from checkpoint.sockets.known import Knowing, Known
+from checkpoint.sockets.legs import ends_of
 
 _LOG = logging.getLogger(__name__)
 
+_MOST_FREE = 4096
+"""Numbers between those of descriptors: what is given to the copy takes each for a moment (`sockets.giving`)."""
 _AT_ONCE = 500
 """In one message to the proxy."""
 _SELINUX = Path("/sys/fs/selinux/enforce")
 """Where it rules, CRIU saves a label of each descriptor."""
-
-
-class _Known(msgspec.Struct):
-    """A connection as it was while the workload ran."""
-
-    number: int
-    """The one that it has with our proxy."""
-    family: int
-    peer: bytes
-    values: Values
-    watched: Values
-    flags: int
-    owner: Owner
-    mss: int
-    places: dict[Place, bool] = {}
-    """Whether each is closed on exec."""
-    held: Held | None = None
-    """None: both its ends are in the tree."""
-    flow: int = 0
-    """The number that it has wherever it goes."""
-    opened: Opened | None = None
-    """What CRIU's images are to say of it, where both its ends stand at the destination."""
-
-    @property
-    def sock(self) -> flows.InetSocket:
-        assert self.held is not None
-        return self.held.socket
 
 
 class Foreseen:
@@ -78,18 +53,15 @@ class Foreseen:
 
     def __init__(self, around: Surroundings, migration: str) -> None:
         self._around, self._migration = around, migration
-        self._profiles: dict[int, Profile] = {}
-        self._alike: dict[tuple[bytes, ...], tuple[Values, Values]] = {}
-        """What is read of many connections is the same: kept once."""
-        self._known: dict[int, _Known] = {}
+        self._knowing = Knowing(around.kernel)
+        self._known: dict[int, Known] = {}
         """What the proxy has numbers of, by inode."""
-        self._standing: dict[int, _Known] = {}
+        self._standing: dict[int, Known] = {}
         """Those among them of which both ends stand at the destination."""
-        self._ids = count(added.FIRST_ID)
-        self._entries = Entries(around.messages)
         self._watching = Watching()
         self._epolls: list[Epoll] = []
         self._unread: dict[int, int] = {}
+        self._numbers: dict[int, Numbers] = {}
         self.chosen: dict[int, OpenSocket] = {}
         """Those that CRIU is not shown, by inode."""
 
@@ -100,19 +72,16 @@ class Foreseen:
         legs: list[msgspec.Raw] = []
         if len(found) >= fewest:
             legs = await self._ask_proxy(found.values())
-            for one, ends in zip(found.values(), adopt.ends_of(legs), strict=True):
+            for one, ends in zip(found.values(), ends_of(legs), strict=True):
                 one.flow = ends.flow
             self._known = found
-        sockets = [self._socket(one) for one in self._known.values()]
+        sockets = [self._knowing.to_make(one) for one in self._known.values()]
         return Connections(msgspec.Raw(b"[" + b",".join(map(bytes, legs)) + b"]"), sockets)
 
     def stand(self, numbers: Collection[int]) -> None:
-        """Of these flows both ends stand at the destination. Blocks: 10 us each."""
+        """Of these flows both ends stand at the destination."""
         standing = set(numbers)
-        self._entries.learn(self._watching.targets)
         self._standing = {ino: one for ino, one in self._known.items() if one.flow in standing}
-        for one in self._standing.values():
-            one.opened = self._entries.inherited(next(self._ids), one.flow, one.places)
 
     def number_of(self, ino: int) -> int:
         """The one that a connection has with our proxy already; 0: none. One that goes by its image keeps it: what was
@@ -132,12 +101,15 @@ class Foreseen:
     def choose(self, sockets: OpenSockets, but: Container[int]) -> None:
         """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. Blocks: 5 us each."""
         opened = {ino: one for ino, one in sockets.by_ino.items() if ino in self._standing and ino not in but}
+        self._numbers = sockets.numbers
         if not opened:
             return
         try:
             if any(procfs.has_descriptors_queued(*place) for place in sockets.local):
                 raise epolls.OddError("descriptors are on their way in a message")  # which may be any
             self.chosen = dict(self._as_foreseen(opened))
+            if not all(self._can_be_given(pid) for pid, _ in self._doors()):
+                raise epolls.OddError("the numbers of descriptors are odd")  # which the copy gets them by
             inodes = {place: ino for ino, one in sockets.by_ino.items() for place in one.places}
             self._epolls = self._watching.watching(self._around.kernel, sockets.epolls, inodes, self.chosen)
         except (epolls.OddError, OSError) as error:
@@ -162,29 +134,51 @@ class Foreseen:
         """A chosen one, for the proxy."""
         return PairedSocket(self._known[ino].number, self._unread[ino], self.chosen[ino].sock)
 
-    @property
-    def numbers(self) -> list[int]:
-        """Those chosen, by the numbers that they have wherever they go."""
-        return [self._known[ino].flow for ino in self.chosen]
-
     def opened(self) -> Iterator[Opened]:
-        """What CRIU's images are to say besides. Raises OSError."""
-        for ino, one in self.chosen.items():
-            known = self._known[ino]
-            if list(known.places) != one.places:
-                known.places = _places(one.places)
-                known.opened = self._entries.inherited(next(self._ids), known.flow, known.places)
-            assert known.opened is not None
-            yield known.opened
+        """What CRIU's images are to say besides. Raises AgentError."""
+        if not self.chosen:
+            return
+        ids = count(added.FIRST_ID)
+        entries = Entries(self._around.messages)
+        yield entries.door(next(ids), self._doors())
         for epoll in self._epolls:
-            yield self._entries.epoll(next(self._ids), epoll, _places(epoll.places))
+            others = [one for one in epoll.targets if not self._is_chosen(one)]
+            yield entries.epoll(next(ids), epoll, others, _flagged(epoll.places))
+
+    def left(self) -> pairs.Left | None:
+        """What CRIU's images do not say; None: they say everything. Raises AgentError."""
+        if not self.chosen:
+            return None
+        watches = [
+            pairs.Watch(*one.places[0], [(it.fd, it.events, it.data) for it in one.targets if self._is_chosen(it)])
+            for one in self._epolls
+            if any(map(self._is_chosen, one.targets))  # or it watches another such epoll
+        ]
+        return pairs.Left(self._doors(), [self._given_up_to(ino, one) for ino, one in self.chosen.items()], watches)
+
+    def _given_up_to(self, ino: int, one: OpenSocket) -> pairs.Connection:
+        known = self._known[ino]
+        if list(known.places) != one.places:
+            known.places = _flagged(one.places)
+        return pairs.Connection(known.flow, [(pid, fd, closed) for (pid, fd), closed in known.places.items()])
+
+    def _can_be_given(self, pid: int) -> bool:
+        return self._numbers[pid].free <= _MOST_FREE and self._numbers[pid].above <= procfs.descriptor_limit(pid)
+
+    def _is_chosen(self, target: Target) -> bool:
+        return target.ino & INO_MASK in self.chosen
+
+    def _doors(self) -> list[Place]:
+        """A number above all others, in each process that has any of them."""
+        pids = {pid for one in self.chosen.values() for pid, _ in one.places}
+        return [(pid, self._numbers[pid].above) for pid in sorted(pids)]
 
     def compare(self) -> list[Changed]:
         """What has changed of those chosen since they were looked at, whose duplicates must be there still. Blocks: 50
         us each. Raises AgentError for what would be lost."""
         flags = procfs.DescriptorFlags()
         try:
-            found = (self._compare(self._known[ino], one, flags) for ino, one in self.chosen.items())
+            found = (self._knowing.compare(self._known[ino], one.sock, flags) for ino, one in self.chosen.items())
             return [one for one in found if one is not None]
         finally:
             flags.close()
@@ -193,11 +187,12 @@ class Foreseen:
         """CRIU sees all of them."""
         self.chosen, self._epolls = {}, []
 
-    def _look(self, root: int) -> dict[int, _Known]:
-        if _SELINUX.exists():
+    def _look(self, root: int) -> dict[int, Known]:
+        pids = tree.descendants(root)
+        if _SELINUX.exists() or not all(map(_can_lend, pids)):
             return {}
         kernel = self._around.kernel
-        held = tree.hold_all(kernel, tree.descendants(root))
+        held = tree.hold_all(kernel, pids)
         try:
             but = unkept.given_up(kernel, held)
             self._watching.learn(epolls_of(held))
@@ -205,15 +200,15 @@ class Foreseen:
         finally:
             held.close()
 
-    def _plain(self, held: Tree, but: Container[int]) -> dict[int, _Known]:
+    def _plain(self, held: Tree, but: Container[int]) -> dict[int, Known]:
         """The connections that could be made ahead, by inode."""
         described: dict[int, flows.InetSocket] = {}
-        found: dict[int, _Known] = {}
+        found: dict[int, Known] = {}
         for place, ino, sock in each_shortly(self._around.kernel, held):
             with suppress(OSError):  # the workload closes it just now
                 if ino not in described:
                     described[ino] = live.describe(ino, sock)
-                    if ino not in but and (known := self._know(described[ino], sock)) is not None:
+                    if ino not in but and (known := self._knowing.look(described[ino], sock)) is not None:
                         found[ino] = known
                 if ino in found:
                     found[ino].places |= _places([place])
@@ -224,22 +219,7 @@ class Foreseen:
         kept = [(ino, one) for ino, one in found.items() if one.held is not None and one.places]
         return dict(kept[: pairs.MOST])
 
-    def _know(self, described: flows.InetSocket, sock: SocketType) -> _Known | None:
-        """What there is to know of a connection that is plain."""
-        flags = profile.flags_of(sock)
-        if described.state != readdress.ESTABLISHED or sockopts.lost_clamp(sock):
-            return None
-        if not profile.is_plain(self._around.kernel, sock, flags):
-            return None
-        if sock.family not in self._profiles:
-            self._profiles[sock.family] = Profile(sock.family)
-        ours = self._profiles[sock.family]
-        read, number = ours.read(sock), int.from_bytes(os.urandom(adopt.FLOW_BYTES))
-        values, watched = self._alike.setdefault(tuple(read), (read, ours.watched(read)))
-        peer, mss, owner = profile.peer_of(sock), profile.segment_size(sock), sockopts.owner_of(sock)
-        return _Known(number, sock.family, peer, values, watched, flags, owner, mss)
-
-    async def _ask_proxy(self, found: Iterable[_Known]) -> list[msgspec.Raw]:
+    async def _ask_proxy(self, found: Iterable[Known]) -> list[msgspec.Raw]:
         """The legs of the pairs, in the same order. Raises AgentError."""
         adoption = Adoption(self._around.adopt_path, self._migration, lambda: None)
         try:
@@ -250,11 +230,6 @@ class Foreseen:
             return legs
         finally:
             adoption.close()
-
-    def _socket(self, one: _Known) -> Socket:
-        ours = self._profiles[one.family]
-        options = ours.differing(one.values)
-        return Socket(one.family, one.flags, one.owner, options, one.sock.reuse_address)
 
     def _as_foreseen(self, opened: Mapping[int, OpenSocket]) -> Iterator[tuple[int, OpenSocket]]:
         """Those that neither end has shut down, and that have little unread, none of it urgent."""
@@ -276,29 +251,16 @@ class Foreseen:
         for epoll in self._epolls:
             yield from epoll.places
 
-    def _compare(self, known: _Known, one: OpenSocket, descriptors: procfs.DescriptorFlags) -> Changed | None:
-        try:
-            ours, flags = self._profiles[known.family], profile.flags_of(one.sock)
-            if profile.peer_of(one.sock) != known.peer or not profile.is_plain(self._around.kernel, one.sock, flags):
-                raise _unlike(known, "was made another")
-            # What is closed on exec was meant to be when the connection was made, and stays so.
-            if any(descriptors.closed_on_exec(*place) for place, closed in known.places.items() if not closed):
-                raise _unlike(known, "got other descriptors")
-            values = ours.read_watched(one.sock)
-        except OSError as error:
-            raise _unlike(known, f"cannot be looked at ({error.strerror})") from error
-        options = ours.changed(values, known.watched) if values != known.watched else []
-        if not options and flags == known.flags:
-            return None
-        return Changed(known.flow, options, flags if flags != known.flags else None)
+
+def _can_lend(pid: int) -> bool:
+    """Whoever has ended meanwhile need not."""
+    try:
+        return lending.can_lend(pid)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ESRCH)
 
 
-def _unlike(known: _Known, how: str) -> AgentError:
-    words = f"the connection {known.sock} {how} as it was about to move: try again"
-    return AgentError(Code.CONNECTION_STATE, words)
-
-
-def _foreseen(one: _Known) -> ForeseenSocket:
+def _foreseen(one: Known) -> ForeseenSocket:
     assert one.held is not None
     return ForeseenSocket(one.number, one.sock.local, one.sock.peer, one.held.direction, one.mss)
 
@@ -309,6 +271,14 @@ def _happened(opened: Iterable[OpenSocket]) -> dict[int, int]:
     for one in opened:
         poll.register(one.sock.fileno(), select.POLLIN | select.POLLPRI | select.POLLRDHUP)
     return dict(poll.poll(0))
+
+
+def _flagged(places: Iterable[Place]) -> dict[Place, bool]:
+    """`_places` of a workload that stands still. Raises AgentError."""
+    try:
+        return _places(places)
+    except OSError as error:
+        raise AgentError(Code.KERNEL, f"a descriptor cannot be looked at: {error.strerror}") from error
 
 
 def _places(places: Iterable[Place]) -> dict[Place, bool]:

@@ -8,7 +8,8 @@ from contextlib import suppress
 import msgspec
 
 from checkpoint.core.errors import AgentError
-from checkpoint.sockets.adopt import Adoption, Given, PairedSocket, Taken
+from checkpoint.sockets.adopt import Given, PairedSocket, Taken
+from checkpoint.sockets.adoption import Adoption
 
 
 class Handover:

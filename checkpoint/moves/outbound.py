@@ -221,8 +221,8 @@ class Outbound(Side):
             await self._handing.giving.write_map(images)
         stopped_before = self.record.stopped_before
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
-        if numbers := self._foreseen.numbers:
-            ours[pairs.FILE] = numbers
+        if (left := self._foreseen.left()) is not None:
+            ours[pairs.FILE] = left
         self._snapshot.keep(ours)
         size_bytes = sum(self._snapshot.dumped.values())
         return Dumped(size_bytes, report.processes, report.criu_seconds, *self._adopting.take_legs())

@@ -1,14 +1,15 @@
-"""The copy's ends of pairs (`checkpoint.core.pairs`), at the destination: made before the freeze, and CRIU's restore
-takes them as they are."""
+"""The copy's ends of pairs (`checkpoint.core.pairs`), at the destination: made before the freeze, and given to the copy
+when CRIU has made it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from checkpoint.api import Changed, Connections, Paired, Socket
 from checkpoint.core import pairs, readdress
@@ -16,17 +17,24 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import added
 from checkpoint.images.folder import Images
 from checkpoint.kernel import Kernel
-from checkpoint.sockets import adopt, ends, live, profile
-from checkpoint.sockets.adopt import LegNumbers
+from checkpoint.processes.tree import Tree
+from checkpoint.sockets import ends, legs, live, profile, watches
+from checkpoint.sockets.giving import Door, Gift
+from checkpoint.sockets.legs import LegNumbers
+from checkpoint.sockets.watches import Target, Watch
 
 _LOG = logging.getLogger(__name__)
 
 
 class Pairing:
-    """One migration's. `make`, then `choose`, `finish` and `adjust`; `close` at any time."""
+    """One migration's. `make`, then `choose`, `give` and `adjust`; `close` at any time."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self._door: Door | None = None
+        self._left = pairs.Left()
+        self._gifts: dict[int, dict[int, Gift]] = {}
+        """What each process of the copy is to get, by its number there."""
         self._ends: dict[int, socket.socket] = {}
         """By the flow's number."""
         self._reuse_address: set[int] = set()
@@ -35,34 +43,63 @@ class Pairing:
 
     async def make(self, wanted: Connections) -> Paired:
         """Those that cannot be made go by their images. Raises AgentError for legs that make no sense."""
-        legs = adopt.numbers_of(wanted.legs)
+        self._drop()
+        numbers = legs.numbers_of(wanted.legs)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-        await asyncio.to_thread(self._make, list(zip(wanted.sockets, legs, strict=True))[:most])
+        await asyncio.to_thread(self._make, list(zip(wanted.sockets, numbers, strict=True))[:most])
         return Paired(list(self._ends))
 
     @property
-    def descriptors(self) -> dict[str, int]:
-        """Ours, by the key under which CRIU asks for each."""
-        return {added.key(flow): sock.fileno() for flow, sock in self._ends.items()}
+    def inherited(self) -> dict[str, int]:
+        """What CRIU's restore may ask for, by its key."""
+        if self._door is None:
+            self._door = Door()
+        return {added.DOOR: self._door.fd}
 
     def choose(self, images: Images) -> list[str]:
-        """End those that the images do not ask for; gives the keys of the others.
+        """End those that the images do not want; gives the keys of what CRIU will ask for.
 
         Raises AgentError IMAGE_DAMAGED for one that is not here, and CONNECTION_STATE for one that has ended.
         """
-        wanted = images.ours(pairs.FILE, list[int], [])
+        self._left = images.ours(pairs.FILE, pairs.Left, pairs.Left())
+        wanted = [one.flow for one in self._left.connections]
         if missing := set(wanted) - self._ends.keys():
             raise AgentError(Code.IMAGE_DAMAGED, f"the images ask for connections that are not here: {sorted(missing)}")
+        self._sort()
         self._end(self._ends.keys() - set(wanted))
         if ended := [one for one in wanted if live.state_of(self._ends[one]) != readdress.ESTABLISHED]:
             raise AgentError(Code.CONNECTION_STATE, f"what was made ahead of the flows {ended} has ended: try again")
-        return [added.key(flow) for flow in wanted]
+        return [added.DOOR] if self._left.doors else []
 
-    def finish(self) -> None:
-        """The copy has them, and its listeners their ports."""
+    async def give(self, copy: Tree) -> None:
+        """CRIU has made the copy: it gets them, and its epolls watch them. Raises AgentError."""
+        if not self._gifts.keys() <= set(copy.pids):  # nobody else is to get anything
+            raise AgentError(Code.IMAGE_DAMAGED, f"{pairs.FILE} is not about these processes")
+        try:
+            await asyncio.to_thread(self._give, copy)
+        except OSError as error:
+            raise AgentError(Code.KERNEL, f"the copy cannot be given its connections: {error.strerror}") from error
         self._are_the_copys = True
-        for flow, sock in self._ends.items():
+
+    def _give(self, copy: Tree) -> None:
+        for flow, sock in self._ends.items():  # its listeners have their ports by now
             ends.finish(self._kernel, sock, reuse_address=flow in self._reuse_address)
+        for pid, number in self._left.doors:
+            assert self._door is not None  # CRIU has given its other end to the copy
+            self._door.give(self._kernel, pid, number, self._gifts[pid])
+        if self._left.watches:
+            self._watch(copy)
+
+    def _watch(self, copy: Tree) -> None:
+        pidfds = {one.pid: one.pidfd for one in copy.members}
+        with ExitStack() as stack:
+            wanted: list[Watch] = []
+            for one in self._left.watches:
+                epoll = self._kernel.pidfd_getfd(pidfds[one.pid], one.fd)
+                stack.callback(os.close, epoll)
+                mine = self._gifts[one.pid]
+                wanted.append(Watch(epoll, [Target(mine[number].fd, number, *rest) for number, *rest in one.targets]))
+            watches.begin(self._kernel, wanted)
 
     def adjust(self, changes: Iterable[Changed]) -> None:
         """Raises AgentError."""
@@ -79,11 +116,30 @@ class Pairing:
 
     def close(self) -> None:
         """Those that the copy has stay as they are."""
+        self._drop()
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
+    def _drop(self) -> None:
         if not self._are_the_copys:
             self._end(list(self._ends))
         for sock in self._ends.values():
             sock.close()
         self._ends.clear()
+
+    def _sort(self) -> None:
+        """By process. Raises AgentError IMAGE_DAMAGED."""
+        self._gifts = {}
+        for one in self._left.connections:
+            ours = self._ends[one.flow].fileno()
+            for pid, number, closed in one.places:
+                self._gifts.setdefault(pid, {})[number] = Gift(ours, closed)
+        doors = {pid for pid, _ in self._left.doors}
+        watched = {(one.pid, number) for one in self._left.watches for number, *_ in one.targets}
+        given = {(pid, number) for pid, gifts in self._gifts.items() for number in gifts}
+        if doors != self._gifts.keys() or not watched <= given:
+            raise AgentError(Code.IMAGE_DAMAGED, f"{pairs.FILE} makes no sense")
 
     def _make(self, wanted: Iterable[tuple[Socket, LegNumbers]]) -> None:
         for one, leg in wanted:

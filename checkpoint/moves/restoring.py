@@ -49,15 +49,14 @@ class Restoring:
 
     async def prepare(self) -> None:
         """Start CRIU, so that the freeze does not pay for it."""
-        self._helper = await self._around.engine.prepare()
+        self._helper = await self._start()
+
+    async def _start(self) -> Helper:
+        return await self._around.engine.prepare(inherited=self._pairing.inherited)
 
     async def pair(self, wanted: Connections) -> Paired:
-        """Make the copy's ends of these connections, as far as that can be done; CRIU is given them."""
-        self._pairing.close()
-        paired = await self._pairing.make(wanted)
-        await self._close_helper()
-        self._helper = await self._around.engine.prepare(inherited=self._pairing.descriptors)
-        return paired
+        """Make the copy's ends of these connections, as far as that can be done."""
+        return await self._pairing.make(wanted)
 
     def adjust(self, changes: Iterable[Changed]) -> None:
         """Of the copy's ends of pairs, before it runs. Raises AgentError."""
@@ -82,7 +81,7 @@ class Restoring:
         try:
             with self._timed("files"):
                 await self._place_files(folder, sealed, key)
-            report = await self._run_criu(chain.unfold(folder, sealed.files, self._work / "chain"), lazily=lazily)
+            report = await self._make(chain.unfold(folder, sealed.files, self._work / "chain"), lazily=lazily)
         except AgentError:
             manifest.compare(sealed, await looking)  # damage explains whatever CRIU stumbled over
             raise
@@ -108,9 +107,20 @@ class Restoring:
         with self._timed("verify"):
             return await self._around.store.survey(folder, key, sizes)
 
+    async def _make(self, folder: Path, *, lazily: bool) -> RestoreReport:
+        """What CRIU makes, and what it was not shown besides."""
+        report = await self._run_criu(folder, lazily=lazily)
+        try:
+            with self._timed("give"):
+                await self._pairing.give(report.tree)
+        except BaseException:
+            await self.discard(report.tree)
+            raise
+        return report
+
     async def _run_criu(self, folder: Path, *, lazily: bool) -> RestoreReport:
         inherited = self._pairing.choose(Images(folder, self._around.messages))
-        helper = self._helper or await self._around.engine.prepare()
+        helper = self._helper or await self._start()
         self._helper, self._working = None, helper
         try:
             with self._timed("criu"):
@@ -125,7 +135,6 @@ class Restoring:
         others = images.ours(attributes.FILE, list[TaskAttributes], [])
         self.not_carried = sockopts.write(self._around.kernel, copy, options)
         self.not_carried += attributes.write(self._around.kernel, copy, others)
-        self._pairing.finish()
         for words in self.not_carried:
             _LOG.warning("%s: not carried over: %s", self._migration, words)
 

@@ -213,6 +213,13 @@ def _flags_in(text: bytes) -> int:
     return int(text[start : text.index(b"\n", start)], 8)
 
 
+def descriptor_limit(pid: int) -> int:
+    """How many a process may have open (RLIMIT_NOFILE, proc_pid_limits(5)); it may have more. Raises OSError."""
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    found = re.search(r"^Max open files +(\d+)", limits, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def watched(pid: int, fd: int) -> list[str]:
     """The lines of an epoll's fdinfo that say what it watches. Raises OSError."""
     lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import platform
 from pathlib import Path
 
 from checkpoint.core import waits
 from checkpoint.kernel import Kernel
-from checkpoint.processes.tree import NAP_SECONDS, NAPS, Tree, is_alive, stat, threads
+from checkpoint.processes.tracing import seized
+from checkpoint.processes.tree import Tree, is_alive, threads
 
 _LOG = logging.getLogger(__name__)
 
 _NATIVE = 0x33  # __USER_CS (asm/segment.h): 64-bit code
-_EVERY_CHILD = 0x40000000  # __WALL (waitpid(2)): a thread too
 
 
 def restart(kernel: Kernel, tree: Tree) -> int:
@@ -37,27 +37,12 @@ def _waits(tid: int) -> bool:
 
 def _restart(kernel: Kernel, tid: int) -> bool:
     try:
-        kernel.seize(tid)
-        _, status = os.waitpid(tid, _EVERY_CHILD)
-        if not os.WIFSTOPPED(status):
-            return False  # it was killed
-        try:
+        with seized(kernel, tid):
             return _edit(kernel, tid)
-        finally:
-            kernel.let_go(tid)
-            _let_it_stop(kernel, tid)
     except OSError as error:
-        _LOG.warning("thread %d is told EINTR by the call that it waits in: %s", tid, error)
+        if error.errno != errno.ESRCH:
+            _LOG.warning("thread %d is told EINTR by the call that it waits in: %s", tid, error)
         return False
-
-
-def _let_it_stop(kernel: Kernel, tid: int) -> None:
-    """From one kind of stop it goes to the other by itself, within microseconds. It may be one that stays stopped."""
-    for _ in range(NAPS):
-        seen = stat(tid)
-        if seen is None or seen.state in "TZX":
-            return
-        kernel.nap(NAP_SECONDS)
 
 
 def _edit(kernel: Kernel, tid: int) -> bool:

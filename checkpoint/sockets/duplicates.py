@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from socket import SocketType
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +38,15 @@ class OpenSocket(msgspec.Struct, frozen=True):
     sock: SocketType
 
 
+class Numbers(NamedTuple):
+    """The numbers of a process's descriptors."""
+
+    above: int
+    """The first that is above all."""
+    free: int
+    """How many below that are free."""
+
+
 class OpenSockets:
     """Every TCP socket of a tree, by its inode as the images have it, and where else to look. `close` gives the
     duplicates back."""
@@ -50,11 +60,16 @@ class OpenSockets:
         self.epolls: list[Place] = []
         self.local: list[Place] = []
         """The unix sockets."""
+        self.numbers: dict[int, Numbers] = {}
+        """Of each process."""
         try:
             for member in tree.members:
-                for name in procfs.names(f"/proc/{member.pid}/fd"):
+                numbers = list(map(int, procfs.names(f"/proc/{member.pid}/fd")))
+                above = 1 + max(numbers, default=-1)
+                self.numbers[member.pid] = Numbers(above, above - len(numbers))
+                for number in numbers:
                     with suppress(OSError):  # CRIU's own in the process that it is dumping: gone again
-                        self._take(kernel, member, int(name))
+                        self._take(kernel, member, number)
         except BaseException:
             self.close()
             raise

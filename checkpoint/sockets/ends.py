@@ -14,7 +14,7 @@ from checkpoint.api import Socket
 from checkpoint.core import sockopts
 from checkpoint.kernel import Kernel
 from checkpoint.sockets import profile
-from checkpoint.sockets.adopt import LegNumbers
+from checkpoint.sockets.legs import LegNumbers
 
 _TCP = socket.IPPROTO_TCP
 _REPAIR_QUEUE, _QUEUE_SEQ, _REPAIR_OPTIONS, _TIMESTAMP, _REPAIR_WINDOW = 20, 21, 22, 24, 29  # linux/tcp.h

@@ -25,11 +25,6 @@ class Watching:
         self._targets: dict[str, Target] = {}
         """By the line that says it."""
 
-    @property
-    def targets(self) -> Collection[Target]:
-        """All that were seen."""
-        return self._targets.values()
-
     def learn(self, places: Iterable[Place]) -> None:
         """Look at the epolls that are open at these places, of processes that run."""
         for place in places:

@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Container, Sequence
 from contextlib import suppress
+from itertools import starmap
 from socket import SocketType
 
 from checkpoint.core import sockopts
@@ -48,7 +49,7 @@ class Profile:
 
     def read(self, sock: SocketType) -> Values:
         """About 40 us."""
-        return [sock.getsockopt(level, number, length) for level, number, length in self._asked]
+        return list(starmap(sock.getsockopt, self._asked))
 
     def differing(self, values: Values) -> list[Option]:
         """What has to be set of a socket that was just made, in whichever pod, to be `write`n in this order."""
@@ -60,8 +61,7 @@ class Profile:
 
     def read_watched(self, sock: SocketType) -> Values:
         """Those alone, as they are now. About 25 us."""
-        ask = sock.getsockopt
-        return [ask(level, number, length) for level, number, length in self._asked_watched]
+        return list(starmap(sock.getsockopt, self._asked_watched))
 
     def changed(self, values: Values, since: Values) -> list[Option]:
         """What is to be set of those watched, likewise."""

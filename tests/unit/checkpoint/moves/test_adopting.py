@@ -14,7 +14,7 @@ import pytest
 
 from checkpoint.core import manifest, pairs, readdress
 from checkpoint.core.errors import AgentError, Code
-from checkpoint.images import gmac
+from checkpoint.images import added, gmac
 from checkpoint.images.folder import Images, entries
 from checkpoint.images.store import listing
 from checkpoint.kernel import Kernel
@@ -22,7 +22,7 @@ from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree, hold_all
-from checkpoint.sockets import adopt, live
+from checkpoint.sockets import adoption, legs, live
 from proxy.api import PairedLeg
 from tests.harness import made_images
 from tests.harness.adopter import Adopter
@@ -109,7 +109,7 @@ class Scene:
     async def foresee(self) -> list[int]:
         """Both ends of every connection stand at the destination; the flows."""
         said = await self.foreseen.look(self.dump.child.pid, 1)
-        flows = [leg.flow for leg in adopt.numbers_of(said.legs)]
+        flows = [leg.flow for leg in legs.numbers_of(said.legs)]
         self.foreseen.stand(flows)
         return flows
 
@@ -127,8 +127,8 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(adopt, "CHUNK", 1)
-    monkeypatch.setattr(adopt, "AHEAD", 1)
+    monkeypatch.setattr(adoption, "CHUNK", 1)
+    monkeypatch.setattr(adoption, "AHEAD", 1)
     made = Scene(tmp_path / "images", tmp_path / "adopt.sock")
     yield made
     await made.close()
@@ -149,9 +149,9 @@ async def test_a_connection_goes_as_soon_as_its_image_is_whole_and_the_rest_afte
     assert (adopted.flows, adopted.listeners) == (2, 1)
     assert [one["kind"] for one in scene.adopter.said] == ["flow", "flow", "listener"]
     assert len({one["flow"] for one in scene.adopter.said}) == 3
-    legs = early + msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
+    said = early + msgspec.json.decode(adopted.legs, type=list[msgspec.Raw])
     assert len(early) == 1
-    assert [leg.flow for leg in adopt.ends_of(legs)] == [one["flow"] for one in scene.adopter.said[:2]]
+    assert [leg.flow for leg in legs.ends_of(said)] == [one["flow"] for one in scene.adopter.said[:2]]
     assert len(scene.adopter.held) == 3
 
 
@@ -299,9 +299,14 @@ async def test_what_criu_is_not_shown_goes_without_an_image_and_is_added_to_the_
     assert sorted(unread.values()) == [b"", b"abc"]
     assert {os.fstat(one.fileno()).st_ino for one in scene.adopter.held} >= set(map(scene.dump.ino, scene.dump.ends))
     scene.adopting.edit_addresses({})
-    assert len(list(entries(str(scene.folder / "files.img"), made_images.MESSAGES.file))) == 3
-    table = entries(str(scene.folder / "fdinfo-3.img"), made_images.MESSAGES.fdinfo)
-    assert {one.fd for one in table} == numbers
+    files = entries(str(scene.folder / "files.img"), made_images.MESSAGES.file)
+    assert [one.reg.name for one in files] == ["", f"/{added.DOOR}"]  # the listener, and by what the others come
+    (door,) = entries(str(scene.folder / "fdinfo-3.img"), made_images.MESSAGES.fdinfo)
+    assert door.fd > max(numbers)
+    left = scene.foreseen.left()
+    assert {one.flow: {fd for _, fd, _ in one.places} for one in left.connections} == {
+        scene.foreseen.number_of(scene.dump.ino(end)): {end.fileno()} for end in scene.dump.ends
+    }
     scene.dump.ends[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     scene.adopting.begin_comparing()
     (changed,) = await scene.adopting.compare()
@@ -310,7 +315,7 @@ async def test_what_criu_is_not_shown_goes_without_an_image_and_is_added_to_the_
 
 async def test_one_message_has_so_much_unread_and_no_more(scene, monkeypatch):
     """It is in the proxy's answer, which has to fit their socket."""
-    monkeypatch.setattr(adopt, "UNREAD_OF_PAIRS_BYTES", 5)
+    monkeypatch.setattr(adoption, "UNREAD_OF_PAIRS_BYTES", 5)
     await scene.foresee()
     for peer, end in zip(scene.dump.peers, scene.dump.ends, strict=True):
         peer.sendall(b"abc")
@@ -328,14 +333,14 @@ async def test_one_message_has_so_much_unread_and_no_more(scene, monkeypatch):
 
 def test_as_much_unread_as_there_may_be_fits_the_answers():
     """As the kernel has it, on the protocol's own socket, with a buffer as it is by default."""
-    assert pairs.UNREAD_BYTES <= adopt.UNREAD_OF_PAIRS_BYTES
-    legs = [PairedLeg(1 << 47, 1 << 31, b"")] * (adopt.CHUNK_OF_PAIRS - 1)
-    answer = msgspec.json.encode({"pairs": [*legs, PairedLeg(1 << 47, 1 << 31, bytes(adopt.UNREAD_OF_PAIRS_BYTES))]})
+    assert pairs.UNREAD_BYTES <= adoption.UNREAD_OF_PAIRS_BYTES
+    legs = [PairedLeg(1 << 47, 1 << 31, b"")] * (adoption.CHUNK_OF_PAIRS - 1)
+    answer = msgspec.json.encode({"pairs": [*legs, PairedLeg(1 << 47, 1 << 31, bytes(adoption.UNREAD_OF_PAIRS_BYTES))]})
     proxy, agent = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with proxy, agent:
         proxy.setblocking(False)
         proxy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)  # net.core.wmem_max, untouched
-        for _ in range(adopt.AHEAD):
+        for _ in range(adoption.AHEAD):
             proxy.send(answer)
 
 

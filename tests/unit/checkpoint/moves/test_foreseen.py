@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import select
+import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Collection
@@ -21,15 +23,18 @@ from checkpoint.kernel import Kernel
 from checkpoint.moves import foreseen as module
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes import lending, tree
 from checkpoint.processes.tree import hold_all
-from checkpoint.sockets import adopt, live
+from checkpoint.sockets import legs, live
 from checkpoint.sockets.duplicates import OpenSockets
-from tests.harness import made_images
+from tests.harness import made_images, standing
 from tests.harness.adopter import Adopter
 from tests.harness.told_child import ToldChild
 
 SOL_SOCKET, TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
 COUNT = 4
+HIGH = 100
+ALWAYS = 0x18  # EPOLLERR, EPOLLHUP: watched for unasked (epoll_ctl(2))
 NODELAY = ("TCP_NODELAY", TCP, socket.TCP_NODELAY, "01000000")
 
 
@@ -58,7 +63,7 @@ class Scene:
     async def look(self, fewest: int = 1) -> list[int]:
         """The flows that can be made ahead."""
         self.said = await self.foreseen.look(self.child.pid, fewest)
-        flows = [leg.flow for leg in adopt.numbers_of(self.said.legs)]
+        flows = [leg.flow for leg in legs.numbers_of(self.said.legs)]
         assert len(flows) == len(self.said.sockets)
         return flows
 
@@ -69,9 +74,9 @@ class Scene:
         """Which of the connections CRIU need not see, by their place in `ends`."""
         if self.sockets is not None:
             self.sockets.close()
-        tree = hold_all(Kernel(), self.child.pids)
-        self.sockets = OpenSockets(Kernel(), tree, self.foreseen.families)
-        tree.close()
+        held = hold_all(Kernel(), self.child.pids)
+        self.sockets = OpenSockets(Kernel(), held, self.foreseen.families)
+        held.close()
         self.foreseen.choose(self.sockets, but)
         places = {ino(one): number for number, one in enumerate(self.ends)}
         return {places[one] for one in self.foreseen.chosen}
@@ -211,6 +216,24 @@ async def test_a_workload_that_has_gone_has_none(scene: Scene):
     assert (await scene.foreseen.look(1 << 22, 1)).sockets == []
 
 
+async def test_nothing_is_foreseen_of_who_cannot_be_given_anything(scene: Scene, monkeypatch):
+    other = scene.child.fork()
+    monkeypatch.setattr(lending, "can_lend", lambda pid: pid != other)
+    assert await scene.look() == []
+
+
+async def test_who_ends_before_that_is_known_is_passed_over(scene: Scene, monkeypatch):
+    other, can_lend = scene.child.fork(), lending.can_lend
+
+    def late(pid: int) -> bool:
+        os.kill(other, signal.SIGKILL)
+        standing.until(lambda: (one := tree.stat(other)) is not None and one.state == "Z")
+        return can_lend(pid)
+
+    monkeypatch.setattr(lending, "can_lend", late)
+    assert len(await scene.look()) == COUNT
+
+
 async def test_those_that_stand_are_hidden_with_the_epoll_that_watches_them(scene: Scene):
     assert not scene.foreseen.is_any
     await scene.stand()
@@ -219,7 +242,7 @@ async def test_those_that_stand_are_hidden_with_the_epoll_that_watches_them(scen
     assert scene.choose() == set(range(COUNT))
     numbers = [*(one.fileno() for one in scene.ends), scene.child.fd["epoll"]]
     assert {pid: sorted(some) for pid, some in scene.foreseen.hidden.items()} == {scene.child.pid: sorted(numbers)}
-    assert set(scene.foreseen.numbers) == {leg.flow for leg in adopt.numbers_of(scene.said.legs)}
+    assert set(left(scene)) == {leg.flow for leg in legs.numbers_of(scene.said.legs)}
     for end in scene.ends:
         given = scene.foreseen.given(ino(end))
         assert (given.flow, given.unread) == (scene.foreseen.number_of(ino(end)), 0)
@@ -233,7 +256,7 @@ async def test_only_those_that_stand_are_chosen_and_the_others_keep_their_number
     assert scene.choose() == set()
     scene.foreseen.stand(flows[1:3])
     assert len(scene.choose()) == 2
-    assert set(scene.foreseen.numbers) == set(flows[1:3])
+    assert set(left(scene)) == set(flows[1:3])
     assert {scene.foreseen.number_of(ino(one)) for one in scene.ends} == set(flows)
     assert scene.foreseen.number_of(ino(scene.listener)) == 0
 
@@ -302,6 +325,24 @@ async def test_a_number_that_is_anothers_since_leads_to_no_old_connection(scene:
     assert number not in scene.foreseen.hidden[scene.child.pid]
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        "os.dup2(0, 5000)",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (4, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
+    ],
+    ids=["far apart", "above its limit"],
+)
+async def test_where_the_numbers_are_odd_criu_sees_everything(scene: Scene, what: str):
+    """The copy could not get these numbers, or hardly."""
+    scene.child.tell("import resource")
+    await scene.stand()
+    assert len(scene.choose()) == COUNT
+    scene.child.tell(what)
+    assert scene.choose() == set()
+    assert scene.foreseen.hidden == {}
+
+
 async def test_an_odd_epoll_has_criu_see_everything(scene: Scene):
     await scene.stand()
     assert len(scene.choose()) == COUNT
@@ -309,6 +350,7 @@ async def test_an_odd_epoll_has_criu_see_everything(scene: Scene):
     assert scene.choose() == set()
     assert scene.foreseen.hidden == {}
     assert list(scene.foreseen.opened()) == []
+    assert scene.foreseen.left() is None
 
 
 async def test_descriptors_on_their_way_have_criu_see_everything(scene: Scene):
@@ -322,23 +364,35 @@ async def test_descriptors_on_their_way_have_criu_see_everything(scene: Scene):
     assert len(scene.choose()) == COUNT
 
 
-def decoded(scene: Scene) -> dict[str, set[tuple[int, int, bool]]]:
-    """For each open file that the images are to have, by its key: PID, number and whether it is closed on exec."""
+Places = set[tuple[int, int, bool]]
+"""PID, number and whether it is closed on exec."""
+
+
+def left(scene: Scene) -> dict[int, Places]:
+    """Where the copy is to be given each flow."""
+    said = scene.foreseen.left()
+    return {} if said is None else {one.flow: set(one.places) for one in said.connections}
+
+
+def images(scene: Scene) -> dict[str, tuple[Places, list[int]]]:
+    """For each open file that the images are to have, by its name: where, and what it watches."""
     messages, found = made_images.MESSAGES, {}
+    names = {fd: name for name, fd in scene.child.fd.items()}
     for opened in scene.foreseen.opened():
         entry = messages.file()
         entry.ParseFromString(opened.entry[4:])
-        name = entry.reg.name if entry.type == messages.REG else "epoll"
-        places = found[name] = set()
+        places: Places = set()
         for one in opened.descriptors:
             fdinfo = messages.fdinfo()
             fdinfo.ParseFromString(one.entry[4:])
             assert (fdinfo.id, fdinfo.fd) == (entry.id, one.fd)
             places.add((one.pid, one.fd, bool(fdinfo.flags)))
+        name = entry.reg.name if entry.type == messages.REG else names.get(opened.descriptors[0].fd, "")
+        found[name] = places, sorted(one.tfd for one in entry.epfd.tfd)
     return found
 
 
-async def test_the_images_have_each_where_it_is_open_now(scene: Scene):
+async def test_each_is_left_for_where_it_is_open_now(scene: Scene):
     """Also where that is elsewhere than when it was looked at."""
     scene.child.tell("[one.set_inheritable(False) for one in ends[1:]]")
     await scene.stand()
@@ -347,13 +401,59 @@ async def test_the_images_have_each_where_it_is_open_now(scene: Scene):
     assert len(scene.choose()) == COUNT
     pid, fd = scene.child.pid, scene.child.fd
     flow = {one: scene.foreseen.number_of(ino(end)) for one, end in enumerate(scene.ends)}
-    assert decoded(scene) == {
-        "epoll": {(pid, fd["epoll"], True)},
-        f"/{added.key(flow[0])}": {(pid, scene.ends[0].fileno(), False), (pid, fd["copy"], False)},
-        f"/{added.key(flow[1])}": {(pid, fd["more"], True)},
-        f"/{added.key(flow[2])}": {(pid, scene.ends[2].fileno(), True)},
-        f"/{added.key(flow[3])}": {(pid, scene.ends[3].fileno(), True)},
+    assert left(scene) == {
+        flow[0]: {(pid, scene.ends[0].fileno(), False), (pid, fd["copy"], False)},
+        flow[1]: {(pid, fd["more"], True)},
+        flow[2]: {(pid, scene.ends[2].fileno(), True)},
+        flow[3]: {(pid, scene.ends[3].fileno(), True)},
     }
+
+
+async def test_the_images_have_a_door_above_all_of_a_process_that_is_given_any(scene: Scene):
+    """And of no other: the second has none of them."""
+    scene.child.tell(f"high = os.fdopen(fcntl.fcntl(0, fcntl.F_DUPFD, {HIGH}), 'rb', 0)")
+    await scene.stand()
+    pid, other = scene.child.pid, scene.child.fork()
+    assert len(scene.choose()) == COUNT
+    door = f"/{added.DOOR}"
+    assert images(scene)[door] == ({(pid, HIGH + 1, True), (other, HIGH + 1, True)}, [])
+    scene.child.tell("[one.close() for one in ends]; epoll.close(); high.close()")
+    assert len(scene.choose()) == COUNT
+    assert images(scene)[door] == ({(other, HIGH + 1, True)}, [])
+    said = scene.foreseen.left()
+    assert said is not None
+    assert said.doors == [(other, HIGH + 1)]
+
+
+async def test_an_epoll_watches_all_but_the_chosen_from_the_beginning(scene: Scene):
+    """The chosen later, as it was asked to: that is left."""
+    scene.child.tell("one, other = socket.socketpair(socket.AF_UNIX); epoll.register(one, select.EPOLLIN)")
+    scene.child.tell("epoll.modify(ends[0], select.EPOLLOUT | select.EPOLLET | select.EPOLLONESHOT)")
+    await scene.stand()
+    assert scene.choose(but={ino(scene.ends[3])}) == {0, 1, 2}
+    pid, fd = scene.child.pid, scene.child.fd
+    assert images(scene)["epoll"] == ({(pid, fd["epoll"], True)}, sorted([fd["one"], scene.ends[3].fileno()]))
+    said = scene.foreseen.left()
+    assert said is not None
+    (watch,) = said.watches
+    assert (watch.pid, watch.fd) == scene.child.place("epoll")
+    wanted = dict.fromkeys(scene.ends[1:3], select.EPOLLIN)
+    wanted[scene.ends[0]] = select.EPOLLOUT | 1 << 30 | select.EPOLLET
+    assert {number: events & ~ALWAYS for number, events, _ in watch.targets} == {
+        one.fileno(): events for one, events in wanted.items()
+    }
+    assert [data & 0xFFFFFFFF for _, _, data in watch.targets] == [number for number, *_ in watch.targets]
+
+
+async def test_of_an_epoll_that_watches_such_an_epoll_nothing_is_left(scene: Scene):
+    """It may be in a process that is given nothing at all."""
+    await scene.stand()
+    scene.child.tell("outer = select.epoll(); outer.register(epoll)")
+    assert len(scene.choose()) == COUNT
+    assert images(scene)["outer"][1] == [scene.child.fd["epoll"]]
+    said = scene.foreseen.left()
+    assert said is not None
+    assert [(one.pid, one.fd) for one in said.watches] == [scene.child.place("epoll")]
 
 
 async def test_nothing_has_changed_of_what_nobody_has_touched(scene: Scene):
@@ -412,5 +512,6 @@ async def test_what_is_forgotten_criu_sees(scene: Scene):
     scene.choose()
     scene.foreseen.forget()
     assert scene.foreseen.chosen == scene.foreseen.hidden == {}
-    assert scene.foreseen.numbers == list(scene.foreseen.opened()) == scene.foreseen.compare() == []
+    assert scene.foreseen.left() is None
+    assert list(scene.foreseen.opened()) == scene.foreseen.compare() == []
     assert all(map(scene.foreseen.number_of, map(ino, scene.ends)))

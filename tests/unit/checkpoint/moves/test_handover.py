@@ -10,7 +10,7 @@ import pytest
 
 from checkpoint.core.errors import AgentError
 from checkpoint.moves.handover import Handover
-from checkpoint.sockets import adopt
+from checkpoint.sockets import adoption
 from checkpoint.sockets.adopt import AdoptedSocket, Given, Taken
 from tests.harness.adopter import Adopter
 
@@ -69,7 +69,7 @@ async def test_each_message_waits_for_room_and_each_leg_is_told_once(scene, adop
         await scene.handover.room()
         scene.handover.give(scene.given(number), 5)
     assert not scene.handover.has_room
-    assert len(scene.taken) == 5 - adopt.AHEAD
+    assert len(scene.taken) == 5 - adoption.AHEAD
     assert scene.flows() == [1, 2, 3]
     await scene.handover.settle()
     assert (scene.flows(), scene.flows()) == ([4, 5], [])
@@ -79,9 +79,9 @@ async def test_each_message_waits_for_room_and_each_leg_is_told_once(scene, adop
 
 async def test_while_nobody_waits_it_is_heard_that_there_is_room(scene, wait_until):
     scene.handover.listen(scene.handover.hear)
-    for number in range(1, 1 + adopt.AHEAD):
+    for number in range(1, 1 + adoption.AHEAD):
         scene.handover.give(scene.given(number), 2)
-    await wait_until(lambda: len(scene.taken) == adopt.AHEAD)
+    await wait_until(lambda: len(scene.taken) == adoption.AHEAD)
     assert scene.handover.has_room
     scene.handover.deafen()
 

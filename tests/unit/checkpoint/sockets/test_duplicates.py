@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from pathlib import Path
@@ -57,3 +58,14 @@ def test_a_descriptor_that_is_gone_by_then_is_passed_over(this_process, monkeypa
         assert list(opened.by_ino) == [ino(one)]
         opened.close()
         assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_above_all_descriptors_of_a_process_there_is_none(this_process):
+    with socket.socket() as one:
+        high = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 700)
+        opened = OpenSockets(Kernel(), this_process)
+        os.close(high)
+        (numbers,) = opened.numbers.values()
+        assert numbers.above == high + 1
+        assert numbers.free >= high - 100
+        opened.close()

@@ -19,7 +19,7 @@ import pytest
 from checkpoint.api import Socket
 from checkpoint.core import pairs, sockopts
 from checkpoint.kernel import Kernel
-from checkpoint.sockets import adopt, ends, live, profile
+from checkpoint.sockets import ends, legs, live, profile
 from checkpoint.sockets.profile import Profile
 from proxy.api import Endpoint, Leg
 from proxy.core.ledger import CIRCLE, modular
@@ -45,7 +45,7 @@ class Pair:
     def numbers(self, leg: Leg) -> None:
         """Go by these."""
         self.leg_numbers = leg
-        (self.end_numbers,) = adopt.numbers_of(msgspec.Raw(msgspec.json.encode([leg])))
+        (self.end_numbers,) = legs.numbers_of(msgspec.Raw(msgspec.json.encode([leg])))
 
     def leg(self) -> socket.socket:
         family = address.family(self.leg_numbers.peer.host)

@@ -12,7 +12,7 @@ import pytest
 
 from checkpoint.api import Socket
 from checkpoint.kernel import Kernel
-from checkpoint.sockets import adopt, ends
+from checkpoint.sockets import ends, legs
 from proxy.api import Endpoint, Leg, Legs, PairedLeg
 from proxy.core.errors import Code, ProxyError
 from proxy.core.flow import State
@@ -37,7 +37,7 @@ class Ahead:
         self.foreseen = ForeseenSocket(NUMBER, local, peer, "inbound", 1400)
         self.legs = plane.outbound["m"].foresee([self.foreseen])
         plane.build_ahead("m", Legs(self.legs))
-        (numbers,) = adopt.numbers_of(msgspec.Raw(msgspec.json.encode(self.legs)))
+        (numbers,) = legs.numbers_of(msgspec.Raw(msgspec.json.encode(self.legs)))
         wanted = Socket(socket.AF_INET, 0, (0, 0), [], reuse_address=True)
         self.copy = ends.make(Kernel(), wanted, numbers)
 
