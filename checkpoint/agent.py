@@ -111,6 +111,7 @@ class Agent:
                 mounts=belongings.mounted(),
                 file_bytes=belongings.free_bytes(),
                 pid_max=procfs.pid_max(),
+                huge_bytes=capacity.free_huge_bytes(),
             )
         )
 

@@ -13,9 +13,11 @@ from checkpoint.core.baggage import Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
 from checkpoint.inspection import locks
 from checkpoint.processes import procfs
-from checkpoint.processes.procfs import Mount, OpenFile
+from checkpoint.processes.procfs import FileArea, Mount, OpenFile
 
 _DELETED = " (deleted)"
+_NAMELESS = ("/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage", "/[aio]")
+_BLOCK_BYTES = 512  # stat(2), st_blocks
 
 EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "bpf"}
 """Kinds of file systems of which every pod has its own, with the same in it."""
@@ -26,7 +28,8 @@ _SOME = 5
 def look(pids: Iterable[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
     """What there is, and what is known to stand in the way. Blocks. Raises AgentError NO_FOLDER."""
     files = [file for pid in pids for file in procfs.open_files(pid)]
-    deleted = list(_deleted(files))
+    areas = [area for pid in pids for area in procfs.file_areas(pid)]
+    deleted = list(_deleted(files, areas))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [DeletedFile(path, size) for path, size, names in deleted if not names]
     return Belongings(own_root, grounds, ghosts, list(_mounts(files)), locks.exclusive(files)), list(_problems(deleted))
@@ -38,25 +41,28 @@ def _ground(listing: Listing) -> Ground:
     return Ground(shown(listing.ground), listing.files - gone, listing.size_bytes, gone, left[:_SOME], len(left))
 
 
-def _deleted(files: list[OpenFile]) -> Iterator[tuple[str, int, int]]:
-    """Path, size and left names of each open file whose path is gone, once."""
+def _deleted(files: list[OpenFile], areas: list[FileArea]) -> Iterator[tuple[str, int, int]]:
+    """Path, size and left names of each open or mapped file whose path is gone, once. Its size is what it takes up, for
+    by that CRIU goes (criu: files-reg.c, dump_ghost_remap)."""
+    links = {f"/proc/{file.pid}/fd/{file.fd}": file.target for file in files}
+    links |= {area.link: area.path for area in areas}
     seen = set()
-    for file in files:
-        if not file.target.endswith(_DELETED) or file.target.startswith(("/memfd:", "/dev/zero", "/SYSV")):
+    for link, target in links.items():
+        if not target.endswith(_DELETED) or target.startswith(_NAMELESS):
             continue
         try:
-            found = Path(f"/proc/{file.pid}/fd/{file.fd}").stat()
+            found = Path(link).stat()
         except OSError:
             continue  # closed meanwhile
         if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
-            yield shown(file.target.removesuffix(_DELETED)), found.st_size, found.st_nlink
+            yield shown(target.removesuffix(_DELETED)), found.st_blocks * _BLOCK_BYTES, found.st_nlink
 
 
 def _problems(deleted: list[tuple[str, int, int]]) -> Iterator[Problem]:
     for path, _, names in deleted:
         if names:
-            message = "the process has a file open that was deleted while another name of it, or the machine's, remains"
+            message = "the process uses a file that was deleted while another name of it, or the machine's, remains"
             yield problem(Code.DELETED_FILE, f"{message}: {path}")
 
 

@@ -26,6 +26,18 @@ def _machine_bytes(name: str) -> int:
     return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{name}:"))
 
 
+def free_huge_bytes(folder: Path = Path("/sys/kernel/mm/hugepages")) -> dict[int, int]:
+    """What hugetlbfs could still give, by the size of its pages (K: admin-guide/mm/hugetlbpage.rst)."""
+    found: dict[int, int] = {}
+    for one in folder.glob("hugepages-*kB"):
+        free, kept, more, surplus = (
+            int((one / f"{name}_hugepages").read_text()) for name in ("free", "resv", "nr_overcommit", "surplus")
+        )
+        size = int(one.name.removeprefix("hugepages-").removesuffix("kB")) * _KIB
+        found[size] = (free - kept + max(0, more - surplus)) * size
+    return found
+
+
 def room_bytes() -> int:
     """The smaller of the machine's MemAvailable and what the memory cgroup of this process has left."""
     available = _machine_bytes("MemAvailable")

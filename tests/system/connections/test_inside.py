@@ -22,7 +22,9 @@ grams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); grams[0].send(b'on
 named = socket.socket(socket.AF_UNIX); named.bind(FOLDER + '/sock'); named.listen()
 caller = socket.socket(socket.AF_UNIX); caller.connect(FOLDER + '/sock'); callee = named.accept()[0]
 caller.send(b'called')
-carrier = socket.socketpair(); hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
+carrier, flying = socket.socketpair(), socket.socketpair(); flying[0].send(b'flown')
+socket.send_fds(carrier[0], [b'!'], [flying[1].fileno()]); flying[1].close()
+hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
 pipe = os.pipe(); os.write(pipe[1], b'pipe')
 event = os.eventfd(5)
 timer = libc.timerfd_create(1, 0)
@@ -32,7 +34,8 @@ poll = select.epoll(); poll.register(timer, select.EPOLLIN); poll.register(event
 
 
 async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
-    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them."""
+    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them, be it a
+    descriptor."""
     told.do(f"OWN, FOLDER = {stage.a.address!r}, {str(tmp_path)!r}")
     told.do(INSIDE)
     result = await moved(stage, "puppet")
@@ -43,6 +46,8 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
     assert told.do("pair[1].recv(9).decode(), grams[1].recv(9).decode(), grams[1].recv(9).decode()") == [
         "stream", "one", "two",
     ]  # fmt: skip
+    told.do("caught = socket.socket(fileno=socket.recv_fds(carrier[1], 9, 1)[1][0])")
+    assert told.do("caught.recv(9).decode(), caught.send(b'back'), flying[0].recv(9).decode()") == ["flown", 4, "back"]
     assert told.do("callee.recv(9).decode(), os.read(pipe[0], 9).decode()") == ["called", "pipe"]
     assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
     assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]

@@ -48,6 +48,13 @@ def test_a_plan_without_obstacles():
     refuse_what_cannot_move(plan)
 
 
+def test_huge_pages_are_wanted_by_their_size():
+    wanted = inspection(huge_bytes={2 << 20: 8 << 20, 1 << 30: 1 << 30})
+    assert codes(make_plan(A, B, wanted, room(huge_bytes={2 << 20: 8 << 20, 1 << 30: 2 << 30}))) == []
+    (found,) = make_plan(A, B, wanted, room(huge_bytes={2 << 20: 6 << 20, 1 << 30: 1 << 30})).problems
+    assert found.message == "pod b has too little memory in huge pages of 2048 kB: 8.0 MiB needed, 6.0 MiB there"
+
+
 def test_what_cannot_be_kept_stands_in_the_way_unless_it_may_be_lost():
     loss = Problem("unsupported-socket", "the connection x has kernel TLS", "workload")
     assert codes(make_plan(A, B, inspection(losses=[loss]), room())) == ["unsupported-socket"]
