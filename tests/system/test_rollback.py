@@ -82,7 +82,10 @@ async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
 
 
 UNACCEPTED = """
-import socket, time
+import os, socket, sys, time
+file = open(sys.argv[1] + "/one", "w")
+os.link(file.name, sys.argv[1] + "/other")
+os.unlink(file.name)
 listener, caller = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
 listener.bind("\\0unaccepted")
 listener.listen()
@@ -93,8 +96,8 @@ time.sleep(1000)
 """
 
 
-async def test_what_criu_said_of_a_dump_that_failed_is_kept(stage):
-    await stage.run("busy", "/usr/bin/python3", "-I", "-S", "-c", UNACCEPTED)
+async def test_what_criu_said_of_a_dump_that_failed_is_kept_and_nothing_else(stage, tmp_path):
+    await stage.run("busy", "/usr/bin/python3", "-I", "-S", "-c", UNACCEPTED, str(tmp_path))
     said = Path(stage.a.directory) / "busy.log"
     await until(lambda: "up" in said.read_text(), "it is not up")
     status, out, err = await stage.midstream("migrate", "busy", "--to", "b", "-o", "json")
@@ -108,6 +111,7 @@ async def test_what_criu_said_of_a_dump_that_failed_is_kept(stage):
     assert kept.is_relative_to(stage.a.directory)
     assert all(line in kept.read_text() for line in log["lines"])
     assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]  # "one (deleted)" was lent
     status, out, err = await stage.midstream("status", result["migration"])
     assert (status, f"  CRIU's log: {kept}" in out.splitlines()) == (0, True), out
 

@@ -139,7 +139,7 @@ def filtered(sock):
 def deleted(name, size, other=""):
     file = os.open(f"{FOLDER}/{name}", os.O_RDWR | os.O_CREAT)
     os.posix_fallocate(file, 0, size)
-    if other: os.link(f"{FOLDER}/{name}", f"{FOLDER}/{other}")
+    if other: os.link(f"{FOLDER}/{name}", f"{FOLDER}/{other}"), os.mkdir(f"{FOLDER}/{name} (deleted)")
     os.unlink(f"{FOLDER}/{name}")
     return file
 def mapped_alone(file, size):
