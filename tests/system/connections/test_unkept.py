@@ -114,7 +114,29 @@ UNSAVED = {
                     "has descriptors of its own (unshare(2), CLONE_FILES)"),
 }  # fmt: skip
 """What one process may all have at a time, and what is said of each. The numbers are those of x86-64."""
-MAY_BE_ABSENT = {"alarm", "semaphore", "thread", "file system", "pressure", "device", "xdp", "huge pages", "mapped"}
+LOST = {
+    "personality": ("LIBC.personality(0x0040000)", "will not have its personality 00040000"),
+    "merging": (
+        "sc(157, 67, 1, 0, 0, 0) + open('/proc/self/ksm_stat').read().index('ksm_merge_any')",
+        "will not have its merging of equal pages",
+    ),
+    "policy": ("sc(238, 3, ctypes.byref(ctypes.c_ulong(1)), 2)", "will not have its NUMA policy, interleave:0"),
+    "locking": ("sc(151, 3)", "will not have its promise that memory to come is locked too"),
+}
+"""What each of as many processes may have, and what is warned of."""
+MAY_BE_ABSENT = {
+    "merging",
+    "policy",
+    "alarm",
+    "semaphore",
+    "thread",
+    "file system",
+    "pressure",
+    "device",
+    "xdp",
+    "huge pages",
+    "mapped",
+}
 MEANS = """
 LIBC, STACK, kept = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1 << 16), []
 PAUSE = ctypes.cast(LIBC.pause, ctypes.c_void_p)
@@ -142,6 +164,15 @@ def deleted(name, size, other=""):
     if other: os.link(f"{FOLDER}/{name}", f"{FOLDER}/{other}"), os.mkdir(f"{FOLDER}/{name} (deleted)")
     os.unlink(f"{FOLDER}/{name}")
     return file
+def in_a_child(act):
+    inner, outer = os.pipe()
+    if not os.fork():
+        try: os.write(outer, b"." if act() >= 0 else b"")
+        except Exception: os._exit(1)
+        signal.pause()
+    os.close(outer)
+    if not os.read(inner, 1): raise OSError("it ended")
+    os.close(inner)
 def mapped_alone(file, size):
     sc(9, 0, size, 1, 1, file, 0)
     os.close(file)
@@ -156,15 +187,17 @@ def in_memory():
 async def test_whatever_cannot_be_saved_is_said_of_each_before_anything_is_touched(stage, told, tmp_path):
     told.do(f"FOLDER = {str(tmp_path)!r}")
     told.do(MEANS)
-    absent = {kind for kind, (code, _) in UNSAVED.items() if "error" in told.attempt(code)}
+    children = {kind: (f"in_a_child(lambda: {code})", words) for kind, (code, words) in LOST.items()}
+    absent = {kind for kind, (code, _) in (children | UNSAVED).items() if "error" in told.attempt(code)}
     assert absent <= MAY_BE_ABSENT
     result = await stage.move("puppet")
     assert (result.outcome, result.freeze_seconds) == ("rolled-back", 0)
     status, out, err = await stage.midstream("migrate", "puppet", "--to", "b", "--dry-run", "-o", "json")
     said = [one["message"] for one in json.loads(out)["problems"]]
     assert status == EXIT_REFUSED, err
-    named = {kind for kind, (_, words) in UNSAVED.items() if any(words in message for message in said)}
-    assert named == set(UNSAVED) - absent
+    said += [one["message"] for one in json.loads(out)["warnings"]]
+    named = {kind for kind, (_, words) in (LOST | UNSAVED).items() if any(words in message for message in said)}
+    assert named == (set(LOST) | set(UNSAVED)) - absent
     assert told.do("1 + 1") == 2
 
 
