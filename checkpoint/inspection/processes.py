@@ -86,10 +86,11 @@ def warnings(processes: list[int]) -> Iterator[Problem]:
     """What CRIU loses of a process, and can be seen from outside."""
     usual = _personality("self")
     for pid in processes:
+        personality, policy = _personality(pid), _policy(pid)
         lost = [
-            f"personality {_personality(pid)} (setarch(8))" if _personality(pid) not in ("", usual) else "",
+            f"personality {personality} (setarch(8))" if personality not in ("", usual) else "",
             "merging of equal pages (PR_SET_MEMORY_MERGE)" if _merges(pid) else "",
-            f"NUMA policy, {_policy(pid)} (numactl(8))" if _policy(pid) not in ("", "default") else "",
+            f"NUMA policy, {policy} (numactl(8))" if policy not in ("", "default") else "",
             "promise that memory to come is locked too, if it has one (mlockall(2), MCL_FUTURE)" if _locks(pid) else "",
         ]
         for what in filter(None, lost):
@@ -112,7 +113,8 @@ def _merges(pid: int) -> bool:
 def _policy(pid: int) -> str:
     """Of its first area, which has the process's own (numa(7)): the others' pages would be counted for nothing."""
     with suppress(OSError):
-        return procfs.read_start(f"/proc/{pid}/numa_maps", 64).decode().split()[1]
+        _, *words = procfs.read_start(f"/proc/{pid}/numa_maps", 64).decode().split() or [""]
+        return words[0] if words else ""  # none: its first thread has ended
     return ""
 
 
