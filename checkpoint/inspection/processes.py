@@ -13,8 +13,8 @@ from checkpoint.kernel import Kernel, Shared
 from checkpoint.processes import procfs, tree
 
 _SCHED_DEADLINE = 6  # linux/sched.h
-_VFORK_SECONDS = 0.05
-"""Ample: between vfork(2) and exec a child has its parent's memory, and nobody waits then."""
+_PASSING_SECONDS = 0.05
+"""Ample: between vfork(2) and exec a child has its parent's memory, and a thread that ends has no descriptors."""
 _LOCKED_BUT_KIB = 1024
 """So much of a process is locked by nobody: what the kernel itself has mapped into it."""
 _PARTS = {Shared.MEMORY: "memory (CLONE_VM)", Shared.FOLDERS: "folders (CLONE_FS)"}
@@ -50,24 +50,25 @@ def _of_process(kernel: Kernel, pid: int, processes: list[int]) -> Iterator[Prob
     seen = tree.stat(pid)
     if seen is not None and seen.parent in processes:
         for what, words in _PARTS.items():
-            if _stay_one(kernel, pid, seen.parent, what):
+            if _stays(kernel, pid, seen.parent, what, shared=True):
                 message = f"process {pid} has its {words} in common with process {seen.parent}, which cannot be saved"
                 yield problem(Code.UNSUPPORTED_PROCESS, message, hint="Let it be a thread, or a process of its own.")
 
 
-def _stay_one(kernel: Kernel, one: int, other: int, what: Shared) -> bool:
-    """Whether two processes share that, for longer than a vfork(2) takes."""
-    if not kernel.is_shared(one, other, what):
+def _stays(kernel: Kernel, one: int, other: int, what: Shared, *, shared: bool) -> bool:
+    """Whether two tasks have that in common, or not, and not only in passing."""
+    if kernel.is_shared(one, other, what) is not shared:
         return False
-    time.sleep(_VFORK_SECONDS)
-    return kernel.is_shared(one, other, what) is True
+    time.sleep(_PASSING_SECONDS)
+    return kernel.is_shared(one, other, what) is shared
 
 
 def _of_threads(kernel: Kernel, pid: int) -> Iterator[Problem]:
     folder = procfs.link(f"/proc/{pid}/cwd")
     if not folder:  # its first thread has ended
         return
-    for tid in tree.threads(pid):
+    threads = tree.threads(pid)
+    for tid in threads:
         with suppress(ProcessLookupError):
             if os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK == _SCHED_DEADLINE:
                 message = f"thread {tid} is scheduled by SCHED_DEADLINE, which cannot be restored"
@@ -77,9 +78,9 @@ def _of_threads(kernel: Kernel, pid: int) -> Iterator[Problem]:
                 f"thread {tid} has a folder of its own ({own}; unshare(2), CLONE_FS), which would be its process's"
             )
             yield problem(Code.UNSUPPORTED_FILE, message, hint="Let processes do that, not threads.")
-        if kernel.is_shared(pid, tid, Shared.DESCRIPTORS) is False:
-            message = f"thread {tid} has descriptors of its own (unshare(2), CLONE_FILES), which would be lost"
-            yield problem(Code.UNSUPPORTED_FILE, message, hint="Let processes do that, not threads.")
+    if apart := next((tid for tid in threads if _stays(kernel, pid, tid, Shared.DESCRIPTORS, shared=False)), None):
+        message = f"thread {apart} has descriptors of its own (unshare(2), CLONE_FILES), which would be lost"
+        yield problem(Code.UNSUPPORTED_FILE, message, hint="Let processes do that, not threads.")
 
 
 def warnings(processes: list[int]) -> Iterator[Problem]:

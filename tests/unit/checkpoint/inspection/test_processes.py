@@ -62,21 +62,21 @@ def test_what_a_process_will_not_have(code, words):
     assert words in said
 
 
-def test_who_waits_in_vfork_is_nobodys_problem():
-    """Its child has its memory for a moment."""
+def test_what_passes_is_nobodys_problem():
+    """Before it execs a child has its parent's memory, and a thread that ends has no descriptors."""
 
     class Passing(Kernel):
         def is_shared(self, one, other, what):
             seen.append(what)
-            return seen.count(what) == 1
+            return (seen.count(what) == 1) is (what is Shared.MEMORY)
 
     seen: list[Shared] = []
     with running("subprocess.Popen(['sleep', '1000'], stdin=subprocess.DEVNULL)") as pid:
         found = [*processes.problems(Passing(), tree.descendants(pid))]
         for child in tree.descendants(pid)[1:]:
             os.kill(child, 9)
-    assert [one.message for one in found if "in common" in one.message] == []
-    assert seen.count(Shared.MEMORY) == 2
+    assert [one.message for one in found if "in common" in one.message or "of its own" in one.message] == []
+    assert (seen.count(Shared.MEMORY), seen.count(Shared.DESCRIPTORS)) == (2, 3)  # it has a thread, its child another
 
 
 def test_a_process_that_is_gone_has_nothing():
