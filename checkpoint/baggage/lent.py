@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from checkpoint.baggage import entries
 from checkpoint.processes import procfs
-from checkpoint.processes.procfs import FileArea, Mount, OpenFile
+from checkpoint.processes.procfs import Mount
 
 FILE = "lent-names.json"
 """A file of ours among the images: the names."""
@@ -45,12 +45,10 @@ class Deleted(NamedTuple):
         return self.found.st_nlink > 0
 
 
-def deleted(files: Iterable[OpenFile], areas: Iterable[FileArea]) -> Iterator[Deleted]:
-    """Each file that is open or mapped and whose path is gone, once."""
-    links = {f"/proc/{file.pid}/fd/{file.fd}": (file.pid, file.target) for file in files}
-    links |= {area.link: (area.pid, area.path) for area in areas}
+def deleted(pids: Iterable[int]) -> Iterator[Deleted]:
+    """Each file that these processes have open or mapped and whose path is gone, once. Some 2 us a descriptor."""
     seen = set()
-    for link, (pid, name) in links.items():
+    for pid, link, name in _in_use(pids):
         if not name.endswith(_DELETED) or name.startswith(_NAMELESS):
             continue
         try:
@@ -60,6 +58,13 @@ def deleted(files: Iterable[OpenFile], areas: Iterable[FileArea]) -> Iterator[De
         if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
             seen.add((found.st_dev, found.st_ino))
             yield Deleted(pid, link, name, found)
+
+
+def _in_use(pids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
+    for pid in pids:
+        links = [f"/proc/{pid}/fd/{name}" for name in procfs.names(f"/proc/{pid}/fd")]
+        yield from ((pid, link, procfs.link(link)) for link in links)
+        yield from ((pid, area.link, area.path) for area in procfs.file_areas(pid))
 
 
 def mount_of(name: str, mounts: Mapping[int, Mount]) -> Mount | None:
@@ -83,10 +88,7 @@ def can_have_name(one: Deleted) -> bool:
 
 def lend(pids: Iterable[int]) -> list[str]:
     """Give each such file of these processes its name; the names. Blocks."""
-    pids = list(pids)
-    files = (file for pid in pids for file in procfs.open_files(pid))
-    areas = (area for pid in pids for area in procfs.file_areas(pid))
-    return [one.name for one in deleted(files, areas) if one.has_names and can_have_name(one) and _link(one)]
+    return [one.name for one in deleted(pids) if one.has_names and can_have_name(one) and _link(one)]
 
 
 def _link(one: Deleted) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
 from checkpoint.baggage import lent
@@ -23,11 +23,10 @@ EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup
 _SOME = 5
 
 
-def look(pids: Iterable[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
+def look(pids: Collection[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
     """What there is, and what is known to stand in the way. Blocks. Raises AgentError NO_FOLDER."""
     files = [file for pid in pids for file in procfs.open_files(pid)]
-    areas = [area for pid in pids for area in procfs.file_areas(pid)]
-    deleted = list(lent.deleted(files, areas))
+    deleted = list(lent.deleted(pids))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [_ghost(one) for one in deleted if not one.has_names]
     mounts = list(_mounts(files, deleted))

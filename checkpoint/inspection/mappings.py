@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 from collections.abc import Collection, Iterator
@@ -9,7 +10,6 @@ from contextlib import suppress
 
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
-from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.processes import capacity
 from checkpoint.processes.procfs import FileArea, OpenFile
 
@@ -70,7 +70,7 @@ def _page_bytes(link: str) -> int:
         size = os.statvfs(link).f_bsize
     except OSError:
         return 0  # gone meanwhile
-    return size if size > PAGE_BYTES else 0
+    return size if size > mmap.PAGESIZE else 0
 
 
 def huge_page_problems(wanted: dict[int, int]) -> Iterator[Problem]:
