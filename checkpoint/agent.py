@@ -112,6 +112,7 @@ class Agent:
                 file_bytes=belongings.free_bytes(),
                 pid_max=procfs.pid_max(),
                 huge_bytes=capacity.free_huge_bytes(),
+                most_descriptors=capacity.most_descriptors(),
             )
         )
 

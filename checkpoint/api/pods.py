@@ -55,6 +55,8 @@ class Room(msgspec.Struct, frozen=True):
     """The process ids here are below that (proc_sys_kernel(5))."""
     huge_bytes: dict[int, int] = {}
     """What hugetlbfs could still give, by the size of its pages."""
+    most_descriptors: int = 1 << 30
+    """A copy's are numbered below that."""
 
 
 class RunWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,3 +156,4 @@ class Inspection(msgspec.Struct, frozen=True):
     """What does not make a move fail, and its owner should know."""
     huge_bytes: dict[int, int] = {}
     """What a copy will ask hugetlbfs for, by the size of its pages."""
+    highest_descriptor: int = -1

@@ -57,6 +57,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         capabilities=functools.reduce(operator.or_, map(procfs.capabilities, processes)),
         warnings=[*strays.with_shared(processes, files), *of_processes.warnings(processes)],
         huge_bytes=huge_bytes,
+        highest_descriptor=max((file.fd for file in files), default=-1),
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
     )
 

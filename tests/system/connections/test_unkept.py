@@ -112,6 +112,7 @@ UNSAVED = {
     "program": ("os.fork() or os.execve(in_memory(), ['sleep', '1000'], {})", "is in no file (memfd_create(2))"),
     "descriptors": ("threading.Thread(target=lambda: (sc(272, 0x400), signal.pause()), daemon=True).start()",
                     "has descriptors of its own (unshare(2), CLONE_FILES)"),
+    "number": ("os.dup2(0, as_many_as_it_may() - 1)", "and in pod b that must be less than"),
 }  # fmt: skip
 """What one process may all have at a time, and what is said of each. The numbers are those of x86-64."""
 LOST = {
@@ -138,6 +139,7 @@ MAY_BE_ABSENT = {
     "mapped",
 }
 MEANS = """
+import resource
 LIBC, STACK, kept = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1 << 16), []
 PAUSE = ctypes.cast(LIBC.pause, ctypes.c_void_p)
 GET_LINKS = struct.pack("IHHIIBxHiII", 32, 18, 0x301, 1, 0, 0, 0, 0, 0, 0)
@@ -164,6 +166,11 @@ def deleted(name, size, other=""):
     if other: os.link(f"{FOLDER}/{name}", f"{FOLDER}/{other}"), os.mkdir(f"{FOLDER}/{name} (deleted)")
     os.unlink(f"{FOLDER}/{name}")
     return file
+def as_many_as_it_may():
+    for most in (int(open("/proc/sys/fs/nr_open").read()), resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except (OSError, ValueError): continue
+        return most
 def in_a_child(act):
     inner, outer = os.pipe()
     if not os.fork():
