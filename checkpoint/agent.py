@@ -111,6 +111,8 @@ class Agent:
                 mounts=belongings.mounted(),
                 file_bytes=belongings.free_bytes(),
                 pid_max=procfs.pid_max(),
+                huge_bytes=capacity.free_huge_bytes(),
+                most_descriptors=capacity.most_descriptors(),
             )
         )
 
@@ -124,7 +126,7 @@ class Agent:
         record = self._custodian.workloads.get(request.match_info["name"])
         found = inspect(self._custodian.view(record))
         named = request.query.getall("with", [])
-        seen = await asyncio.to_thread(self._custodian.belongings, record, found.pids, named)
+        seen = await asyncio.to_thread(self._custodian.belongings, record, named)
         problems = [*found.problems, *seen[1]]
         return _answer(msgspec.structs.replace(found, belongings=seen[0], problems=problems))
 

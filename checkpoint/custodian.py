@@ -89,11 +89,11 @@ class Custodian:
         """Whether the pod has one."""
         return self._around.layer is not None
 
-    def belongings(self, record: WorkloadRecord, pids: list[int], named: list[str]) -> tuple[Belongings, list[Problem]]:
+    def belongings(self, record: WorkloadRecord, named: list[str]) -> tuple[Belongings, list[Problem]]:
         """What of files belongs to a workload, with what is named besides. Blocks. Raises AgentError NO_FOLDER."""
         came_with = came(self._around.folder, record.name, record.arrived_by)
         outgoing = Outgoing(self.store.root, self._around.layer, named, came_with)
-        return belongings.look(pids, outgoing, own_root=self.own_root)
+        return belongings.look(tree.descendants(record.root.pid), outgoing, own_root=self.own_root)
 
     def holder(self, name: str) -> str:
         """The migration that has a workload in its hands, or ""."""

@@ -17,6 +17,7 @@ import stat
 import struct
 import time
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
@@ -71,6 +72,14 @@ class _Event(ctypes.Structure):
 
     _pack_ = 1 if platform.machine() == "x86_64" else 8
     _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
+
+
+class Shared(IntEnum):
+    """What two tasks may have in common (kcmp(2), linux/kcmp.h)."""
+
+    MEMORY = 1
+    DESCRIPTORS = 2
+    FOLDERS = 3
 
 
 class Kernel:
@@ -153,11 +162,26 @@ class Kernel:
         """Whether two descriptors, (PID, number) each, lead to one open file (kcmp(2), KCMP_FILE)."""
         return self._call(_SYS_KCMP, one[0], other[0], _KCMP_FILE, one[1], other[1]) == 0
 
+    def is_shared(self, one: int, other: int, what: Shared) -> bool | None:
+        """Whether two processes or threads have one and the same of that; None: one is gone, or the kernel does not
+        say."""
+        try:
+            return self._call(_SYS_KCMP, one, other, what, 0, 0) == 0
+        except OSError:
+            return None
+
     def is_watched(self, pid: int, epoll: int, target: int) -> bool:
         """Whether a descriptor leads to the open file that an epoll of its process watches under its number (kcmp(2),
         KCMP_EPOLL_TFD)."""
         slot = ctypes.create_string_buffer(_EPOLL_SLOT.pack(epoll, target, 0))
         return self._call(_SYS_KCMP, pid, pid, _KCMP_EPOLL_TFD, target, slot) == 0
+
+    def has_program(self, sock: socket.SocketType) -> bool:
+        """Whether a socket's packet filter is an eBPF program (SO_ATTACH_BPF, socket(7)): one that cannot be had (K:
+        net/core/filter.c, sk_get_filter)."""
+        length = ctypes.c_uint(0)
+        found = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length))
+        return found != 0 and ctypes.get_errno() == errno.EACCES
 
     def has_filter(self, sock: socket.SocketType) -> bool:
         """Whether a socket has a packet filter (SO_ATTACH_FILTER, socket(7)); its length alone is asked for."""

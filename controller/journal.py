@@ -76,7 +76,9 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        return next((entry.reason for entry in reversed(self.entries) if entry.reason), "")
+        """Why it has not gone on, or not through; of one that has, what there is to say of it."""
+        telling = self.entries[-1:] if self.phase is Phase.SUCCEEDED else self.entries[::-1]
+        return next((entry.reason for entry in telling if entry.reason), "")
 
 
 class Journal:

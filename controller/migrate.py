@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 from controller.actions import Move
 from controller.core.accounts import complaint
-from controller.core.errors import Answered, MemoryLost, MidstreamError, Refused, Unreachable
+from controller.core.errors import Answered, MemoryLost, MidstreamError, Refused, Stuck, Unreachable
 from controller.core.phases import BEFORE_COMMIT, FINAL, WORK, Action, Event, Phase, step
 from controller.core.result import MigrationResult, PhaseTime
 from controller.journal import Journal
@@ -94,7 +95,7 @@ class Driver:
         """Goes on until a final phase; `first` is an event that has already happened (a new controller's INTERRUPTED).
 
         Raises:
-            MidstreamError: what must succeed did not within PATIENCE_SECONDS; the journal stays open for another try.
+            Stuck: what must succeed did not within PATIENCE_SECONDS; the journal stays open for another try.
         """
         if first is not None:
             self._enter(step(self.phase, first))
@@ -252,11 +253,17 @@ class Driver:
         now = time.monotonic()
         self._trying_since = self._trying_since or now
         if now - self._trying_since > PATIENCE_SECONDS:
-            assert self._trouble is not None
-            hint = f"go on with: midstream resume {self.move.intent.migration}"
-            message = f"stuck in {self.phase.value}: {self._trouble.message}"
-            raise MidstreamError(self._trouble.code, message, "pod", hint)
+            raise self._stuck()
         await asyncio.sleep(RETRY_SECONDS)
+
+    def _stuck(self) -> Stuck:
+        """Why it is left to another controller. On record, too, for whoever asks `midstream status` then."""
+        assert self._trouble is not None
+        hint = f"go on with: midstream resume {self.move.intent.migration}"
+        error = Stuck(self._trouble.code, f"stuck in {self.phase.value}: {self._trouble.message}", "pod", hint)
+        with suppress(OSError):
+            self.journal.write(self.phase, reason=str(error))
+        return error
 
     def _blame(self, error: MidstreamError) -> None:
         """The first problem is the one that a person wants to hear of."""

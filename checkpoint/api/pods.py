@@ -53,6 +53,10 @@ class Room(msgspec.Struct, frozen=True):
     """Free space on the pod's root."""
     pid_max: int = 1 << 22
     """The process ids here are below that (proc_sys_kernel(5))."""
+    huge_bytes: dict[int, int] = {}
+    """What hugetlbfs could still give, by the size of its pages."""
+    most_descriptors: int = 1 << 30
+    """A copy's are numbered below that."""
 
 
 class RunWorkload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,3 +154,6 @@ class Inspection(msgspec.Struct, frozen=True):
     """What the tree's processes have of them (capabilities(7)), a bit each."""
     warnings: list[Problem] = []
     """What does not make a move fail, and its owner should know."""
+    huge_bytes: dict[int, int] = {}
+    """What a copy will ask hugetlbfs for, by the size of its pages."""
+    highest_descriptor: int = -1

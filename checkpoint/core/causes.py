@@ -52,6 +52,9 @@ def _rule(pattern: str, code: Code, words: str) -> _Rule:
 
 
 _RULES = (
+    # files-reg.c, hugetlb.c: it is CRIU's own guess that a file is of hugetlbfs
+    _rule(r"Can't lookup mount=\S+ for fd=\S+ path=(/anon_hugepage|/memfd:|/SYSV).*|Can't get shmem into page-pipe.*",
+          Code.NO_MEMORY, "the workload has huge pages (hugetlbfs), and CRIU gets none to know them by"),
     # files-reg.c: the descriptor's mount is not in the pod's mount namespace
     _rule(r"Can't lookup mount=-?\d+ for fd=-\d+ path=(?P<path>.*)", Code.FOREIGN_DESCRIPTOR,
           "the process uses a folder or program from outside the pod: {path}"),
@@ -83,6 +86,13 @@ _RULES = (
           "the process has a socket of family {family}, protocol {proto}, which cannot be saved"),
     _rule(r"Can't get socket filter len: Permission denied", Code.UNSUPPORTED_SOCKET,
           "the process has a socket with an eBPF program as its filter (SO_ATTACH_BPF), which cannot be saved"),
+    _rule(r"netlink: The netlink socket \S+ is bound to groups but not to portid", Code.UNSUPPORTED_SOCKET,
+          "the process has a netlink socket that is a member of groups and bound to no number, which cannot be saved"),
+    # sk-queue.c, sk-unix.c
+    _rule(r"skqueue: Control messages in queue", Code.CONNECTION_STATE,
+          "the process has not read yet what waits with its sender's credentials (SO_PASSCRED) in a unix socket"),
+    _rule(r"Non-empty write queue on an in-flight socket|Found a closed in-flight socket", Code.CONNECTION_STATE,
+          "a connection to a unix socket, with bytes in it or ended already, waits to be accepted"),
     # soccr.c: it asks how much is queued and then copies that much; a peer may send in between
     _rule(r"recv failed \((?P<got>-?\d+), want (?P<want>\d+)\)", Code.QUEUE_MOVED,
           "bytes came from a peer in the very moment in which its connection was saved"),
@@ -94,6 +104,10 @@ _RULES = (
           "the process has a descriptor that cannot be saved: fd {fd} ({what})"),
     _rule(r"Can't handle non-regular mapping on (?P<pid>\d+)'s map", Code.UNSUPPORTED_FILE,
           "process {pid} has mapped a device into its memory"),
+    _rule(r"Unknown shit \d+ \((?P<what>.*)\)", Code.UNSUPPORTED_FILE,
+          "the process has mapped into its memory what cannot be saved: {what}"),
+    _rule(r"Unknown clock type (?P<clock>\d+)", Code.UNSUPPORTED_FILE,
+          "the process has a timer of clock {clock}, which cannot be saved"),
     _rule(r"send_fds failed \(-22\)", Code.UNSUPPORTED_FILE,
           "the process has a descriptor that cannot be handed on, an io_uring most likely"),
     _rule(r"Task (?P<pid>\d+) with SysVIPC shmem map", Code.UNSUPPORTED_FILE,
@@ -101,6 +115,8 @@ _RULES = (
     _rule(r"Can't get rlimit", Code.NO_CAPABILITY,
           "CRIU may not read the limits of another user's process without CAP_SYS_RESOURCE"),
     # pidfd.c, sk-netlink.c
+    _rule(r"PIDFD_THREAD flag is currently not supported", Code.UNSUPPORTED_FILE,
+          "the process has a pidfd of a thread (PIDFD_THREAD), which cannot be saved"),
     _rule(r"pidfd pid (?P<pid>\d+) is not a part of process tree", Code.UNSUPPORTED_FILE,
           "the process has a pidfd of process {pid}, which is outside the workload"),
     _rule(r"netlink: The socket has data to read", Code.CONNECTION_STATE,
@@ -117,6 +133,8 @@ _RULES = (
           "process {pid} is being traced by another process"),
     _rule(r"Unable to interrupt task: (?P<pid>\d+) \(No such process\)", Code.WORKLOAD_GONE,
           "process {pid} has ended"),
+    _rule(r"Can't make \w+ id for (?P<pid>\d+)", Code.UNSUPPORTED_PROCESS,
+          "process {pid} has its memory, folders or signal handlers in common with another, which cannot be saved"),
     _rule(r"Can't dump nested (?P<kind>\w+) namespace for (?P<pid>\d+)", Code.FOREIGN_NAMESPACE,
           "process {pid} lives in a {kind} namespace of its own"),
     # cr-restore.c, files-reg.c, sk-inet.c, file-lock.c

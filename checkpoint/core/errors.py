@@ -43,6 +43,7 @@ class Code(StrEnum):
     FILE_CHANGED = "file-changed"
     LOCK_HELD = "lock-held"
     STRAY_PROCESS = "stray-process"
+    NOT_CARRIED = "not-carried"
     UNSUPPORTED_SOCKET = "unsupported-socket"
     UNSUPPORTED_FILE = "unsupported-file"
     UNSUPPORTED_PROCESS = "unsupported-process"
@@ -137,6 +138,7 @@ _ROWS: dict[Code, _Row] = {
         409, "pod", "Give each pod files of its own: midstream pod create --own-root; or let go of the lock."
     ),
     Code.STRAY_PROCESS: _Row(409, "workload", "Let the workload run it as a child that stays one."),
+    Code.NOT_CARRIED: _Row(409, "machine", "CRIU does not save it; where it matters, start the workload anew instead."),
     Code.UNSUPPORTED_SOCKET: _Row(422, "workload", "CRIU cannot save that kind of socket; let the workload close it."),
     Code.UNSUPPORTED_FILE: _Row(
         422, "workload", "CRIU cannot save that kind of descriptor; let the workload close it."

@@ -54,6 +54,8 @@ class MigrationRecord(msgspec.Struct):
     reason: str = ""
     cpu_features: list[str] = []
     """The workload's."""
+    lent: list[str] = []
+    """Names of files, to be taken away when it is over (`checkpoint.baggage.lent`)."""
     purpose: Purpose = "move"
     """Only a move has a controller that comes back for it when the agent was killed."""
 

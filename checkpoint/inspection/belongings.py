@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 
 from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
+from checkpoint.baggage import lent
+from checkpoint.baggage.lent import Deleted
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.baggage import Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
 from checkpoint.inspection import locks
 from checkpoint.processes import procfs
-from checkpoint.processes.procfs import Mount, OpenFile
+from checkpoint.processes.procfs import OpenFile
 
-_DELETED = " (deleted)"
+_BLOCK_BYTES = 512  # stat(2), st_blocks
 
 EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "bpf"}
 """Kinds of file systems of which every pod has its own, with the same in it."""
@@ -23,13 +23,19 @@ EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup
 _SOME = 5
 
 
-def look(pids: Iterable[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
+def look(pids: Collection[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
     """What there is, and what is known to stand in the way. Blocks. Raises AgentError NO_FOLDER."""
     files = [file for pid in pids for file in procfs.open_files(pid)]
-    deleted = list(_deleted(files))
+    deleted = list(lent.deleted(pids))
     grounds = [_ground(one) for one in outgoing.look()]
-    ghosts = [DeletedFile(path, size) for path, size, names in deleted if not names]
-    return Belongings(own_root, grounds, ghosts, list(_mounts(files)), locks.exclusive(files)), list(_problems(deleted))
+    ghosts = [_ghost(one) for one in deleted if not one.has_names]
+    mounts = list(_mounts(files, deleted))
+    return Belongings(own_root, grounds, ghosts, mounts, locks.exclusive(files)), list(_problems(deleted))
+
+
+def _ghost(one: Deleted) -> DeletedFile:
+    """Its size is what it takes up, for by that CRIU goes (criu: files-reg.c, dump_ghost_remap)."""
+    return DeletedFile(shown(one.path), one.found.st_blocks * _BLOCK_BYTES)
 
 
 def _ground(listing: Listing) -> Ground:
@@ -38,41 +44,22 @@ def _ground(listing: Listing) -> Ground:
     return Ground(shown(listing.ground), listing.files - gone, listing.size_bytes, gone, left[:_SOME], len(left))
 
 
-def _deleted(files: list[OpenFile]) -> Iterator[tuple[str, int, int]]:
-    """Path, size and left names of each open file whose path is gone, once."""
-    seen = set()
-    for file in files:
-        if not file.target.endswith(_DELETED) or file.target.startswith(("/memfd:", "/dev/zero", "/SYSV")):
-            continue
-        try:
-            found = Path(f"/proc/{file.pid}/fd/{file.fd}").stat()
-        except OSError:
-            continue  # closed meanwhile
-        if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
-            seen.add((found.st_dev, found.st_ino))
-            yield shown(file.target.removesuffix(_DELETED)), found.st_size, found.st_nlink
+def _problems(deleted: list[Deleted]) -> Iterator[Problem]:
+    for one in deleted:
+        if one.has_names and not lent.can_have_name(one):
+            message = "the process uses a file that was deleted while another name of it, or the machine's, remains"
+            yield problem(Code.DELETED_FILE, f"{message}: {shown(one.path)}")
 
 
-def _problems(deleted: list[tuple[str, int, int]]) -> Iterator[Problem]:
-    for path, _, names in deleted:
-        if names:
-            message = "the process has a file open that was deleted while another name of it, or the machine's, remains"
-            yield problem(Code.DELETED_FILE, f"{message}: {path}")
-
-
-def _mounts(files: list[OpenFile]) -> Iterator[OpenMount]:
-    """Each mount beside the root on which a file is open, once."""
-    known: dict[int, dict[int, Mount]] = {}
-    seen = set()
-    for file in files:
-        if not file.target.startswith("/") or file.mount in seen:
-            continue
-        if file.pid not in known:
-            known[file.pid] = procfs.mounts(file.pid)
-        mount = known[file.pid].get(file.mount)
-        if mount is not None and mount.point != "/" and mount.kind not in EVERYWHERE:
-            seen.add(file.mount)
-            yield OpenMount(shown(mount.point), mount.what, shown(file.target))
+def _mounts(files: list[OpenFile], deleted: list[Deleted]) -> Iterator[OpenMount]:
+    """Each mount beside the root on which a file is open, or one is in use that has another name, once."""
+    known = {pid: procfs.mounts(pid) for pid in {file.pid for file in files} | {one.pid for one in deleted}}
+    used = [(known[file.pid].get(file.mount), file.target) for file in files if file.target.startswith("/")]
+    used += [(lent.mount_of(one.name, known[one.pid]), one.path) for one in deleted if one.has_names]
+    found = {mount.point: OpenMount(shown(mount.point), mount.what, shown(path))
+             for mount, path in reversed(used)
+             if mount is not None and mount.point != "/" and mount.kind not in EVERYWHERE}  # fmt: skip
+    return iter(found.values())
 
 
 def mounted(pid: int | str = "self") -> dict[str, str]:

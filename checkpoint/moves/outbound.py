@@ -31,6 +31,7 @@ from checkpoint.api import (
     SendImages,
     StoreImages,
 )
+from checkpoint.baggage import lent
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core import pairs
 from checkpoint.core.baggage import Listing
@@ -102,6 +103,8 @@ class Outbound(Side):
             if self.record.memory == "post-copy":
                 await self._handing.start(self._key)
             await self._dumping.prepare(self._handing.giving)
+            if self.record.purpose == "move" and self.record.root is not None:  # a stored copy would not find them
+                self.record.lent = await asyncio.to_thread(lent.lend, descendants(self.record.root.pid))
         except BaseException:
             await self._handing.close()
             await self._dumping.close()
@@ -221,6 +224,8 @@ class Outbound(Side):
             await self._handing.giving.write_map(images)
         stopped_before = self.record.stopped_before
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
+        if self.record.lent:
+            ours[lent.FILE] = self.record.lent
         if (left := self._foreseen.left()) is not None:
             ours[pairs.FILE] = left
         self._snapshot.keep(ours)
@@ -319,6 +324,7 @@ class Outbound(Side):
             if self._handing.after is None:
                 await self._handing.close()
             self._around.store.remove(self.record.migration)
+            lent.take_back(self.record.lent)
             await self._shipping.close()
             return self.custody()
 

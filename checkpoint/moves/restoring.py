@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from checkpoint.api import Changed, Connections, Paired
+from checkpoint.baggage import lent
 from checkpoint.baggage.incoming import Incoming
 from checkpoint.baggage.outgoing import LIST, is_baggage
 from checkpoint.core import manifest
@@ -135,6 +136,7 @@ class Restoring:
         others = images.ours(attributes.FILE, list[TaskAttributes], [])
         self.not_carried = sockopts.write(self._around.kernel, copy, options)
         self.not_carried += attributes.write(self._around.kernel, copy, others)
+        lent.take_back(images.ours(lent.FILE, list[str], []))
         for words in self.not_carried:
             _LOG.warning("%s: not carried over: %s", self._migration, words)
 

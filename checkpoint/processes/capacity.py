@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from checkpoint.processes import procfs
+
 _KIB = 1024
+_TABLE_DESCRIPTORS, _CRIUS_DESCRIPTORS = 128, 31
 _OVERCOMMIT_ALWAYS, _OVERCOMMIT_NEVER = 1, 2  # linux/mman.h
 
 
@@ -24,6 +28,27 @@ def _machine_bytes(name: str) -> int:
     """One line of /proc/meminfo."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{name}:"))
+
+
+def most_descriptors() -> int:
+    """Below which number those of a copy are, for in each process CRIU has some of its own above them, and no higher
+    limit than this process where it may not raise it (criu: servicefd.c, choose_service_fd_base)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if procfs.may_read_limits():
+        limit = int(Path("/proc/sys/fs/nr_open").read_text())
+    return limit // _TABLE_DESCRIPTORS * _TABLE_DESCRIPTORS - _CRIUS_DESCRIPTORS
+
+
+def free_huge_bytes(folder: Path = Path("/sys/kernel/mm/hugepages")) -> dict[int, int]:
+    """What hugetlbfs could still give, by the size of its pages (K: admin-guide/mm/hugetlbpage.rst)."""
+    found: dict[int, int] = {}
+    for one in folder.glob("hugepages-*kB"):
+        free, kept, more, surplus = (
+            int((one / f"{name}_hugepages").read_text()) for name in ("free", "resv", "nr_overcommit", "surplus")
+        )
+        size = int(one.name.removeprefix("hugepages-").removesuffix("kB")) * _KIB
+        found[size] = (free - kept + max(0, more - surplus)) * size
+    return found
 
 
 def room_bytes() -> int:

@@ -128,6 +128,15 @@ def read(path: str) -> bytes:
         os.close(file)
 
 
+def read_start(path: str, size: int) -> bytes:
+    """No more than that of it: of some files each line takes the kernel a while. Raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, size)
+    finally:
+        os.close(file)
+
+
 def link(path: str) -> str:
     """Where a link of /proc leads; "" when it is gone."""
     try:
@@ -146,13 +155,14 @@ def status(pid: int) -> dict[str, str]:
 
 
 def memory_bytes(pid: int) -> tuple[int, int]:
-    """What a dump of this process would write at most: its anonymous and shared memory, and what is swapped out; and
-    how much of that is shared."""
+    """What a dump of this process would write at most: its anonymous and shared memory, its huge pages of hugetlbfs,
+    and what is swapped out; and how much of that goes by the images whatever becomes of the rest: what is shared, or is
+    of hugetlbfs."""
     found = status(pid)
-    anonymous, shared, swapped = (
-        int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap")
+    anonymous, shared, swapped, huge = (
+        int(found.get(name, "0").split()[0]) * _KIB for name in ("RssAnon", "RssShmem", "VmSwap", "HugetlbPages")
     )
-    return anonymous + shared + swapped, shared
+    return anonymous + shared + swapped + huge, shared + huge
 
 
 def address_space_bytes(pid: int) -> int:
@@ -170,6 +180,14 @@ def descriptor(pid: int, fd: int) -> Descriptor:
     """Of /proc/<pid>/fdinfo/<fd> (proc_pid_fdinfo(5)) what is there of any file. Raises OSError. Takes about 6 us."""
     flags = _flags_in(_descriptor_info(pid, fd))
     return Descriptor(flags & ~os.O_CLOEXEC, bool(flags & os.O_CLOEXEC))
+
+
+def descriptor_lines(pid: int, fd: int) -> list[str]:
+    """All of /proc/<pid>/fdinfo/<fd>; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
+    except OSError:
+        return []
 
 
 def has_descriptors_queued(pid: int, fd: int) -> bool:
@@ -277,13 +295,37 @@ def mounts(pid: int | str) -> dict[int, Mount]:
     return found
 
 
-def mapped_files(pid: int) -> set[str]:
-    """The paths of all files that a process has mapped (proc_pid_maps(5)); none when it is gone."""
+class FileArea(NamedTuple):
+    """A part of a process's memory that is of a file, or has a name as if it were (proc_pid_maps(5))."""
+
+    pid: int
+    start: int
+    end: int
+    inode: int
+    path: str
+
+    @property
+    def link(self) -> str:
+        """Leads to the file, whatever its name is by now (proc_pid_map_files(5))."""
+        return f"/proc/{self.pid}/map_files/{self.start:x}-{self.end:x}"
+
+
+def file_areas(pid: int) -> Iterator[FileArea]:
+    """Nothing when it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").splitlines()
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").split("\n")
     except OSError:
-        return set()
-    return {words[5] for words in (line.split(None, 5) for line in lines) if len(words) == 6}
+        return
+    for line in lines:
+        words = line.split(None, 5)
+        if len(words) == 6:
+            start, end = (int(one, 16) for one in words[0].split("-"))
+            yield FileArea(pid, start, end, int(words[4]), words[5])
+
+
+def mapped_files(pid: int) -> set[str]:
+    """The paths of all files that a process has mapped; none when it is gone."""
+    return {area.path for area in file_areas(pid)}
 
 
 def mount_ids(pid: int) -> set[int]:

@@ -6,11 +6,13 @@ Each is looked at through a duplicate (pidfd_getfd(2)); nothing is read from it,
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from checkpoint.api import Problem
@@ -19,10 +21,14 @@ from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import profile, sockdiag
+from checkpoint.sockets.duplicates import sockets_of
 
 T = TypeVar("T")
 
 ALLOW = "say --allow-loss to move the rest without it."
+_KIND = (socket.SO_DOMAIN, socket.SO_TYPE, socket.SO_PROTOCOL)
+_UDP_CORK = 1  # linux/udp.h
+_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _GROUPS_BYTES = 270, 9, 64  # linux/netlink.h
 _IPPROTO_MPTCP = 262  # linux/in.h
 _TCP_AO_INFO = 40  # linux/tcp.h
 _SAVED = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET)
@@ -44,13 +50,40 @@ def look(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Unkept]:
     sockets = {int(file.target[8:-1]): file for file in files if file.target.startswith("socket:[")}
     signing: set[int] = _asked(sockdiag.signing, set)
     partners: dict[int, int] = _asked(sockdiag.partners, dict)
+    known = _Partners(sockets)
     for ino, file in sockets.items():
         with suppress(OSError), _duplicate(kernel, file) as sock:  # gone meanwhile
+            if kernel.has_program(sock):
+                yield Unkept(ino, _filtered(file), movable=False)
             if sock.family == socket.AF_UNIX:
-                if (partner := partners.get(ino)) and partner not in sockets:
+                if (partner := partners.get(ino)) and known.is_outside(partner):
                     yield Unkept(ino, _outside(file, sock), movable=False)
             else:
                 yield from (Unkept(ino, found, movable) for found, movable in _of(file, sock, ino in signing))
+
+
+class _Partners:
+    """Whose the other ends of a workload's unix sockets are, by their inodes."""
+
+    def __init__(self, sockets: Mapping[int, procfs.OpenFile]) -> None:
+        self._sockets = sockets
+
+    def is_outside(self, ino: int) -> bool:
+        """A socket that nobody has open, where the workload's have descriptors queued, is one of those: on its way from
+        the workload to itself (SCM_RIGHTS, unix(7))."""
+        if ino in self._sockets:
+            return False
+        return ino in self._of_others or not self._some_are_queued
+
+    @cached_property
+    def _some_are_queued(self) -> bool:
+        lines = (line for file in self._sockets.values() for line in procfs.descriptor_lines(file.pid, file.fd))
+        return any(line.startswith("scm_fds:") and line != "scm_fds: 0" for line in lines)
+
+    @cached_property
+    def _of_others(self) -> set[int]:
+        tree = {file.pid for file in self._sockets.values()}
+        return {ino for pid in procfs.pids() if pid not in tree for _, ino in sockets_of(pid)}
 
 
 def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
@@ -67,11 +100,15 @@ def _asked(question: Callable[[], T], without: Callable[[], T]) -> T:
 
 
 def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
+    """Of any family: of some the kernel does not say the name, which Python would ask for."""
     pidfd = kernel.pidfd_open(file.pid)
     try:
-        return socket.socket(fileno=kernel.pidfd_getfd(pidfd, file.fd))
+        mine = kernel.pidfd_getfd(pidfd, file.fd)
     finally:
         os.close(pidfd)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=mine) as some:
+        family, kind, protocol = (some.getsockopt(socket.SOL_SOCKET, one) for one in _KIND)
+        return socket.socket(family, kind, protocol, fileno=some.detach())
 
 
 def _outside(file: procfs.OpenFile, sock: socket.socket) -> Problem:
@@ -83,20 +120,43 @@ def _outside(file: procfs.OpenFile, sock: socket.socket) -> Problem:
     return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload close it, or move both as one workload.")
 
 
+def _filtered(file: procfs.OpenFile) -> Problem:
+    message = f"a socket of process {file.pid} (fd {file.fd}) has an eBPF program as its filter, which cannot be saved"
+    return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload take a classic one (SO_ATTACH_FILTER).")
+
+
 def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
     """Each problem, and whether the rest can be moved without the socket."""
     if sock.family not in _SAVED:
         message = f"a socket of process {file.pid} (fd {file.fd}) is of family {sock.family}, which cannot be saved"
         yield problem(Code.UNSUPPORTED_SOCKET, message), False
+    if sock.family == socket.AF_NETLINK:
+        yield from ((found, False) for found in _of_netlink(file, sock))
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     if sock.proto == _IPPROTO_MPTCP:
         message = f"{_name(sock)} is Multipath TCP, which cannot be saved: its subflows would end"
         hint = "Let the workload use plain TCP (GODEBUG=multipathtcp=0)."
         yield problem(Code.UNSUPPORTED_SOCKET, message, hint=hint), False
+    elif sock.proto == socket.IPPROTO_UDP and sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+        message = f"the UDP socket of process {file.pid} (fd {file.fd}) is corked (UDP_CORK), which cannot be saved"
+        yield problem(Code.UNSUPPORTED_SOCKET, message, hint="It moves once the workload has uncorked it."), False
     elif sock.proto == socket.IPPROTO_TCP:
         for code, message, hint in _of_tcp(sock, signs):
             yield problem(code, message, hint=f"{hint}, or {ALLOW}"), True
+
+
+def _of_netlink(file: procfs.OpenFile, sock: socket.socket) -> Iterator[Problem]:
+    """What CRIU stumbles over (criu: sk-netlink.c, dump_one_netlink_fd)."""
+    name = f"a netlink socket of process {file.pid} (fd {file.fd})"
+    number, _ = sock.getsockname()
+    if not number and any(sock.getsockopt(_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _GROUPS_BYTES)):
+        message = f"{name} is a member of groups and bound to no number, which cannot be saved"
+        yield problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload bind(2) it first.")
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if poll.poll(0):
+        yield problem(Code.CONNECTION_STATE, f"{name} has something for the process that it has not read yet")
 
 
 def _of_tcp(sock: socket.socket, signs: bool) -> Iterator[tuple[Code, str, str]]:

@@ -65,7 +65,7 @@ from controller.core.transfer import STREAMS, Transfer, WantedTransfer
     type=SIZE,
     default="64MiB",
     show_default=True,
-    help="The largest deleted file, still open, that moves inside the freeze; less than 4GiB.",
+    help="The largest deleted file, still in use, that moves inside the freeze; less than 4GiB.",
 )
 @archive_option("--archive", "-a")
 @keyed

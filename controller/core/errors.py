@@ -4,6 +4,7 @@ MidstreamError
 ├── Refused        the request cannot be carried out; nothing was touched
 ├── Unreachable    a sidecar did not answer: the outcome of the call is not known
 ├── Answered       a sidecar answered with a problem of its own
+├── Stuck          what has to succeed in the end has not yet: the migration stays open
 └── MemoryLost     the workload ran at the destination already, and the rest of its memory cannot come any more
 
 Each says what is wrong (`message`), whose fault it is (`fault`) and what to do next (`hint`).
@@ -62,6 +63,12 @@ class Answered(MidstreamError):
     ) -> None:
         super().__init__(code, message, fault, hint)
         self.status, self.criu_log = status, criu_log
+
+
+class Stuck(MidstreamError):
+    """Another controller may go on, whenever that can be: until then nobody knows how it ends."""
+
+    exit_status = EXIT_FAILED
 
 
 class MemoryLost(MidstreamError):

@@ -33,7 +33,7 @@ def _ghosts(found: Belongings, wanted: Files) -> Iterator[Problem]:
     for one in found.deleted:
         if one.size_bytes > wanted.ghost_limit_bytes:
             limit = mebibytes(wanted.ghost_limit_bytes)
-            message = f"the deleted file {one.path}, still open, has {mebibytes(one.size_bytes)}; {limit} may travel"
+            message = f"the deleted file {one.path}, still in use, has {mebibytes(one.size_bytes)}; {limit} may travel"
             hint = "raise --max-ghost-size, or let the workload close or shorten it"
             yield Problem("ghost-too-large", message, "workload", hint)
 

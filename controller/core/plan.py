@@ -178,6 +178,12 @@ def _obstacles(
     found = []
     if inspection.memory_bytes > room.memory_bytes:
         found.append(_no_room(pod, "memory", inspection.memory_bytes, room.memory_bytes))
+    for page, needed in inspection.huge_bytes.items():
+        if needed > (there := room.huge_bytes.get(page, 0)):
+            found.append(_no_room(pod, f"memory in huge pages of {page >> 10} kB", needed, there))
+    if (number := inspection.highest_descriptor) >= (most := room.most_descriptors):
+        message = f"a descriptor of the workload is number {number}, and in pod {pod} that must be less than {most}"
+        found.append(agent_api.Problem("no-descriptors", message, "pod", "start the pod with a higher ulimit -n"))
     if taken := sorted(set(inspection.pids) & set(room.pids)):
         message = f"process ids {_some(taken)} of the workload are in use in pod {pod}"
         found.append(agent_api.Problem("pids-taken", message, "pod", "choose another pod"))

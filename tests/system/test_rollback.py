@@ -81,31 +81,37 @@ async def test_a_workload_that_was_rolled_back_can_be_moved_again(stage):
     client.close()
 
 
-UNREAD = """
-import socket, struct, time
-own = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-own.bind((0, 0))
-own.send(struct.pack("IHHIIBxHiII", 32, 18, 0x301, 1, 0, 0, 0, 0, 0, 0))  # RTM_GETLINK: all of them; nobody reads it
+UNACCEPTED = """
+import os, socket, sys, time
+file = open(sys.argv[1] + "/one", "w")
+os.link(file.name, sys.argv[1] + "/other")
+os.unlink(file.name)
+listener, caller = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+listener.bind("\\0unaccepted")
+listener.listen()
+caller.connect("\\0unaccepted")
+caller.send(b"!")
 print("up", flush=True)
 time.sleep(1000)
 """
 
 
-async def test_what_criu_said_of_a_dump_that_failed_is_kept(stage):
-    await stage.run("unread", "/usr/bin/python3", "-I", "-S", "-c", UNREAD)
-    said = Path(stage.a.directory) / "unread.log"
+async def test_what_criu_said_of_a_dump_that_failed_is_kept_and_nothing_else(stage, tmp_path):
+    await stage.run("busy", "/usr/bin/python3", "-I", "-S", "-c", UNACCEPTED, str(tmp_path))
+    said = Path(stage.a.directory) / "busy.log"
     await until(lambda: "up" in said.read_text(), "it is not up")
-    status, out, err = await stage.midstream("migrate", "unread", "--to", "b", "-o", "json")
+    status, out, err = await stage.midstream("migrate", "busy", "--to", "b", "-o", "json")
     assert status == EXIT_ROLLED_BACK, err
     result = json.loads(out)
     error, log = result["error"], result["error"]["criu_log"]
     assert (error["code"], error["fault"]) == ("connection-state", "workload")
-    assert "netlink: The socket has data to read" in log["lines"][0]
+    assert "Non-empty write queue on an in-flight socket" in log["lines"][0]
     assert error["hint"].endswith(f" CRIU's log: {log['path']}")
     kept = Path(log["path"])
     assert kept.is_relative_to(stage.a.directory)
     assert all(line in kept.read_text() for line in log["lines"])
     assert (kept.stat().st_mode & 0o777, kept.stat().st_uid) == (0o600, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]  # "one (deleted)" was lent
     status, out, err = await stage.midstream("status", result["migration"])
     assert (status, f"  CRIU's log: {kept}" in out.splitlines()) == (0, True), out
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.processes import capacity
 from controller.core.transfer import Transfer
 from tests.harness.journeys import (
     PROGRAMS,
@@ -167,6 +168,49 @@ async def test_threads_that_wait_go_on_waiting(stage):
         "poll": [0, 0], "sleep": [0, 0], "read": [1, 0], "sem_timedwait": [-1, errno.ETIMEDOUT],
         "sigwaitinfo": [signal.SIGUSR1, 0], "epoll_wait": [1, 0],
     }  # fmt: skip
+
+
+POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+
+
+@pytest.fixture
+def leave_free():
+    """Has hugetlbfs have so many pages of 2 MiB that nobody has; as many as before when the test is over."""
+    before = POOL.read_text()
+
+    def resize(count: int) -> None:
+        missing = count - capacity.free_huge_bytes()[2 << 20] // (2 << 20)
+        POOL.write_text(str(int(POOL.read_text()) + missing))
+        assert capacity.free_huge_bytes()[2 << 20] == count * (2 << 20)
+
+    yield resize
+    POOL.write_text(before)
+
+
+HUGE = """
+import mmap
+flags = [mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000]
+file = os.memfd_create("huge", 4); os.ftruncate(file, 2 << 20)
+areas = [mmap.mmap(-1, 2 << 20, flags[0]), mmap.mmap(-1, 2 << 20, flags[1]), mmap.mmap(file, 2 << 20)]
+for number, area in enumerate(areas): area[:1 << 20] = bytes([number + 1]) * (1 << 20)
+"""
+
+
+@pytest.mark.skipif(not POOL.exists() or not os.access(POOL, os.W_OK), reason="no huge pages of 2 MiB can be had here")
+async def test_huge_pages_move_where_there_are_as_many_again(stage, leave_free):
+    leave_free(4)
+    told = await start_puppet(stage)
+    told.do(HUGE)
+    refused = await stage.move("puppet")
+    assert (refused.outcome, refused.freeze_seconds) == ("rolled-back", 0)
+    assert refused.error is not None
+    assert refused.error.message.startswith("pod b has too little memory in huge pages of 2048 kB: 6.0 MiB needed, 2.0")
+    leave_free(4)
+    await moved(stage, "puppet")
+    assert (
+        told.do("[bytes(area[:1 << 20]) == bytes([at + 1]) * (1 << 20) for at, area in enumerate(areas)]") == [True] * 3
+    )
+    assert told.do("open('/proc/self/smaps').read().count(' ht')") == 3
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.harness.journeys import moved
 from tests.harness.moving import ONE_LOOP
 
@@ -22,8 +24,14 @@ grams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); grams[0].send(b'on
 named = socket.socket(socket.AF_UNIX); named.bind(FOLDER + '/sock'); named.listen()
 caller = socket.socket(socket.AF_UNIX); caller.connect(FOLDER + '/sock'); callee = named.accept()[0]
 caller.send(b'called')
-carrier = socket.socketpair(); hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
+carrier, flying = socket.socketpair(), socket.socketpair(); flying[0].send(b'flown')
+socket.send_fds(carrier[0], [b'!'], [flying[1].fileno()]); flying[1].close()
+hidden_read, hidden_write = os.pipe(); os.write(hidden_write, b'hidden')
 pipe = os.pipe(); os.write(pipe[1], b'pipe')
+libc.sem_open.restype = ctypes.c_void_p
+semaphore = ctypes.c_void_p(libc.sem_open(b'/midstream-test', os.O_CREAT, 0o600, 7)); left = ctypes.c_int()
+linked = os.open(FOLDER + '/linked', os.O_RDWR | os.O_CREAT); os.write(linked, b'linked')
+os.link(FOLDER + '/linked', FOLDER + '/other'); os.unlink(FOLDER + '/linked')
 event = os.eventfd(5)
 timer = libc.timerfd_create(1, 0)
 libc.timerfd_settime(timer, 0, struct.pack('qqqq', 0, 50_000_000, 0, 50_000_000), None)
@@ -32,10 +40,26 @@ poll = select.epoll(); poll.register(timer, select.EPOLLIN); poll.register(event
 
 
 async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
-    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them."""
+    """Loopback connections (CRIU's own), unix sockets, pipes, eventfd, timerfd, epoll: with what is in them, be it a
+    descriptor; and what has another name than the one that it was opened under, as a named semaphore has."""
     told.do(f"OWN, FOLDER = {stage.a.address!r}, {str(tmp_path)!r}")
     told.do(INSIDE)
-    result = await moved(stage, "puppet")
+    try:
+        result = await moved(stage, "puppet")
+        assert told.do("libc.sem_wait(semaphore), libc.sem_getvalue(semaphore, ctypes.byref(left)), left.value") == [
+            0,
+            0,
+            6,
+        ]
+        assert [path.name for path in Path("/dev/shm").glob("sem.*midstream*")] == ["sem.midstream-test"]
+        assert list(Path("/dev/shm").glob("*(deleted)")) == []
+    finally:
+        told.do("libc.sem_unlink(b'/midstream-test')")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "sock"]
+    assert told.do("os.pread(linked, 9, 0).decode(), os.fstat(linked).st_ino") == [
+        "linked",
+        (tmp_path / "other").stat().st_ino,
+    ]
     assert result.flows.adopted == 1
     assert told.do("[[b.recv(9).decode(), a.recv(9).decode()] for _, a, b in loops]") == [["there", "back"]] * 3
     assert told.do("[one.getsockname()[0] for _, one, _ in loops]") == ["127.0.0.1", "::1", stage.b.address]
@@ -43,6 +67,8 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
     assert told.do("pair[1].recv(9).decode(), grams[1].recv(9).decode(), grams[1].recv(9).decode()") == [
         "stream", "one", "two",
     ]  # fmt: skip
+    told.do("caught = socket.socket(fileno=socket.recv_fds(carrier[1], 9, 1)[1][0])")
+    assert told.do("caught.recv(9).decode(), caught.send(b'back'), flying[0].recv(9).decode()") == ["flown", 4, "back"]
     assert told.do("callee.recv(9).decode(), os.read(pipe[0], 9).decode()") == ["called", "pipe"]
     assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
     assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]

@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from checkpoint.api import Memory, MemoryFeatures, PreDumped
+from controller import migrate
 from controller.actions import Move
 from controller.core.choose import choose
+from controller.core.errors import EXIT_FAILED, Stuck, Unreachable
 from controller.core.phases import Action, Event, Phase
 from controller.core.plan import Plan
 from controller.core.predict import Rates, Size
-from controller.journal import Intent, Journal
+from controller.journal import Intent, Journal, read
 from controller.lab.pod import Pod
 from controller.migrate import VAIN as VAINLY
 from controller.migrate import Driver
@@ -38,11 +40,14 @@ class Recorded(Move):
         super().__init__(intent, *pods)
         self.said: list[Action] = []
         self._recorded, self._features = list(rounds), features
+        self.silent: Action | None = None
         self.early: list[Memory] = []
         """What the destination says of memory that is sent before the freeze, one answer after the other."""
 
     async def perform(self, action: Action) -> None:
         self.said.append(action)
+        if action is self.silent:
+            raise Unreachable("timeout", "nobody answers")
         if action is Action.CHECK_PLAN:
             memory, _ = choose(self.intent.memory, Size(4 * GIB), Rates(1e9), self._features)
             self.plan = Plan("redis", "a", "b", 1, [], 1, 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
@@ -107,6 +112,23 @@ async def test_where_the_kernel_does_not_track_there_are_none(drive):
     assert Phase.PRE_COPYING not in [phase.name for phase in result.phases]
     assert (result.memory.way, result.memory.rounds) == ("post-copy", [])
     assert "CONFIG_MEM_SOFT_DIRTY" in result.memory.fell_back
+
+
+async def test_one_that_is_left_to_another_controller_says_why_for_as_long_as_it_is_open(drive, monkeypatch):
+    monkeypatch.setattr(migrate, "PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(migrate, "RETRY_SECONDS", 0.01)
+    driver = drive(CALM, MemoryFeatures(0, 40 * GIB))
+    monkeypatch.setattr(Pod, "alive", True)
+    driver.move.silent = Action.RESUME
+    with pytest.raises(Stuck) as caught:
+        await driver.run()
+    why = f"stuck in {driver.phase.value}: nobody answers (go on with: midstream resume redis-1)"
+    assert (str(caught.value), caught.value.exit_status) == (why, EXIT_FAILED)
+    record = read(driver.journal.path)
+    assert (record.reason, record.phase, record.final) == (why, driver.phase, False)
+    driver.move.silent = None
+    await Driver(driver.move, driver.journal, Silent(), driver.phase).run()
+    assert read(driver.journal.path).reason == ""
 
 
 async def test_between_two_rounds_it_can_be_cancelled(drive):

@@ -34,7 +34,7 @@ def test_what_is_there_or_travels_is_no_problem():
             {},
             {"ghost_limit_bytes": (1 << 20) - 1},
             "ghost-too-large",
-            "the deleted file /tmp/scratch, still open, has 1.0",
+            "the deleted file /tmp/scratch, still in use, has 1.0",
         ),
         ({"own_root": False}, {}, "no-own-root", "no root of its own for the 3 files"),
         ({"mounts": {}}, {}, "file-not-there", "/srv/log is open, on a file system at /srv"),

@@ -48,6 +48,19 @@ def test_a_plan_without_obstacles():
     refuse_what_cannot_move(plan)
 
 
+def test_huge_pages_are_wanted_by_their_size():
+    wanted = inspection(huge_bytes={2 << 20: 8 << 20, 1 << 30: 1 << 30})
+    assert codes(make_plan(A, B, wanted, room(huge_bytes={2 << 20: 8 << 20, 1 << 30: 2 << 30}))) == []
+    (found,) = make_plan(A, B, wanted, room(huge_bytes={2 << 20: 6 << 20, 1 << 30: 1 << 30})).problems
+    assert found.message == "pod b has too little memory in huge pages of 2048 kB: 8.0 MiB needed, 6.0 MiB there"
+
+
+def test_the_highest_descriptor_must_be_below_the_limit():
+    assert codes(make_plan(A, B, inspection(highest_descriptor=99), room(most_descriptors=100))) == []
+    (found,) = make_plan(A, B, inspection(highest_descriptor=100), room(most_descriptors=100)).problems
+    assert found.message == "a descriptor of the workload is number 100, and in pod b that must be less than 100"
+
+
 def test_what_cannot_be_kept_stands_in_the_way_unless_it_may_be_lost():
     loss = Problem("unsupported-socket", "the connection x has kernel TLS", "workload")
     assert codes(make_plan(A, B, inspection(losses=[loss]), room())) == ["unsupported-socket"]
