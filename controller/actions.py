@@ -23,7 +23,7 @@ from controller.core.choose import Choice, fall_back
 from controller.core.errors import MidstreamError, Unreachable
 from controller.core.hold import judged
 from controller.core.phases import Action
-from controller.core.plan import SPARE_LINKS, Plan, refuse_what_cannot_move
+from controller.core.plan import SPARE_LINKS, Plan, links_that_fit, refuse_what_cannot_move
 from controller.core.predict import Rates
 from controller.core.ways import Pile
 from controller.journal import Intent
@@ -74,6 +74,8 @@ class Move(Parties):
         self._follows = ""
         """The migration that brought the workload to the source, as far as it is known here."""
         self._prepared: agent_api.Custody | None = None
+        self._room = proxy_api.Prepared()
+        """What the destination's proxy has room for."""
         self._agreed = Agreed()
         self.pairs = Pairs(self, self._id, self._patience_seconds)
         self.memory: agent_api.Memory | None = None
@@ -137,15 +139,17 @@ class Move(Parties):
         await self.destination_agent.prepare_inbound(self._id, body)
 
     async def _open_inbound(self) -> None:
-        body = proxy_api.PrepareInbound(self._token, self._planned.follows, self.intent.max_hold_seconds)
-        await self.destination_proxy.prepare_inbound(self._id, body)
+        planned = self._planned
+        body = proxy_api.PrepareInbound(self._token, planned.follows, self.intent.max_hold_seconds, planned.connections)
+        self._room = await self.destination_proxy.prepare_inbound(self._id, body)
 
     async def _dial_links(self) -> None:
         to = proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT)
         body = proxy_api.PrepareOutbound(
-            destination=to, token=self._token, readdress=self._planned.readdress, links=self._planned.connections,
-            spare_links=SPARE_LINKS, policy=proxy_api.HoldPolicy(self.intent.max_held_bytes),
-            relink_seconds=self.intent.max_hold_seconds,
+            destination=to, token=self._token, readdress=self._planned.readdress,
+            links=links_that_fit(self._planned.connections, self._room.links),
+            flows=self._planned.connections, spare_links=SPARE_LINKS,
+            policy=proxy_api.HoldPolicy(self.intent.max_held_bytes), relink_seconds=self.intent.max_hold_seconds,
         )  # fmt: skip
         await self.source_proxy.prepare_outbound(self._id, body)
 

@@ -81,7 +81,8 @@ class Health(msgspec.Struct, frozen=True):
     held_flows: int
     held_bytes: int
     spare_descriptors: int = 1 << 20
-    """So many more it may open: a relayed flow takes two."""
+    """So many more it could have, with no link that has a connection: a relayed flow takes one always, and one more
+    while there is something to carry."""
     cleartext_links: bool = False
     """It neither encrypts its links nor shows a certificate, and wants none."""
 
@@ -101,9 +102,11 @@ class PrepareOutbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     readdress: dict[str, str]
     """The pod's address -> the destination pod's, one entry for each family."""
     links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
-    """As many as there are flows."""
+    """As many as there are flows, or fewer: no more are made than there are descriptors for, beside the legs."""
     policy: HoldPolicy = HoldPolicy()
     relink_seconds: Seconds = RELINK_SECONDS
+    flows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """So many are to be adopted: descriptors are kept for their legs. Where there are fewer links, these are lent."""
     spare_links: Annotated[int, msgspec.Meta(ge=0, le=MAX_LINKS)] = 0
     """So many connections more, for flows that come later: each becomes a link when it is needed."""
 
@@ -119,10 +122,13 @@ class PrepareInbound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     relink_seconds: Seconds = RELINK_SECONDS
+    flows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """So many are to come: descriptors are kept for their legs."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
     links: int = 0
+    """Source: so many are there. Destination: for so many there are descriptors."""
 
 
 class TakeOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -292,3 +298,5 @@ class FlowView(msgspec.Struct, frozen=True):
     to_peer_bytes: int
     links: int = 1
     """Its own and, after switches, the older ones that are not read to their end yet."""
+    link: str = ""
+    """What its own is doing (`proxy.core.link`); "" while there is none."""

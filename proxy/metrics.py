@@ -45,6 +45,12 @@ class PlaneCollector(Collector):
         totals = self._plane.context.totals
         yield _counter("midstream_proxy_flows_adopted", "Flows adopted from a workload.", totals.flows_adopted)
         yield _counter("midstream_proxy_flows_accepted", "Flows opened during or after a hold.", totals.flows_accepted)
+        links = Counter(link.state.value for link in self._plane.context.links)
+        states = GaugeMetricFamily("midstream_proxy_links", "Links by state.", labels=["state"])
+        for state, number in links.items():
+            states.add_metric([state], number)
+        yield states
+        yield _counter("midstream_proxy_links_lent", "Connections that a link gave up for a while.", totals.links_lent)
         yield _counter("midstream_proxy_legs_built", "App legs built with TCP_REPAIR.", totals.legs_built)
         yield _labelled("midstream_proxy_flows_ended", "Flows that have ended, by how.", "how", totals.flows_ended)
         yield _labelled("midstream_proxy_links_refused", "Links refused, by reason.", "reason", totals.links_refused)

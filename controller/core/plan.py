@@ -21,8 +21,9 @@ IMAGE_OVERHEAD_BYTES = 4 << 20
 SPARE_LINKS = 32
 """Links dialled beyond the connections seen at the preflight, for those that come before the workload is there."""
 
-FLOW_DESCRIPTORS, SPARE_DESCRIPTORS = 2, 64
-"""What a flow takes in either proxy, its leg and its link; and what is left to a proxy for all else."""
+LEAST_LINKS, SPARE_DESCRIPTORS = 64, 64
+"""A flow takes one descriptor in either proxy, for its leg. So many are left for links, which flows lend each other
+where there are not as many; and so many for all else."""
 
 
 class PodFacts(msgspec.Struct, frozen=True):
@@ -121,11 +122,16 @@ def readdress(source: PodFacts, destination: PodFacts) -> dict[str, str]:
 
 def too_few_descriptors(pod: str, connections: int, spare: int) -> list[agent_api.Problem]:
     """A proxy that could not open the sockets it needs would find out in the midst of the move."""
-    needed = FLOW_DESCRIPTORS * (connections + SPARE_LINKS) + SPARE_DESCRIPTORS
-    if needed <= spare:
+    fit = max(0, spare - 2 * SPARE_LINKS - LEAST_LINKS - SPARE_DESCRIPTORS)
+    if connections <= fit:
         return []
-    message = f"the proxy of pod {pod} may open {spare} more descriptors; {connections} connections need {needed}"
+    message = f"the proxy of pod {pod} has descriptors for {fit} connections more, and {connections} are to be moved"
     return [agent_api.Problem("no-descriptors", message, "pod", "start the pod with a higher ulimit -n")]
+
+
+def links_that_fit(connections: int, room: int) -> int:
+    """How many links to make before the freeze, where the destination's proxy has descriptors for `room`."""
+    return min(connections, max(0, room - 2 * SPARE_LINKS))
 
 
 def too_little_room_for_images(

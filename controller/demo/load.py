@@ -167,7 +167,7 @@ class Load:
     def _make_pacers(self) -> list[Pacer]:
         options = self._options
         paced: list[tuple[Sequence[Asker], float, int]] = [
-            (self._counters, options.turn_seconds, 1),
+            (self._counters[options.idle :], options.turn_seconds, 1),
             (self._publishers, options.pace_seconds, 1),
             (self._bulk, options.bulk_seconds, options.bulk_window),
             (self._touchers, options.touch_seconds, 1),
@@ -181,7 +181,7 @@ class Load:
             pacer.start()
 
     def _steady(self) -> bool:
-        asked = all(asker.exchanges >= STEADY_EXCHANGES for asker in self._askers)
+        asked = all(asker.exchanges >= STEADY_EXCHANGES for asker in self._askers[self._options.idle :])
         heard = all(subscriber.replies for subscriber in self._subscribers)
         return asked and heard and not self._hopeless()
 

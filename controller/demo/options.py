@@ -14,6 +14,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     connections: int = 64
     """Counters: each waits for the replies of its pipeline before it sends the next."""
+    idle: int = 0
+    """So many of them ask nothing between their first request and their last."""
     subscribers: int = 4
     channels: int = 2
     bulk: int = 2
@@ -48,7 +50,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def turn_seconds(self) -> float:
         """From one pipeline of a connection to its next, really."""
-        return max(self.pace_seconds, self.connections / self.pipelines_per_second)
+        return max(self.pace_seconds, (self.connections - self.idle) / self.pipelines_per_second)
 
     @property
     def bulk_seconds(self) -> float:

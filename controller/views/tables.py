@@ -53,7 +53,8 @@ def show_flows_table(rows: Sequence[dict[str, Any]], console: Console | None = N
     for row in rows:
         amounts = [byte_text(row[name]) for name in ("held_bytes", "to_app_bytes", "to_peer_bytes")]
         ends = [_endpoint(row["peer"]), _endpoint(row["local"])]
-        _add(table, row["pod"], row["side"], *ends, row["direction"], row["state"], row["via"] or "-", *amounts)
+        state = f"{row['state']}, asleep" if row["link"] == "asleep" else row["state"]
+        _add(table, row["pod"], row["side"], *ends, row["direction"], state, row["via"] or "-", *amounts)
     _show(console, table, rows, "No proxy holds or relays a flow: every connection is native.")
 
 

@@ -27,6 +27,7 @@ class Code(Enum):
     WRONG_STATE = (409, "request", "look at GET /v1/flows for what the flows are doing")
     STILL_RELAYED = (409, "request", "wait for the flows to end, or say ?force=1 to reset them")
     WORKLOAD_ENDED = (410, "request", "start the workload again, where it is wanted")
+    NO_DESCRIPTORS = (429, "pod", "ask again: descriptors are lent; start the pod with a higher ulimit -n")
     LEDGER_VIOLATED = (409, "pod", "roll back: the socket is not what the image says, so bytes could be lost")
     SOCKET_UNUSABLE = (409, "pod", "roll back: the kernel refused what TCP_REPAIR needs on this socket")
     LEG_NOT_BUILT = (409, "pod", "roll back: look for another socket with the same addresses at the destination")

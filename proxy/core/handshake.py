@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from proxy.core.wire import (
     Accepted,
+    Bell,
     Challenge,
     Fault,
     Frame,
@@ -57,6 +58,7 @@ ACCEPTING: dict[tuple[Accepting, type[Frame]], Accepting] = {
     (Accepting.GREETED, Open): Accepting.ROUTED,
     (Accepting.GREETED, Switch): Accepting.ROUTED,
     (Accepting.GREETED, Resume): Accepting.ROUTED,
+    (Accepting.GREETED, Bell): Accepting.ROUTED,
     (Accepting.GREETED, Watch): Accepting.WATCHING,
 }
 
@@ -119,7 +121,7 @@ def freed(state: State) -> State:
 
 def proof(token: bytes, nonce: bytes, migration: str) -> bytes:
     """What a HELLO shows: it needs the token, and is good for this connection only, so to hear it is of no use."""
-    return hmac.digest(token, b"midstream link 4" + nonce + migration.encode(), "sha256")
+    return hmac.digest(token, b"midstream link 5" + nonce + migration.encode(), "sha256")
 
 
 def proves(token: bytes, nonce: bytes, hello: Hello) -> bool:

@@ -2,6 +2,7 @@
 
 WAITING --connected--> CARRYING --broke--> BROKEN --connected--> CARRYING --finished--> CLOSING --closed, freed--> OVER
 CARRYING --freed--> OVER (the acceptor's, which says so)
+CARRYING, WAITING --lent--> ASLEEP --stirred--> WAKING --connected--> CARRYING
 any of them --lost--> OVER
 """
 
@@ -16,6 +17,10 @@ class State(Enum):
     CARRYING = "carrying"
     BROKEN = "broken"
     """The connection is gone; the initiator dials another, the acceptor waits for it."""
+    ASLEEP = "asleep"
+    """Its connection was lent to another link, or it never had one: it has nothing to carry. It is not broken."""
+    WAKING = "waking"
+    """It has something to carry: the initiator waits for its turn to have a connection, the acceptor has rung."""
     CLOSING = "closing"
     """Both streams have ended and that is acknowledged: until the other end closes, it may have missed it."""
     OVER = "over"
@@ -29,6 +34,10 @@ class Event(Enum):
     CLOSED = auto()
     FREED = auto()
     """Both ends know that the other one knows: the connection may carry another link."""
+    LENT = auto()
+    """Both ends know that nothing more of it comes over this connection: that may carry another link, meanwhile."""
+    STIRRED = auto()
+    """There is something to carry, at this end."""
     LOST = auto()
     """It will have no further connection."""
 
@@ -37,12 +46,19 @@ _S, _E = State, Event
 
 TABLE: dict[tuple[State, Event], State] = {
     (_S.WAITING, _E.CONNECTED): _S.CARRYING,
+    (_S.WAITING, _E.LENT): _S.ASLEEP,
     (_S.WAITING, _E.LOST): _S.OVER,
     (_S.CARRYING, _E.CONNECTED): _S.CARRYING,
     (_S.CARRYING, _E.BROKE): _S.BROKEN,
     (_S.CARRYING, _E.FINISHED): _S.CLOSING,
     (_S.CARRYING, _E.FREED): _S.OVER,
+    (_S.CARRYING, _E.LENT): _S.ASLEEP,
     (_S.CARRYING, _E.LOST): _S.OVER,
+    (_S.ASLEEP, _E.STIRRED): _S.WAKING,
+    (_S.ASLEEP, _E.CONNECTED): _S.CARRYING,
+    (_S.ASLEEP, _E.LOST): _S.OVER,
+    (_S.WAKING, _E.CONNECTED): _S.CARRYING,
+    (_S.WAKING, _E.LOST): _S.OVER,
     (_S.BROKEN, _E.CONNECTED): _S.CARRYING,
     (_S.BROKEN, _E.LOST): _S.OVER,
     (_S.CLOSING, _E.CONNECTED): _S.CARRYING,

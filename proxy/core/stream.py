@@ -7,13 +7,17 @@ Behind the frames that named the link (`proxy.core.wire`) each end sends, for as
     ACK       nothing else
     END       the flow's stream has ended (its FIN); takes one offset, as TCP's does
     RESET     the flow was reset, by whoever had it at that end; takes one offset too
-    FREE      acceptor: both streams have ended, and it knows that both ends know: frames may follow, for another link
+    FREE      acceptor: nothing more of this link comes over this connection, and both ends know: frames may follow,
+              for another link. Both streams have ended, or SLEEP had come
+    SLEEP     initiator: nothing more of this link comes over this connection, whatever it is given from now on
+    YIELD     acceptor: it wants the connection's descriptor; SLEEP answers it, unless the link ends anyway
 
 `acknowledged` is the offset up to which the sender of the frame has handed the other's stream on, to the flow's leg.
 What is given and not acknowledged is kept (`Outgoing`), at most `WINDOW_BYTES`, and the taker takes that much whether
 or not its leg does: so an end reads its connection always, a stream that is stuck holds up neither the other one nor
 its acknowledgements, and a connection whose kernel acknowledges nothing is a broken one. Then each end says how much
-it has received, and the other goes on from there: END and RESET too, until they are acknowledged.
+it has received, and the other goes on from there: END and RESET too, until they are acknowledged. A link that sleeps
+goes on in the same way.
 """
 
 from __future__ import annotations
@@ -39,9 +43,13 @@ class Mark(IntEnum):
     END = 3
     RESET = 4
     FREE = 5
+    SLEEP = 6
+    YIELD = 7
 
 
 _DATA = Mark.DATA << 24
+_LAST = (Mark.FREE, Mark.SLEEP)
+"""Behind these nothing of the link's comes over the connection."""
 
 
 def header(mark: Mark, length: int, acknowledged: int) -> bytes:
@@ -141,7 +149,7 @@ class Outgoing:
 class Incoming:
     """What comes from a link: cut into headers and bytes, counted."""
 
-    __slots__ = ("_head", "_left", "acknowledged", "delivered", "ended", "free", "mark", "payload", "received")
+    __slots__ = ("_head", "_left", "acknowledged", "delivered", "ended", "mark", "payload", "received", "turn")
 
     def __init__(self) -> None:
         self.received = 0
@@ -156,8 +164,8 @@ class Incoming:
         """END or RESET, the last that came."""
         self.ended = False
         """END has come."""
-        self.free = False
-        """FREE has come: no more of this stream comes over this connection."""
+        self.turn: Mark | None = None
+        """FREE, SLEEP or YIELD, the last that came over this connection. After FREE and SLEEP nothing may."""
         self._left = 0
         self._head = bytearray()
 
@@ -170,6 +178,7 @@ class Incoming:
         """Another connection: what the last one was about to say is said again."""
         self._left = 0
         self._head.clear()
+        self.turn = None
 
     def take(self, view: memoryview) -> list[memoryview]:
         """The flow's bytes in what came, as pieces of it. Raises WireError; then this end is of no more use."""
@@ -190,7 +199,7 @@ class Incoming:
                 self._begin(word, acknowledged)
                 at += HEADER_BYTES
             else:
-                if self.free:
+                if self.turn in _LAST:
                     raise WireError(Fault.ORDER)
                 end = min(size, at + HEADER_BYTES - len(self._head))
                 self._head += view[at:end]
@@ -217,27 +226,22 @@ class Incoming:
 
     def _begin(self, word: int, acknowledged: int) -> None:
         kind, length = word >> 24, word & _LENGTH
-        if self.free:
+        if self.turn in _LAST:
             raise WireError(Fault.ORDER)
         if acknowledged > self.acknowledged:
             self.acknowledged = acknowledged
         if kind == Mark.DATA:
             self._begin_data(length)
-        elif length or kind > Mark.FREE or not kind:
+        elif length or kind > Mark.YIELD or not kind:
             raise WireError(Fault.LENGTH if length else Fault.KIND)
-        elif kind == Mark.FREE:
-            self._be_free()
+        elif kind >= Mark.FREE:
+            self.turn = Mark(kind)
         elif kind != Mark.ACK:
             if self.mark is Mark.RESET or self.mark is Mark(kind):
                 raise WireError(Fault.ORDER)
             self.mark = Mark(kind)
             self.ended |= self.mark is Mark.END
             self.received += 1
-
-    def _be_free(self) -> None:
-        if self.free or self.mark is not Mark.END:
-            raise WireError(Fault.ORDER)
-        self.free = True
 
     def _begin_data(self, length: int) -> None:
         if self.mark:

@@ -8,6 +8,7 @@
     OPEN      u64 flow, u64 link, endpoint peer, endpoint app    initiator, for a connection the destination must open
     SWITCH    u64 flow, u64 link                                 initiator, for a flow that has a link: this one follows
     RESUME    u64 flow, u64 link, u64 offset                     initiator, for a link whose connection broke
+    BELL      u64 flow (0), u64 link                             initiator, for a link on which the acceptor rings
     WATCH     nothing                                            initiator, for no link: until the workload ends
     ACCEPTED  u64 offset                                         acceptor, for the HELLO and again for the second frame
     REFUSED   u8 length of the code, code, text                  acceptor, instead; then it closes
@@ -19,6 +20,10 @@ initiator's stream need not wait for the answer; after SWITCH and RESUME it must
 acceptor's. An adopted flow takes a link that was made before the freeze, for no flow yet, and its `Leg` names it; a
 JOIN with the flow's own number is for those that found none. The decoder keeps what came behind a frame: `rest` hands
 it over, so no byte of the flow is lost.
+
+A link that sleeps has no connection (`proxy.core.link`), and is woken by its initiator, with RESUME, or with JOIN where
+it never had one. An acceptor that has something to carry rings: the stream of the BELL's link, towards the initiator,
+are the numbers (u64) of the links that are to be woken.
 
 A WATCH is answered when the migration's workload has ended, and not before: by REFUSED, with the code `workload_ended`.
 """
@@ -34,13 +39,13 @@ import msgspec
 from proxy.api import Endpoint
 
 MAGIC = b"MIDS"
-VERSION = 4
+VERSION = 5
 HEADER = struct.Struct("!4sBBH")
 TOKEN_BYTES = NONCE_BYTES = PROOF_BYTES = 32
 MAX_PAYLOAD_BYTES = 512
 """The longest frame is a REFUSED with its text; longer is garbage, so refuse before storing it."""
 NO_FLOW = 0
-"""In a JOIN: a leg will say whose the link is."""
+"""In a JOIN: a leg will say whose the link is. In a BELL: it is no flow's."""
 MAX_MIGRATION_BYTES = 128
 MAX_CODE_BYTES, MAX_TEXT_BYTES = 64, 400
 _NAMED, _RESUMED = struct.Struct("!QQ"), struct.Struct("!QQQ")
@@ -56,6 +61,7 @@ class Kind(IntEnum):
     CHALLENGE = 7
     RESUME = 8
     WATCH = 9
+    BELL = 10
 
 
 class Fault(Enum):
@@ -108,6 +114,10 @@ class Resume(Named, frozen=True):
     received: int
 
 
+class Bell(Named, frozen=True):
+    """No flow's: on it the acceptor says which sleeping links are to be woken."""
+
+
 class Open(Named, frozen=True):
     """The first link of a flow that the destination has to open."""
 
@@ -128,7 +138,7 @@ class Refused(msgspec.Struct, frozen=True):
     text: str
 
 
-Naming = Join | Open | Switch | Resume
+Naming = Join | Open | Switch | Resume | Bell
 """The second frame: which link it is that this connection carries."""
 Asking = Naming | Watch
 """What a connection may be for."""
@@ -146,6 +156,8 @@ def encode(frame: Frame) -> bytes:
             kind, payload = Kind.JOIN, _NAMED.pack(flow, link)
         case Switch(flow, link):
             kind, payload = Kind.SWITCH, _NAMED.pack(flow, link)
+        case Bell(flow, link):
+            kind, payload = Kind.BELL, _NAMED.pack(flow, link)
         case Resume(flow, link, received):
             kind, payload = Kind.RESUME, _RESUMED.pack(flow, link, received)
         case Open(flow, link, peer, app):
@@ -232,6 +244,10 @@ def _parse_switch(payload: bytes) -> Frame:
     return Switch(*_NAMED.unpack(payload))
 
 
+def _parse_bell(payload: bytes) -> Frame:
+    return Bell(*_NAMED.unpack(payload))
+
+
 def _parse_resume(payload: bytes) -> Frame:
     return Resume(*_RESUMED.unpack(payload))
 
@@ -282,4 +298,5 @@ _PARSERS = {
     Kind.SWITCH: _parse_switch,
     Kind.RESUME: _parse_resume,
     Kind.WATCH: _parse_watch,
+    Kind.BELL: _parse_bell,
 }

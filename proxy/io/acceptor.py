@@ -15,7 +15,7 @@ from proxy.io.inbound import InboundMigration
 from proxy.io.incoming import IncomingConnection
 from proxy.io.initiated import InitiatedLink
 from proxy.io.inquiry import Inquiries
-from proxy.sys import address
+from proxy.sys import address, limits
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Acceptor:
         self.inquiries = Inquiries(context, listener.getsockname()[1])
         self._ended: set[str] = set()
         """The migrations whose workloads are no more, of those too that a proxy before this one knew."""
-        self._listening = False
+        self._listening = self._closed = False
         self._logged: set[str] = set()
 
     def start(self) -> None:
@@ -43,6 +43,7 @@ class Acceptor:
         self._listen(True)
 
     def close(self) -> None:
+        self._closed = True
         self.inquiries.close()
         self.context.poller.forget(self._listener)
         for connection in (*self._strangers, *self._known):
@@ -133,14 +134,38 @@ class Acceptor:
             if len(self._strangers) >= MAX_STRANGERS:
                 self._listen(False)
                 return
+            if not self.context.lending.take():
+                self._seek()
+                return
             try:
                 sock, peer = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 log.warning("cannot accept a link: %s", error.strerror)
+                self._seek()
                 return
             self._begin(sock, str(address.endpoint(peer)))
+
+    def _seek(self) -> None:
+        """They wait in the kernel's backlog for a descriptor."""
+        self._listen(False)
+        self.context.lending.seek(self)
+
+    @property
+    def wanted(self) -> int:
+        """So many connections wait there."""
+        return 0 if self._listening or self._closed else limits.waiting(self.context.kernel, self._listener)
+
+    @property
+    def is_crowded(self) -> bool:
+        return False
+
+    def go_on(self) -> None:
+        """There may be descriptors."""
+        if not self._closed:
+            self._listen(True)
+            self._accept()
 
     def _begin(self, sock: socket.socket, via: str) -> None:
         try:

@@ -30,10 +30,18 @@ class Carrier(ABC):
         self.outgoing = Outgoing()
         self.incoming = Incoming()
         self._line = Line(context.poller, self._drained, self._broken)
-        self._carried = 0
-        """So many connections it has had."""
+        self._torn = False
+        """One of its connections broke."""
         self._said = 0
         """The last acknowledgement that was sent."""
+        self._drowsy = False
+        """It has said the last over this connection, which is going to be lent."""
+        self._sent = 0
+        """What had been given by then: the other end has it."""
+        self.is_lendable = True
+        """Whether its connection may be lent to another while it has nothing to carry."""
+        self.group: object = None
+        """Those that could have its connection."""
         context.links.add(self)
 
     # The flow's side
@@ -65,9 +73,12 @@ class Carrier(ABC):
         missing = list(self.outgoing.since(received))
         line = self._line
         line.drop()
+        self._torn |= self.state in (State.CARRYING, State.BROKEN, State.CLOSING)
         self.state = step(self.state, Event.CONNECTED)
         line.connection = connection
-        self._carried += 1
+        self._drowsy = False
+        if self.is_lendable:
+            self.context.lending.add(self)
         self.incoming.restart()
         self._said = self.incoming.delivered
         if missing or self._said:
@@ -128,14 +139,16 @@ class Carrier(ABC):
 
     def acknowledge(self) -> None:
         """Say what has been handed on, if that is news: for links that have nothing else to say."""
-        if self._line.connection is not None and self.incoming.delivered > self._said:
+        if self.incoming.delivered > self._said:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
         self._say(Mark.ACK)
 
     def _say(self, mark: Mark) -> None:
-        if self._line.connection is not None:
+        if self._line.connection is None:
+            self._stir()
+        elif not self._drowsy:
             self._said = self.incoming.delivered
             self._line.say(header(mark, 0, self._said))
 
@@ -143,6 +156,76 @@ class Carrier(ABC):
         """All that waited has gone."""
         self._go_on()
         self._check()
+
+    # Its sleep
+
+    def stay(self) -> None:
+        """Its connection is never lent."""
+        self.is_lendable = False
+        self.context.lending.discard(self)
+
+    @property
+    def is_asleep(self) -> bool:
+        """It has no connection, and is not broken."""
+        return self.state in (State.ASLEEP, State.WAKING)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on its way, and all of it is acknowledged."""
+        return self.outgoing.acknowledged == self.outgoing.given and self.incoming.received == self._said
+
+    @property
+    def is_unused(self) -> bool:
+        """Nothing has gone over it."""
+        return not self.outgoing.given and not self.incoming.received
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether its connection can be lent now: it is not about to end."""
+        ends = self.finished or (self.outgoing.mark is not None and not self.outgoing.over)
+        return self.state is State.CARRYING and not (self._drowsy or self._line.mute or ends)
+
+    @abstractmethod
+    def rest(self) -> None:
+        """See to its being asleep soon. It must be one that `may_rest`."""
+
+    def be_asleep(self) -> None:
+        """It needs no connection yet: the other end knows it none the less."""
+        self.state = step(self.state, Event.LENT)
+
+    def _doze(self, mark: Mark) -> None:
+        """Say the last over this connection. What is given from now on waits for another."""
+        self._drowsy, self._sent, self._said = True, self.outgoing.given, self.incoming.delivered
+        self._line.say_last(header(mark, 0, self._said))
+
+    @abstractmethod
+    def _dozes(self) -> None:
+        """That is on its way."""
+
+    def _fall_asleep(self) -> None:
+        """The connection is another's: whoever calls sees to that, and then looks whether this one `_dreams`."""
+        self._line.leave()
+        self._drowsy = False
+        self.state = step(self.state, Event.LENT)
+        self.context.lending.discard(self)
+        self.context.totals.links_lent += 1
+
+    def _turn_over(self) -> None:
+        """It is asleep: what was given since the last was said over its connection wakes it."""
+        if self.outgoing.given > self._sent or self.incoming.delivered > self._said:
+            self._stir()
+        else:
+            self._check()
+
+    def _stir(self) -> None:
+        """There is something to carry. If it is broken, it will be."""
+        if self.state is State.ASLEEP:
+            self.state = step(self.state, Event.STIRRED)
+            self._rouse()
+
+    @abstractmethod
+    def _rouse(self) -> None:
+        """It is asleep, and has something to carry: see to a connection."""
 
     # Its end
 
@@ -160,7 +243,15 @@ class Carrier(ABC):
 
     def _check(self) -> None:
         line = self._line
-        if self.state is not State.CARRYING or line.connection is None or not self.finished or self._is_needed:
+        if self._drowsy:
+            if not line.pending:
+                self._dozes()
+            return
+        if not self.finished or self._is_needed:
+            return
+        if self.state is State.ASLEEP:
+            self._over(Event.LOST)
+        if self.state is not State.CARRYING or line.connection is None:
             return
         if self.incoming.delivered > self._said:
             self._acknowledge()
@@ -172,16 +263,16 @@ class Carrier(ABC):
 
     @property
     def _clean(self) -> bool:
-        """Both streams ended in order over one connection: behind their last bytes nothing of this link can come."""
-        return self._carried == 1 and self.outgoing.mark is Mark.END and self.incoming.mark is Mark.END
+        """Both streams ended in order, over connections that did not break: behind that nothing of this link comes."""
+        return not self._torn and self.outgoing.mark is Mark.END and self.incoming.mark is Mark.END
 
     @abstractmethod
     def _free(self) -> bool:
         """It is clean and has nothing more to say: see to its connection's next use, or give False."""
 
     @abstractmethod
-    def _be_freed(self) -> None:
-        """The other end says FREE."""
+    def _heed(self, turn: Mark) -> None:
+        """The other end says FREE, SLEEP or YIELD."""
 
     def _leave(self) -> Connection | None:
         """Over, and the connection is another's."""
@@ -196,6 +287,8 @@ class Carrier(ABC):
 
     def _broken(self, reason: str) -> None:
         self._line.drop()
+        self._drowsy = False
+        self.context.lending.discard(self)
         self.state = step(self.state, Event.BROKE)
         if not self.finished and self._in_use:
             count(self.context.totals.links_broken, "broken")
@@ -227,6 +320,7 @@ class Carrier(ABC):
         self._line.drop()
         self.context.scratch.give_back(self.outgoing.drop())
         self.context.links.discard(self)
+        self.context.lending.discard(self)
         self.context.unsaid.discard(self)
 
     def close(self) -> None:

@@ -9,12 +9,15 @@ from typing import Protocol
 
 from proxy.api import Endpoint
 from proxy.core.datagram import Datagram
+from proxy.core.link import State
 from proxy.io.askers import Askers
 from proxy.io.connection import Tls
 from proxy.io.drainer import Drainer
+from proxy.io.lending import Lending
 from proxy.io.poller import Poller
 from proxy.io.relay import Scratch
 from proxy.io.unsaid import Unsaid
+from proxy.sys import limits
 from proxy.sys.kernel import Kernel
 
 
@@ -31,6 +34,8 @@ class Totals:
     links_refused: dict[str, int] = field(default_factory=dict)
     links_broken: dict[str, int] = field(default_factory=dict)
     """How often a link broke, was made again ("resumed", at either end), and was lost."""
+    links_lent: int = 0
+    """How often a link has given up its connection for a while."""
     adopt_seconds: float = 0.0
     build_seconds: float = 0.0
     resume_seconds: float = 0.0
@@ -54,6 +59,8 @@ class Listening(Protocol):
 
 class Closable(Protocol):
     """A link (`proxy.io.link`)."""
+
+    state: State
 
     def close(self) -> None: ...
 
@@ -79,6 +86,7 @@ class Context:
     links: set[Closable] = field(default_factory=set)
     """All that are not over: some outlive their flow for a moment."""
     unsaid: Unsaid = field(init=False)
+    lending: Lending = field(init=False)
     askers: Askers = field(init=False)
     """Of UDP sockets."""
     first_words: Listening | None = None
@@ -86,6 +94,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.unsaid = Unsaid(self.loop)
+        self.lending = Lending(self.loop, lambda: limits.spare_descriptors(self.kernel))
         self.askers = Askers(self.loop)
 
     @classmethod
@@ -98,3 +107,4 @@ class Context:
         for link in list(self.links):
             link.close()
         self.unsaid.close()
+        self.lending.close()

@@ -22,7 +22,7 @@ ANSWER_BYTES = 16 * 1024  # one read while answers are due; what is behind them 
 CONNECT_SECONDS = 1.0
 """A broken network may be whole again: rather dial anew than wait for the kernel's next SYN."""
 GREET_SECONDS = 5.0
-PASSING = frozenset({Code.SHUTTING_DOWN.name.lower(), "timeout"})
+PASSING = frozenset({Code.SHUTTING_DOWN.name.lower(), Code.NO_DESCRIPTORS.name.lower(), "timeout"})
 """Refusals that say nothing of the link that was asked for."""
 
 
@@ -155,13 +155,13 @@ class DialledConnection:
         self.connection = connection
         self._context.poller.read(connection, self._on_answer)
 
-    def come_back(self) -> None:
-        """Its link is over at both ends: it may carry another one."""
+    def come_back(self, *, of_use: bool = True) -> None:
+        """Its link is over at both ends, or asleep: it may carry another one, unless it is of no more use."""
         assert self.connection
         self.state = handshake.freed(self.state)
         self._over = self._handed_over = False
         self._named = None
-        if self._pool.has_room:
+        if of_use and self._pool.has_room:
             self._speak(self.connection)
             self._pool.changed(self)
         else:

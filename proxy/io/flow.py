@@ -206,6 +206,7 @@ class Flow:
             to_app_bytes=self.to_app_bytes,
             to_peer_bytes=self.to_peer_bytes,
             links=len(self.path.links),
+            link=self.path.link.state.value if self.path.link else "",
         )
 
 

@@ -13,6 +13,7 @@ from proxy.core.handshake import proves
 from proxy.core.migration import Call, Inbound, inbound
 from proxy.core.wire import Hello, Open
 from proxy.io.accepted import AcceptedLink
+from proxy.io.bell import Bells
 from proxy.io.blanks import Blanks
 from proxy.io.context import Context
 from proxy.io.datagrams import Speakers
@@ -42,7 +43,7 @@ class InboundMigration:
         self._tokens = [bytes.fromhex(plan.token)]
         self.state = Inbound.PREPARED
         self._flows: dict[int, DestinationFlow] = {}
-        self._links: dict[int, Link] = {}
+        self._links: dict[int, AcceptedLink] = {}
         self._reserved: dict[int, Link] = {}
         """Those that no flow has yet: a leg will say whose each is."""
         self._built: set[int] = set()
@@ -55,6 +56,8 @@ class InboundMigration:
         self._ended = Ended(context)
         self._blanks = Blanks(context.kernel)
         self._later = Deferred(context.loop)
+        self.bells = Bells(context.loop, context.scratch, lambda: self.links.values())
+        self._promise()
 
     @property
     def flows(self) -> dict[int, DestinationFlow]:
@@ -62,7 +65,7 @@ class InboundMigration:
         return self._flows
 
     @property
-    def links(self) -> dict[int, Link]:
+    def links(self) -> dict[int, AcceptedLink]:
         """By their own numbers: those that a broken connection's successor may name."""
         self._later.do()
         return self._links
@@ -71,6 +74,12 @@ class InboundMigration:
         """A connection for a link has come, `via` its other end: have the app leg ready that it will be for."""
         if self.state is Inbound.PREPARED:
             self._blanks.prepare(address.family(address.host_of(via)))
+            self._promise()
+
+    def _promise(self) -> None:
+        """Have descriptors kept for the legs that are to come."""
+        due = self.plan.flows - len(self._built) - len(self._blanks) if self.state is not Inbound.RESUMED else 0
+        self.context.lending.promise(self, due)
 
     def later(self, work: Callable[[], None]) -> None:
         """Do it when the caller has had his answer, and perhaps another, and before anything else here."""
@@ -99,6 +108,23 @@ class InboundMigration:
             raise ProxyError(Code.WRONG_STATE, f"the workload of {self.name} is here already")
         link = make_link()
         self._reserved[link.number] = link
+
+    def make_link(self, number: int, via: str) -> AcceptedLink:
+        """One that comes from there."""
+        link = AcceptedLink(self.context, number, via, self.plan.relink_seconds, self.forget_link)
+        link.ring = self.bells.ring
+        self._links[number] = link
+        return link
+
+    def _link_for(self, leg: Leg | PairedLeg) -> Link | None:
+        """The one that its proxy has given it. It has come before; or it sleeps, and has never had a connection."""
+        if link := self._reserved.pop(leg.link, None):
+            return link
+        if not leg.link or leg.link in self._links or not (via := self.bells.first):
+            return None  # it will be asked for
+        asleep = self.make_link(leg.link, via)
+        asleep.be_asleep()
+        return asleep
 
     def _dismiss_reserved(self) -> None:
         """Those that nobody has taken are for nobody."""
@@ -151,6 +177,7 @@ class InboundMigration:
             if leg.datagrams:
                 self._take_datagrams(leg)
         self.state = state
+        self._promise()
         self.context.totals.legs_built += len(new)
 
     def _take_up(self, legs: list[PairedLeg]) -> None:
@@ -164,7 +191,7 @@ class InboundMigration:
             self._ahead.discard(leg.flow)
             if leg.unread:
                 flows[leg.flow].say(leg.unread)
-            if (link := self._reserved.pop(leg.link, None)) is not None:
+            if link := self._link_for(leg):
                 flows[leg.flow].join(link)
 
     def _in_the_way_of(self, legs: list[Leg]) -> list[int]:
@@ -199,7 +226,7 @@ class InboundMigration:
             flow.paired = ahead
             flow.given_up = "the source says so" if leg.given_up else ""
             self._flows[leg.flow] = flow
-            if (link := self._reserved.pop(leg.link, None)) is not None:
+            if link := self._link_for(leg):
                 flow.join(link)
 
     def _take_datagrams(self, leg: Leg) -> None:
@@ -217,6 +244,7 @@ class InboundMigration:
         self._blanks.close()
         self._let_go(self._ahead)
         self.state = inbound(self.state, Call.RESUME)
+        self._promise()
         restored = [flow for flow in self.flows.values() if flow.direction != "accepted"]
         self._dismiss_reserved()
         if first:
@@ -232,6 +260,8 @@ class InboundMigration:
         if self.state is Inbound.RESUMED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
         self._blanks.close()
+        self.context.lending.promise(self, 0)
+        self.bells.close()
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
         self._dismiss_reserved()
@@ -264,9 +294,11 @@ class InboundMigration:
         return flow
 
     def open(self, frame: Open, make_link: Callable[[], AcceptedLink]) -> None:
-        """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT or ROUTING_FAILED."""
+        """Connect a fresh app leg from the peer's address. Raises LEG_NOT_BUILT, ROUTING_FAILED or NO_DESCRIPTORS."""
         if frame.flow in self.flows:
             raise ProxyError(Code.CONFLICT, f"flow {frame.flow} exists")
+        if not self.context.lending.take_for_leg():
+            raise ProxyError(Code.NO_DESCRIPTORS, f"no descriptor is left for {frame.peer}")
         key = _key(frame.app, frame.peer)
         self._retirement.use([key])
         try:

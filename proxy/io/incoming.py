@@ -15,6 +15,7 @@ from proxy.core.wire import (
     NO_FLOW,
     NONCE_BYTES,
     Accepted,
+    Bell,
     Challenge,
     Decoder,
     Frame,
@@ -34,7 +35,6 @@ from proxy.io.connection import Connection, TlsConnection, why
 from proxy.io.context import Context, count
 from proxy.io.inbound import InboundMigration
 from proxy.io.inquiry import Inquiries
-from proxy.io.link import Link
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class IncomingConnection:
                 self._deadline.cancel()
                 self._acceptor.greeted(self)
                 self._send(ACCEPTED)
-            case Join() | Open() | Switch() | Resume():
+            case Join() | Open() | Switch() | Resume() | Bell():
                 self._name(frame)
             case Watch():
                 assert self.migration
@@ -176,6 +176,8 @@ class IncomingConnection:
             case Switch(flow):
                 flow_here = migration.switching(flow)
                 flow_here.succeed(self._link(frame.link, ACCEPTED), self.via)
+            case Bell():
+                migration.bells.hang(self._link(frame.link, ACCEPTED))
             case Open():
                 migration.open(frame, lambda: self._link(frame.link, mute=True))
             case _:
@@ -184,11 +186,9 @@ class IncomingConnection:
     def _link(self, number: int, answer: bytes = b"", *, mute: bool = False) -> AcceptedLink:
         """The link that this connection is the first of. A mute one is answered for later."""
         assert self.migration
-        migration, context = self.migration, self._acceptor.context
-        patience, forget = migration.plan.relink_seconds, migration.forget_link
-        link = AcceptedLink(context, number, self.via, patience, forget, self._come_back)
-        link.inquire = partial(self._acceptor.inquiries.begin, migration.name, self._token)
-        migration.links[number] = link
+        migration = self.migration
+        link = migration.make_link(number, self.via)
+        self._give_to(link)
         if answer:
             self._send(answer)
         if mute:
@@ -197,20 +197,29 @@ class IncomingConnection:
         link.carry(self._connection, 0, self._decoder.rest())
         return link
 
-    def _go_on(self, link: Link, frame: Naming) -> None:
-        """The link's connection broke, or the initiator says so; it has received as much as it says, or nothing yet."""
+    def _give_to(self, link: AcceptedLink) -> None:
+        """It is the link's, until that is over, or sleeps; where the link came from is asked with what was proved."""
+        assert self.migration
+        link.via, link.come_back = self.via, self._come_back
+        link.inquire = partial(self._acceptor.inquiries.begin, self.migration.name, self._token)
+
+    def _go_on(self, link: AcceptedLink, frame: Naming) -> None:
+        """The link slept, or its connection broke, or the initiator says so; it has received as much as it says, or
+        nothing yet.
+        """
         received = frame.received if isinstance(frame, Resume) else 0
         link.outgoing.since(received)  # raises, before anything is given up, if that cannot be
         if not link.is_mute:
             self._send(encode(Accepted(link.incoming.received)))
         self._hand_over()
-        link.via = self.via
-        count(self._acceptor.context.totals.links_broken, "resumed")
+        self._give_to(link)
+        if not link.is_asleep:
+            count(self._acceptor.context.totals.links_broken, "resumed")
         link.carry(self._connection, received, self._decoder.rest())
 
-    def _come_back(self) -> None:
-        """The link that it carried is over at both ends: it may name another one."""
-        if not self._acceptor.welcome_back(self):
+    def _come_back(self, of_use: bool) -> None:
+        """The link that it carried is over at both ends, or asleep: it may name another one."""
+        if not of_use or not self._acceptor.welcome_back(self):
             self.close()
             return
         self.state = handshake.freed(self.state)

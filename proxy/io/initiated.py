@@ -1,4 +1,6 @@
-"""The initiator's end of a link: it dials, and dials again when a connection breaks, until it is given up."""
+"""The initiator's end of a link: it dials, and dials again when a connection breaks, until it is given up. While it is
+asleep nobody dials; when it has something to carry, or the other end rings (`proxy.io.bell`), it waits for its turn.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ import logging
 import secrets
 from typing import Protocol
 
+from proxy.core import wire
 from proxy.core.errors import Code
 from proxy.core.link import Event, State, step
 from proxy.core.stream import Mark
-from proxy.core.wire import Fault, Join, Open, Resume, Switch, WireError
-from proxy.io.connection import why
+from proxy.core.wire import NO_FLOW, Fault, Join, Open, Resume, Switch, WireError
+from proxy.io.bell import Bell
 from proxy.io.context import Context, count
 from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.link import Link
@@ -43,19 +46,31 @@ class InitiatedLink(Link):
     GONE_SECONDS = 2.0
     """So long a port may be closed: then the proxy that had the flows is dead."""
 
-    def __init__(self, context: Context, pool: LinkPool, opening: Join | Open | Switch, owner: Owner) -> None:
+    def __init__(
+        self, context: Context, pool: LinkPool, opening: Join | Open | Switch | wire.Bell, owner: Owner
+    ) -> None:
         super().__init__(context, opening.link, str(pool.destination))
         self.accepted = False
         """The other end has it."""
-        self.pool = pool
+        self.pool = self.group = pool
         self._opening = opening
         self._owner: Owner | None = owner
         self._dialled: DialledConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._interval = self.SOONEST_SECONDS
-        self._give_up_at = 0.0
+        self._asked_at = self._give_up_at = 0.0
         self._closed_since = 0.0
-        self._sent = self._resuming = False
+        self._has_asked = self._resuming = False
+        self._in_step = False
+        """It was asleep, and the next connection is the first one since: each end knows how much the other one has."""
+        self._asks = False
+        """It waits for its turn to have a connection."""
+        self._mends = False
+        """The connection that it asks for takes the place of one that broke."""
+        self._is_called = False
+        """It is to be woken as soon as it is asleep."""
+        self._yields = False
+        """The other end needs its descriptor: the connection is of no more use to anybody."""
         self._waits = False
         """For `dial`: it was reserved, and nobody may need it."""
         self._ready = False
@@ -66,6 +81,11 @@ class InitiatedLink(Link):
         """The other end has it, for a flow that nobody knows yet (`proxy.io.reserved`)."""
         self._waits = True
 
+    def be_asleep(self) -> None:
+        super().be_asleep()
+        self._waits = self.accepted = True
+        self.bell.add(self)
+
     def be_for(self, flow: int, owner: Owner) -> None:
         """This is the flow that it was reserved for. Nothing is sent before `dial`."""
         self._opening, self._owner, self._ready = Join(flow, self.number), owner, False
@@ -74,7 +94,7 @@ class InitiatedLink(Link):
         """For the first time. Its owner hears link_ready (perhaps at once) and link_accepted, or link_denied."""
         self._give_up_at = self.context.loop.time() + patience_seconds
         waited, self._waits = self._waits, False
-        if waited and self.state is State.CARRYING:
+        if waited and self.state in (State.CARRYING, State.ASLEEP):
             self._tell_ready()
         else:
             self._ask()
@@ -89,24 +109,25 @@ class InitiatedLink(Link):
         # If nothing has come, the other end may not know it, and need not: the first frame says the same once more.
         self._resuming = self.incoming.received > 0 or (self.accepted and not isinstance(self._opening, Join))
         named = Resume(self._opening.flow, self.number, self.incoming.received) if self._resuming else self._opening
-        try:
-            self.pool.ask(named, self, fresh=self._sent)
-        except OSError as error:  # no descriptor left
-            self._try_again(Lost(why(error)))
+        self._mends, self._asked_at = self.state is State.BROKEN, self.context.loop.time()
+        self._asks, self._yields = True, False
+        self.pool.ask(named, self, fresh=self._has_asked and not self._in_step)
 
     # What its dialled connection says
 
     def link_dialled(self, dialled: DialledConnection) -> None:
-        self._dialled = dialled
+        """Its turn has come: that it had to wait for that is no failure."""
+        self._dialled, self._asks = dialled, False
+        self._give_up_at += self.context.loop.time() - self._asked_at
 
     def link_sendable(self, dialled: DialledConnection) -> None:
-        """A stream that nothing has been sent of need not wait for the answer."""
-        early = not (self._sent or self._resuming or isinstance(self._opening, Switch))
-        self._sent = True
+        """A stream that nothing has been sent of need not wait for the answer, nor does one that had slept."""
+        early = self._in_step or not (self._has_asked or self._resuming or isinstance(self._opening, Switch))
+        self._has_asked, self._in_step = True, False
         if early and dialled.connection:
             dialled.hand_over()
             self._carrier = dialled
-            self.carry(dialled.connection, 0, reads=False)
+            self.carry(dialled.connection, self._sent, reads=False)
             self._tell_ready()
 
     def link_accepted(self, received: int, rest: bytes) -> None:
@@ -115,7 +136,7 @@ class InitiatedLink(Link):
         connection = dialled.connection
         if connection is None or self.state is State.OVER:
             return
-        again = self.accepted
+        again = self.accepted and self._mends
         self._carrier = dialled
         try:
             if connection is not self._line.connection:
@@ -135,7 +156,7 @@ class InitiatedLink(Link):
         self.read(rest)
 
     def link_lost(self, lost: Lost) -> None:
-        self._dialled = None
+        self._dialled, self._asks, self._in_step = None, False, False
         if self.state is State.OVER:
             return
         if lost.final:
@@ -152,12 +173,69 @@ class InitiatedLink(Link):
         self.state = step(self.state, Event.FINISHED)
         return True
 
-    def _be_freed(self) -> None:
-        carrier = self._carrier
-        if self.state is not State.CLOSING or not carrier:
+    def _heed(self, turn: Mark) -> None:
+        self.incoming.turn = None
+        if turn is Mark.YIELD:
+            self._yields = True
+            if self.may_rest:
+                self.rest()
+            self.pool.be_crowded()
+        elif turn is Mark.FREE and self._drowsy:
+            self._be_lent()
+        elif turn is Mark.FREE and self.state is State.CLOSING:
+            self._be_freed()
+        else:
             self._distrust(WireError(Fault.ORDER))
-        elif self._leave():
+
+    def _be_freed(self) -> None:
+        """Where one of its connections broke before the other end saw it, this one has been half closed meanwhile."""
+        carrier = self._carrier
+        if not self._clean:
+            self._over(Event.FREED)
+        elif self._leave() and carrier:
             carrier.come_back()
+
+    # Its sleep
+
+    @property
+    def bell(self) -> Bell:
+        """By which the other end says that it is to be woken."""
+        return bell_of(self.context, self.pool)
+
+    @property
+    def may_rest(self) -> bool:
+        return super().may_rest and self.accepted and self._dialled is None
+
+    def rest(self) -> None:
+        self.bell.add(self)
+        self._doze(Mark.SLEEP)
+
+    def _dozes(self) -> None:
+        """FREE comes."""
+
+    def _be_lent(self) -> None:
+        carrier, yields, self._yields = self._carrier, self._yields, False
+        self._fall_asleep()
+        if carrier:
+            carrier.come_back(of_use=not yields)
+        called, self._is_called = self._is_called, False
+        if called:
+            self._stir()
+        else:
+            self._turn_over()
+
+    def wake(self) -> None:
+        """The other end has rung: it has something to carry. That may come before its FREE, by another connection."""
+        if self._drowsy:
+            self._is_called = True
+        else:
+            self._stir()
+
+    def _rouse(self) -> None:
+        self._in_step = True
+        self._give_up_at = self.context.loop.time() + self.pool.relink_seconds
+        self._interval, self._closed_since = self.SOONEST_SECONDS, 0.0
+        self._ask()
 
     # Another connection
 
@@ -177,7 +255,7 @@ class InitiatedLink(Link):
             self._closed_since = 0.0
         elif not self._closed_since:
             self._closed_since = now
-        gone = self._sent and self._closed_since and now - self._closed_since >= self.GONE_SECONDS
+        gone = self._has_asked and self._closed_since and now - self._closed_since >= self.GONE_SECONDS
         if gone or now >= self._give_up_at or self._is_pointless:
             self._deny(lost)
         else:
@@ -185,8 +263,8 @@ class InitiatedLink(Link):
 
     @property
     def _is_pointless(self) -> bool:
-        """The flow was reset before anything went over the link: nobody has to hear of it."""
-        return not self._sent and self.outgoing.mark is Mark.RESET
+        """The flow was reset before anybody at the other end knew of the link."""
+        return not (self._has_asked or self.accepted) and self.outgoing.mark is Mark.RESET
 
     def _later(self, reason: str) -> None:
         self._timer = self.context.loop.call_later(self._interval, self._ask)
@@ -204,9 +282,25 @@ class InitiatedLink(Link):
         super()._over(event)
         if self._timer:
             self._timer.cancel()
-        if not self.accepted or self._dialled:
+        if self._asks or self._dialled:
             self.pool.withdraw(self, self._dialled)
-        self._timer = self._dialled = self._owner = None
+        self._timer = self._dialled = self._owner = self._carrier = None
+        if self.pool.bell:
+            self.pool.bell.discard(self)
+
+
+def bell_of(context: Context, pool: LinkPool) -> Bell:
+    """The pool's, which is hung when it is needed."""
+
+    def hang(bell: Bell) -> InitiatedLink:
+        link = InitiatedLink(context, pool, wire.Bell(NO_FLOW, number()), bell)
+        link.stay()
+        link.dial(pool.relink_seconds)
+        return link
+
+    if pool.bell is None:
+        pool.bell = Bell(hang)
+    return pool.bell
 
 
 def number() -> int:

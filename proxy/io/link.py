@@ -7,7 +7,6 @@ what it does with its connections is `proxy.io.carrier`'s.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from proxy.core.stream import ACK_BYTES, HEADER, HEADER_BYTES, MAX_DATA_BYTES, M
 from proxy.core.wire import WireError
 from proxy.io.carrier import Carrier
 from proxy.io.context import Context
-from proxy.io.relay import Giver, Taker
+from proxy.io.relay import Giver, Leg, Taker
 
 _DATA = int(Mark.DATA) << 24
 RESET_SECONDS = 1.0
@@ -73,7 +72,7 @@ class Link(Carrier):
         self._giver = giver
         giver.start()
 
-    def take_to(self, leg: socket.socket, failed: Callable[[], None]) -> None:
+    def take_to(self, leg: Leg, failed: Callable[[], None]) -> None:
         self._taken = True
         self.taker.start(leg, failed)
         if self.incoming.mark:
@@ -94,8 +93,11 @@ class Link(Carrier):
         frame = scratch.keep(length)
         outgoing.keep(frame, size)
         sent = line.send(frame)
-        if sent < length and line.connection is not None:
-            line.queue(memoryview(frame)[sent:])
+        if sent < length:
+            if line.connection is None:
+                self._stir()
+            else:
+                line.queue(memoryview(frame)[sent:])
         return self.has_room
 
     def end(self) -> None:
@@ -138,8 +140,8 @@ class Link(Carrier):
             self._check_end()
         if self.outgoing.mark:
             self._check()
-        if incoming.free:
-            self._be_freed()
+        if incoming.turn:
+            self._heed(incoming.turn)
 
     def _handed(self, size: int) -> None:
         """So much more was handed on to the leg, or dropped with it."""

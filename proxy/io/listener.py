@@ -79,6 +79,10 @@ class HeldListener:
         self._context.poller.forget(self._sock)
         self._sock.close()
 
+    def _pause_if_listening(self) -> None:
+        if self._listening:
+            self._wait(self.EXHAUSTED_SECONDS)
+
     def _resume(self) -> None:
         self._pause = None
         self._listening = True
@@ -91,14 +95,16 @@ class HeldListener:
 
     def _accept_some(self) -> int:
         for count in range(self.ACCEPTS_A_CALLBACK):
+            if not self._context.lending.take_for_leg():
+                self._pause_if_listening()
+                return count
             try:
-                with self._sock.dup():  # one for its link, too: it is dialled at once
-                    sock, peer = self._sock.accept()
+                sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return count
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM) and self._listening:
-                    self._wait(self.EXHAUSTED_SECONDS)
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._pause_if_listening()
                 return count
             self._taken(sock, address.endpoint(peer), address.endpoint(sock.getsockname()))
         return self.ACCEPTS_A_CALLBACK

@@ -97,10 +97,14 @@ class OutboundMigration:
 
     async def prepare(self) -> None:
         """Dial at least one link, so that a destination that cannot be reached is known before the freeze."""
+        lending, spare = self.context.lending, self.plan.spare_links
+        lending.promise(self, self.plan.flows)
         try:
-            await self.links.prepare(max(1, self.plan.links + self.plan.spare_links))
-            await self._reserved.prepare(self.plan.links)
+            links = min(self.plan.links, max(0, lending.room - spare))
+            await self.links.prepare(max(1, links + spare))
+            await self._reserved.prepare(links, self.plan.flows)
         except BaseException:
+            lending.promise(self, 0)
             self._reserved.close()
             self.links.close()
             raise
@@ -155,6 +159,7 @@ class OutboundMigration:
     def _hold(self, state: Outbound, flows: int, expected: int) -> None:
         self.state = state
         self.context.totals.flows_adopted += flows
+        self.context.lending.promise(self, self.plan.flows - len(self.legs))
         if not self._limit.is_due and len(self.legs) >= expected:
             self._later.do_in(LATER_SECONDS + expected * LATER_SECONDS_EACH)
             self._limit.begin(self.plan.policy.max_held_bytes)
@@ -164,6 +169,7 @@ class OutboundMigration:
         if self._repointed:
             return self._repointed
         self.state = outbound(self.state, Call.REPOINT)
+        self.context.lending.promise(self, 0)
         self._limit.cancel()
         held = list(self.flows.values())
         self._reserved.close()
@@ -188,6 +194,7 @@ class OutboundMigration:
         if self.state is Outbound.REPOINTED and self.live_flows and not force:
             raise ProxyError(Code.STILL_RELAYED, f"{self.live_flows} flows of {self.name} are still relayed")
         self._limit.cancel()
+        self.context.lending.promise(self, 0)
         self.addresses.release(repointed=self.state is Outbound.REPOINTED)
         for flow in list(self.flows.values()):
             flow.tell(Event.RELEASE)
@@ -237,7 +244,7 @@ class OutboundMigration:
         ends = self._ends(item.flow, item.peer, item.local)
         # A socket that is closed has no leg any more: one that has its ends is that of the peer's next connection.
         number = item.flow if live.state == TcpState.CLOSE else ends.number
-        link = None if item.given_up else self._reserved.take()
+        link = None if item.given_up else self._reserved.take(number)
         named = link.number if link else 0
         given_up = bool(item.given_up)
         leg = make_leg(number, ends.peer, ends.app, snapshot, live, named, given_up=given_up)
@@ -254,8 +261,10 @@ class OutboundMigration:
         if (known := self.legs.get(item.flow)) is not None:  # the agent has not heard our answer
             sock.close()
             return PairedLeg(known.flow, known.link, snapshot.unread)
-        expected, link = self._foreseen[item.flow], self._reserved.take()
-        number, named = expected.leg.flow, link.number if link else 0
+        expected = self._foreseen[item.flow]
+        number = expected.leg.flow
+        link = self._reserved.take(number)
+        named = link.number if link else 0
         self.legs[item.flow] = msgspec.structs.replace(expected.leg, link=named)
         self._later.add(partial(self._held, number, expected.ends, expected.direction, sock, snapshot, link))
         return PairedLeg(number, named, snapshot.unread)

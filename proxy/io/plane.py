@@ -40,7 +40,7 @@ from proxy.io.flow import Flow
 from proxy.io.inbound import InboundMigration
 from proxy.io.outbound import OutboundMigration
 from proxy.io.retirement import Retirement
-from proxy.sys import address, limits, privileges
+from proxy.sys import address, privileges
 from proxy.sys.routing import Routing
 
 VERSION = importlib.metadata.version("midstream")
@@ -117,7 +117,7 @@ class Plane:
             self._share_listeners(plan.follows, True, plan.relink_seconds)
         elif migration.plan.token.lower() != plan.token.lower():
             raise ProxyError(Code.CONFLICT, f"{name} was prepared with another token")
-        return Prepared()
+        return Prepared(self.context.lending.room)
 
     def inbound_named(self, name: str) -> InboundMigration:
         try:
@@ -234,7 +234,7 @@ class Plane:
             flows=sum(not flow.is_over and not flow.is_idle for _, flow in self.flows()),
             held_flows=len(held),
             held_bytes=sum(flow.held_bytes for flow in held),
-            spare_descriptors=limits.spare_descriptors(self.context.kernel),
+            spare_descriptors=self.context.lending.spare + self.context.lending.lendable,
             cleartext_links=self.context.tls is None,
         )
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 from collections import deque
 from math import ceil
 
 from proxy.api import DIAL_SECONDS, DIAL_SECONDS_EACH, Endpoint
-from proxy.core import handshake
+from proxy.core import handshake, wire
 from proxy.core.errors import Code, ProxyError
 from proxy.core.handshake import Dialling
-from proxy.core.wire import Asking, Hello, encode
+from proxy.core.wire import Asking, Hello, Watch, encode
+from proxy.io.bell import Bell
 from proxy.io.connection import why
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, LinkUser, Lost
+
+ONCE = wire.Bell, Watch
+"""What is asked for once, and not for each link."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class LinkPool:
@@ -31,6 +37,9 @@ class LinkPool:
     BUSY = 64
     """So many are dialled at the same time for those who ask; who comes after them waits for one of these, or for one
     that comes back. Were all dialled for at once, a machine too busy for so many handshakes would end few in time."""
+    CROWDED_SECONDS, TRY_SECONDS = 60.0, 1.0
+    """So long after the other end has wanted a descriptor back nobody is dialled for, which would cost it another; but
+    for one in so long, for it may have some again."""
     REFILL_SECONDS = 0.05
     """Between two that are dialled for that: a handshake takes milliseconds of both machines; flows need them more."""
 
@@ -48,6 +57,7 @@ class LinkPool:
         self._greeting: set[DialledConnection] = set()
         self._asked: set[DialledConnection] = set()
         """Those that were dialled for somebody, until they are greeted."""
+        self._crowded_until = self._tries_at = 0.0
         self._waiting: deque[tuple[Asking, LinkUser]] = deque()
         self._changed = asyncio.Event()
         self._why_lost = ""
@@ -55,6 +65,8 @@ class LinkPool:
         self._at_once = min(self.AT_FIRST, self.AT_ONCE)
         self._retreat: asyncio.TimerHandle | None = None
         """Set while it stands by."""
+        self.bell: Bell | None = None
+        """By which the other end has links woken."""
         self._refilling: asyncio.TimerHandle | None = None
 
     @property
@@ -89,33 +101,77 @@ class LinkPool:
     async def _greet(self, links: int) -> None:
         while (links or self._greeting) and not self._why_lost:
             if links and len(self._greeting) < self._at_once:
-                self._greeting.add(self._dial())
+                try:
+                    self._greeting.add(self._dial())
+                except OSError as error:
+                    self._why_lost = why(error)
                 links -= 1
                 continue
             self._changed.clear()
             await self._changed.wait()
 
     def ask(self, frame: Asking, user: LinkUser, *, fresh: bool = False) -> None:
-        """Name a link on an idle connection, or on one dialled for it; `fresh`: the idle ones may be broken too.
+        """Name a link on an idle connection, or on one dialled for it; `fresh`: the idle ones may be broken too, and
+        whoever asks has waited already.
 
-        The user hears of it at once, or once it is his turn. Raises OSError where there is no descriptor.
+        The user hears of it at once, or once it is his turn: when there is a descriptor, or one is lent.
         """
-        if fresh:
-            self._dial().ask(frame, user)
-            return
-        if self._idle:
+        if self._idle and not fresh:
             self._idle.popleft().ask(frame, user)
-        elif len(self._asked) < self.BUSY:
-            self._dial_for(frame, user)
-        else:
-            self._waiting.append((frame, user))
-        if self._retreat:
+        elif not (fresh or len(self._asked) < self.BUSY) or not self._dial_for(frame, user, counted=not fresh):
+            self._wait(frame, user, first=fresh)
+        if self._retreat and not fresh:
             self.stand_by()
 
-    def _dial_for(self, frame: Asking, user: LinkUser) -> None:
-        connection = self._dial()
-        self._asked.add(connection)
+    def _dial_for(self, frame: Asking, user: LinkUser, *, counted: bool = True) -> bool:
+        """Whether there was a descriptor, as there is for whatever is asked for `ONCE`."""
+        if not (self._may_dial or isinstance(frame, ONCE)):
+            return False
+        try:
+            connection = self._dial()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                return False
+            self._context.loop.call_soon(user.link_lost, Lost(why(error)))
+            return True
+        self._tries_at = self._context.loop.time() + self.TRY_SECONDS
+        if counted:
+            self._asked.add(connection)
         connection.ask(frame, user)
+        return True
+
+    def _wait(self, frame: Asking, user: LinkUser, *, first: bool) -> None:
+        if first:
+            self._waiting.appendleft((frame, user))
+        else:
+            self._waiting.append((frame, user))
+        if len(self._asked) < self.BUSY:
+            self._context.lending.seek(self)
+
+    @property
+    def wanted(self) -> int:
+        """So many wait for a descriptor."""
+        return len(self._waiting) - len(self._asked)
+
+    def be_crowded(self) -> None:
+        """The other end has no descriptors left: for a while whoever waits here has what others give up, but for one
+        now and then."""
+        now = self._context.loop.time()
+        self._crowded_until, self._tries_at = now + self.CROWDED_SECONDS, now + self.TRY_SECONDS
+
+    @property
+    def is_crowded(self) -> bool:
+        now = self._context.loop.time()
+        return now < self._crowded_until and now < self._tries_at and self._context.lending.of(self) > 0
+
+    @property
+    def _may_dial(self) -> bool:
+        """Whether there is a descriptor for it, at either end as far as is known."""
+        return not self.is_crowded and self._context.lending.take()
+
+    def go_on(self) -> None:
+        """There may be descriptors."""
+        self._serve()
 
     def withdraw(self, user: LinkUser, connection: DialledConnection | None) -> None:
         """The user wants none any more; `connection` is the one that it has been given, if it was."""
@@ -130,10 +186,9 @@ class LinkPool:
         """Those who wait, as far as it may be dialled for them."""
         while self._waiting and len(self._asked) < self.BUSY:
             frame, user = self._waiting.popleft()
-            try:
-                self._dial_for(frame, user)
-            except OSError as error:  # no descriptor left
-                user.link_lost(Lost(why(error)))
+            if not self._dial_for(frame, user):
+                self._wait(frame, user, first=True)
+                return
 
     def stand_by(self) -> None:
         """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then.
@@ -159,7 +214,7 @@ class LinkPool:
     def _refill(self) -> None:
         self._refilling = None
         with contextlib.suppress(OSError):  # no descriptor left: they can be done without
-            if len(self._idle) + len(self._greeting) < self.SPARES:
+            if len(self._idle) + len(self._greeting) < self.SPARES and self._may_dial:
                 self._greeting.add(self._dial())
                 self._refill_later()
 

@@ -66,6 +66,14 @@ class Room(Protocol):
     def give(self, size: int) -> bool: ...
 
 
+class Leg(Protocol):
+    """What a taker hands on to: a socket that does not block, or what stands for one."""
+
+    def fileno(self) -> int: ...
+    def send(self, data: memoryview, /) -> int: ...
+    def sendmsg(self, pieces: list[memoryview], /) -> int: ...
+
+
 class Giver:
     """From a leg to a link. `ended` is called once, after the last byte before the FIN was given; `failed` once. After
     either it does nothing more by itself."""
@@ -138,7 +146,7 @@ class Taker:
         self._poller = poller
         self._handed = handed
         self._failed: Callable[[], None] | None = None
-        self._leg: socket.socket | None = None
+        self._leg: Leg | None = None
         self._backlog: list[memoryview] = []
         self._writing = False
         self.discarding = False
@@ -148,7 +156,7 @@ class Taker:
         self.moved = 0
         """Bytes handed to the leg."""
 
-    def start(self, leg: socket.socket, failed: Callable[[], None]) -> None:
+    def start(self, leg: Leg, failed: Callable[[], None]) -> None:
         """Hand on to this leg from now on, and first what has come already."""
         self._leg, self._failed = leg, failed
         if self._backlog:
@@ -186,7 +194,7 @@ class Taker:
             self._write_when_possible(True)
         self._handed(sent)
 
-    def _send(self, leg: socket.socket, pieces: list[memoryview]) -> int:
+    def _send(self, leg: Leg, pieces: list[memoryview]) -> int:
         """How many bytes the leg took; -1: it has failed."""
         try:
             sent = leg.send(pieces[0]) if len(pieces) == 1 else leg.sendmsg(pieces[:_MAX_PIECES])

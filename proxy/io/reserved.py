@@ -27,13 +27,16 @@ class ReservedLinks:
         self._ready: deque[InitiatedLink] = deque()
         self._changed = asyncio.Event()
         self._why_lost = ""
+        self._lends = False
+        """There are fewer than flows: the others get one that sleeps."""
 
     @property
     def ready(self) -> int:
         return len(self._ready)
 
-    async def prepare(self, count: int) -> None:
-        """Have so many. Raises LINK_FAILED with the reason."""
+    async def prepare(self, count: int, flows: int = 0) -> None:
+        """Have so many, for so many flows. Raises LINK_FAILED with the reason."""
+        self._lends = count < flows
         while (count > 0 or self._asked) and not self._why_lost:
             if count > 0 and len(self._asked) < LinkPool.AT_ONCE:
                 self._ask()
@@ -41,6 +44,10 @@ class ReservedLinks:
                 continue
             self._changed.clear()
             await self._changed.wait()
+        if self._lends and not self._why_lost:
+            self._pool.be_crowded()
+            if not await initiated.bell_of(self._context, self._pool).hang():
+                self._why_lost = "nobody hears there what sleeps here"
         if self._why_lost:
             raise ProxyError(Code.LINK_FAILED, f"link to {self._pool.destination}: {self._why_lost}")
 
@@ -49,12 +56,18 @@ class ReservedLinks:
         self._asked.add(link)
         link.dial(self.PATIENCE_SECONDS)
 
-    def take(self) -> InitiatedLink | None:
-        """One that is some flow's from now on, if there is one: the flow's leg says so to the other end."""
+    def take(self, flow: int) -> InitiatedLink | None:
+        """The flow's from now on, if there is one: its leg says so to the other end."""
         while self._ready:
             if not (link := self._ready.popleft()).is_over:
                 return link
-        return None
+        return self._asleep(flow) if self._lends else None
+
+    def _asleep(self, flow: int) -> InitiatedLink:
+        """One that has no connection before there is something to carry."""
+        link = InitiatedLink(self._context, self._pool, Join(flow, initiated.number()), self)
+        link.be_asleep()
+        return link
 
     def close(self) -> None:
         """Those that nobody took are for nobody."""
@@ -62,6 +75,8 @@ class ReservedLinks:
             link.close()
         self._asked.clear()
         self._ready.clear()
+        if self._pool.bell:
+            self._pool.bell.settle()
 
     # What a link says to whoever asked for it
 

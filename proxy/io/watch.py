@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from proxy.core.errors import Code
 from proxy.core.wire import Watch
-from proxy.io.connection import why
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.pool import LinkPool
@@ -48,10 +47,7 @@ class EndWatch:
 
     def _ask(self) -> None:
         self._timer = None
-        try:
-            self._links.ask(Watch(), self, fresh=True)
-        except OSError as error:  # no descriptor left
-            self.link_lost(Lost(why(error)))
+        self._links.ask(Watch(), self, fresh=True)
 
     def link_dialled(self, dialled: DialledConnection) -> None:
         self._dialled = dialled

@@ -6,6 +6,7 @@ The data path's recv_into and send do not: they are on plain sockets in `proxy.i
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import sys
 from pathlib import Path
@@ -61,4 +62,7 @@ class Kernel:
         Path(path).write_text(text)
 
     def names_in(self, path: str) -> list[str]:
-        return [entry.name for entry in Path(path).iterdir()]
+        return os.listdir(path)  # noqa: PTH208  a Path for each of thousands takes ten times as long
+
+    def size_of(self, path: str) -> int:
+        return Path(path).stat().st_size

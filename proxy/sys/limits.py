@@ -72,6 +72,9 @@ def restore_backlog(kernel: Kernel, listener: socket.socket, backlog: int) -> No
 
 
 def spare_descriptors(kernel: Kernel) -> int:
-    """How many more this process may open (RLIMIT_NOFILE, getrlimit(2))."""
+    """How many more this process may open (RLIMIT_NOFILE, getrlimit(2)).
+
+    How many are open is the folder's size since Linux 6.2 (K: proc_fd_getattr); before that it is 0.
+    """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(0, most - len(kernel.names_in("/proc/self/fd")))
+    return max(0, most - (kernel.size_of("/proc/self/fd") or len(kernel.names_in("/proc/self/fd"))))

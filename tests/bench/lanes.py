@@ -35,7 +35,7 @@ copied out again. With TLS both have to."""
 IDLE = """\
 Memory is what stays resident in the two proxies together, per connection; the kernel's buffers are the same for both.
 Both check certificates at both ends. Of ours OpenSSL keeps some 41 kB for a TLS link's two ends; the rest is objects.
-A relayed connection has two descriptors in each proxy, so `ulimit -n` (20,000 here) bounds one proxy to some 9,900."""
+A relayed connection has two descriptors in each proxy, or one where others need it more: `ulimit -n` is 20,000 here."""
 
 
 def ratio(relay: Relay, of: Of, lane: str = MIDSTREAM, to: str = RIVAL) -> Spread | None:

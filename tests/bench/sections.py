@@ -43,7 +43,7 @@ async def freeze(figures: Figures, say: Say) -> None:
 
 
 async def scale(figures: Figures, say: Say) -> None:
-    """The same with one connection, with a thousand, and with as many as the limit of descriptors allows."""
+    """The same with one connection, with a thousand, and with more than there are descriptors for links."""
     await _pairs(figures, say, "scale", FEW, figures.plan.one_pairs)
     await _pairs(figures, say, "scale", MANY, figures.plan.thousand_pairs)
     for connections, pairs in figures.plan.crowds.items():

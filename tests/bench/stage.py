@@ -37,7 +37,10 @@ AFTER_SECONDS = 1.3
 """And after it: longer than a lost packet's first retransmission. What is due then is waited for in any case."""
 
 CROWD = 1000
-"""More connections than this are as many as fit: a relayed one has two descriptors in each proxy."""
+"""With more connections than this a newcomer's descriptors, and what it asks for, are missed elsewhere."""
+
+HALF_IDLE = 10_000
+"""Of so many half ask nothing: they are more than there are descriptors for links, and flows lend these each other."""
 
 MAX_HOLD_SECONDS = 60.0
 """What is measured is how long it takes: not to be taken back because that is long."""
@@ -72,7 +75,10 @@ def options_for(scene: Stage, connections: int) -> Options:
             host=scene.a.address, port=demo.PORT, connections=1, subscribers=0, channels=0, bulk=0, probe_seconds=0
         )
     probe_seconds = 0.005 if connections <= CROWD else 0.05  # a newcomer needs descriptors too
-    return Options(host=scene.a.address, port=demo.PORT, connections=connections, probe_seconds=probe_seconds)
+    idle = connections // 2 if connections >= HALF_IDLE else 0
+    return Options(
+        host=scene.a.address, port=demo.PORT, connections=connections, idle=idle, probe_seconds=probe_seconds
+    )
 
 
 @asynccontextmanager

@@ -14,10 +14,10 @@ from tests.harness.talker import Talker
 
 
 class Move:
-    def __init__(self, rig: Rig, clients: int = 0, host: str = "0.0.0.0", dial: str = "") -> None:
+    def __init__(self, rig: Rig, clients: int = 0, host: str = "0.0.0.0", dial: str = "", backlog: int = 16) -> None:
         self.rig = rig
         self.host = host
-        self.workload = rig.workload(host, dial=dial)
+        self.workload = rig.workload(host, backlog, dial=dial)
         self.bases: dict[int, tuple[int, int]] = {}
         self.clients = [self.join() for _ in range(clients)]
 

@@ -51,7 +51,7 @@ def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
         (lambda _: b"GET / HTTP/1.0\r\n\r\n", ["bad_request"]),
         (lambda _: b"\x16\x03\x01" + bytes(200), ["bad_request"]),
         (lambda _: b"MIDS\x01" + bytes(20), ["bad_request"]),
-        (lambda _: b"MIDS\x04\x01\xff\xff", ["bad_request"]),
+        (lambda _: b"MIDS\x05\x01\xff\xff", ["bad_request"]),
         (lambda _: encode(Join(5, 1)), ["bad_request"]),
         (lambda _: encode(Hello(own_rig.migration, token)), ["forbidden"]),
         (lambda _: hello(bytes(32)), ["forbidden"]),

@@ -68,7 +68,7 @@ def test_calls_in_the_wrong_state_change_nothing(rig: Rig) -> None:
     assert rig.a.call("PUT", f"/v1/outbound/{rig.migration}", rig.plan(links=2))[1] == {"links": 2}
     assert rig.a.call("PUT", f"/v1/outbound/{rig.migration}", rig.plan(links=3))[1]["error"]["code"] == "conflict"
     assert rig.b.call("PUT", f"/v1/inbound/{rig.migration}", {"token": TOKEN})[1]["error"]["code"] == "conflict"
-    assert rig.b.ok("PUT", f"/v1/inbound/{rig.migration}", {"token": rig.token}) == {"links": 0}
+    assert rig.b.ok("PUT", f"/v1/inbound/{rig.migration}", {"token": rig.token})["links"] > 0
     for _ in range(2):
         assert rig.b.ok("POST", f"/v1/inbound/{rig.migration}/resume") == {"resumed": 0}
         assert rig.a.ok("POST", f"/v1/outbound/{rig.migration}/repoint") == {

@@ -6,8 +6,11 @@ from checkpoint.api import Inspection, Problem, Room, Workload
 from controller.core.choose import Choice
 from controller.core.errors import Refused
 from controller.core.plan import (
+    LEAST_LINKS,
+    SPARE_DESCRIPTORS,
     SPARE_LINKS,
     PodFacts,
+    links_that_fit,
     make_plan,
     refuse_what_cannot_move,
     too_few_descriptors,
@@ -154,12 +157,15 @@ def test_whose_a_port_is_that_our_own_proxy_has(port, hint):
     assert hint in problem.hint
 
 
-@pytest.mark.parametrize(("spare", "refused"), [(2 * (1000 + SPARE_LINKS) + 64, False), (2 * 1000, True)])
-def test_each_proxy_needs_two_descriptors_a_connection(spare, refused):
-    found = too_few_descriptors("a", 1000, spare)
-    assert [problem.code for problem in found] == ["no-descriptors"] * refused
-    if refused:
-        assert (
-            f"pod a may open 2000 more descriptors; 1000 connections need {2 * (1000 + SPARE_LINKS) + 64}"
-            in found[0].message
-        )
+def test_each_proxy_needs_a_descriptor_a_connection_and_some_to_lend():
+    needed = 1000 + 2 * SPARE_LINKS + LEAST_LINKS + SPARE_DESCRIPTORS
+    assert too_few_descriptors("a", 1000, needed) == []
+    (problem,) = too_few_descriptors("a", 1000, needed - 1)
+    assert problem.code == "no-descriptors"
+    assert problem.message == "the proxy of pod a has descriptors for 999 connections more, and 1000 are to be moved"
+    assert "for 0 connections more" in too_few_descriptors("a", 1, 5)[0].message
+
+
+@pytest.mark.parametrize(("room", "links"), [(2 * SPARE_LINKS + 10, 10), (20_000, 1000), (3, 0)])
+def test_no_more_links_are_made_than_fit_beside_the_legs(room, links):
+    assert links_that_fit(1000, room) == links

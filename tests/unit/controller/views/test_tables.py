@@ -105,6 +105,9 @@ def test_flows(console: Console) -> None:
     row = said(console).splitlines()[-2]
     for words in ("10.0.0.4:5000", "[fd00::2]:6379", "inbound", "joined", "2.0 KiB", "9 B"):
         assert words in row
+    sleeping = {"pod": "a", **msgspec.to_builtins(msgspec.structs.replace(view, link="asleep"))}
+    show_flows_table([sleeping], console)
+    assert "joined, asleep" in said(console).splitlines()[-2]
 
 
 def test_records(console: Console) -> None:

@@ -99,9 +99,9 @@ def test_another_connection_begins_with_a_header() -> None:
     ("sent", "fault"),
     [
         (HEADER.pack(0, 0), Fault.KIND),
-        (HEADER.pack(6 << 24, 0), Fault.KIND),
-        (header(Mark.FREE, 0, 0), Fault.ORDER),
-        (header(Mark.RESET, 0, 0) + header(Mark.FREE, 0, 0), Fault.ORDER),
+        (HEADER.pack(8 << 24, 0), Fault.KIND),
+        (header(Mark.FREE, 0, 0) + header(Mark.ACK, 0, 0), Fault.ORDER),
+        (header(Mark.SLEEP, 0, 0) + data(b"x"), Fault.ORDER),
         (header(Mark.END, 0, 0) + 2 * header(Mark.FREE, 0, 0), Fault.ORDER),
         (header(Mark.END, 0, 0) + header(Mark.FREE, 0, 0) + b"M", Fault.ORDER),
         (HEADER.pack(Mark.ACK << 24 | 1, 0), Fault.LENGTH),

@@ -10,6 +10,7 @@ from proxy.core.wire import (
     MAX_PAYLOAD_BYTES,
     VERSION,
     Accepted,
+    Bell,
     Challenge,
     Decoder,
     Fault,
@@ -34,6 +35,7 @@ FRAMES: list[Frame] = [
     Switch(2**48 - 1, 0),
     Resume(7, 8, 2**64 - 1),
     Watch(),
+    Bell(0, 2**64 - 1),
     Open(7, 8, Endpoint("10.1.2.3", 40000), Endpoint("fd00::1", 7000)),
     Accepted(),
     Accepted(2**64 - 1),
@@ -96,7 +98,7 @@ def test_garbage_is_known_by_its_first_bytes(data: bytes) -> None:
     [
         ((b"MIDS", 1, Kind.HELLO, 0), Fault.VERSION),
         ((b"MIDS", VERSION, Kind.HELLO, MAX_PAYLOAD_BYTES + 1), Fault.LENGTH),
-        ((b"MIDS", VERSION, 10, 0), Fault.KIND),
+        ((b"MIDS", VERSION, 11, 0), Fault.KIND),
         ((b"MIDS", VERSION, 0, 0), Fault.KIND),
     ],
 )

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from proxy.core.wire import Accepted, Hello, Join, Refused, encode
-from proxy.io import acceptor
+from proxy.io import acceptor, lending
 from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.dialled import answers, dial, greeted
@@ -70,3 +70,16 @@ async def test_the_end_closes_every_link(plane: Plane) -> None:
         plane.acceptor.close()
         assert await answers(stranger, 1) == []
         assert await answers(known, 1) == []
+
+
+async def test_without_a_descriptor_they_wait_in_the_backlog(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A level-triggered listener would be looked at for ever."""
+    spare = [0]
+    monkeypatch.setattr(lending, "COUNT_SECONDS", -1.0)
+    monkeypatch.setattr(plane.context.lending, "_count", lambda: spare[0])
+    async with await dial(plane) as dialled:
+        await parts.eventually(lambda: plane.acceptor.wanted == 1)
+        assert not plane.acceptor._listening
+        spare[0] = 1000
+        await dialled.challenged()
+    await parts.eventually(lambda: plane.acceptor._listening and not plane.acceptor._strangers)

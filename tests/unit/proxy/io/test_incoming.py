@@ -58,10 +58,10 @@ async def test_the_number_of_a_connection_that_was_not_wanted_back_is_free(plane
         (link,) = plane.inbound["m"].links.values()
         assert isinstance(link, AcceptedLink)
         migration = plane.inbound.pop("m")
-        assert link._come_back
+        assert link.come_back
         descriptor = link._line.connection.fileno() if link._line.connection else -1
         link._leave()
-        link._come_back()
+        link.come_back(True)
         assert descriptor not in plane.context.poller._watched
         plane.inbound["m"] = migration
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.api import Endpoint
 from proxy.core.errors import Code, ProxyError
-from proxy.core.wire import Join, Refused, encode
+from proxy.core.wire import Bell, Join, Refused, encode
 from proxy.io.context import Context
 from proxy.io.dialling import Lost
 from proxy.io.initiated import InitiatedLink
@@ -334,3 +334,67 @@ async def test_one_that_is_lost_speaks_for_its_share_of_those_who_wait(
     await parts.eventually(lambda: all(user.lost for user in users))
     assert all(user.lost and user.lost.port_closed for user in users)
     pool.close()
+
+
+class Carrying:
+    """A link that could lend its connection."""
+
+    may_rest = is_idle = is_unused = True
+
+    def __init__(self, pool: LinkPool) -> None:
+        self.group = pool
+        self.asked = 0
+
+    def rest(self) -> None:
+        self.asked += 1
+
+
+async def test_without_a_descriptor_whoever_asks_waits_until_there_is_one(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And somebody is asked to give up his."""
+    spare = [0]
+    monkeypatch.setattr(context.lending, "_count", lambda: spare[0])
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    link = Carrying(pool)
+    context.lending.add(link)
+    pool.ask(Join(7, 1), user)
+    await parts.eventually(lambda: link.asked == 1)
+    assert pool.wanted == 1
+    assert user.given is None
+    spare[0] = 1000
+    await destination.take()
+    await parts.eventually(lambda: user.given is not None)
+    assert pool.wanted <= 0
+    pool.withdraw(user, user.given)
+    context.lending.close()
+
+
+async def test_where_the_other_end_has_no_descriptors_few_are_dialled(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LinkPool, "TRY_SECONDS", 0.2)
+    pool, users = LinkPool(context, destination.endpoint, "m", TOKEN), [User(), User(), User()]
+    link = Carrying(pool)
+    context.lending.add(link)
+    pool.be_crowded()
+    for number, user in enumerate(users):
+        pool.ask(Join(7, number + 1), user)
+    assert len(pool._asked) == 0
+    await parts.eventually(lambda: link.asked == 1)
+    await parts.eventually(lambda: len(pool._asked) == 1)  # one now and then
+    context.lending.discard(link)  # nobody could lend: then it is tried with all of them
+    await parts.eventually(lambda: all(user.given for user in users))
+    for user in users:
+        pool.withdraw(user, user.given)
+    context.lending.close()
+
+
+async def test_a_bell_waits_for_nobody(
+    context: Context, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context.lending, "_count", lambda: 0)
+    pool, user = LinkPool(context, destination.endpoint, "m", TOKEN), User()
+    pool.ask(Bell(0, 1), user)
+    assert user.given
+    pool.withdraw(user, user.given)

@@ -39,11 +39,11 @@ async def test_each_is_for_one_flow(reserved: ReservedLinks, destination: Destin
         await answer(destination)
     await task
     assert reserved.ready == 2
-    first, second = reserved.take(), reserved.take()
+    first, second = reserved.take(1), reserved.take(2)
     assert first
     assert second
     assert first.number != second.number
-    assert reserved.take() is None
+    assert reserved.take(3) is None
     for link in (first, second):
         link.close()
 
@@ -56,7 +56,7 @@ async def test_one_that_broke_is_for_nobody(reserved: ReservedLinks, destination
     destination.links[0].close()
     await parts.eventually(lambda: link.state is State.BROKEN)
     link.lose("it was given up")
-    assert reserved.take() is None
+    assert reserved.take(1) is None
 
 
 async def test_a_destination_that_says_no(reserved: ReservedLinks, destination: Destination) -> None:

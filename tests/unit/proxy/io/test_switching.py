@@ -52,6 +52,22 @@ async def test_it_changes_over_and_nothing_is_lost(moved: parts.Moved) -> None:
     await parts.eventually(lambda: len(flow.path.links) == 1)
 
 
+async def test_it_changes_over_while_its_links_sleep(moved: parts.Moved) -> None:
+    flow = flow_of(moved.plane)
+    for _ in range(2):
+        link = flow.path.link
+        assert link
+        await parts.eventually(lambda link=link: link.may_rest)
+        link.rest()
+        await parts.eventually(lambda link=link: link.is_asleep)
+        assert await switching(moved).run()
+        await parts.eventually(lambda: len(flow.path.links) == 1)  # the old one has been woken to end
+    assert flow.path.link
+    flow.path.link.rest()
+    await exchange(moved)
+    assert moved.plane.context.totals.links_refused == moved.plane.context.totals.links_broken == {}
+
+
 async def test_a_young_newcomer_that_is_not_known_yet_is_asked_for_again(
     moved: parts.Moved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
