@@ -3,7 +3,8 @@ Pure.
 
 It travels by whole chunks (`CHUNK_BYTES`, at multiples of it). Of each that it has sent the giver remembers **tags**,
 one for each unit of a few pages, not the bytes; the taker keeps the bytes, each chunk in a **slot**. Once the workload
-stands still its memory is read again: what has the same tags is the same, and is taken from the slot.
+stands still its memory is read again: what has the same tags is the same, and is taken from the slot. The taker hears
+of that before it asks for anything else.
 
 That is right only of what has arrived. So whatever is sent has a number, and whoever connects says how many have come:
 the chunks that were sent after that are forgotten. Nobody has to know where a connection broke.
@@ -11,12 +12,12 @@ the chunks that were sent after that are forgotten. Nobody has to know where a c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
-from checkpoint.core.pagewire import Answer
+from checkpoint.core.pagewire import Answer, Same, placed
 
 UNIT_BYTES = 4 * PAGE_BYTES
 """What is compared as one. The tag of a page takes 3 us, of four pages 4.6, of 64 pages 43; but a workload that writes
@@ -41,11 +42,6 @@ class Chunk(NamedTuple):
 
     process: int
     image: int
-
-
-def chunk_of(process: int, image: int) -> Chunk:
-    """The one that has this address."""
-    return Chunk(process, image - image % CHUNK_BYTES)
 
 
 def whole(ranges: Collection[tuple[int, int]]) -> list[int]:
@@ -112,6 +108,16 @@ class Slot(NamedTuple):
     zeros: int
 
 
+class Part(NamedTuple):
+    """`size` bytes at `image`, in a process, that are the same: `pages`, and zeros between them."""
+
+    process: int
+    image: int
+    size: int
+    pages: list[tuple[int, int, int]]
+    """Some in a row each: at which address, at which offset of the taker's store, how many bytes."""
+
+
 class Kept:
     """The taker's: which slot has which chunk."""
 
@@ -138,10 +144,33 @@ class Kept:
         self.number = one.number
         return self._slots[chunk]
 
-    def find(self, process: int, image: int) -> Slot | None:
-        """Where what begins at `image` is kept; None: nowhere."""
-        chunk = chunk_of(process, image)
-        slot = self._slots.get(chunk)
+    def parts(self, same: Iterable[Same]) -> list[Part]:
+        """Where that is kept which is the same. Raises AgentError BAD_REQUEST for what never came."""
+        found: list[Part] = []
+        for one in same:
+            slot = self.slot(one)
+            for place, _, size in placed(one.pages):
+                image = one.image + place
+                if found and found[-1].process == one.process and found[-1].image + found[-1].size == image:
+                    found[-1] = found[-1]._replace(size=found[-1].size + size)
+                else:
+                    found.append(Part(one.process, image, size, []))
+                span = (1 << size // PAGE_BYTES) - 1 << place // PAGE_BYTES
+                for at, _, some in placed(one.pages & span & ~slot.zeros):
+                    _add(found[-1].pages, one.image + at, slot.offset + at, some)
+        return found
+
+    def slot(self, one: Same) -> Slot:
+        """Where its chunk is kept. Raises AgentError BAD_REQUEST where that never came."""
+        slot = self._slots.get(Chunk(one.process, one.image))
         if slot is None:
-            return None
-        return Slot(slot.offset + image - chunk.image, slot.zeros >> (image - chunk.image) // PAGE_BYTES)
+            raise AgentError(Code.BAD_REQUEST, f"memory of process {one.process} at {one.image:#x} never came")
+        return slot
+
+
+def _add(pages: list[tuple[int, int, int]], image: int, offset: int, size: int) -> None:
+    """As one with the last of them, where it follows that in both places."""
+    if pages and (last := pages[-1])[0] + last[2] == image and last[1] + last[2] == offset:
+        pages[-1] = (*last[:2], last[2] + size)
+    else:
+        pages.append((image, offset, size))

@@ -46,28 +46,24 @@ class Put(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some pages in a row: `size` bytes for `address`, at `offset` of the answer's body; None: they are all zeros.
-    `kept`: not of the body, but of what was sent ahead, each page in its place."""
+    """Some pages in a row: `size` bytes for `address`, at `offset` of the answer's body; None: they are all zeros."""
 
     address: int
     offset: int | None
     size: int
-    kept: bool = False
 
 
-def pieces(put: Put, present: int, kept: int = 0) -> list[Piece]:
+def pieces(put: Put, present: int) -> list[Piece]:
     """What is to be put where, of an answer that has the pages of `present` one after the other."""
     found: list[Piece] = []
     page, end = put.offset // PAGE_BYTES, (put.offset + put.size) // PAGE_BYTES
-    last_of_runs = (present ^ present >> 1) | (kept ^ kept >> 1) | 1 << end - 1
+    last_of_runs = present ^ present >> 1 | 1 << end - 1
     while page < end:
         rest = last_of_runs >> page
         run = (rest & -rest).bit_length()
-        is_kept = bool(kept >> page & 1)
-        before = page if is_kept else (present & (1 << page) - 1).bit_count()
-        is_there = is_kept or present >> page & 1
+        before = (present & (1 << page) - 1).bit_count()
         address = put.address + page * PAGE_BYTES - put.offset
-        found.append(Piece(address, before * PAGE_BYTES if is_there else None, run * PAGE_BYTES, is_kept))
+        found.append(Piece(address, before * PAGE_BYTES if present >> page & 1 else None, run * PAGE_BYTES))
         page += run
     return found
 
@@ -114,17 +110,22 @@ class Space:
             start, end = ranges.gap(address, start, end)
         return start, end
 
-    def next(self, size: int = CHUNK_BYTES, *, whole: bool = False) -> Ask | None:
-        """What to ask for in the background; None when everything is there or asked for. `whole`: no more than of one
-        chunk, as chunks are sent ahead, at multiples of their size."""
+    def next(self, size: int = CHUNK_BYTES) -> Ask | None:
+        """What to ask for in the background; None when everything is there or asked for."""
         found = self._wanted.after(self._cursor)
         if found is None:
             return None
         start = self._cursor if found.start < self._cursor < found.end else found.start
-        part = found.part(start, start + size)
-        if whole:
-            part = part.part(start, start + CHUNK_BYTES - part.image % CHUNK_BYTES)
-        return self._ask(part)
+        return self._ask(found.part(start, start + size))
+
+    def unmoved(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What of these addresses, as at the snapshot, is still to be asked for, and in its place: start and end."""
+        return [(one.start, one.end) for one in self._wanted.within(start, end) if one.start == one.image]
+
+    def filled(self, start: int, end: int) -> None:
+        """What `unmoved` gives of it is there."""
+        for one in self.unmoved(start, end):
+            self._wanted.cut(*one)
 
     def _ask(self, part: Range) -> Ask:
         self._wanted.cut(part.start, part.end)

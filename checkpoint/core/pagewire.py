@@ -5,31 +5,34 @@
 | taker | GET | kind, process, space, number, image address, size |
 | taker | NOW | as GET: somebody waits for it |
 | taker | EARLY | the same; number: so many chunks sent ahead have come; size: so many bytes there is room for |
-| taker | DONE | the same, all but the kind 0: every page has come |
+| taker | SAME | the same, all but the kind 0: what of that is as it came? |
+| taker | DONE | as SAME: every page has come |
 | giver | answer to a GET or NOW, in their order | header; then the present pages |
 | giver | answer to EARLY: for each chunk | header, with process, its number and image; then the present pages |
-| giver | end of the answer to EARLY; answer to DONE | the header, all 0 |
+| giver | answer to SAME: for some chunks each | header, with how many; then a page: process, image, same of each |
+| giver | end of the answer to EARLY and to SAME; answer to DONE | the header, all 0 |
 
 The header of the giver: space, number, size, present, same, image.
 
-`process` is the PID at the source. `space` and `number` are the taker's own, and come back as they went. `present` and
-`same` have a bit for each page, the first one's the lowest: a page that is present follows, in their order; one that is
-the same is as it was sent ahead (`checkpoint.core.early`); any other is all zeros.
+`process` is the PID at the source. `space`, from 1 on, and `number` are the taker's own, and come back as they went.
+`present` and `same` have a bit for each page, the first one's the lowest: a page that is present follows, in their
+order; one that is the same is as it was sent ahead (`checkpoint.core.early`); any other is all zeros.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 
-GET, DONE, NOW, EARLY = 1, 2, 3, 4
+GET, DONE, NOW, EARLY, SAME = 1, 2, 3, 4, 5
 
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIQQQQ")
+_SAME = struct.Struct("<QQQ")
 REQUEST_BYTES = _REQUEST.size
 ANSWER_BYTES = _ANSWER.size
 _ADDRESS_END = 1 << 63
@@ -66,7 +69,7 @@ def decode_request(raw: bytes) -> Request:
     """Raises AgentError BAD_REQUEST for what no taker says."""
     one = Request(*_REQUEST.unpack(raw))
     aligned = one.image % PAGE_BYTES == 0 and one.size % PAGE_BYTES == 0
-    if one == Request(DONE) or one == Request(EARLY, number=one.number, size=one.size):
+    if one in (Request(DONE), Request(SAME)) or one == Request(EARLY, number=one.number, size=one.size):
         return one
     if (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
             and one.image + one.size < _ADDRESS_END):  # fmt: skip
@@ -85,6 +88,30 @@ def decode_answer(raw: bytes) -> Answer:
     if one.size > CHUNK_BYTES or (one.present | one.same) >> pages or one.present & one.same:
         raise AgentError(Code.BAD_REQUEST, f"no answer with memory: {one}")
     return one
+
+
+class Same(NamedTuple):
+    """Of a chunk that was sent ahead: `pages` has a bit for each that is as it was."""
+
+    process: int
+    image: int
+    pages: int
+
+
+MOST_SAME = PAGE_BYTES // _SAME.size
+
+
+def encode_same(some: Sequence[Same]) -> bytes:
+    """Header and page; at most MOST_SAME."""
+    head = encode_answer(Answer(0, len(some), PAGE_BYTES, 0b1))
+    return head + b"".join([_SAME.pack(*one) for one in some]).ljust(PAGE_BYTES, b"\0")
+
+
+def decode_same(one: Answer, page: memoryview) -> list[Same]:
+    """Raises AgentError BAD_REQUEST for what no giver says."""
+    if one != Answer(0, one.number, PAGE_BYTES, 0b1) or one.number > MOST_SAME:
+        raise AgentError(Code.BAD_REQUEST, f"no list of what is the same: {one}")
+    return [Same(*found) for found in _SAME.iter_unpack(page[: one.number * _SAME.size])]
 
 
 def squeeze(view: memoryview, same: int = 0) -> int:

@@ -71,17 +71,25 @@ class Ranges:
             end = min(end, self._all[place].start)
         return start, end
 
+    def within(self, start: int, end: int) -> list[Range]:
+        """Whatever lies within `start` and `end`."""
+        return [one.part(start, end) for one in self._all[self._hit(start, end)]]
+
     def cut(self, start: int, end: int) -> list[Range]:
         """Take out whatever lies within `start` and `end`; gives it."""
-        first = bisect_right(self._all, start, key=_end)
-        last = bisect_left(self._all, end, key=_start)
-        if first >= last or start >= end:
-            return []
-        hit = self._all[first:last]
+        place = self._hit(start, end)
+        hit = self._all[place]
         left = [one.part(one.start, start) for one in hit[:1] if one.start < start]
         left += [one.part(end, one.end) for one in hit[-1:] if one.end > end]
-        self._all[first:last] = left
+        if hit:
+            self._all[place] = left
         return [one.part(start, end) for one in hit]
+
+    def _hit(self, start: int, end: int) -> slice:
+        """Where those are that have something between."""
+        first = bisect_right(self._all, start, key=_end)
+        last = bisect_left(self._all, end, key=_start)
+        return slice(first, last if start < end else first)
 
 
 def _start(one: Range) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from checkpoint import aligned
 from checkpoint.core import manifest
 from checkpoint.core.errors import AgentError, Code
 
@@ -108,11 +109,11 @@ def _read(fd: int, span: Span, chunk: int) -> memoryview:
     Of the last chunk a byte more is asked for than there is, so that an end that moved shows.
     """
     if not hasattr(_OF_THREAD, "buffer"):
-        _OF_THREAD.buffer = bytearray(manifest.CHUNK_BYTES + 1)
+        _OF_THREAD.buffer = aligned.room(manifest.CHUNK_BYTES + 1)
     start = chunk * manifest.CHUNK_BYTES
     wanted = min(manifest.CHUNK_BYTES, span.size - start)
     is_last = start + wanted == span.size
-    view = memoryview(_OF_THREAD.buffer)[: wanted + is_last]
+    view: memoryview = _OF_THREAD.buffer[: wanted + is_last]
     if os.preadv(fd, [view], start) != wanted:
         raise _changed(span)
     return view[:wanted]

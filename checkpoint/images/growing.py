@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from checkpoint import aligned
 from checkpoint.core import manifest
 
 LOOK_SECONDS = 0.004
@@ -32,7 +33,7 @@ class Growing:
     def __init__(self, folder: Path, key: bytes, known: Tags | None = None) -> None:
         """`known`: of files that are there already."""
         self._folder, self._cipher = folder, AESGCM(key)
-        self._buffer = memoryview(bytearray(manifest.CHUNK_BYTES))
+        self._buffer = aligned.room(manifest.CHUNK_BYTES)
         self.tags: Tags = {name: list(tags) for name, tags in (known or {}).items()}
         """Its own until the end."""
         self._over = threading.Event()

@@ -148,14 +148,16 @@ class Giver:
                 urgency.step_back()
                 early.send(one.number, one.size, give)
                 urgency.claim()
-            if one.kind in (pagewire.EARLY, pagewire.DONE):
+            if one.kind == pagewire.SAME and early is not None:
+                for same in early.same():
+                    give(pagewire.encode_same(same))
+            if one.kind in (pagewire.EARLY, pagewire.SAME, pagewire.DONE):
                 give(pagewire.encode_answer(Answer(0, 0, 0)))
                 if one.kind == pagewire.DONE:
                     return True
                 continue
             mine.someone_waits(one.kind == pagewire.NOW)
-            same = 0 if early is None else early.same(one.process, one.image, one.size)
-            give(self._memory.answer(one, same))
+            give(self._memory.answer(one))
         return False
 
 

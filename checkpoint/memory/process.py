@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from checkpoint.core.early import Part
 from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space, pieces
 from checkpoint.core.pagewire import GET, Request
 from checkpoint.memory import uffd
@@ -44,21 +45,34 @@ class Process:
     def request(self, ask: Ask, kind: int = GET) -> Request:
         return Request(kind, self.pid, self.number, ask.number, ask.image, ask.size)
 
-    def put(self, number: int, body: int, present: int, slot: int = 0, kept: int = 0) -> None:
-        """Put an answer where it belongs now. Its body, the pages of `present`, is at our address `body`; the pages of
-        `kept` are in their places from our address `slot` on."""
+    def put(self, number: int, body: int, present: int) -> None:
+        """Put an answer where it belongs now. Its body, the pages of `present`, is at our address `body`."""
         if self.space.is_asked(number):
-            self._insist(lambda: self._put(number, body, present, slot, kept))
+            self._insist(lambda: self._put(number, body, present))
             self.space.done(number)
 
-    def _put(self, number: int, body: int, present: int, slot: int, kept: int) -> None:
+    def _put(self, number: int, body: int, present: int) -> None:
         """Raises Gone and Changing; then it may be done again, for what is there stays."""
         for part in self.space.arrived(number):
-            for one in pieces(part, present, kept):
+            for one in pieces(part, present):
                 if one.offset is None:
                     uffd.zero(self.fd, one.address, one.size)
                 else:
-                    uffd.copy(self.fd, one.address, (slot if one.kept else body) + one.offset, one.size)
+                    uffd.copy(self.fd, one.address, body + one.offset, one.size)
+
+    def fill(self, part: Part, store: int) -> None:
+        """Put what was kept, at our address `store`, where it was at the snapshot; what is wanted there no more is left
+        out. The zeros between are there: nobody has put anything else there."""
+        self._insist(lambda: self._fill(part, store))
+        self.space.filled(part.image, part.image + part.size)
+
+    def _fill(self, part: Part, store: int) -> None:
+        """Raises Gone and Changing; then it may be done again, for what is there stays."""
+        for start, end in self.space.unmoved(part.image, part.image + part.size):
+            for image, offset, size in part.pages:
+                first, last = max(start, image), min(end, image + size)
+                if first < last:
+                    uffd.copy(self.fd, first, store + offset + first - image, last - first)
 
     def _zero(self, address: int) -> None:
         """All of its neighbours as well: who takes new memory into use takes more of it. Raises Gone and Changing."""

@@ -7,6 +7,7 @@ import errno
 import os
 import struct
 
+from checkpoint import aligned
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.core.pagewire import ANSWER_BYTES, Answer, Request, encode_answer, squeeze
 
@@ -21,7 +22,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._fds: dict[int, int] = {}
-        self._buffer = bytearray(ANSWER_BYTES + CHUNK_BYTES)
+        self._buffer = aligned.room(CHUNK_BYTES, ANSWER_BYTES)
 
     def open(self, pids: list[int]) -> None:
         """Raises OSError."""
@@ -34,19 +35,16 @@ class Memory:
             os.close(fd)
         self._fds.clear()
 
-    def answer(self, one: Request, same: int = 0) -> memoryview:
+    def answer(self, one: Request) -> memoryview:
         """The answer to a request, header and pages in one piece: they go out in one packet where they fit into one.
-        Valid until the next; the pages of `same` are not in it.
+        Valid until the next.
 
         Raises OSError or KeyError for memory that is not there.
         """
-        whole = memoryview(self._buffer)[: ANSWER_BYTES + one.size]
+        whole = self._buffer[: ANSWER_BYTES + one.size]
         pages = whole[ANSWER_BYTES:]
-        present = 0
-        if same != (1 << one.size // PAGE_BYTES) - 1:
-            self.read(pages, one.process, one.image)
-            present = squeeze(pages, same)
-        head = Answer(one.space, one.number, one.size, present, same)
+        self.read(pages, one.process, one.image)
+        head = Answer(one.space, one.number, one.size, squeeze(pages))
         whole[:ANSWER_BYTES] = encode_answer(head)
         return whole[: ANSWER_BYTES + head.body_bytes]
 

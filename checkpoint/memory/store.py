@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
-from checkpoint.core.early import Kept
-from checkpoint.core.errors import AgentError, Code
-from checkpoint.core.pages import PAGE_BYTES, Ask
-from checkpoint.core.pagewire import EARLY, Answer, Request, placed
+from checkpoint.core.early import Kept, Part
+from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
+from checkpoint.core.pagewire import EARLY, SAME, Answer, Request, Same, placed
 from checkpoint.memory import uffd
 
-_GROUP_BYTES = 2 << 20
+GROUP_BYTES = 2 << 20
 """Given back at once: a large page. So the copy grows as this shrinks, and both together take little more than one."""
 
 
@@ -21,10 +21,16 @@ class Store:
         """It takes no more than that."""
         self._kept = Kept(limit_bytes)
         self._limit_bytes = limit_bytes
-        self._buffer = uffd.Buffer(-(-max(limit_bytes, 1) // _GROUP_BYTES) * _GROUP_BYTES)
-        self._used: Counter[int] = Counter()
+        self._buffer = uffd.Buffer(-(-max(limit_bytes, 1) // GROUP_BYTES) * GROUP_BYTES)
+        self._settled: set[int] = set()
+        """By the offsets of their slots, the chunks of which it is known what is the same."""
+        self._chunks_settled: Counter[int] = Counter()
+        """By group."""
         self.coming = True
         """Whether the giver sends ahead: else what it says are answers to what it was asked."""
+        self.settled = False
+        """Whether all that is the same is where it belongs: the rest is to be asked for."""
+        self._asked = False
         self.kept_bytes = 0
         """What was put into the processes as it came."""
 
@@ -35,7 +41,7 @@ class Store:
 
     def welcome(self) -> Request:
         """What is said first over each connection."""
-        self.coming = True
+        self.coming, self._asked = True, False
         return Request(EARLY, number=self._kept.number, size=self._limit_bytes)
 
     def take(self, one: Answer, body: memoryview) -> None:
@@ -47,23 +53,27 @@ class Store:
         for place, offset, size in placed(one.present):
             self._buffer.view[at + place : at + place + size] = body[offset : offset + size]
 
-    def find(self, process: int, ask: Ask, same: int) -> tuple[int, int]:
-        """Our address of what was kept for `ask`, and which of its pages are to be taken from there: of those that are
-        the same the ones that are not zeros. Raises AgentError BAD_REQUEST where they were never sent."""
-        slot = self._kept.find(process, ask.image)
-        if slot is None:
-            if same:
-                raise AgentError(Code.BAD_REQUEST, f"memory of process {process} at {ask.image:#x} never came")
-            return 0, 0
-        self.kept_bytes += same.bit_count() * PAGE_BYTES
-        return self._buffer.address + slot.offset, same & ~slot.zeros
+    def question(self) -> Request | None:
+        """What to say once the restored processes are there; None: it was said, or the answer to `welcome` lasts."""
+        if self.coming or self._asked:
+            return None
+        self._asked = True
+        return Request(SAME)
 
-    def used(self, process: int, ask: Ask) -> None:
-        """The answer to `ask` is where it belongs: what was kept for it goes."""
-        slot = self._kept.find(process, ask.image)
-        if slot is None:
-            return
-        group = slot.offset // _GROUP_BYTES
-        self._used[group] += ask.size
-        if self._used[group] == _GROUP_BYTES:
-            self._buffer.forget(group * _GROUP_BYTES, _GROUP_BYTES)
+    def settle(self, same: Sequence[Same], fill: Callable[[Part, int], None]) -> None:
+        """These are as they came: `fill` is given each part, and our address of the store. Then what was kept of these
+        chunks goes. Raises AgentError for what no giver says."""
+        for part in self._kept.parts(same):
+            fill(part, self._buffer.address)
+        for one in same:
+            offset = self._kept.slot(one).offset
+            if offset not in self._settled:
+                self._settled.add(offset)
+                self.kept_bytes += one.pages.bit_count() * PAGE_BYTES
+                self._forget(offset // GROUP_BYTES)
+
+    def _forget(self, group: int) -> None:
+        """One chunk of it is wanted no more; with the last of them its memory goes."""
+        self._chunks_settled[group] += 1
+        if self._chunks_settled[group] == GROUP_BYTES // CHUNK_BYTES:
+            self._buffer.forget(group * GROUP_BYTES, GROUP_BYTES)

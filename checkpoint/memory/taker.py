@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.core import pagewire
+from checkpoint.core.early import Part
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pacing import LULL_SECONDS, Pace
-from checkpoint.core.pages import Space
+from checkpoint.core.pages import PAGE_BYTES, Space
 from checkpoint.core.pagewire import Answer, Request
 from checkpoint.memory import channel, uffd, urgency
 from checkpoint.memory.connection import Connection
@@ -179,14 +180,19 @@ class Taker:
         self._dare(lambda: self._giver().say(*requests))
 
     def _ask_more(self) -> None:
-        """Keep the window of the background full, one process after the other."""
+        """Keep the window of the background full, one process after the other; before that, have what came ahead put
+        in its places."""
+        if self._store is not None and not self._store.settled:
+            if self._restored and self._pace.begun and (question := self._store.question()) is not None:
+                self._ask(question)
+            return
         ahead = self._pace.ahead(time.monotonic())
         requests: list[Request] = []
         room = ahead.window - sum(one.space.asked_count for one in self._processes.values())
         room = room if room >= ahead.least else 0
         for _ in range(len(self._processes)):
             one = self._processes[1 + self._turn % len(self._processes)]
-            while len(requests) < room and (found := one.space.next(ahead.size, whole=self._store is not None)):
+            while len(requests) < room and (found := one.space.next(ahead.size)):
                 requests.append(one.request(found))
             if len(requests) >= room:
                 break
@@ -207,22 +213,27 @@ class Taker:
                 return
             if self._store is not None and self._store.coming:
                 self._keep(self._store, answer)
+            elif self._store is not None and not answer.space:
+                self._settle(self._store, answer)
             else:
-                self._put(self._processes[answer.space], answer)
+                self._processes[answer.space].put(answer.number, self._buffer.address, answer.present)
 
     def _keep(self, store: Store, answer: Answer) -> None:
         store.take(answer, self._buffer.view)
         if not store.coming:
             urgency.claim()
 
-    def _put(self, one: Process, answer: Answer) -> None:
-        ask = one.space.asked(answer.number)
-        if self._store is None or ask is None:
-            one.put(answer.number, self._buffer.address, answer.present)
+    def _settle(self, store: Store, answer: Answer) -> None:
+        if answer == Answer(0, 0, 0):
+            store.settled = True
             return
-        slot, kept = self._store.find(one.pid, ask, answer.same)
-        one.put(answer.number, self._buffer.address, answer.present, slot, kept)
-        self._store.used(one.pid, ask)
+
+        def fill(part: Part, address: int) -> None:
+            for one in self._processes.values():
+                if one.pid == part.process:
+                    one.fill(part, address)
+
+        store.settle(pagewire.decode_same(answer, self._buffer.view[:PAGE_BYTES]), fill)
 
     def _dare(self, act: Callable[[], None]) -> None:
         try:

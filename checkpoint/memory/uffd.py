@@ -87,7 +87,13 @@ def events(fd: int) -> list[Event]:
 
 def copy(fd: int, to: int, source: int, size: int) -> None:
     """Put `size` bytes at our address `source` there and wake who waits for them. Raises Gone and Changing."""
+    try:
+        fcntl.ioctl(fd, _COPY, _COPY_ARGS.pack(to, source, size, 0, 0))
+    except OSError:  # it did some of it at most
+        _copy_patiently(fd, to, source, size)
 
+
+def _copy_patiently(fd: int, to: int, source: int, size: int) -> None:
     def attempt(done: int, span: int) -> int:
         args = bytearray(_COPY_ARGS.pack(to + done, source + done, span, 0, 0))
         return _try(fd, _COPY, args, lambda: _COPY_ARGS.unpack(args)[4])

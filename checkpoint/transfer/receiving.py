@@ -12,6 +12,7 @@ from pathlib import Path
 
 import zstandard
 
+from checkpoint import aligned
 from checkpoint.core import parcel as wire
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import CHUNK_BYTES
@@ -105,7 +106,7 @@ class _Taker:
 
     def __init__(self, connection: ssl.SSLSocket, unpacking: Unpacking) -> None:
         self._connection, self._unpacking = connection, unpacking
-        self._buffer = memoryview(bytearray(wire.MAX_WIRE_BYTES))
+        self._buffer = aligned.room(wire.MAX_WIRE_BYTES)
         self._unpacker = zstandard.ZstdDecompressor()
 
     def run(self) -> None:

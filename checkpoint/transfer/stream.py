@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import zstandard
 
+from checkpoint import aligned
 from checkpoint.core import parcel as wire
 from checkpoint.core.errors import AgentError, Code, from_problem
 from checkpoint.core.manifest import CHUNK_BYTES
@@ -28,6 +29,8 @@ from checkpoint.transfer.shipment import Shipment
 
 WINDOW = 16
 """Parcels that may be unanswered: 16 MiB a stream fill 100 MiB/s at a round trip of 160 ms."""
+
+_HEAD_BYTES = wire.HEADER_BYTES + wire.MAX_PIECES * 300
 
 NOBODY_SECONDS = 2.0
 """So long a port may refuse connections before its agent counts as dead: it does not listen again under this one."""
@@ -48,7 +51,7 @@ class Stream:
 
     def __init__(self, number: int, folder: str, shipment: Shipment, dial: Dial) -> None:
         self._folder, self._shipment, self._dial = folder, shipment, dial
-        self._buffer = bytearray(wire.HEADER_BYTES + wire.MAX_PIECES * 300 + CHUNK_BYTES)
+        self._buffer = aligned.room(CHUNK_BYTES, _HEAD_BYTES)
         self._packer = zstandard.ZstdCompressor(level=1)
         self._unanswered: deque[int] = deque()
         self._connection: ssl.SSLSocket | None = None
@@ -112,8 +115,7 @@ class Stream:
         return self._shipment.next(patiently=True)
 
     def _send(self, connection: ssl.SSLSocket, parcel: Parcel) -> None:
-        head_room = len(self._buffer) - CHUNK_BYTES
-        plain = memoryview(self._buffer)[head_room : head_room + parcel.size]
+        plain = self._buffer[_HEAD_BYTES : _HEAD_BYTES + parcel.size]
         try:
             self._fill(plain, parcel)
         except AgentError:
@@ -127,9 +129,9 @@ class Stream:
         waited = self._shipment.throttle(len(head) + len(body))
         if packed is None:
             # In one piece: small ones go out in one packet.
-            start = head_room - len(head)
-            self._buffer[start:head_room] = head
-            connection.sendall(memoryview(self._buffer)[start : head_room + parcel.size])
+            start = _HEAD_BYTES - len(head)
+            self._buffer[start:_HEAD_BYTES] = head
+            connection.sendall(self._buffer[start : _HEAD_BYTES + parcel.size])
         else:
             connection.sendall(head + packed)
         before, self._on_the_wire = self._on_the_wire, wire_seconds(connection)

@@ -16,7 +16,12 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Unpacking:
-    """Of one folder; for several threads. A parcel may come twice."""
+    """Of one folder; for several threads. A parcel may come twice.
+
+    Nobody takes the room ahead by fallocate(2): tmpfs then has large pages, which a hypervisor that takes back what is
+    free has to give first, and which are cleared before they are written. A GiB came at 0.13 to 0.16 GB/s, without it
+    at 0.45.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

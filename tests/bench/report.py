@@ -67,8 +67,9 @@ METHOD = """\
 - **Much memory**: the demo's Redis filled with values that are written and read back at random during the move.
   CRIU alone dumps and restores one as large that nobody uses, in turn with the moves by stop-and-copy.
 - **Images**: direct, from a tmpfs to a tmpfs, between two processes over the loopback; the socket sends one buffer
-  again and again, and throws away what it gets. Through the store: SeaweedFS and its volumes on this machine and
-  disk; its own client does not speak S3. Damage: one bit of all the bytes there, restored before the next.
+  again and again, and throws away what it gets; in a run of its own it writes that into a new file. Through the store:
+  SeaweedFS and its volumes on this machine and disk; its own client does not speak S3. Damage:
+  one bit of all the bytes there, restored before the next.
 - Run it again: `make bench`; in two minutes and without writing this file: `make bench ARGS='--quick'`; a part:
   `make bench ARGS='--only demo,freeze'`. Its exit status says whether anything was lost, wrong or reset; no time
   makes it fail."""

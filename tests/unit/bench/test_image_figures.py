@@ -11,7 +11,10 @@ from tests.harness.measured import MACHINE
 
 def test_images_are_claimed_beside_their_floors_and_unnoticed_damage_makes_the_bench_fail():
     rates = ((0.8e9, 0), (0.6e9, 200 << 20))
-    pairs = [Pair(Carried(rate, 1 << 20, grown), Carried(1e9), Carried(rate + 0.1e9)) for rate, grown in rates]
+    plain = Carried(1e9)
+    pairs = [
+        Pair(Carried(rate, 1 << 20, grown), plain, Carried(rate + 0.1e9), Carried(rate * 2)) for rate, grown in rates
+    ]
     store = Store(1 << 20, "a server", 1e8, 2e8, 3e8, 4e8, 5e8, [Damage("one", 10, 10), Damage("other", 10, 9)])
     figures = Figures(
         plan=QUICK, sections=["transfer", "store"], machine=MACHINE, transfer=Transfer(1 << 30, pairs), store=store
@@ -19,6 +22,7 @@ def test_images_are_claimed_beside_their_floors_and_unnoticed_damage_makes_the_b
     assert [(row.what, row.measured, row.met) for row in targets.rows(figures)] == [
         ("direct transfer / TLS socket", "0.80", True),
         ("the same, over its own files", "0.90", None),
+        ("the same / TLS socket into a file", "0.50", None),
         ("an agent's memory meanwhile", "+200 MiB", False),
         ("through the store, written", "100 MB/s", None),
         ("through the store, read", "200 MB/s", None),

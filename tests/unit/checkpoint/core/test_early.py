@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoint.core.early import ALL_PAGES, TAG_BYTES, UNIT_BYTES, Chunk, Kept, Sent, Slot, another_pass, whole
+from checkpoint.core.early import ALL_PAGES, TAG_BYTES, UNIT_BYTES, Chunk, Kept, Part, Sent, Slot, another_pass, whole
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
-from checkpoint.core.pagewire import Answer
+from checkpoint.core.pagewire import Answer, Same
 
 ONE, OTHER = Chunk(5, 4 * CHUNK_BYTES), Chunk(6, 4 * CHUNK_BYTES)
 UNITS = CHUNK_BYTES // UNIT_BYTES
@@ -74,8 +74,48 @@ def test_a_chunk_has_a_slot_and_keeps_it():
     # The second page has something now, the first has nothing any more; the rest are as they were.
     assert kept.take(answer(3, present=0b10, same=ALL_PAGES & ~0b11)) == Slot(0, ALL_PAGES & ~0b10)
     assert (kept.number, kept.size) == (3, 2 * CHUNK_BYTES)
-    assert kept.find(ONE.process, ONE.image + PAGE_BYTES) == Slot(PAGE_BYTES, (ALL_PAGES >> 1) & ~0b1)
-    assert kept.find(7, ONE.image) is None
+    assert kept.slot(Same(*ONE, 0)) == Slot(0, ALL_PAGES & ~0b10)
+
+
+def part(image: int, size: int, *pages: tuple[int, int, int]) -> Part:
+    """In pages, behind the beginning of ONE."""
+    rows = [(ONE.image + at * PAGE_BYTES, offset * PAGE_BYTES, some * PAGE_BYTES) for at, offset, some in pages]
+    return Part(ONE.process, ONE.image + image * PAGE_BYTES, size * PAGE_BYTES, rows)
+
+
+def test_what_is_the_same_is_found_where_it_is_kept_and_what_follows_it_with_it():
+    pages = CHUNK_BYTES // PAGE_BYTES
+    then = Chunk(ONE.process, ONE.image + CHUNK_BYTES)
+    kept = Kept(3 * CHUNK_BYTES)
+    kept.take(answer(1, present=ALL_PAGES & ~0b0110))
+    kept.take(answer(2, present=ALL_PAGES, chunk=then))
+    kept.take(answer(3, present=ALL_PAGES, chunk=OTHER))
+    assert kept.parts([Same(*ONE, ALL_PAGES), Same(*then, 0b11)]) == [
+        part(0, pages + 2, (0, 0, 1), (3, 3, pages - 3 + 2)),  # the second and the third page were zeros
+    ]
+    assert kept.parts([Same(*ONE, 0b110100)]) == [part(2, 1), part(4, 2, (4, 4, 2))]
+    assert kept.parts([Same(*ONE, 0b1), Same(*OTHER, 0b1)])[1] == Part(
+        OTHER.process, OTHER.image, PAGE_BYTES, [(OTHER.image, 2 * CHUNK_BYTES, PAGE_BYTES)]
+    )
+    assert kept.parts([Same(*then, 0)]) == []
+
+
+def test_rows_whose_slots_do_not_follow_are_two():
+    then = Chunk(ONE.process, ONE.image + CHUNK_BYTES)
+    kept = Kept(2 * CHUNK_BYTES)
+    kept.take(answer(1, present=ALL_PAGES, chunk=then))
+    kept.take(answer(2, present=ALL_PAGES))
+    pages = CHUNK_BYTES // PAGE_BYTES
+    assert kept.parts([Same(*ONE, ALL_PAGES), Same(*then, ALL_PAGES)]) == [
+        part(0, 2 * pages, (0, pages, pages), (pages, 0, pages))
+    ]
+
+
+def test_what_never_came_cannot_be_the_same():
+    kept = Kept(CHUNK_BYTES)
+    with pytest.raises(AgentError) as caught:
+        kept.parts([Same(*ONE, 0)])
+    assert caught.value.code is Code.BAD_REQUEST
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Piece, Put, Space, pieces
+from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Put, Space, pieces
 
 BASE = 16 * CHUNK_BYTES
 
@@ -123,20 +123,16 @@ def test_each_page_comes_once_unless_the_process_dropped_it(steps):
     assert {page(number) for number in range(64)} - dropped <= set(there)
 
 
-def test_of_a_chunk_that_may_have_been_sent_ahead_no_more_than_its_end_is_asked_for():
-    one = Space([(page(3), page(130))])
-    asked = [one.next(whole=True) for _ in range(3)]
-    assert asked == [Ask(1, page(3), 61 * PAGE_BYTES), Ask(2, page(64), CHUNK_BYTES), Ask(3, page(128), 2 * PAGE_BYTES)]
-    assert (one.asked(2), one.asked(4)) == (asked[1], None)
-
-
-def test_what_was_kept_is_taken_from_its_place():
-    found = pieces(Put(page(0), PAGE_BYTES, 5 * PAGE_BYTES), present=0b1001, kept=0b110110)
-    assert found == [
-        Piece(page(0), PAGE_BYTES, 2 * PAGE_BYTES, kept=True),
-        Piece(page(2), PAGE_BYTES, PAGE_BYTES),
-        Piece(page(3), 4 * PAGE_BYTES, 2 * PAGE_BYTES, kept=True),
-    ]
+def test_what_came_ahead_fills_what_is_wanted_and_in_its_place():
+    one = Space([(page(0), page(8)), (page(16), page(24))])
+    one.fault(page(16))  # its answer comes
+    one.remapped(page(2), page(32), PAGE_BYTES)
+    assert one.unmoved(page(1), page(6)) == [(page(1), page(2)), (page(3), page(6))]
+    assert one.unmoved(page(8), page(33)) == []
+    one.filled(page(0), page(40))
+    assert one.left_bytes == 9 * PAGE_BYTES
+    assert one.next() == Ask(2, page(2), PAGE_BYTES)
+    assert one.asked_count == 2
 
 
 @given(st.integers(0, 63), st.integers(1, 64), st.integers(0, (1 << 64) - 1))

@@ -13,14 +13,19 @@ from checkpoint.core.pagewire import (
     DONE,
     EARLY,
     GET,
+    MOST_SAME,
     NOW,
     REQUEST_BYTES,
+    SAME,
     Answer,
     Request,
+    Same,
     decode_answer,
     decode_request,
+    decode_same,
     encode_answer,
     encode_request,
+    encode_same,
     placed,
     squeeze,
 )
@@ -28,7 +33,9 @@ from checkpoint.core.pagewire import (
 GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
 
 
-@pytest.mark.parametrize("one", [GOOD, GOOD._replace(kind=NOW), Request(DONE), Request(EARLY, number=9, size=1 << 40)])
+@pytest.mark.parametrize(
+    "one", [GOOD, GOOD._replace(kind=NOW), Request(DONE), Request(SAME), Request(EARLY, number=9, size=1 << 40)]
+)
 def test_a_request_comes_back_as_it_went(one):
     raw = encode_request(one)
     assert len(raw) == REQUEST_BYTES
@@ -39,8 +46,9 @@ def test_a_request_comes_back_as_it_went(one):
     "change",
     [
         {"kind": 0},
-        {"kind": 5},
+        {"kind": 6},
         {"kind": EARLY},
+        {"kind": SAME},
         {"kind": DONE},
         {"size": 0},
         {"size": CHUNK_BYTES + PAGE_BYTES},
@@ -75,6 +83,30 @@ def test_an_answer_comes_back_as_it_went_and_says_what_follows():
 def test_anything_else_is_no_answer(one):
     with pytest.raises(AgentError) as caught:
         decode_answer(encode_answer(one))
+    assert caught.value.code is Code.BAD_REQUEST
+
+
+@pytest.mark.parametrize("count", [0, 1, MOST_SAME])
+def test_what_is_the_same_is_listed(count):
+    some = [Same(1 << 22, at * CHUNK_BYTES, (1 << 64) - 1 - at) for at in range(count)]
+    raw = memoryview(encode_same(some))
+    head = decode_answer(bytes(raw[:ANSWER_BYTES]))
+    assert head.body_bytes == len(raw) - ANSWER_BYTES == PAGE_BYTES
+    assert decode_same(head, raw[ANSWER_BYTES:]) == some
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Answer(0, MOST_SAME + 1, PAGE_BYTES, 0b1),
+        Answer(1, 1, PAGE_BYTES, 0b1),
+        Answer(0, 1, PAGE_BYTES),
+        Answer(0, 1, 2 * PAGE_BYTES, 0b1),
+    ],
+)
+def test_anything_else_is_no_list(one):
+    with pytest.raises(AgentError) as caught:
+        decode_same(one, memoryview(bytes(PAGE_BYTES)))
     assert caught.value.code is Code.BAD_REQUEST
 
 

@@ -38,6 +38,8 @@ def test_what_comes_after_an_address_and_then_from_the_beginning():
 
 def test_a_cut_leaves_what_lies_outside():
     ranges = whole()
+    assert ranges.within(3, 12) == [Range(3, 5, 103), Range(10, 12, 110)]
+    assert ranges.within(12, 3) == []
     assert ranges.cut(3, 12) == [Range(3, 5, 103), Range(10, 12, 110)]
     assert list(ranges) == [Range(0, 3, 100), Range(12, 20, 112), Range(30, 40, 130)]
     assert ranges.cut(32, 34) == [Range(32, 34, 132)]

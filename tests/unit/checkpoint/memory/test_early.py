@@ -11,14 +11,14 @@ import threading
 
 import pytest
 
-from checkpoint.core.early import UNIT_BYTES
+from checkpoint.core.early import UNIT_BYTES, Part
 from checkpoint.core.errors import AgentError
-from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES, Ask, Put, pieces
-from checkpoint.core.pagewire import ANSWER_BYTES, GET, Answer, Request, decode_answer
+from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
+from checkpoint.core.pagewire import ANSWER_BYTES, GET, SAME, Answer, Request, Same, decode_answer
 from checkpoint.memory import scan
 from checkpoint.memory.early import Early
 from checkpoint.memory.reading import Memory
-from checkpoint.memory.store import Store
+from checkpoint.memory.store import GROUP_BYTES, Store
 
 pytestmark = pytest.mark.skipif(not scan.is_known(), reason="this kernel does not say which pages there are")
 
@@ -36,6 +36,7 @@ class Ends:
         self.breaks_after = 1 << 30
         self.while_sending = lambda: None
         self.memory = Memory()
+        self.placed: dict[int, bytes] = {}
 
     def say(self, raw: memoryview) -> None:
         if len(self.answers) == self.breaks_after:
@@ -58,20 +59,30 @@ class Ends:
         self.memory.open([self.pid])
         self.early.compare(self.memory)
 
-    def copy(self, offset: int, size: int = CHUNK_BYTES) -> tuple[bytes, int]:
-        """What the restored process would have there, and how many bytes were sent inside the freeze for it."""
-        ask = Ask(1, self.at + offset, size)
-        same = self.early.same(self.pid, ask.image, size)
-        raw = self.memory.answer(Request(GET, self.pid, 1, 1, ask.image, size), same)
-        answer, body = decode_answer(bytes(raw[:ANSWER_BYTES])), raw[ANSWER_BYTES:]
-        address, kept = self.store.find(self.pid, ask, answer.same)
-        found = bytearray(size)
-        for one in pieces(Put(0, 0, size), answer.present, kept):
-            if one.offset is not None:
-                source = _at(address + one.offset, one.size) if one.kept else body[one.offset : one.offset + one.size]
-                found[one.address : one.address + one.size] = source
-        self.store.used(self.pid, ask)
-        return bytes(found), len(body)
+    def settle(self) -> None:
+        """What is the same is put in its places, as it is found."""
+        for same in self.early.same():
+            self.store.settle(same, self.fill)
+
+    def fill(self, part: Part, store: int) -> None:
+        """As a process does: what is there stays."""
+        wanted = set(range(part.image, part.image + part.size, PAGE_BYTES)) - self.placed.keys()
+        self.placed |= dict.fromkeys(wanted, bytes(PAGE_BYTES))
+        for image, offset, size in part.pages:
+            for at in range(0, size, PAGE_BYTES):
+                if image + at in wanted:
+                    self.placed[image + at] = _at(store + offset + at, PAGE_BYTES)
+
+    def copy(self, offset: int) -> tuple[bytes, int]:
+        """What the restored process would have of a chunk, and how many bytes were sent inside the freeze for it."""
+        found, sent_bytes = [], 0
+        for at in range(self.at + offset, self.at + offset + CHUNK_BYTES, PAGE_BYTES):
+            if at not in self.placed:
+                body = bytes(self.memory.answer(Request(GET, self.pid, 1, 1, at, PAGE_BYTES)))[ANSWER_BYTES:]
+                sent_bytes += len(body)
+                self.placed[at] = body or bytes(PAGE_BYTES)
+            found.append(self.placed[at])
+        return b"".join(found), sent_bytes
 
     def source(self, offset: int, size: int = CHUNK_BYTES) -> bytes:
         with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as file:
@@ -99,16 +110,16 @@ def test_what_has_not_changed_is_not_sent_again(ends):
     assert ends.store.size >= 8 * CHUNK_BYTES
     assert not ends.store.coming
     ends.stand_still()
+    ends.settle()
     for number in range(8):
         assert ends.copy(number * CHUNK_BYTES) == (bytes([number + 1]) * CHUNK_BYTES, 0)
-    part = ends.copy(3 * CHUNK_BYTES + 5 * PAGE_BYTES, 2 * PAGE_BYTES)
-    assert part == (b"\x04" * 2 * PAGE_BYTES, 0)
 
 
 def test_a_byte_that_was_changed_after_it_was_read_goes_with_its_unit(ends):
     ends.send()
     ends.write(CHUNK_BYTES + 7 * UNIT_BYTES + 5000, b"!")
     ends.stand_still()
+    ends.settle()
     assert ends.copy(CHUNK_BYTES) == (ends.source(CHUNK_BYTES), UNIT_BYTES)
     assert ends.copy(0) == (ends.source(0), 0)
 
@@ -125,6 +136,7 @@ def test_a_byte_that_is_changed_and_changed_back_is_as_it_is_at_the_end(ends, on
     if once_more:
         flip()
     ends.stand_still()
+    ends.settle()
     assert ends.copy(2 * CHUNK_BYTES)[0] == ends.source(2 * CHUNK_BYTES)
 
 
@@ -134,6 +146,7 @@ def test_pages_of_zeros_are_neither_sent_nor_kept_whether_they_were_or_became_it
     ends.write(UNIT_BYTES, b"x")
     ends.write(4 * UNIT_BYTES, bytes(UNIT_BYTES))
     ends.stand_still()
+    ends.settle()
     assert ends.copy(0) == (ends.source(0), PAGE_BYTES)
 
 
@@ -146,6 +159,7 @@ def test_what_a_broken_connection_swallowed_is_sent_over_the_next_and_nothing_el
     images = [one.image for one in ends.answers]
     assert len(images) == len(set(images))
     ends.stand_still()
+    ends.settle()
     assert ends.copy(3 * CHUNK_BYTES) == (ends.source(3 * CHUNK_BYTES), 0)
 
 
@@ -157,6 +171,7 @@ def test_where_one_broke_and_none_came_after_it_the_rest_is_sent_inside_the_free
     ends.breaks_after = 1
     ends.send()  # whoever connects says what he has; nothing is sent ahead any more
     assert len(ends.answers) == 1
+    ends.settle()
     copies = [ends.copy(number * CHUNK_BYTES) for number in range(8)]
     assert [one[0] for one in copies] == [ends.source(number * CHUNK_BYTES) for number in range(8)]
     assert [one[1] for one in copies].count(0) <= 1
@@ -167,20 +182,65 @@ def test_no_more_is_sent_than_there_is_room_for(ends):
     ends.send()
     assert ends.store.size == 2 * CHUNK_BYTES
     ends.stand_still()
+    ends.settle()
     assert all(ends.copy(number * CHUNK_BYTES)[0] == ends.source(number * CHUNK_BYTES) for number in range(8))
 
 
 def test_what_was_never_sent_is_not_taken_for_the_same(ends):
     ends.stand_still()
+    ends.settle()
     assert ends.copy(0) == (ends.source(0), CHUNK_BYTES)
     with pytest.raises(AgentError):
-        ends.store.find(ends.pid, Ask(1, ends.at, PAGE_BYTES), 0b1)
+        ends.store.settle([Same(ends.pid, ends.at, 0b1)], ends.fill)
+
+
+def test_nothing_is_said_of_memory_that_nobody_compares(ends):
+    ends.send()
+    assert list(ends.early.same()) == []
+
+
+def test_what_cannot_be_read_any_more_is_not_the_same(ends):
+    ends.send()
+    ends.early.compare(ends.memory)  # which has none of them open
+    ends.settle()
+    ends.memory.open([ends.pid])
+    assert ends.copy(0) == (ends.source(0), CHUNK_BYTES)
 
 
 def test_what_the_process_has_taken_is_kept_no_longer(ends):
     ends.send()
     ends.stand_still()
-    for answer in ends.answers:
-        ends.copy(answer.image - ends.at)
-    address, _ = ends.store.find(ends.pid, Ask(1, ends.answers[0].image, PAGE_BYTES), 0)
-    assert _at(address, CHUNK_BYTES) == bytes(CHUNK_BYTES)
+    kept: list[int] = []
+
+    def fill(part: Part, store: int) -> None:
+        kept.append(store)
+        ends.fill(part, store)
+
+    for same in ends.early.same():
+        ends.store.settle(same, fill)
+    groups = ends.store.size // GROUP_BYTES
+    assert groups
+    assert _at(kept[0], groups * GROUP_BYTES) == bytes(groups * GROUP_BYTES)
+
+
+def test_what_is_heard_twice_takes_nothing_away_that_is_to_be_taken(ends):
+    """A connection broke after some of it: the giver says all of it again, and what was taken is gone by then."""
+    ends.send()
+    ends.stand_still()
+    same = [one for some in ends.early.same() for one in some]
+    half = GROUP_BYTES // CHUNK_BYTES // 2
+    ends.store.settle(same[:half], ends.fill)
+    ends.store.settle(same[:half], ends.fill)
+    ends.store.settle(same, ends.fill)
+    for number in range(8):
+        assert ends.copy(number * CHUNK_BYTES) == (bytes([number + 1]) * CHUNK_BYTES, 0)
+    assert ends.store.kept_bytes == len(same) * CHUNK_BYTES
+
+
+def test_the_question_is_asked_once_over_each_connection_when_nothing_is_sent_ahead_any_more(ends):
+    assert ends.store.question() is None
+    ends.send()
+    assert ends.store.question() == Request(SAME)
+    assert ends.store.question() is None
+    ends.send()
+    assert ends.store.question() == Request(SAME)

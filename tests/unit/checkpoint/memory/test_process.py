@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from checkpoint.core.early import Part
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES, Ask, Space
 from checkpoint.memory import uffd
 from checkpoint.memory.process import Process
@@ -62,19 +63,21 @@ def test_an_answer_is_put_where_its_pages_belong_and_the_rest_are_zeros(watched)
     del buffer.view
 
 
-def test_what_was_kept_is_put_from_where_it_is_kept(watched):
+def test_what_was_kept_is_put_where_it_was_and_is_wanted_and_nothing_else(watched):
     fd, address = watched
-    one = Process(1, 5, fd, Space([(address, address + 3 * PAGE_BYTES)]))
-    found = one.space.next()
-    assert isinstance(found, Ask)
-    body, kept = uffd.Buffer(), uffd.Buffer(2 << 20)
-    body.view[:PAGE_BYTES] = b"n" * PAGE_BYTES
-    kept.view[: 3 * PAGE_BYTES] = b"1" * PAGE_BYTES + b"2" * PAGE_BYTES + b"3" * PAGE_BYTES
-    one.put(found.number, body.address, 0b010, kept.address, 0b101)
-    assert read(address, 3 * PAGE_BYTES) == b"1" * PAGE_BYTES + b"n" * PAGE_BYTES + b"3" * PAGE_BYTES
+    one = Process(1, 5, fd, Space([(address, address + 6 * PAGE_BYTES)]))
+    one.space.removed(address + PAGE_BYTES, address + 2 * PAGE_BYTES)
+    kept = uffd.Buffer(2 << 20)
+    kept.view[: 5 * PAGE_BYTES] = b"".join(bytes([value]) * PAGE_BYTES for value in b"12345")
+    rows = [(address, 0, 3 * PAGE_BYTES), (address + 4 * PAGE_BYTES, 4 * PAGE_BYTES, PAGE_BYTES)]
+    one.fill(Part(5, address, 5 * PAGE_BYTES, rows), kept.address)
+    assert one.space.left_bytes == PAGE_BYTES
     kept.forget(0, 2 << 20)
     assert kept.view[0] == 0
-    del body.view, kept.view
+    one.fill(Part(5, address, 5 * PAGE_BYTES, rows), kept.address)  # said again, over another connection
+    uffd.unregister(fd, address, address + CHUNK_BYTES)
+    assert read(address, 6 * PAGE_BYTES) == b"".join(bytes([value]) * PAGE_BYTES for value in b"1\0" + b"3\0" + b"5\0")
+    del kept.view
 
 
 def test_a_fault_on_what_was_never_written_is_answered_with_its_neighbours_too(watched):
