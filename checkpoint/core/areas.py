@@ -27,6 +27,12 @@ class Area(NamedTuple):
     end: int
 
 
+def shown(area: Area) -> Area:
+    """As much of a large area as CRIU is shown where it need not know how large it is: what it does for each page that
+    an area could have takes it 10 to 25 ms a GiB, inside the freeze."""
+    return Area(area.start, area.start + AREA_BYTES)
+
+
 def large(maps: str, status: str) -> list[Area]:
     """The areas of one process, from its /proc/<pid>/maps and /proc/<pid>/status (proc(5))."""
     if _locked_kib(status) != 0:

@@ -18,11 +18,11 @@ from checkpoint.core.manifest import CHUNK_BYTES, NAME
 from checkpoint.core.parcel import MAX_PIECES, Parcel, Piece
 
 _FILES = "files.img"
-_PREFIXES = ("tcp-stream-", "fdinfo-", "core-")
+_PREFIXES = ("tcp-stream-", "fdinfo-", "core-", "mm-")
 
 
 def is_edited(name: str) -> bool:
-    """True for what is written again after the dump: sockets, descriptors, threads' registers, the manifest."""
+    """True for what is written again after the dump: sockets, descriptors, areas, threads' registers, the manifest."""
     return name in (_FILES, NAME) or name.startswith(_PREFIXES)
 
 

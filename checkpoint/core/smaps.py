@@ -10,8 +10,10 @@ Only what madvise(2) has changed of an area since then, and does not show in map
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
+
+from checkpoint.core.areas import Area
 
 MUCH_BYTES = 256 << 20
 """What is worth it, of one process: from here on counting the pages takes as long as to be asked about each file."""
@@ -42,16 +44,17 @@ def parse(lines: Iterable[str]) -> list[Mapping]:
     return found
 
 
-def text(maps: str, known: Sequence[Mapping]) -> str | None:
-    """What CRIU would want of smaps, where `maps` is what /proc/<pid>/maps says now. None: there is an area of which
-    nothing, or not one thing alone, is known."""
+def text(maps: str, known: Sequence[Mapping], shown: Collection[Area] = ()) -> str | None:
+    """What CRIU would want of smaps, where `maps` is what /proc/<pid>/maps says now; what begins as one of `shown` does
+    is said to end where that does. None: there is an area of which nothing, or not one thing alone, is known."""
+    ends = dict(shown)
     said: list[str] = []
     for line in maps.removesuffix("\n").split("\n"):
         start, end, kind = _head(line)
         flags = {one.flags if one.kind == kind else "" for one in _overlapping(known, start, end)}
         if len(flags) != 1 or "" in flags:
             return None
-        said += (line, flags.pop())
+        said += (_ending(line, ends[start]) if start in ends else line, flags.pop())
     return "\n".join([*said, ""])
 
 
@@ -61,6 +64,11 @@ def _overlapping(known: Sequence[Mapping], start: int, end: int) -> Iterable[Map
         if one.start >= end:
             return
         yield one
+
+
+def _ending(line: str, end: int) -> str:
+    span, rest = line.split(maxsplit=1)
+    return f"{span.split('-')[0]}-{end:x} {rest}"
 
 
 def _head(line: str) -> tuple[int, int, tuple[str, ...]]:

@@ -40,7 +40,7 @@ class Messages:
             rpc = importlib.import_module("rpc_pb2")
             images = {
                 name: importlib.import_module(f"{name}_pb2")
-                for name in ("core", "core_x86", "fdinfo", "pagemap", "pstree", "stats", "tcp_stream")
+                for name in ("core", "core_x86", "fdinfo", "mm", "pagemap", "pstree", "stats", "tcp_stream")
             }
         except ImportError as error:
             raise AgentError(Code.CRIU_MISSING, f"pycriu cannot be imported from {folder}: {error}") from error
@@ -63,6 +63,7 @@ class Messages:
         self.core: Message = images["core"].core_entry
         self.X86_64: int = self.core.X86_64
         self.NATIVE: int = images["core_x86"].NATIVE
+        self.mm: Message = images["mm"].mm_entry
         self.ids: Message = images["core"].task_kobj_ids_entry
         self.stats: Message = images["stats"].stats_entry
         self.tcp_stream: Message = images["tcp_stream"].tcp_stream_entry

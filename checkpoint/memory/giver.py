@@ -11,7 +11,8 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 - `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
 - `{"hide": {pid: [descriptor, …]}}` then: CRIU is not to see these
-- `{"map": path}` after the dump: write there what CRIU was spared
+- `{"map": path}` after the dump: write there what CRIU was spared; answered with `{"shortened": [pid, …]}`, those of
+  whose large areas it was shown a part
 - `{"commit": true}` when the workload is given up
 
 Until the commit it ends with its agent. From then on it goes on without one: the destination lives by it. It ends when
@@ -95,6 +96,7 @@ class Giver:
                 self._sparing.hide({int(pid): some for pid, some in order["hide"].items()})
             if "map" in order and self._sparing is not None:
                 self._sparing.write(Path(order["map"]))
+                return {"shortened": self._sparing.shortened}
             if "rate" in order:
                 self._throttle = Throttle(order["rate"])
         except OSError as error:

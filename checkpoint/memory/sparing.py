@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from checkpoint.core.areas import Area
+from checkpoint.core.areas import Area, shown
 from checkpoint.criu import questions
 from checkpoint.criu.questions import Question
 from checkpoint.memory import scan
@@ -24,6 +24,7 @@ class Sparing:
         self._spared: set[tuple[int, Area]] = set()
         self._hidden: dict[int, frozenset[int]] = {}
         """The descriptors of each process that CRIU is not to see."""
+        self._shortened: set[int] = set()
         self._is_told = threading.Event()
         threading.Thread(target=self._answer, name="answer", daemon=True).start()
 
@@ -31,6 +32,11 @@ class Sparing:
         """Of these processes CRIU is not to see these descriptors. It waits for that before it sees any."""
         self._hidden = {pid: frozenset(some) for pid, some in descriptors.items()}
         self._is_told.set()
+
+    @property
+    def shortened(self) -> list[int]:
+        """The processes of whose large areas CRIU was `shown` a part."""
+        return sorted(self._shortened)
 
     def write(self, path: Path) -> None:
         """After the dump: for each process the ranges that the dump has not, and that were ever written.
@@ -56,15 +62,24 @@ class Sparing:
         """What pages there are in the areas that CRIU is spared, and what areas there are."""
         if not asked.opens:
             return 0 if scan.answer(asked, self._find) else None
-        text = self._survey.smaps(asked.about) if asked.name == "smaps" else None
+        return self._give_smaps(asked) if asked.name == "smaps" else None
+
+    def _give_smaps(self, asked: Question) -> int | None:
+        # What it is not shown it asks nobody about, and only where the kernel can say what is there will it come.
+        areas = self._survey.areas(asked.about) if scan.is_known() else []
+        text = self._survey.smaps(asked.about, [shown(area) for area in areas])
         if text is None:
             return None
         with open(os.memfd_create("smaps"), "w+b", buffering=0) as file:
             os.pwrite(file.fileno(), text.encode(), 0)
             try:
-                return questions.give(self._listener, asked, file.fileno())
+                given = questions.give(self._listener, asked, file.fileno())
             except OSError:  # as before Linux 5.9: it reads what the kernel says, then
                 return None
+        if areas:
+            self._shortened.add(asked.about)
+            self._spared.update((asked.about, area) for area in areas)
+        return given
 
     def _hidden_of(self, pid: int) -> frozenset[int]:
         self._is_told.wait()
@@ -72,7 +87,7 @@ class Sparing:
 
     def _find(self, pid: int, start: int, end: int) -> Area | None:
         for area in self._survey.areas(pid):
-            if area.start <= start and end == area.end:
+            if area.start <= start and end == (shown(area) if pid in self._shortened else area).end:
                 self._spared.add((pid, area))
                 return area
         return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from checkpoint.core import smaps
@@ -61,13 +61,13 @@ class Survey:
         """The large areas of a process that stands still."""
         return self._areas.get(pid, [])
 
-    def smaps(self, pid: int) -> str | None:
-        """What /proc/<pid>/smaps has of each area of a process that stands still, but for what it counts; None where
-        that is not known."""
+    def smaps(self, pid: int, shown: Collection[Area] = ()) -> str | None:
+        """What /proc/<pid>/smaps has of each area of a process that stands still, but for what it counts, and for the
+        ends of those that are `shown` in part; None where that is not known."""
         if pid not in self._mappings or pid not in self._areas:
             return None
         try:
-            return smaps.text((_folder(pid) / "maps").read_text(), self._mappings[pid])
+            return smaps.text((_folder(pid) / "maps").read_text(), self._mappings[pid], shown)
         except (OSError, UnicodeDecodeError):
             return None
 

@@ -79,9 +79,11 @@ class Giving:
         """CRIU is not to see these descriptors of each process; whoever has said `spare` says this, too."""
         await self._helper.ask({"hide": {pid: list(some) for pid, some in descriptors.items()}})
 
-    async def write_map(self, images: Path) -> None:
-        """After the dump: write among the images what CRIU was spared of them."""
-        await self._helper.ask({"map": str(images / MAP)})
+    async def write_map(self, images: Path) -> list[int]:
+        """After the dump: write among the images what CRIU was spared of them. Gives the processes whose large areas
+        are in the images as CRIU was shown them (`checkpoint.core.areas.shown`)."""
+        answer = await self._helper.ask({"map": str(images / MAP)})
+        return list(answer.get("shortened", ()))
 
     async def commit(self) -> None:
         """From now on it goes on without us."""

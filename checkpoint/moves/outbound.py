@@ -38,7 +38,8 @@ from checkpoint.core.baggage import Listing
 from checkpoint.core.custody import HOLDING, Event, State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
-from checkpoint.images import cores
+from checkpoint.images import cores, mappings
+from checkpoint.memory import scan
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
@@ -221,7 +222,8 @@ class Outbound(Side):
         assert self.record.root is not None
         cores.edit(images, self._around.messages, threads(self.record.root.pid))
         if self._handing.giving is not None:
-            await self._handing.giving.write_map(images)
+            shortened = await self._handing.giving.write_map(images)
+            mappings.lengthen(images, self._around.messages, {pid: scan.large_areas(pid) for pid in shortened})
         stopped_before = self.record.stopped_before
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
         if self.record.lent:

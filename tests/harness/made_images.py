@@ -38,10 +38,16 @@ def core(*, pdeath_sig: int = 0, **registers: int) -> Message:
     one = MESSAGES.core(mtype=MESSAGES.X86_64)
     for part in (one.thread_info.gpregs, one.thread_info.fpregs, one.thread_core):
         part.SetInParent()
-    for missing in one.FindInitializationErrors():
-        *way, name = missing.split(".")
-        setattr(reduce(getattr, way, one), name, 0)
+    filled(one)
     for name, value in registers.items():
         setattr(one.thread_info.gpregs, name, value)
     one.thread_core.pdeath_sig = pdeath_sig
+    return one
+
+
+def filled(one: Message) -> Message:
+    """The same, what it must have and has not being 0."""
+    for missing in one.FindInitializationErrors():
+        *way, name = missing.split(".")
+        setattr(reduce(getattr, way, one), name, 0)
     return one

@@ -113,8 +113,10 @@ async def test_a_process_that_has_reserved_more_addresses_than_criu_can_list(sta
     assert told.do("kept == b'7' * (160 << 20)")
 
 
-async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has_it_too(stage):
-    await stage.run("memories", *PYTHON, str(PROGRAMS / "memories.py"), str(PORT))
+@pytest.mark.parametrize("mebibytes", [0, 260])
+async def test_memory_of_every_kind_is_the_same_and_a_child_forked_meanwhile_has_it_too(stage, mebibytes):
+    """Also where it is so much that CRIU is shown the large areas in part."""
+    await stage.run("memories", *PYTHON, str(PROGRAMS / "memories.py"), str(PORT), str(mebibytes))
     await stage.answers(PORT)
     lines = Lines(stage.connect(stage.client, stage.a.address, PORT, 30))
     before = json.loads(await asyncio.to_thread(lines.ask, "sum"))

@@ -1,6 +1,6 @@
 """A workload with every kind of memory that a process may have; says what is in it.
 
-usage: memories.py PORT. A line "sum" is answered with the digests of all kinds, here and in a child that
+usage: memories.py PORT MEBIBYTES. A line "sum" is answered with the digests of all kinds, here and in a child that
 was forked before anything moved; "fork" with those of a child that is forked then.
 """
 
@@ -11,6 +11,7 @@ import mmap
 import os
 import random
 import socket
+import struct
 import sys
 
 PAGE = 4096
@@ -63,17 +64,30 @@ def small():
     return made
 
 
-kinds = {one.__name__: one() for one in (dense, sparse, guarded, shared, changed, small)}
+def much():
+    """As many MiB as are wanted."""
+    return bytearray(b"7" * (int(sys.argv[2]) << 20))
+
+
+kinds = {one.__name__: one() for one in (dense, sparse, guarded, shared, changed, small, much)}
 
 
 def sums():
     found = {name: hashlib.sha256(made if name != "guarded" else without_guards(made)).hexdigest()
-             for name, made in kinds.items()}  # fmt: skip
+             for name, made in kinds.items()} | {"guards": guards()}  # fmt: skip
     return json.dumps(found).encode() + b"\n"
 
 
 def without_guards(made):
     return made[: 8 << 20] + made[(8 << 20) + 3 * PAGE :]
+
+
+def guards():
+    """Which of a few pages are guard pages, as this process's page map says (bit 58)."""
+    first = ctypes.addressof(ctypes.c_char.from_buffer(kinds["guarded"])) + (8 << 20)
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek((first // PAGE - 1) * 8)
+        return [bool(entry >> 58 & 1) for (entry,) in struct.iter_unpack("<Q", pagemap.read(5 * 8))]
 
 
 def child(change):

@@ -49,33 +49,34 @@ def test_a_file_that_had_gone_to_its_last_byte_is_ended_all_the_same():
 
 def test_what_is_edited_waits_for_the_end():
     one = Consignment()
-    for name in ("files.img", "tcp-stream-1f.img", "core-7.img", "manifest"):
+    for name in ("files.img", "tcp-stream-1f.img", "core-7.img", "mm-7.img", "manifest"):
         assert is_edited(name)
         one.grown(name, 2 * CHUNK_BYTES)
         one.closed(name, 9)
     assert one.take() is None
-    one.seal({"files.img": 3, "tcp-stream-1f.img": 0, "core-7.img": 2, "manifest": 1})
+    one.seal({"files.img": 3, "tcp-stream-1f.img": 0, "core-7.img": 2, "mm-7.img": 5, "manifest": 1})
     found = pieces(one)
     assert {(each.name, each.size, each.last) for each in found} == {
-        ("files.img", 3, True), ("tcp-stream-1f.img", 0, True), ("core-7.img", 2, True), ("manifest", 1, True),
+        ("files.img", 3, True), ("tcp-stream-1f.img", 0, True), ("core-7.img", 2, True), ("mm-7.img", 5, True),
+        ("manifest", 1, True),
     }  # fmt: skip
 
 
 def test_small_files_share_a_parcel_and_large_ones_do_not():
     one = Consignment()
     for at in range(MAX_PIECES + 1):
-        one.closed(f"mm-{at}.img", 10)
+        one.closed(f"ids-{at}.img", 10)
     one.closed("pages-1.img", CHUNK_BYTES)
     assert [len(each.pieces) for each in taken(one)] == [MAX_PIECES, 1, 1]
 
 
 def test_complete_is_what_is_sealed_and_has_arrived():
     one = Consignment()
-    one.closed("mm-1.img", 10)
+    one.closed("ids-1.img", 10)
     (first,) = taken(one)
     one.arrived(first.number)
     assert (one.idle, one.complete) == (True, False)
-    one.seal({"mm-1.img": 10, "manifest": 4})
+    one.seal({"ids-1.img": 10, "manifest": 4})
     assert not one.complete
     (second,) = taken(one)
     assert not one.complete
@@ -130,7 +131,7 @@ def test_a_folder_that_is_not_what_was_sent_is_refused(before, sizes):
     assert caught.value.code is Code.IMAGE_DAMAGED
 
 
-NAMES = st.sampled_from(["pages-1.img", "pages-2.img", "mm-1.img", "files.img"])
+NAMES = st.sampled_from(["pages-1.img", "pages-2.img", "ids-1.img", "files.img"])
 
 
 @given(st.lists(st.tuples(NAMES, st.integers(0, 3 * CHUNK_BYTES), st.booleans()), max_size=20), st.data())

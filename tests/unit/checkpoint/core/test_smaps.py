@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.core import smaps
+from checkpoint.core.areas import Area
 from checkpoint.core.smaps import Mapping
 
 ANON = "7f0000000000-7f0000100000 rw-p 00000000 00:00 0 "
 FILE = "7f1000000000-7f1000100000 r-xp 00001000 08:01 77                         /usr/lib/a b.so"
 KIND = ("rw-p", "00:00", "0")
+FILE_KIND = ("r-xp", "08:01", "77", "/usr/lib/a b.so")
 
 
 def area(start: int, end: int, flags: str = "VmFlags: rd wr", kind: tuple[str, ...] = KIND) -> Mapping:
@@ -40,6 +42,14 @@ def test_an_area_has_the_flags_of_what_it_was(known):
     assert smaps.text(ANON + "\n", known) == ANON + "\nVmFlags: rd wr\n"
 
 
+def test_an_area_that_is_shown_in_part_ends_there():
+    begun = Area(0x7F0000000000, 0x7F0000040000)
+    known = [area(0x7F0000000000, 0x7F0000100000), area(0x7F1000000000, 0x7F1000100000, kind=FILE_KIND)]
+    said = smaps.text(f"{ANON}\n{FILE}\n", known, [begun]).split("\n")
+    assert said[0].split() == ["7f0000000000-7f0000040000", *ANON.split()[1:]]
+    assert said[1:] == ["VmFlags: rd wr", FILE, "VmFlags: rd wr", ""]
+
+
 @pytest.mark.parametrize(
     "known",
     [
@@ -52,6 +62,6 @@ def test_an_area_has_the_flags_of_what_it_was(known):
 )
 def test_where_that_is_not_certain_nothing_is_said(known):
     assert smaps.text(ANON + "\n", known) is None
-    file = area(0x7F1000000000, 0x7F1000100000, kind=("r-xp", "08:01", "77", "/usr/lib/a b.so"))
+    file = area(0x7F1000000000, 0x7F1000100000, kind=FILE_KIND)
     assert smaps.text(f"{ANON}\n{FILE}\n", [*known, file]) is None
     assert smaps.text(FILE + "\n", [*known, file]) == FILE + "\nVmFlags: rd wr\n"

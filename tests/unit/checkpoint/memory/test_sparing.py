@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.core import smaps
-from checkpoint.core.areas import BLOCK_BYTES
+from checkpoint.core.areas import AREA_BYTES, BLOCK_BYTES
 from checkpoint.criu import questions, shade
 from checkpoint.memory import scan
 from checkpoint.memory.sparing import Sparing
@@ -147,14 +147,21 @@ def test_a_kernel_that_cannot_be_asked_spares_criu_nothing(sleeper, tmp_path):
 
 
 _READER = """
-import ctypes, os, sys
+import array, ctypes, fcntl, os, struct, sys
 sys.stdin.readline()
 libc = ctypes.CDLL(None)  # as CRIU does, and Python does not: without O_CLOEXEC
 folder = os.open("/proc/" + sys.argv[1], os.O_PATH)
 def read(name):
     with open(libc.openat(folder, name.encode(), os.O_RDONLY)) as file:
         return file.read()
-print(sum("VmFlags" in line for line in read("smaps").splitlines()), flush=True)
+lines = read("smaps").splitlines()
+print(sum("VmFlags" in line for line in lines), flush=True)
+span = next(line for line in lines if line.startswith(sys.argv[2])).split()[0]
+vector = array.array("Q", bytes(24))
+args = struct.pack("<12Q", 96, 0, *(int(end, 16) for end in span.split("-")), 0, vector.buffer_info()[0], 1, 0,
+                   0x24, 0x24, 0x18, 0x18)
+with open("/proc/" + sys.argv[1] + "/pagemap", "rb", buffering=0) as pagemap:
+    print(span, fcntl.ioctl(pagemap, 0xC0606610, bytearray(args)), flush=True)
 print("Rss:" in read("smaps"), "Rss:" in open(f"/proc/{sys.argv[1]}/smaps").read(), flush=True)
 print(read("status").splitlines()[5], flush=True)
 """
@@ -165,8 +172,29 @@ def test_what_areas_a_process_has_is_said_without_a_count_of_its_pages(sleeper, 
     """Of one with so much memory; of another the kernel says it."""
     monkeypatch.setattr(smaps, "MUCH_BYTES", much_bytes)
     areas = Path(f"/proc/{sleeper.pid}/smaps").read_text().count("VmFlags")
-    said = reads(sleeper.pid)
-    assert said == [str(areas), f"{much_bytes > 1} True", f"Pid:\t{sleeper.pid}"]
+    _, said = reads(sleeper)
+    assert said[:1] + said[2:] == [str(areas), f"{much_bytes > 1} True", f"Pid:\t{sleeper.pid}"]
+
+
+@pytest.mark.parametrize(("much_bytes", "size"), [(1, AREA_BYTES), (1 << 40, AREA)])
+def test_of_a_large_area_as_much_is_shown_as_needs_be_and_all_is_on_the_map(
+    sleeper, tmp_path, much_bytes, size, monkeypatch
+):
+    monkeypatch.setattr(smaps, "MUCH_BYTES", much_bytes)
+    sparing, said = reads(sleeper)
+    assert said[1] == f"{sleeper.large:x}-{sleeper.large + size:x} 0"  # and nothing in it
+    assert sparing.shortened == [sleeper.pid] * (size < AREA)
+    sparing.write(tmp_path / "map")
+    pieces = json.loads((tmp_path / "map").read_text())[str(sleeper.pid)]
+    assert any(start <= sleeper.large + AREA - 4096 < end for start, end in pieces)
+
+
+def test_where_the_kernel_cannot_be_asked_what_is_in_them_they_are_shown_whole(sleeper, monkeypatch):
+    monkeypatch.setattr(smaps, "MUCH_BYTES", 1)
+    monkeypatch.setattr(scan, "is_known", lambda: False)
+    sparing, said = reads(sleeper)
+    assert said[1].startswith(f"{sleeper.large:x}-{sleeper.large + AREA:x} ")
+    assert sparing.shortened == []
 
 
 def test_a_kernel_that_gives_nobody_a_file_of_ours_says_it_itself(sleeper, monkeypatch):
@@ -178,14 +206,28 @@ def test_a_kernel_that_gives_nobody_a_file_of_ours_says_it_itself(sleeper, monke
     monkeypatch.setattr(smaps, "MUCH_BYTES", 1)
     monkeypatch.setattr(questions, "give", refuse)
     areas = Path(f"/proc/{sleeper.pid}/smaps").read_text().count("VmFlags")
-    assert reads(sleeper.pid) == [str(areas), "True True", f"Pid:\t{sleeper.pid}"]
+    sparing, said = reads(sleeper)
+    assert said[:1] + said[2:] == [str(areas), "True True", f"Pid:\t{sleeper.pid}"]
+    assert sparing.shortened == []
 
 
-def reads(pid: int) -> list[str]:
-    """What a program behind the shade reads of this process, which was looked at before it stood still."""
+def reads(sleeper) -> tuple[Sparing, list[str]]:
+    """What a program behind the shade reads of this process, which was looked at before it stood still, and who told
+    it."""
+    pid = sleeper.pid
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     python = [sys.executable, "-I", "-S"]
-    argv = [*python, shade.__file__, str(theirs.fileno()), shade.AREAS, *python, "-c", _READER, str(pid)]
+    argv = [
+        *python,
+        shade.__file__,
+        str(theirs.fileno()),
+        shade.AREAS,
+        *python,
+        "-c",
+        _READER,
+        str(pid),
+        f"{sleeper.large:x}-",
+    ]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with ours, subprocess.Popen(argv, pass_fds=[theirs.fileno()], text=True, **pipes) as reading:
         theirs.close()
@@ -193,7 +235,7 @@ def reads(pid: int) -> list[str]:
         survey = Survey()
         survey.begin_ahead([pid])
         assert survey.is_ahead(5.0)
-        _sparing = Sparing(fds[0], survey)
+        sparing = Sparing(fds[0], survey)
         survey.begin([pid])
         said, _ = reading.communicate("now\n", timeout=20)
-    return said.splitlines()
+    return sparing, said.splitlines()

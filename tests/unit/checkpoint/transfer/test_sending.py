@@ -14,7 +14,7 @@ from checkpoint.transfer import stream
 from tests.harness.ferry import KEY, ferry, fill
 from tests.harness.moving import until
 
-SIZES = {"mm-1.img": 700, "empty.img": 0, "files.img": 3000, "pages-1.img": 3 * CHUNK_BYTES + 999,
+SIZES = {"ids-1.img": 700, "empty.img": 0, "files.img": 3000, "pages-1.img": 3 * CHUNK_BYTES + 999,
          "pages-2.img": CHUNK_BYTES, "tcp-stream-1.img": 60}  # fmt: skip
 
 
@@ -38,11 +38,11 @@ async def test_a_folder_arrives(tmp_path, streams):
 async def test_what_is_written_goes_at_once(tmp_path):
     async with ferry(tmp_path) as one:
         one.sending.watch()
-        fill(one.here, {"mm-1.img": 10, "files.img": 10})
+        fill(one.here, {"ids-1.img": 10, "files.img": 10})
         with (one.here / "pages-1.img").open("wb", buffering=0) as growing:
             growing.write(b"a" * (CHUNK_BYTES + 5))
             await until(lambda: size(one.there / "pages-1.img") == CHUNK_BYTES, "no chunk came while the file grew")
-            await until(lambda: size(one.there / "mm-1.img") == 10, "a closed file did not come")
+            await until(lambda: size(one.there / "ids-1.img") == 10, "a closed file did not come")
             growing.write(b"b" * 7)
         await until(lambda: size(one.there / "pages-1.img") == CHUNK_BYTES + 12, "its end did not come")
         assert not (one.there / "files.img").exists()
@@ -74,8 +74,8 @@ def size(path) -> int:
 async def test_a_dump_that_is_made_once_more(tmp_path):
     async with ferry(tmp_path, streams=2) as one:
         one.sending.watch()
-        fill(one.here, {"pages-1.img": 2 * CHUNK_BYTES, "mm-9.img": 10}, seed=2)
-        await until(lambda: size(one.there / "mm-9.img") == 10, "nothing came")
+        fill(one.here, {"pages-1.img": 2 * CHUNK_BYTES, "ids-9.img": 10}, seed=2)
+        await until(lambda: size(one.there / "ids-9.img") == 10, "nothing came")
         one.sending.restart()
         for path in one.here.iterdir():
             path.unlink()
@@ -94,7 +94,7 @@ async def test_what_is_not_wanted_any_more_need_not_be_there(tmp_path):
         one.sending.restart()
         (one.here / "pages-1.img").unlink()
         one.sending.watch()
-        fill(one.here, {"mm-1.img": 10})
+        fill(one.here, {"ids-1.img": 10})
         await one.finish()
         one.assert_same()
 

@@ -51,9 +51,9 @@ async def test_whole_megabytes_go_while_a_file_grows_and_the_rest_when_it_is_clo
 async def test_what_is_gone_again_is_passed_over(watched: Watched) -> None:
     (watched.folder / "short-lived").write_bytes(b"x")
     (watched.folder / "short-lived").unlink()
-    (watched.folder / "mm-1.img").write_bytes(b"stays")
+    (watched.folder / "ids-1.img").write_bytes(b"stays")
     await watched.until(1)
-    assert watched.pieces == [("mm-1.img", 0, 5, True)]
+    assert watched.pieces == [("ids-1.img", 0, 5, True)]
 
 
 async def test_a_folder_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
