@@ -14,9 +14,13 @@ from checkpoint.core.ranges import Range, Ranges
 
 PAGE_BYTES = 4096
 
-FAULT_BYTES = 32 * PAGE_BYTES
-"""With the page that somebody waits for come its neighbours in the same 128 KiB. Right after the freeze a Redis of
-1 GiB touched 361 blocks of 32 KiB and 160 of these, and the way to the giver and back takes longer than the bytes."""
+FAULT_BYTES = 4 * PAGE_BYTES
+"""With the page that somebody waits for come its neighbours in the same 16 KiB; with each further one of the same region
+twice as many, up to a chunk. Memory is touched densely here and hardly there, and a page that nobody touches costs who
+waits 10 to 30 us, a third of what the way to the giver and back does for ten. Right after the freeze a Redis of 4 GiB
+touched 650 pages. To bring them all took 214 requests of 128 KiB, 6,800 pages; it takes 230 of these, 2,500 pages."""
+
+REGION_BYTES = 2 << 20
 
 CHUNK_BYTES = 256 << 10
 """What is asked for at once at most (`checkpoint.core.pacing`): 64 pages, for an answer has a bit for each."""
@@ -76,6 +80,8 @@ class Space:
         self._wanted = Ranges(Range(start, end, start) for start, end in ranges)
         self._asked: dict[int, Ranges] = {}
         self._said: dict[int, Ask] = {}
+        self._sizes: dict[int, int] = {}
+        """What the next fault in a region asks for."""
         self._cursor = 0
         self._numbers = 0
 
@@ -99,8 +105,16 @@ class Space:
         found = self._wanted.at(address)
         if found is None:
             return Due.ZERO
-        block = address - address % FAULT_BYTES
-        return self._ask(found.part(block, block + FAULT_BYTES))
+        size = self._neighbours(address)
+        block = address - address % size
+        return self._ask(found.part(block, block + size))
+
+    def _neighbours(self, address: int) -> int:
+        """How many bytes to ask for around it."""
+        region = address // REGION_BYTES
+        size = self._sizes.get(region, FAULT_BYTES)
+        self._sizes[region] = min(CHUNK_BYTES, 2 * size)
+        return size
 
     def never_written(self, address: int) -> tuple[int, int]:
         """Where a fault was at zeros: the pages around it, start and end, of which none is to come either."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.core.pages import CHUNK_BYTES, FAULT_BYTES, PAGE_BYTES, Ask, Due, Put, Space, pieces
+from checkpoint.core.pages import (
+    CHUNK_BYTES,
+    FAULT_BYTES,
+    PAGE_BYTES,
+    REGION_BYTES,
+    Ask,
+    Due,
+    Put,
+    Space,
+    pieces,
+)
 
 BASE = 16 * CHUNK_BYTES
 
@@ -21,10 +31,17 @@ def space(pages: int = 64) -> Space:
 def test_a_fault_asks_for_the_page_and_its_neighbours_once():
     one = space()
     asked = one.fault(page(9))
-    assert asked == Ask(1, page(0), FAULT_BYTES)
+    assert asked == Ask(1, page(8), FAULT_BYTES)
     assert one.fault(page(10)) is Due.COMING
     assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
     assert one.outstanding() == [asked]
+
+
+def test_each_further_fault_of_a_region_asks_for_twice_as_much_up_to_a_chunk():
+    one = Space([(BASE, BASE + 2 * REGION_BYTES)])
+    asked = [one.fault(BASE + number * CHUNK_BYTES) for number in range(7)]
+    assert [ask.size // FAULT_BYTES for ask in asked if isinstance(ask, Ask)] == [1, 2, 4, 8, 16, 16, 16]
+    assert one.fault(BASE + REGION_BYTES) == Ask(8, BASE + REGION_BYTES, FAULT_BYTES)
 
 
 def test_a_page_that_was_never_written_is_zeros():
@@ -54,15 +71,12 @@ def test_the_background_goes_on_where_the_last_fault_was_and_then_from_the_begin
 
 
 def test_what_the_process_dropped_is_put_nowhere():
-    one = space(8)
+    one = space(4)
     asked = one.fault(page(0))
     assert isinstance(asked, Ask)
-    one.removed(page(2), page(3))
-    assert one.arrived(asked.number) == [
-        Put(page(0), 0, 2 * PAGE_BYTES),
-        Put(page(3), 3 * PAGE_BYTES, 5 * PAGE_BYTES),
-    ]
-    assert one.left_bytes == 7 * PAGE_BYTES
+    one.removed(page(1), page(2))
+    assert one.arrived(asked.number) == [Put(page(0), 0, PAGE_BYTES), Put(page(2), 2 * PAGE_BYTES, 2 * PAGE_BYTES)]
+    assert one.left_bytes == 3 * PAGE_BYTES
 
 
 def test_what_the_process_moved_is_asked_for_by_its_old_address_and_put_at_its_new_one():
