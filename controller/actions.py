@@ -23,7 +23,7 @@ from controller.core.choose import Choice, fall_back
 from controller.core.errors import MidstreamError, Unreachable
 from controller.core.hold import judged
 from controller.core.phases import Action
-from controller.core.plan import SPARE_LINKS, Plan, links_that_fit, refuse_what_cannot_move
+from controller.core.plan import Plan, links_that_fit, refuse_what_cannot_move, spare_links
 from controller.core.predict import Rates
 from controller.core.ways import Pile
 from controller.journal import Intent
@@ -144,11 +144,11 @@ class Move(Parties):
         self._room = await self.destination_proxy.prepare_inbound(self._id, body)
 
     async def _dial_links(self) -> None:
-        to = proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT)
+        to, spares = proxy_api.Endpoint(self.destination.address, proxy_api.LINK_PORT), spare_links(self._choice.way)
         body = proxy_api.PrepareOutbound(
             destination=to, token=self._token, readdress=self._planned.readdress,
-            links=links_that_fit(self._planned.connections, self._room.links),
-            flows=self._planned.connections, spare_links=SPARE_LINKS,
+            links=links_that_fit(self._planned.connections, self._room.links, spares),
+            flows=self._planned.connections, spare_links=spares,
             policy=proxy_api.HoldPolicy(self.intent.max_held_bytes), relink_seconds=self.intent.max_hold_seconds,
         )  # fmt: skip
         await self.source_proxy.prepare_outbound(self._id, body)

@@ -14,7 +14,14 @@ from controller.core.choose import choose, usable
 from controller.core.files import what_does_not_arrive
 from controller.core.hold import judged
 from controller.core.machines import too_few_capabilities, unlike, unlike_links, unlike_versions
-from controller.core.plan import Plan, PodFacts, make_plan, too_few_descriptors, too_little_room_for_images
+from controller.core.plan import (
+    Plan,
+    PodFacts,
+    make_plan,
+    spare_links,
+    too_few_descriptors,
+    too_little_room_for_images,
+)
 from controller.core.predict import Rates
 from controller.journal import Intent
 from controller.lab.pod import Pod
@@ -43,7 +50,6 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
     apart += unlike(source.name, facts["ours"], destination.name, facts["theirs"], features_found)
     apart += too_few_capabilities(destination.name, facts["inspection"].capabilities, facts["theirs"])
     proxies = ((source.name, facts["source_proxy"]), (destination.name, facts["destination_proxy"]))
-    full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors) for pod, proxy in proxies]
     apart += unlike_links(source.name, facts["source_proxy"], destination.name, facts["destination_proxy"])
     features = usable(facts["ours"].memory, facts["theirs"].memory)
     direct = intent.transfer.way == "direct"
@@ -52,6 +58,8 @@ async def preflight(parties: Parties, intent: Intent, rates: Rates) -> Plan:
         intent.memory, plan.size, rates, features, room, direct=direct,
         limit_bytes_per_second=intent.transfer.bytes_per_second, no_post_copy=facts["inspection"].no_post_copy,
     )  # fmt: skip
+    links = spare_links(memory.way)
+    full = [too_few_descriptors(pod, plan.connections, proxy.spare_descriptors, links) for pod, proxy in proxies]
     away = what_does_not_arrive(facts["inspection"].belongings, facts["room"], destination.name, intent.files)
     cramped = too_little_room_for_images(destination.name, facts["inspection"], facts["room"], memory, direct=direct)
     problems = [*apart, *away, *unavailable, *plan.problems, *cramped, *chain.from_iterable(full)]

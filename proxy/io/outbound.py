@@ -179,7 +179,7 @@ class OutboundMigration:
             self._relay_datagrams(each)
         accepted = sum(listener.repoint() for listener in self.addresses.listeners.values())
         if self.addresses.listeners:
-            self.links.stand_by()
+            self.links.stand_by(self.plan.spare_links)
         else:
             self.links.close()
         self.addresses.watch(self.links, self._on_workload_ended)

@@ -121,7 +121,7 @@ class LinkPool:
         elif not (fresh or len(self._asked) < self.BUSY) or not self._dial_for(frame, user, counted=not fresh):
             self._wait(frame, user, first=fresh)
         if self._retreat and not fresh:
-            self.stand_by()
+            self._stay()
 
     def _dial_for(self, frame: Asking, user: LinkUser, *, counted: bool = True) -> bool:
         """Whether there was a descriptor, as there is for whatever is asked for `ONCE`."""
@@ -190,16 +190,20 @@ class LinkPool:
                 self._wait(frame, user, first=True)
                 return
 
-    def stand_by(self) -> None:
-        """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then.
+    def stand_by(self, spares: int = 0) -> None:
+        """From now on have some connections ready for those who come: they do not wait for TLS's handshake, then. Of
+        those that are there so many stay, if it is more.
 
         Those whose links are over come back, so short connections need no further ones at all.
         """
+        while len(self._idle) > max(spares, self.SPARES):
+            self._idle.pop().abandon()
+        self._stay()
+
+    def _stay(self) -> None:
         if self._retreat:
             self._retreat.cancel()
         self._retreat = self._context.loop.call_later(self.SPARE_SECONDS, self.close)
-        while len(self._idle) > self.SPARES:
-            self._idle.pop().abandon()
         self._refill_later()
 
     @property

@@ -13,6 +13,7 @@ from controller.core.plan import (
     links_that_fit,
     make_plan,
     refuse_what_cannot_move,
+    spare_links,
     too_few_descriptors,
     too_little_room_for_images,
 )
@@ -164,6 +165,14 @@ def test_each_proxy_needs_a_descriptor_a_connection_and_some_to_lend():
     assert problem.code == "no-descriptors"
     assert problem.message == "the proxy of pod a has descriptors for 999 connections more, and 1000 are to be moved"
     assert "for 0 connections more" in too_few_descriptors("a", 1, 5)[0].message
+
+
+def test_where_the_workload_waits_for_its_memory_more_may_come_before_it_answers():
+    links = spare_links("post-copy")
+    assert links > spare_links("stop-and-copy") == SPARE_LINKS
+    needed = 1000 + 2 * links + LEAST_LINKS + SPARE_DESCRIPTORS
+    assert too_few_descriptors("a", 1000, needed, links) == []
+    assert too_few_descriptors("a", 1000, needed - 1, links) != []
 
 
 @pytest.mark.parametrize(("room", "links"), [(2 * SPARE_LINKS + 10, 10), (20_000, 1000), (3, 0)])

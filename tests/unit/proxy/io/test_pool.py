@@ -117,6 +117,8 @@ async def test_standing_by_replaces_what_is_used_and_ends(
     for _ in range(3):
         (await destination.take()).send(ACCEPTED)
     await preparing
+    pool.stand_by(3)
+    assert pool.idle == 3
     pool.stand_by()
     assert pool.idle == 2
     pool.ask(Join(7, 1), user)
