@@ -60,12 +60,18 @@ def blocks(area: Area, start: int, end: int) -> tuple[int, int]:
 def join(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Ranges in rising order, those that touch made one."""
     joined: list[tuple[int, int]] = []
-    for start, end in ranges:
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
+    for one in ranges:
+        add(joined, one)
     return joined
+
+
+def add(joined: list[tuple[int, int]], one: tuple[int, int]) -> None:
+    """Add the next range, in rising order, to joined ones."""
+    start, end = one
+    if joined and start <= joined[-1][1]:
+        joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+    else:
+        joined.append(one)
 
 
 def within(area: Area, ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -45,6 +45,9 @@ CONTROL_FD = 3
 RECONNECT_SECONDS = 30.0
 """How long the memory is kept for a destination that is silent: a broken connection is made again within seconds."""
 
+SWITCH_SECONDS = 0.0002
+"""Inside the freeze one thread looks through the memory, and CRIU waits for the answers of another."""
+
 _LOOK_SECONDS = 0.5
 _MAX_ORDER_BYTES = 1 << 20
 
@@ -181,6 +184,7 @@ def main() -> None:
     order = json.loads(control.recv(1 << 20) or b"{}")
     if not order:
         return
+    sys.setswitchinterval(SWITCH_SECONDS)
     giver = Giver(control, order["identity"].encode(), order["host"])
     urgency.claim()
     control.send(json.dumps({"port": giver.port}).encode())

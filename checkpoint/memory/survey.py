@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from checkpoint.core import smaps
-from checkpoint.core.areas import Area, between, join, within
+from checkpoint.core.areas import Area, add, between, join, within
 from checkpoint.core.smaps import Mapping
 from checkpoint.memory import scan, urgency
 from checkpoint.processes import procfs
@@ -21,7 +21,7 @@ class Survey:
 
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[int, int]]] = {}
-        """What each process had while it ran, as far as that was looked at."""
+        """What each process had while it ran, as far as that was looked at, joined."""
         self._mappings: dict[int, list[Mapping]] = {}
         """All areas that each process had then."""
         self._areas: dict[int, list[Area]] = {}
@@ -91,12 +91,12 @@ class Survey:
                     for found in scan.written(page_map, area):
                         if self._looking is not None:
                             return
-                        seen.append(found)
+                        add(seen, found)
 
     def _look(self) -> None:
         try:
             for pid, areas in self._areas.items():
-                seen = join(self._seen.get(pid, ()))
+                seen = list(self._seen.get(pid, ()))
                 with _page_map(pid) as page_map:
                     for area in areas:
                         known = within(area, seen)
