@@ -99,7 +99,7 @@ class Foreseen:
         return bool(self._standing)
 
     def choose(self, sockets: OpenSockets, but: Container[int]) -> None:
-        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. Blocks: 5 us each."""
+        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. Blocks: 10 us each."""
         opened = {ino: one for ino, one in sockets.by_ino.items() if ino in self._standing and ino not in but}
         self._numbers = sockets.numbers
         if not opened:
@@ -154,9 +154,10 @@ class Foreseen:
             for one in self._epolls
             if any(map(self._is_chosen, one.targets))  # or it watches another such epoll
         ]
-        return pairs.Left(self._doors(), [self._given_up_to(ino, one) for ino, one in self.chosen.items()], watches)
+        return pairs.Left(self._doors(), [self._connection(ino, one) for ino, one in self.chosen.items()], watches)
 
-    def _given_up_to(self, ino: int, one: OpenSocket) -> pairs.Connection:
+    def _connection(self, ino: int, one: OpenSocket) -> pairs.Connection:
+        """A chosen one, for the copy."""
         known = self._known[ino]
         if list(known.places) != one.places:
             known.places = _flagged(one.places)
@@ -174,7 +175,7 @@ class Foreseen:
         return [(pid, self._numbers[pid].above) for pid in sorted(pids)]
 
     def compare(self) -> list[Changed]:
-        """What has changed of those chosen since they were looked at, whose duplicates must be there still. Blocks: 50
+        """What has changed of those chosen since they were looked at, whose duplicates must be there still. Blocks: 35
         us each. Raises AgentError for what would be lost."""
         flags = procfs.DescriptorFlags()
         try:

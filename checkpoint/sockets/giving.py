@@ -55,7 +55,7 @@ class Door:
 
     def give(self, kernel: Kernel, pid: int, number: int, wanted: Mapping[int, Gift]) -> None:
         """Have a stopped process get what is `wanted` at each number of its, through its `number`, which it has no more
-        then. Blocks: under 1 us each, and 1 ms. Raises OSError.
+        then. Blocks: 2 us each, and 2 ms. Raises OSError.
 
         A process that shares its table of descriptors with one that was given to has all of them.
         """
