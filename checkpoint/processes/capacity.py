@@ -10,7 +10,7 @@ from pathlib import Path
 from checkpoint.processes import procfs
 
 _KIB = 1024
-_TABLE_DESCRIPTORS, _CRIUS_DESCRIPTORS = 128, 31
+_TABLE_DESCRIPTORS, _CRIUS_DESCRIPTORS, _DOORS = 128, 31, 1
 _OVERCOMMIT_ALWAYS, _OVERCOMMIT_NEVER = 1, 2  # linux/mman.h
 
 
@@ -32,11 +32,12 @@ def _machine_bytes(name: str) -> int:
 
 def most_descriptors() -> int:
     """Below which number those of a copy are, for in each process CRIU has some of its own above them, and no higher
-    limit than this process where it may not raise it (criu: servicefd.c, choose_service_fd_base)."""
+    limit than this process where it may not raise it (criu: servicefd.c, choose_service_fd_base); and we have one
+    (`checkpoint.sockets.giving`)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if procfs.may_read_limits():
         limit = int(Path("/proc/sys/fs/nr_open").read_text())
-    return limit // _TABLE_DESCRIPTORS * _TABLE_DESCRIPTORS - _CRIUS_DESCRIPTORS
+    return limit // _TABLE_DESCRIPTORS * _TABLE_DESCRIPTORS - _CRIUS_DESCRIPTORS - _DOORS
 
 
 def free_huge_bytes(folder: Path = Path("/sys/kernel/mm/hugepages")) -> dict[int, int]:
