@@ -35,6 +35,9 @@ from checkpoint.processes import procfs
 EXPECTED_DESCRIPTORS = 4096
 """A chunk of sockets on its way to the proxy, a pidfd for each process of a tree, and the clients."""
 
+_GC_THRESHOLDS = (50_000, 20, 100)
+"""A thousand connections are ten thousand objects; the default (700, 10, 10) would walk through them in a freeze."""
+
 _LOG = logging.getLogger("checkpoint")
 
 
@@ -79,6 +82,7 @@ async def serve(flags: argparse.Namespace) -> None:
     # What has been made until now lives for ever: no collection inside a freeze shall walk through it. (No
     # collection first: it takes 40 ms and finds a handful of objects.)
     gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -109,6 +109,7 @@ class Adopting:
         options = await asyncio.to_thread(self._tell_apart)
         self._paired.extend(self._foreseen.chosen)
         self._go_on()
+        await asyncio.to_thread(self._foreseen.describe)
         return options
 
     async def again(self) -> None:
@@ -181,6 +182,7 @@ class Adopting:
         self._stop_watching()
         self._left.close()
         self._handover.close()
+        self._foreseen.close()
         self._close_sockets()
 
     def reuse_address(self) -> dict[int, bool]:

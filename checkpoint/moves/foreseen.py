@@ -49,7 +49,8 @@ _SELINUX = Path("/sys/fs/selinux/enforce")
 
 
 class Foreseen:
-    """One migration's. Before the freeze `look` and `stand`; inside it `choose`, or `forget`, and `compare`."""
+    """One migration's. Before the freeze `look` and `stand`; inside it `choose`, or `forget`, `describe`, and
+    `compare`; `close` at any time."""
 
     def __init__(self, around: Surroundings, migration: str) -> None:
         self._around, self._migration = around, migration
@@ -60,10 +61,14 @@ class Foreseen:
         """Those among them of which both ends stand at the destination."""
         self._watching = Watching()
         self._epolls: list[Epoll] = []
+        self._others: list[list[Target]] = []
+        """What each of these watches besides those chosen."""
         self._unread: dict[int, int] = {}
         self._numbers: dict[int, Numbers] = {}
         self.chosen: dict[int, OpenSocket] = {}
         """Those that CRIU is not shown, by inode."""
+        self.left: pairs.Left | None = None
+        """What CRIU's images do not say; None: they say everything."""
 
     async def look(self, root: int, fewest: int) -> Connections:
         """What can be made at the destination, of the workload under `root`, which runs; nothing, where that is
@@ -115,6 +120,8 @@ class Foreseen:
         except (epolls.OddError, OSError) as error:
             _LOG.info("%s: CRIU sees every connection: %s", self._migration, error)
             self.forget()
+        finally:
+            self.close()
 
     @property
     def hidden(self) -> dict[int, list[int]]:
@@ -134,27 +141,37 @@ class Foreseen:
         """A chosen one, for the proxy."""
         return PairedSocket(self._known[ino].number, self._unread[ino], self.chosen[ino].sock)
 
+    def describe(self) -> None:
+        """What is to be said of those chosen: `left`, and `opened`. Blocks: 2 us each. Raises AgentError."""
+        self.left, self._others = None, []
+        if not self.chosen:
+            return
+        connections = [self._connection(ino, one) for ino, one in self.chosen.items()]
+        watches: list[pairs.Watch] = []
+        for epoll in self._epolls:
+            ours, others = self._apart(epoll.targets)
+            self._others.append(others)
+            if ours:  # else it watches another such epoll
+                watches.append(pairs.Watch(*epoll.places[0], [(it.fd, it.events, it.data) for it in ours]))
+        self.left = pairs.Left(self._doors(), connections, watches)
+
+    def _apart(self, targets: Iterable[Target]) -> tuple[list[Target], list[Target]]:
+        """Those chosen, and the others."""
+        ours: list[Target] = []
+        others: list[Target] = []
+        for one in targets:
+            (ours if one.ino & INO_MASK in self.chosen else others).append(one)
+        return ours, others
+
     def opened(self) -> Iterator[Opened]:
         """What CRIU's images are to say besides. Raises AgentError."""
-        if not self.chosen:
+        if self.left is None:
             return
         ids = count(added.FIRST_ID)
         entries = Entries(self._around.messages)
-        yield entries.door(next(ids), self._doors())
-        for epoll in self._epolls:
-            others = [one for one in epoll.targets if not self._is_chosen(one)]
+        yield entries.door(next(ids), self.left.doors)
+        for epoll, others in zip(self._epolls, self._others, strict=True):
             yield entries.epoll(next(ids), epoll, others, _flagged(epoll.places))
-
-    def left(self) -> pairs.Left | None:
-        """What CRIU's images do not say; None: they say everything. Raises AgentError."""
-        if not self.chosen:
-            return None
-        watches = [
-            pairs.Watch(*one.places[0], [(it.fd, it.events, it.data) for it in one.targets if self._is_chosen(it)])
-            for one in self._epolls
-            if any(map(self._is_chosen, one.targets))  # or it watches another such epoll
-        ]
-        return pairs.Left(self._doors(), [self._connection(ino, one) for ino, one in self.chosen.items()], watches)
 
     def _connection(self, ino: int, one: OpenSocket) -> pairs.Connection:
         """A chosen one, for the copy."""
@@ -165,9 +182,6 @@ class Foreseen:
 
     def _can_be_given(self, pid: int) -> bool:
         return self._numbers[pid].free <= _MOST_FREE and self._numbers[pid].above <= procfs.descriptor_limit(pid)
-
-    def _is_chosen(self, target: Target) -> bool:
-        return target.ino & INO_MASK in self.chosen
 
     def _doors(self) -> list[Place]:
         """A number above all others, in each process that has any of them."""
@@ -186,7 +200,11 @@ class Foreseen:
 
     def forget(self) -> None:
         """CRIU sees all of them."""
-        self.chosen, self._epolls = {}, []
+        self.chosen, self._epolls, self._others, self.left = {}, [], [], None
+
+    def close(self) -> None:
+        """CRIU has dumped, or will not."""
+        self._watching.close()
 
     def _look(self, root: int) -> dict[int, Known]:
         pids = tree.descendants(root)
@@ -234,7 +252,7 @@ class Foreseen:
 
     def _as_foreseen(self, opened: Mapping[int, OpenSocket]) -> Iterator[tuple[int, OpenSocket]]:
         """Those that neither end has shut down, and that have little unread, none of it urgent."""
-        happened, room = _happened(opened.values()), pairs.ALL_UNREAD_BYTES
+        happened, room = live.happened(one.sock for one in opened.values()), pairs.ALL_UNREAD_BYTES
         for ino, one in opened.items():
             seen = happened.get(one.sock.fileno(), 0)
             # What the application itself has shut down of its receiving only this says, of its sending only the state.
@@ -264,14 +282,6 @@ def _can_lend(pid: int) -> bool:
 def _foreseen(one: Known) -> ForeseenSocket:
     assert one.held is not None
     return ForeseenSocket(one.number, one.sock.local, one.sock.peer, one.held.direction, one.mss)
-
-
-def _happened(opened: Iterable[OpenSocket]) -> dict[int, int]:
-    """What poll(2) says of each, by our descriptor, where it says anything."""
-    poll = select.poll()
-    for one in opened:
-        poll.register(one.sock.fileno(), select.POLLIN | select.POLLPRI | select.POLLRDHUP)
-    return dict(poll.poll(0))
 
 
 def _flagged(places: Iterable[Place]) -> dict[Place, bool]:

@@ -228,8 +228,8 @@ class Outbound(Side):
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
         if self.record.lent:
             ours[lent.FILE] = self.record.lent
-        if (left := self._foreseen.left()) is not None:
-            ours[pairs.FILE] = left
+        if self._foreseen.left is not None:
+            ours[pairs.FILE] = self._foreseen.left
         self._snapshot.keep(ours)
         size_bytes = sum(self._snapshot.dumped.values())
         return Dumped(size_bytes, report.processes, report.criu_seconds, *self._adopting.take_legs())

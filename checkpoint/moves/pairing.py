@@ -7,12 +7,13 @@ import asyncio
 import logging
 import os
 import resource
+import select
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 
 from checkpoint.api import Changed, Connections, Paired, Socket
-from checkpoint.core import pairs, readdress
+from checkpoint.core import pairs
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import added
 from checkpoint.images.folder import Images
@@ -27,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Pairing:
-    """One migration's. `make`, then `choose`, `give` and `adjust`; `close` at any time."""
+    """One migration's. `make`, then `choose`, `check`, `give` and `adjust`; `close` at any time."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -57,19 +58,24 @@ class Pairing:
         return {added.DOOR: self._door.fd}
 
     def choose(self, images: Images) -> list[str]:
-        """End those that the images do not want; gives the keys of what CRIU will ask for.
-
-        Raises AgentError IMAGE_DAMAGED for one that is not here, and CONNECTION_STATE for one that has ended.
-        """
+        """End those that the images do not want; gives the keys of what CRIU will ask for. Raises AgentError
+        IMAGE_DAMAGED for one that is not here."""
         self._left = images.ours(pairs.FILE, pairs.Left, pairs.Left())
         wanted = [one.flow for one in self._left.connections]
         if missing := set(wanted) - self._ends.keys():
             raise AgentError(Code.IMAGE_DAMAGED, f"the images ask for connections that are not here: {sorted(missing)}")
-        self._sort()
         self._end(self._ends.keys() - set(wanted))
-        if ended := [one for one in wanted if live.state_of(self._ends[one]) != readdress.ESTABLISHED]:
-            raise AgentError(Code.CONNECTION_STATE, f"what was made ahead of the flows {ended} has ended: try again")
         return [added.DOOR] if self._left.doors else []
+
+    def check(self) -> None:
+        """That those which are left can be given, beside CRIU. Blocks: 3 us each.
+
+        Raises AgentError IMAGE_DAMAGED where the images make no sense, and CONNECTION_STATE for one that has ended.
+        """
+        self._sort()
+        happened = live.happened(self._ends.values())
+        if ended := [flow for flow, sock in self._ends.items() if happened.get(sock.fileno(), 0) & ~select.POLLIN]:
+            raise AgentError(Code.CONNECTION_STATE, f"what was made ahead of the flows {ended} has ended: try again")
 
     async def give(self, copy: Tree) -> None:
         """CRIU has made the copy: it gets them, and its epolls watch them. Raises AgentError."""

@@ -110,8 +110,14 @@ class Restoring:
 
     async def _make(self, folder: Path, *, lazily: bool) -> RestoreReport:
         """What CRIU makes, and what it was not shown besides."""
-        report = await self._run_criu(folder, lazily=lazily)
+        wanted = self._pairing.choose(Images(folder, self._around.messages))
+        checking = self._around.spawn(asyncio.to_thread(self._pairing.check), "look at the pairs")
         try:
+            report = await self._run_criu(folder, lazily=lazily, inherited=wanted)
+        finally:
+            await asyncio.wait({checking})
+        try:
+            checking.result()
             with self._timed("give"):
                 await self._pairing.give(report.tree)
         except BaseException:
@@ -119,8 +125,7 @@ class Restoring:
             raise
         return report
 
-    async def _run_criu(self, folder: Path, *, lazily: bool) -> RestoreReport:
-        inherited = self._pairing.choose(Images(folder, self._around.messages))
+    async def _run_criu(self, folder: Path, *, lazily: bool, inherited: list[str]) -> RestoreReport:
         helper = self._helper or await self._start()
         self._helper, self._working = None, helper
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import sys
 import termios
+from collections.abc import Iterable
 from socket import SocketType
 from typing import Any
 
@@ -18,6 +20,15 @@ _WORDS: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 4}
 def state_of(sock: SocketType) -> int:
     """Its TCP state (linux/tcp_states.h), the first byte of TCP_INFO."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def happened(socks: Iterable[SocketType]) -> dict[int, int]:
+    """What poll(2) says of each, by its descriptor, where it says anything: that something can be read, and that it has
+    ended, but for what the application itself has shut down of its sending. 0.5 us each."""
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock.fileno(), select.POLLIN | select.POLLPRI | select.POLLRDHUP)
+    return dict(poll.poll(0))
 
 
 def unread(sock: SocketType) -> int:

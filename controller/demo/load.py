@@ -197,7 +197,7 @@ class Load:
         while not self._control.stop.is_set():
             self._control.mention(self._tick())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._control.stop.wait(), self._options.tick_seconds)
+                await asyncio.wait_for(self._control.stop.wait(), self._options.telling_seconds)
 
     async def _finish(self) -> None:
         """Ask nothing new, wait for what is due, make the last checks; whoever still owes something was lost."""

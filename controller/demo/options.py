@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+_TELLING_SECONDS_EACH = 200e-6
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     host: str
@@ -40,6 +42,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """From one new connection to the next; 0 for none."""
     probe_timeout_seconds: float = 10.0
     tick_seconds: float = 0.1
+    """From one line about how it goes to the next; longer where there are many connections to be asked."""
     ready_seconds: float = 20.0
     """The longest time until everything answers."""
     drain_seconds: float = 10.0
@@ -51,6 +54,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def turn_seconds(self) -> float:
         """From one pipeline of a connection to its next, really."""
         return max(self.pace_seconds, (self.connections - self.idle) / self.pipelines_per_second)
+
+    @property
+    def telling_seconds(self) -> float:
+        """From one line to the next, really: a connection takes some microseconds to be asked."""
+        return max(self.tick_seconds, self.connections * _TELLING_SECONDS_EACH)
 
     @property
     def bulk_seconds(self) -> float:

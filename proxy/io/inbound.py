@@ -181,18 +181,20 @@ class InboundMigration:
         self.context.totals.legs_built += len(new)
 
     def _take_up(self, legs: list[PairedLeg]) -> None:
-        """These were built ahead, and are needed. Raises CONFLICT."""
-        flows = self.flows
-        for leg in legs:
-            if leg.flow not in self._ahead:
-                if leg.flow in self._built:
-                    continue  # said before
-                raise ProxyError(Code.CONFLICT, f"no leg was built ahead for flow {leg.flow}")
-            self._ahead.discard(leg.flow)
+        """These were built ahead, and are needed. Raises CONFLICT, or LEG_NOT_BUILT."""
+        if missing := {leg.flow for leg in legs} - self._built:
+            raise ProxyError(Code.CONFLICT, f"no leg was built ahead for flow {min(missing)}")
+        fresh = [leg for leg in legs if leg.flow in self._ahead]  # the others were said before
+        self._ahead.difference_update(leg.flow for leg in fresh)
+        for leg in fresh:
             if leg.unread:
-                flows[leg.flow].say(leg.unread)
+                self.flows[leg.flow].say(leg.unread)
+        self._later.add(partial(self._join, fresh))  # when it is asked for: once the workload runs, as a rule
+
+    def _join(self, legs: list[PairedLeg]) -> None:
+        for leg in legs:
             if link := self._link_for(leg):
-                flows[leg.flow].join(link)
+                self._flows[leg.flow].join(link)
 
     def _in_the_way_of(self, legs: list[Leg]) -> list[int]:
         """What was built ahead of the same flows, which go by their images after all, and of earlier ones that had the

@@ -303,7 +303,7 @@ async def test_what_criu_is_not_shown_goes_without_an_image_and_is_added_to_the_
     assert [one.reg.name for one in files] == ["", f"/{added.DOOR}"]  # the listener, and by what the others come
     (door,) = entries(str(scene.folder / "fdinfo-3.img"), made_images.MESSAGES.fdinfo)
     assert door.fd > max(numbers)
-    left = scene.foreseen.left()
+    left = scene.foreseen.left
     assert {one.flow: {fd for _, fd, _ in one.places} for one in left.connections} == {
         scene.foreseen.number_of(scene.dump.ino(end)): {end.fileno()} for end in scene.dump.ends
     }

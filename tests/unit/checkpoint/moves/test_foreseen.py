@@ -78,10 +78,12 @@ class Scene:
         self.sockets = OpenSockets(Kernel(), held, self.foreseen.families)
         held.close()
         self.foreseen.choose(self.sockets, but)
+        self.foreseen.describe()
         places = {ino(one): number for number, one in enumerate(self.ends)}
         return {places[one] for one in self.foreseen.chosen}
 
     def close(self) -> None:
+        self.foreseen.close()
         if self.sockets is not None:
             self.sockets.close()
         self.child.close()
@@ -350,7 +352,7 @@ async def test_an_odd_epoll_has_criu_see_everything(scene: Scene):
     assert scene.choose() == set()
     assert scene.foreseen.hidden == {}
     assert list(scene.foreseen.opened()) == []
-    assert scene.foreseen.left() is None
+    assert scene.foreseen.left is None
 
 
 async def test_descriptors_on_their_way_have_criu_see_everything(scene: Scene):
@@ -370,7 +372,7 @@ Places = set[tuple[int, int, bool]]
 
 def left(scene: Scene) -> dict[int, Places]:
     """Where the copy is to be given each flow."""
-    said = scene.foreseen.left()
+    said = scene.foreseen.left
     return {} if said is None else {one.flow: set(one.places) for one in said.connections}
 
 
@@ -420,7 +422,7 @@ async def test_the_images_have_a_door_above_all_of_a_process_that_is_given_any(s
     scene.child.tell("[one.close() for one in ends]; epoll.close(); high.close()")
     assert len(scene.choose()) == COUNT
     assert images(scene)[door] == ({(other, HIGH + 1, True)}, [])
-    said = scene.foreseen.left()
+    said = scene.foreseen.left
     assert said is not None
     assert said.doors == [(other, HIGH + 1)]
 
@@ -433,7 +435,7 @@ async def test_an_epoll_watches_all_but_the_chosen_from_the_beginning(scene: Sce
     assert scene.choose(but={ino(scene.ends[3])}) == {0, 1, 2}
     pid, fd = scene.child.pid, scene.child.fd
     assert images(scene)["epoll"] == ({(pid, fd["epoll"], True)}, sorted([fd["one"], scene.ends[3].fileno()]))
-    said = scene.foreseen.left()
+    said = scene.foreseen.left
     assert said is not None
     (watch,) = said.watches
     assert (watch.pid, watch.fd) == scene.child.place("epoll")
@@ -451,7 +453,7 @@ async def test_of_an_epoll_that_watches_such_an_epoll_nothing_is_left(scene: Sce
     scene.child.tell("outer = select.epoll(); outer.register(epoll)")
     assert len(scene.choose()) == COUNT
     assert images(scene)["outer"][1] == [scene.child.fd["epoll"]]
-    said = scene.foreseen.left()
+    said = scene.foreseen.left
     assert said is not None
     assert [(one.pid, one.fd) for one in said.watches] == [scene.child.place("epoll")]
 
@@ -512,6 +514,6 @@ async def test_what_is_forgotten_criu_sees(scene: Scene):
     scene.choose()
     scene.foreseen.forget()
     assert scene.foreseen.chosen == scene.foreseen.hidden == {}
-    assert scene.foreseen.left() is None
+    assert scene.foreseen.left is None
     assert list(scene.foreseen.opened()) == scene.foreseen.compare() == []
     assert all(map(scene.foreseen.number_of, map(ino, scene.ends)))

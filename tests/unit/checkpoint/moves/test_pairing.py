@@ -71,7 +71,9 @@ class Scene:
         wanted = [pairs.Connection(flow, places.get(f"flow{flow}", [])) for flow in flows]
         left = pairs.Left(self.doors, wanted, self.watches)
         (self._folder / pairs.FILE).write_bytes(msgspec.json.encode(left))
-        return self.pairing.choose(self.images)
+        keys = self.pairing.choose(self.images)
+        self.pairing.check()
+        return keys
 
     async def give(self) -> None:
         """To a copy that is given all in no process."""

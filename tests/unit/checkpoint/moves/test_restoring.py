@@ -104,7 +104,9 @@ async def test_a_copy_that_cannot_be_given_its_connections_is_ended(tmp_path):
 
     left = pairs.Left([(copy.pid, 900)], [pairs.Connection(11, [(copy.pid, 40, True)])])
     (tmp_path / pairs.FILE).write_bytes(msgspec.json.encode(left))
-    around = Surroundings(Kernel(), Engine(), None, None, "", lambda: None, None, lambda name: None)
+    around = Surroundings(
+        Kernel(), Engine(), None, None, "", lambda: None, lambda work, name: asyncio.ensure_future(work), print
+    )
     restoring = Restoring(around, "m", tmp_path, None, lambda name: contextlib.nullcontext())
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as end:
         restoring._pairing._ends[11] = end.dup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -148,6 +149,12 @@ def test_what_was_learnt_is_not_read_again(child, monkeypatch):
     (found,) = child.watched("wanted", watching=watching)
     assert targets(found) == {child.fd["wanted"]: OUT | ALWAYS}
     assert len(read) == 2
+    child.tell("new = select.epoll(); new.register(wanted, select.EPOLLPRI); os.dup2(new.fileno(), epoll.fileno())")
+    child.tell("new.close()")
+    (found,) = child.watched("wanted", watching=watching)  # what has the number now
+    assert targets(found) == {child.fd["wanted"]: select.EPOLLPRI | ALWAYS}
+    watching.close()
+    assert child.watched("wanted", watching=watching) == [found]
 
 
 def test_many_epolls_are_not_told_apart(child):

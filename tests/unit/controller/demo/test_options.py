@@ -31,3 +31,8 @@ def test_bulk_is_paced_by_its_rate() -> None:
 def test_many_connections_have_fewer_turns_each() -> None:
     assert Options(host="a", port=1, connections=10).turn_seconds == 0.01
     assert Options(host="a", port=1, connections=6400).turn_seconds == 1.0
+
+
+def test_many_connections_are_asked_less_often():
+    assert Options(host="a", port=1, connections=64).telling_seconds == 0.1
+    assert Options(host="a", port=1, connections=5000).telling_seconds == 1.0
