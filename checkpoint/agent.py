@@ -80,7 +80,7 @@ class Agent:
         app.router.add_post("/v1/outbound/{migration}/stop", self._stop)
         app.router.add_post("/v1/outbound/{migration}/foresee", self._foresee)
         app.router.add_post("/v1/outbound/{migration}/pair", self._pair)
-        for step in ("pack", "survey", "dump", "adopt", "seal", "compare", "commit", "release"):
+        for step in ("pack", "survey", "ready", "dump", "adopt", "seal", "compare", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
         app.router.add_post("/v1/inbound/{migration}/try", self._try_archive)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -22,6 +23,16 @@ class Folders:
 
     images: Path
     work: Path
+
+
+class Asking(Enum):
+    """Which questions of a helper's somebody answers (`Helper.questions`)."""
+
+    NOTHING = auto()
+    START = auto()
+    """Whether it may begin with a dump that was asked for."""
+    DESCRIPTORS = auto()
+    """And which descriptors there are; in a lazy dump which pages, too."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,8 @@ class Helper(Protocol):
         """Kill it; whoever waits for it is told that it failed. For a restore only: see `Engine.break_off`."""
 
     async def questions(self) -> int | None:
-        """A descriptor over which it asks what the stopped processes have (`checkpoint.criu.questions`), the caller's
-        from now on; None: it asks the kernel. The dump waits for the answers."""
+        """A descriptor over which it asks what is to be kept from it (`checkpoint.criu.questions`), the caller's from
+        now on; None: it asks nobody. The dump waits for the answers."""
 
     async def close(self) -> None: ...
 
@@ -62,11 +73,11 @@ class Engine(Protocol):
         """Which ways of carrying memory work here."""
 
     async def prepare(
-        self, root: int | None = None, *, asking: bool = False, lazily: bool = False,
+        self, root: int | None = None, *, asking: Asking = Asking.NOTHING, lazily: bool = False,
         inherited: Mapping[str, int] = MappingProxyType({}),
     ) -> Helper:  # fmt: skip
-        """Start what a later dump of the tree under `root`, or a restore, needs. `asking`: somebody answers its
-        `questions`: which descriptors there are, and in a lazy dump which pages. `inherited`: descriptors of ours that
+        """Start what a later dump of the tree under `root`, or a restore, needs. `asking`: which of its `questions`
+        somebody answers. `inherited`: descriptors of ours that
         a restore may give to its processes, by the keys that the images have for them."""
 
     async def stop(self, root: int) -> Tree:
@@ -77,11 +88,13 @@ class Engine(Protocol):
         `parent`, relative to the images; everything where that is ""."""
 
     async def dump(
-        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
+        self, helper: Helper, root: int, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
         parent: str = "",
     ) -> DumpReport:  # fmt: skip
-        """Write the stopped tree's images; it stays stopped. `lazily`: without its private memory. `parent`: without
-        what is in the pre-dump there. A deleted file of more than `ghost_limit_bytes` that is still open is refused."""
+        """Write the images of the stopped tree under `root`, which is being stopped again when this returns. A helper
+        that asks whether it may begin can be told so of a tree that runs. `lazily`: without its private memory.
+        `parent`: without what is in the pre-dump there. A deleted file of more than `ghost_limit_bytes` that is still
+        open is refused."""
 
     def break_off(self, pid: int) -> None:
         """Have the helper with that PID, which may be an earlier agent's, fail at its next write. It is not killed: one

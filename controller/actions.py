@@ -201,6 +201,9 @@ class Move(Parties):
         self.plan = msgspec.structs.replace(self._planned, memory=choice)
         self.intent = msgspec.structs.replace(self.intent, memory=choice.way)
 
+    async def _ready(self) -> None:
+        await self.source_agent.outbound(self._id, "ready", agent_api.Custody)
+
     async def _stop(self) -> None:
         self._learn(await self._source("stop?ahead=1", agent_api.Custody))
 
@@ -334,6 +337,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.SPARE: lambda move: move.pairs.spare(),
     Action.PRE_COPY: Move._pre_copy,
     Action.START_OVER: Move._start_over,
+    Action.READY: Move._ready,
     Action.STOP: Move._stop,
     Action.DUMP: Move._dump,
     Action.ADOPT: Move._adopt,

@@ -16,6 +16,7 @@
 | POST /v1/outbound/{migration}/foresee | `Foresee` | `Connections` (those that the destination can make ahead) |
 | POST /v1/outbound/{migration}/pair | `Paired` | `Custody` |
 | POST /v1/outbound/{migration}/survey | | `Custody` (memory that goes in no image was looked through) |
+| POST /v1/outbound/{migration}/ready | | `Custody` (CRIU has begun, and waits for the stop) |
 | POST /v1/outbound/{migration}/predump | `PreDump` | `PreDumped` (pre-copy: one round, while it runs) |
 | POST /v1/outbound/{migration}/stop?ahead=1 | | `Custody` (`ahead`: dump, adopt and seal follow unasked) |
 | POST /v1/outbound/{migration}/dump | | `Dumped` |

@@ -16,7 +16,7 @@ from checkpoint.core import options, precopy, smaps
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.criu import kerndat, log, pipes, shade
 from checkpoint.criu.swrk import Swrk
-from checkpoint.engine import DumpReport, Folders, Helper, RestoreReport
+from checkpoint.engine import Asking, DumpReport, Folders, Helper, RestoreReport
 from checkpoint.images import chain
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
@@ -70,7 +70,7 @@ class CriuEngine:
         return MemoryFeatures(most if found.lazy_pages else 0, most if found.mem_track else 0)
 
     async def prepare(
-        self, root: int | None = None, *, asking: bool = False, lazily: bool = False,
+        self, root: int | None = None, *, asking: Asking = Asking.NOTHING, lazily: bool = False,
         inherited: Mapping[str, int] = MappingProxyType({}),
     ) -> Helper:  # fmt: skip
         if lazily:
@@ -78,7 +78,7 @@ class CriuEngine:
         # Another CRIU on this machine takes away what it holds for a stale survey: make it again while there is time.
         await asyncio.to_thread(kerndat.ensure, self._criu, self._cache)
         wrapper = () if root is None else _dumpers_wrapper(root)
-        asked = _asked(root, lazily=lazily) if asking and root is not None else ""
+        asked = _asked(root, asking, lazily=lazily) if root is not None else None
         return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily, asked=asked, inherited=inherited)
 
     async def stop(self, root: int) -> Tree:
@@ -93,10 +93,9 @@ class CriuEngine:
                 raise log.failure(folders.work / precopy.LOG, restoring=False)
 
     async def dump(
-        self, helper: Helper, tree: Tree, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
+        self, helper: Helper, root: int, folders: Folders, *, ghost_limit_bytes: int, lazily: bool = False,
         parent: str = "",
     ) -> DumpReport:  # fmt: skip
-        root = tree.members[0].pid
         more = options.lazily(_lazy_config(folders.work)) if lazily else precopy.after(parent) if parent else {}
         with log.told(folders.work / options.DUMP_LOG), _open_folder(folders.work) as work_fd:
             wanted = options.dump(root, str(folders.images), work_fd, ghost_limit_bytes) | more
@@ -105,7 +104,6 @@ class CriuEngine:
                 raise log.failure(folders.work / options.DUMP_LOG, restoring=False)
         if parent:
             chain.cut(folders.images)
-        await trees.until_stopped(self._kernel, tree.pids)
         images = Images(folders.images, self._messages)
         return DumpReport(len(images.processes()), images.seconds(folders.work, "dump"))
 
@@ -243,15 +241,15 @@ def _lazy_config(work: Path) -> str:
     return str(path)
 
 
-def _asked(root: int, *, lazily: bool) -> str:
-    """Which of CRIU's questions somebody else answers; none, where the tree has filters of its own. About areas only
-    where that takes the kernel longer than all the files take that CRIU opens."""
-    if trees.is_filtered(root):
-        return ""
+def _asked(root: int, asking: Asking, *, lazily: bool) -> tuple[str, int] | None:
+    """Which of CRIU's questions about that tree somebody else answers; none, where it has filters of its own. About
+    areas only where that takes the kernel longer than all the files take that CRIU opens."""
+    if asking is Asking.NOTHING or trees.is_filtered(root):
+        return None
     if not lazily:
-        return shade.FILES
+        return (shade.FILES if asking is Asking.DESCRIPTORS else shade.START), root
     sizes = [procfs.memory_bytes(pid)[0] for pid in trees.descendants(root)]
-    return shade.AREAS if max(sizes, default=0) >= smaps.MUCH_BYTES else shade.PAGES
+    return (shade.AREAS if max(sizes, default=0) >= smaps.MUCH_BYTES else shade.PAGES), root
 
 
 def _dumpers_wrapper(root: int) -> list[str]:

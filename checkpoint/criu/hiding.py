@@ -1,4 +1,8 @@
-"""Keeps descriptors of the stopped processes from CRIU, in the agent's event loop."""
+"""Keeps CRIU from a tree that still runs, and descriptors of the stopped processes from CRIU, in the agent's event
+loop.
+
+CRIU takes 8 ms to get ready before it looks at the tree: it has begun by the time that the tree is stopped, and waits.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,26 @@ _LOG = logging.getLogger(__name__)
 
 
 class Hiding:
-    """From one CRIU. Until it is said which descriptors it waits for that, once it asks for any."""
+    """From one CRIU. It waits until it is said that the tree stands still (`begin`), and which descriptors it is not to
+    see (`hide`), when it asks for them."""
 
     def __init__(self, kernel: Kernel, listener: int) -> None:
         """`listener` is `checkpoint.criu.shade`'s; ours from now on."""
         self._kernel, self._listener = kernel, listener
         self._hidden: dict[int, frozenset[int]] | None = None
         self._waiting: Question | None = None
+        self._may_begin = False
+        self._beginning: Question | None = None
+        self.is_ready = asyncio.Event()
+        """It waits for the tree to stand still."""
         asyncio.get_running_loop().add_reader(listener, self._asked)
+
+    def begin(self) -> None:
+        """The tree stands still."""
+        self._may_begin = True
+        if self._beginning is not None:
+            question, self._beginning = self._beginning, None
+            self._answer(question)
 
     def hide(self, descriptors: Mapping[int, Collection[int]]) -> None:
         """CRIU is not to see these, of each process."""
@@ -58,7 +74,10 @@ class Hiding:
 
     def _answer(self, question: Question) -> None:
         try:
-            if not question.lists_descriptors:
+            if question.begins and not self._may_begin:
+                self._beginning = question
+                self.is_ready.set()
+            elif not question.lists_descriptors:
                 questions.leave(self._listener, question)
             elif self._hidden is None:
                 self._waiting = question

@@ -1,5 +1,6 @@
 """What CRIU asks the kernel of a stopped process, and somebody else answers: which descriptors it has, but for those
-that CRIU is not to see. CRIU stands still in its system call meanwhile (seccomp_unotify(2), `checkpoint.criu.shade`).
+that CRIU is not to see; and whether it may begin. CRIU stands still in its system call meanwhile (seccomp_unotify(2),
+`checkpoint.criu.shade`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _RECEIVE = 0xC0502100  # _IOWR('!', 0, struct seccomp_notif), linux/seccomp.h
 _SEND = 0xC0182101
 _ADD_FD = 0x40182103  # _IOW('!', 3, struct seccomp_notif_addfd), Linux 5.9
 _ADDED = struct.Struct("<QIIII")
-*_, _OPENAT = shade.NUMBERS.get(platform.machine(), (None,))
+*_, _OPENAT, _PTRACE = shade.NUMBERS.get(platform.machine(), (None, None))
 _NAME_BYTES = 16
 _QUESTION = struct.Struct("<QIIiIQ6Q")
 _ANSWER = struct.Struct("<QqiI")
@@ -45,6 +46,8 @@ class Question(NamedTuple):
     """The file of that folder."""
     opens: bool = False
     """It is to be opened; else it is open."""
+    begins: bool = False
+    """It asks nothing about a file: it is about to stop the root of the tree itself (ptrace(2), PTRACE_SEIZE)."""
 
     @property
     def lists_descriptors(self) -> bool:
@@ -69,6 +72,8 @@ def answer_all(
             continue
         if question.lists_descriptors:
             list_others(kernel, listener, question, hidden(question.about))
+        elif question.begins:
+            leave(listener, question)
         else:
             _answer(listener, question, result(question))
 
@@ -84,6 +89,8 @@ def receive(listener: int) -> Question | None:
         raise
     number, asker, _, call, _, _, fd, *arguments = _QUESTION.unpack(raw)
     fd &= 0xFFFFFFFF
+    if call == _PTRACE:
+        return Question(number, asker, -1, tuple(arguments), arguments[0], "", begins=True)
     if call == _OPENAT:
         return Question(number, asker, fd, tuple(arguments), *_opened(asker, fd, arguments[0]), opens=True)
     return Question(number, asker, fd, tuple(arguments), *_place(asker, fd))

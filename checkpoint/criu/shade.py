@@ -1,9 +1,11 @@
-"""`python shade.py FD ASKED PROGRAM ARGUMENT…`: becomes the program, some of whose system calls somebody else answers.
+"""`python shade.py FD ASKED ROOT PROGRAM ARGUMENT…`: becomes the program, some of whose system calls somebody else
+answers.
 
-A seccomp filter (seccomp(2), SECCOMP_RET_USER_NOTIF) on getdents64(2), where ASKED is `pages` or `areas` on ioctl(…,
-PAGEMAP_SCAN, …) too, and where it is `areas` on openat(2) to read what is named from a folder; everything else passes.
-Its listener is sent over FD, a SOCK_SEQPACKET socket, with one byte; where the kernel has no such filter its error
-number goes instead, in text, and the program runs as it would have.
+A seccomp filter (seccomp(2), SECCOMP_RET_USER_NOTIF) on ptrace(PTRACE_SEIZE, ROOT, …), which CRIU begins a dump with;
+where ASKED is not `start` on getdents64(2) too, where it is `pages` or `areas` on ioctl(…, PAGEMAP_SCAN, …), and where
+it is `areas` on openat(2) to read what is named from a folder; everything else passes. Its listener is sent over FD, a
+SOCK_SEQPACKET socket, with one byte; where the kernel has no such filter its error number goes instead, in text, and
+the program runs as it would have.
 
 Standard library only, and nothing of ours: it is started with -I -S, which takes 12 ms, not 40.
 """
@@ -18,9 +20,11 @@ import struct
 import sys
 
 PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), linux/fs.h
-FILES, PAGES, AREAS = "files", "pages", "areas"
-NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16, 257), "aarch64": (0xC00000B7, 277, 61, 29, 56)}
-"""The AUDIT_ARCH, seccomp(2), getdents64(2), ioctl(2) and openat(2) of each machine (linux/audit.h, asm/unistd.h)."""
+PTRACE_SEIZE = 0x4206  # linux/ptrace.h
+START, FILES, PAGES, AREAS = "start", "files", "pages", "areas"
+NUMBERS = {"x86_64": (0xC000003E, 317, 217, 16, 257, 101), "aarch64": (0xC00000B7, 277, 61, 29, 56, 117)}
+"""The AUDIT_ARCH, seccomp(2), getdents64(2), ioctl(2), openat(2) and ptrace(2) of each machine (linux/audit.h,
+asm/unistd.h)."""
 _NO_CALL = 0xFFFFFFFF
 _NO_FOLDER = 0xFFFFFF9C  # AT_FDCWD
 
@@ -31,19 +35,22 @@ _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_AT, _SECOND_AT, _THIRD_AT = 0, 4, 16, 24, 3
 _SET_MODE_FILTER, _NEW_LISTENER, _SPEC_ALLOW = 1, 1 << 3, 1 << 2
 
 
-def install(asked: str) -> int:
+def install(asked: str, root: int) -> int:
     """Install the filter for good; its listener. Raises OSError."""
-    architecture, seccomp, getdents, ioctl, openat = NUMBERS.get(platform.machine(), (0, 0, 0, 0, 0))
+    architecture, seccomp, getdents, ioctl, openat, ptrace = NUMBERS.get(platform.machine(), (0, 0, 0, 0, 0, 0))
     if not seccomp:
         raise OSError(38, "not known for this machine")
     steps = [
-        (_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_IF_EQUAL, 0, 11, architecture),
-        (_LOAD, 0, 0, _NUMBER_AT), (_JUMP_IF_EQUAL, 8, 0, getdents),
-        (_JUMP_IF_EQUAL, 1, 0, ioctl if asked in (PAGES, AREAS) else _NO_CALL),
-        (_JUMP_IF_EQUAL, 2, 7, openat if asked == AREAS else _NO_CALL),
-        (_LOAD, 0, 0, _SECOND_AT), (_JUMP_IF_EQUAL, 4, 5, PAGEMAP_SCAN),
-        (_LOAD, 0, 0, _THIRD_AT), (_JUMP_IF_EQUAL, 0, 3, os.O_RDONLY),
-        (_LOAD, 0, 0, _FIRST_AT), (_JUMP_IF_EQUAL, 1, 0, _NO_FOLDER),
+        (_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_IF_EQUAL, 0, 16, architecture),
+        (_LOAD, 0, 0, _NUMBER_AT), (_JUMP_IF_EQUAL, 13, 0, _NO_CALL if asked == START else getdents),
+        (_JUMP_IF_EQUAL, 2, 0, ioctl if asked in (PAGES, AREAS) else _NO_CALL),
+        (_JUMP_IF_EQUAL, 3, 0, openat if asked == AREAS else _NO_CALL),
+        (_JUMP_IF_EQUAL, 6, 11, ptrace),
+        (_LOAD, 0, 0, _SECOND_AT), (_JUMP_IF_EQUAL, 8, 9, PAGEMAP_SCAN),
+        (_LOAD, 0, 0, _THIRD_AT), (_JUMP_IF_EQUAL, 0, 7, os.O_RDONLY),
+        (_LOAD, 0, 0, _FIRST_AT), (_JUMP_IF_EQUAL, 5, 4, _NO_FOLDER),
+        (_LOAD, 0, 0, _FIRST_AT), (_JUMP_IF_EQUAL, 0, 3, PTRACE_SEIZE),
+        (_LOAD, 0, 0, _SECOND_AT), (_JUMP_IF_EQUAL, 0, 1, root),
         (_RETURN, 0, 0, _NOTIFY), (_RETURN, 0, 0, _ALLOW),
     ]  # fmt: skip
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
@@ -60,13 +67,13 @@ def install(asked: str) -> int:
 def main() -> None:
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         try:
-            listener = install(sys.argv[2])
+            listener = install(sys.argv[2], int(sys.argv[3]))
         except OSError as error:
             sock.send(str(error.errno).encode())
         else:
             socket.send_fds(sock, [b"!"], [listener])
             os.close(listener)
-    os.execv(sys.argv[3], sys.argv[3:])
+    os.execv(sys.argv[4], sys.argv[4:])
 
 
 if __name__ == "__main__":

@@ -49,14 +49,14 @@ class Swrk:
 
     def __init__(
         self, kernel: Kernel, criu: str, messages: Messages, wrapper: Sequence[str] = (), *, lazily: bool = False,
-        asked: str = "", inherited: Mapping[str, int] = MappingProxyType({}),
+        asked: tuple[str, int] | None = None, inherited: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         """Start it, by `wrapper`, a program that becomes it; raises AgentError CRIU_MISSING.
 
         `lazily`: for a lazy dump. Its page server gets a socket on which we have said already that nobody wants a page
         of it: so the dump ends like any other, and the memory stays in the stopped processes. `asked`: it has
-        `questions` too, of this kind (`checkpoint.criu.shade`). `inherited`: open files that a restore may put into its
-        processes, by the keys for them.
+        `questions` too, of this kind, about the tree under this root (`checkpoint.criu.shade`). `inherited`: open files
+        that a restore may put into its processes, by the keys for them.
         """
         self._page_server = _closed_page_server() if lazily else None
         self._shade = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) if asked else None
@@ -67,9 +67,10 @@ class Swrk:
                 given = {_CHILD_FD: theirs.fileno()}
                 if self._page_server is not None:
                     given[options.PAGE_SERVER_FD] = self._page_server[1].fileno()
-                if self._shade is not None:
+                if asked is not None and self._shade is not None:
                     given[_SHADE_FD] = self._shade[1].fileno()
-                    wrapper = [sys.executable, "-I", "-S", shade.__file__, str(_SHADE_FD), asked, *wrapper]
+                    shaded = [sys.executable, "-I", "-S", shade.__file__, str(_SHADE_FD)]
+                    wrapper = [*shaded, *map(str, asked), *wrapper]
                 with _out_of_the_way(inherited) as self._inherited:
                     self.pid = _spawn([*wrapper, criu, "swrk", str(_CHILD_FD)], given, self._inherited.values())
             except OSError as error:

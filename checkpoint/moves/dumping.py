@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, MigrationRecord
 from checkpoint.criu.hiding import Hiding
-from checkpoint.engine import DumpReport, Folders, Helper
+from checkpoint.engine import Asking, DumpReport, Folders, Helper
 from checkpoint.images.growing import Tags
 from checkpoint.memory.ways import Giving
 from checkpoint.moves import logs
@@ -23,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 
 DUMP_TRIES = 3
 """The queues of a stopped workload fill up, and then stand still: so a later try is better off than the first."""
+_READY_SECONDS = 1.0
+"""It takes some milliseconds, as a rule; one that takes longer gets ready while the workload stands still."""
 
 
 class Beside(NamedTuple):
@@ -47,6 +50,8 @@ class Dumping:
         self._giving: Giving | None = None
         self._hiding: Hiding | None = None
         self._hides = self._can_hide = False
+        self._begun: asyncio.Task[DumpReport] | None = None
+        """The dump that was asked for before the stop."""
 
     async def prepare(self, giving: Giving | None, *, hides: bool = False) -> None:
         """Start CRIU, so that the freeze does not pay for it; another one, where it is said again. `giving`: whoever
@@ -58,10 +63,11 @@ class Dumping:
     async def _start(self) -> Helper:
         root = self._record.root
         pid = None if root is None else root.pid
-        helper = await self._around.engine.prepare(pid, asking=self._hides or self._lazily, lazily=self._lazily)
+        asking = Asking.DESCRIPTORS if self._hides or self._lazily else Asking.START
+        helper = await self._around.engine.prepare(pid, asking=asking, lazily=self._lazily)
         try:
             listener = await helper.questions()
-            self._can_hide = listener is not None
+            self._can_hide = listener is not None and asking is Asking.DESCRIPTORS
             if listener is not None:
                 await self._have_answered(listener)
         except BaseException:
@@ -100,6 +106,17 @@ class Dumping:
             self._hiding.close()
             self._hiding = None
 
+    async def begin(self, folders: Folders, beside: Beside) -> None:
+        """Have CRIU get ready while the workload runs: it waits for the stop then. What it fails with `dump` raises."""
+        root, helper, hiding = self._record.root, self._helper, self._hiding
+        if root is None or helper is None or hiding is None or self._begun is not None:
+            return
+        self._helper = None
+        self._begun = asyncio.create_task(self._run(helper, root.pid, folders, beside), name="criu's dump")
+        ready = asyncio.create_task(hiding.is_ready.wait(), name="criu's beginning")
+        await asyncio.wait({self._begun, ready}, timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+
     async def dump(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         """Dump the stopped tree. Raises AgentError.
 
@@ -134,24 +151,39 @@ class Dumping:
     async def _dump_once(self, tree: Tree, folders: Folders, beside: Beside) -> DumpReport:
         if self._broken_off is not None:
             raise self._broken_off
-        helper = self._helper or await self._start_seeing()
-        self._helper, self._working = None, helper
-        try:
+        begun: Awaitable[DumpReport]
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+        else:
+            helper = self._helper or await self._start_seeing()
+            self._helper = None
             if self._giving is not None:
                 await self._giving.open(tree.pids)
+            assert self._record.root is not None
+            begun = self._run(helper, self._record.root.pid, folders, beside)
+        if self._hiding is not None:
+            self._hiding.begin()
+        try:
+            report = await begun
+        except AgentError as error:
+            if self._broken_off is not None:
+                raise self._broken_off from error
+            raise
+        await until_stopped(self._around.kernel, tree.pids)
+        return report
+
+    async def _run(self, helper: Helper, root: int, folders: Folders, beside: Beside) -> DumpReport:
+        self._working = helper
+        try:
             beside.shipping.watch()
             seen = stat(helper.pid)
             self._record.helper = None if seen is None else Identity(helper.pid, seen.start_time)
             self._around.save()
             with beside.tagging(self._rounds.tags):
                 return await self._around.engine.dump(
-                    helper, tree, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,
+                    helper, root, folders, ghost_limit_bytes=self._ghost_limit_bytes, lazily=self._lazily,
                     parent=self._rounds.parent,
                 )  # fmt: skip
-        except AgentError as error:
-            if self._broken_off is not None:
-                raise self._broken_off from error
-            raise
         finally:
             self._record.helper = self._working = None
             self._let_go()
@@ -159,7 +191,11 @@ class Dumping:
 
     async def close(self) -> None:
         """CRIU is wanted no more."""
-        self._let_go()
+        self._let_go()  # one that waits for the stop fails, and has done nothing
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            with suppress(AgentError):
+                await begun
         if self._helper is not None:
             await self._helper.close()
             self._helper = None

@@ -174,6 +174,17 @@ class Outbound(Side):
             with self._timed("predump"):
                 return await self._rounds.make(wanted)
 
+    async def ready(self) -> Custody:
+        """Have CRIU get as far as it can before the stop."""
+        async with self._lock:
+            self._check(Event.STOP)
+            await self._dumping.begin(self._folders, self._beside)
+            return self.custody()
+
+    @property
+    def _beside(self) -> Beside:
+        return Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
+
     async def stop(self, *, ahead: bool = False) -> Custody:
         """`ahead`: what follows, up to the seal, follows at once (`checkpoint.moves.ahead`)."""
         async with self._lock:
@@ -210,8 +221,7 @@ class Outbound(Side):
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
         reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
         try:
-            beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
-            report = await self._dumping.dump(tree, self._folders, beside)
+            report = await self._dumping.dump(tree, self._folders, self._beside)
         finally:
             # All three, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
             await asyncio.wait({looking, packing, reading})

@@ -74,6 +74,7 @@ class Action(Enum):
     SURVEY = "source: look through the memory that goes in no image"
     PRE_COPY = "source: round after round, copy the memory that was written since the last"
     START_OVER = "both agents: where that was in vain, forget it, to be prepared for another way"
+    READY = "source: CRIU begins, as far as it can before the stop"
     STOP = "source: stop the workload"
     DUMP = "source: dump it, stopped"
     ADOPT = "source: hand its sockets to the proxy"
@@ -109,7 +110,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.SPARE,),
     ),
     Phase.PRE_COPYING: ((Action.PRE_COPY,), (Action.START_OVER,)),
-    Phase.STOPPING: ((Action.STOP,),),
+    Phase.STOPPING: ((Action.READY,), (Action.STOP,)),
     Phase.CHECKPOINTING: ((Action.DUMP,),),
     # The legs as soon as they are known: most, as a rule, were adopted while CRIU dumped.
     Phase.ADOPTING: ((Action.ADOPT, Action.BUILD_LEGS),),

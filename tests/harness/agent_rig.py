@@ -80,6 +80,11 @@ class Rig:
         state: str = agent.ask("GET", f"/v1/workloads/{name}")["workload"]["state"]
         return state
 
+    def criu(self, pod: SoloPod) -> list[int]:
+        """Every CRIU that dumps in the pod, or is about to, by its PID there."""
+        found = pod.run(["sh", "-c", "grep -las '^criu: dum[p]' /proc/[0-9]*/cmdline || true"])
+        return [int(path.split("/")[2]) for path in found.splitlines()]
+
     def clean(self) -> None:
         """End what a test left, so that the next one starts from nothing."""
         for agent in (self.a, self.b):

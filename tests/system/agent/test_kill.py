@@ -14,8 +14,12 @@ from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, ping, 
 
 
 @pytest.mark.parametrize(
-    "steps", [(), ("stop",), ("stop", "dump"), ("stop", "dump", "adopt"), ("stop", "dump", "adopt", "seal")]
-)
+    "steps",
+    [
+        (), ("ready",), ("stop",), ("ready", "stop"), ("ready", "stop", "dump"), ("stop", "dump", "adopt"),
+        ("ready", "stop", "dump", "adopt", "seal"),
+    ],
+)  # fmt: skip
 def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, ...]) -> None:
     pid = rig.redis()
     with rig.pods[0].connect((rig.pods[0].address, PORT)) as client:
@@ -28,6 +32,7 @@ def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, 
         assert (custody["state"], custody["reason"]) == ("released", "the agent was started anew")
         assert not stopped(rig, pid)
         assert rig.adopter.held == []
+        until(lambda: not rig.criu(rig.pods[0]))
         ping(client)
         assert rig.state(rig.a, "redis") == "running"
 

@@ -54,6 +54,34 @@ def test_rollback_without_a_dump_and_without_anything(rig: Rig) -> None:
     assert rig.a.refused("POST", "/v1/outbound/n/stop")[:2] == (409, "wrong-state")
 
 
+def test_criu_waits_for_the_stop_and_has_touched_nothing(rig: Rig) -> None:
+    pid = rig.redis()
+    with rig.pods[0].connect((rig.pods[0].address, PORT)) as client:
+        rig.prepare("m", "redis")
+        assert rig.criu(rig.pods[0]) == []
+        assert rig.out("m", "ready", "ready")["state"] == "prepared"
+        (criu,) = rig.criu(rig.pods[0])
+        ping(client)
+        status = rig.pods[0].run(["cat", f"/proc/{pid}/status"])
+        assert "TracerPid:\t0" in status
+        assert rig.out("m", "release")["state"] == "released"
+        until(lambda: criu not in rig.pods[0].pids())
+        ping(client)
+        assert rig.state(rig.a, "redis") == "running"
+
+
+def test_criu_that_ends_before_the_stop_fails_the_dump(rig: Rig) -> None:
+    rig.run("w", SLEEP)
+    rig.prepare("m", "w")
+    rig.out("m", "ready")
+    (criu,) = rig.criu(rig.pods[0])
+    rig.pods[0].run(["kill", "-9", str(criu)])
+    rig.out("m", "stop")
+    assert rig.a.refused("POST", "/v1/outbound/m/dump")[1] == "criu-failed"
+    rig.out("m", "release")
+    assert rig.state(rig.a, "w") == "running"
+
+
 def test_who_is_killed_while_all_stand_still_keeps_nobody_stopped(rig: Rig) -> None:
     """Nor whoever has got its PID since."""
     source = "import os, signal, time; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print(os.fork(), flush=True)"

@@ -6,6 +6,7 @@ The twin of `checkpoint.criu.hiding`, of `questions` and of the shade that asks 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ import pytest
 from checkpoint.criu import shade
 from checkpoint.criu.hiding import Hiding
 from checkpoint.kernel import Kernel
+from checkpoint.processes import procfs
 
 MANY = 600
 """Of 24 bytes each: more than one getdents64(2) of 4 KiB gives."""
@@ -38,19 +40,23 @@ def listed(path, room):
     os.close(folder)
     return {"found": found, "calls": calls, "error": ctypes.get_errno() if size < 0 else 0}
 
+def seized(pid):
+    return {"error": ctypes.get_errno() if libc.ptrace(%d, pid, None, None) < 0 else 0}
+
 for line in sys.stdin:
-    print(json.dumps(listed(*json.loads(line))), flush=True)
+    asked = json.loads(line)
+    print(json.dumps(seized(asked) if isinstance(asked, int) else listed(*asked)), flush=True)
 """
 
 
 class Asker:
     """Behind the shade; `listener` is for whoever answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: int) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         getdents = shade.NUMBERS[os.uname().machine][2]
-        argv = [sys.executable, "-I", "-S", shade.__file__, str(theirs.fileno()), shade.FILES]
-        argv += [sys.executable, "-I", "-S", "-c", _ASKER % getdents]
+        argv = [sys.executable, "-I", "-S", shade.__file__, str(theirs.fileno()), shade.FILES, str(root)]
+        argv += [sys.executable, "-I", "-S", "-c", _ASKER % (getdents, shade.PTRACE_SEIZE)]
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[theirs.fileno()], text=True
         )
@@ -65,7 +71,17 @@ class Asker:
         return await self.heard()
 
     def say(self, path: str, room: int = 1 << 15) -> None:
-        self.process.stdin.write(json.dumps([path, room]) + "\n")
+        self._say([path, room])
+
+    async def seize(self, pid: int) -> int:
+        """The error number."""
+        self._say(pid)
+        said = (await self.heard())["error"]
+        assert isinstance(said, int)
+        return said
+
+    def _say(self, what: object) -> None:
+        self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
 
     async def heard(self) -> dict[str, object]:
@@ -94,8 +110,8 @@ def other() -> Iterator[int]:
 
 
 @pytest.fixture
-async def asker() -> AsyncIterator[Asker]:
-    made = Asker()
+async def asker(other: int) -> AsyncIterator[Asker]:
+    made = Asker(other)
     yield made
     made.end()
     made.process.stdin.close()
@@ -207,3 +223,35 @@ async def test_its_end_while_it_waits_is_noticed_and_what_is_said_then_is_for_no
     await wait_until(lambda: hiding._listener == -1)
     hiding.hide({other: [0]})
     assert caplog.messages == []
+
+
+async def test_it_begins_when_the_tree_stands_still(asker, hiding, other):
+    beginning = asyncio.create_task(asker.seize(other))
+    async with asyncio.timeout(20):
+        await hiding.is_ready.wait()
+    assert procfs.status(other)["TracerPid"] == "0"
+    hiding.begin()
+    assert await beginning == 0
+    assert procfs.status(other)["TracerPid"] == str(asker.process.pid)
+
+
+async def test_it_begins_at_once_with_a_tree_that_stands_still(asker, hiding, other):
+    hiding.begin()
+    assert await asker.seize(other) == 0
+
+
+async def test_with_any_other_process_too(asker, hiding):
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        assert await asker.seize(sleeper.pid) == 0
+        asker.end()  # nobody else hears of its end while it is traced
+        sleeper.kill()
+    assert not hiding.is_ready.is_set()
+
+
+async def test_it_cannot_begin_when_nobody_answers_any_more(asker, hiding, other):
+    beginning = asyncio.create_task(asker.seize(other))
+    async with asyncio.timeout(20):
+        await hiding.is_ready.wait()
+    hiding.close()
+    assert await beginning == errno.ENOSYS
+    assert procfs.status(other)["TracerPid"] == "0"

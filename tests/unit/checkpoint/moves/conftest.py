@@ -46,7 +46,7 @@ class Scripted:
         assert pid == Helper.pid
         self.broken_off.set()
 
-    async def prepare(self, root: int | None = None, *, asking: bool = False, lazily: bool = False) -> Helper:
+    async def prepare(self, root: int | None = None, **_: object) -> Helper:
         self.prepared += 1
         return Helper()
 
@@ -65,7 +65,7 @@ class Scripted:
         if ending := self.endings.pop(0):
             raise ending
 
-    async def dump(self, helper: Helper, tree: Tree, folders, parent: str = "", **_: object) -> DumpReport:
+    async def dump(self, helper: Helper, root: int, folders, parent: str = "", **_: object) -> DumpReport:
         self.parents.append(parent)
         left = [one.name for one in folders.images.iterdir()]
         assert is_chain(left) if parent else not left, "what an earlier try had written is gone"

@@ -39,12 +39,12 @@ async def test_and_only_when_everything_stands_still_again(migrate):
             await until_stopped(kernel, [child.pid])
             return tree
 
-        async def dump(self, helper, tree, folders, **more):
+        async def dump(self, helper, root, folders, **more):
             assert is_stopped(child.pid)
             if len(self.endings) == 2:
                 child.send_signal(signal.SIGCONT)
                 asyncio.get_running_loop().call_later(0.1, child.send_signal, signal.SIGSTOP)
-            return await super().dump(helper, tree, folders, **more)
+            return await super().dump(helper, root, folders, **more)
 
     tree, child = Tree(), await asyncio.create_subprocess_exec("sleep", "60")
     try:
@@ -106,7 +106,7 @@ async def test_what_is_done_beside_a_dump_that_fails_is_waited_for(migrate, tmp_
 
 async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
     class Unprepared(Scripted):
-        async def prepare(self, root: int | None = None, *, asking: bool = False, lazily: bool = False) -> None:
+        async def prepare(self, root: int | None = None, **_: object) -> None:
             assert list((tmp_path / "images").iterdir())
             raise AgentError(Code.CRIU_MISSING, "no CRIU")
 
@@ -118,7 +118,7 @@ async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
 class Endless(Scripted):
     """Its dumps end when they are broken off, and not before."""
 
-    async def dump(self, helper, tree, folders, **_):
+    async def dump(self, helper, root, folders, **_):
         await self.broken_off.wait()
         raise AgentError(Code.CRIU_FAILED, "File too large")
 
@@ -136,13 +136,13 @@ async def test_the_lease_breaks_off_a_dump(migrate):
 
 async def test_so_does_a_release_also_between_two_tries(migrate):
     class Moved(Endless):
-        async def dump(self, helper, tree, folders, **more):
+        async def dump(self, helper, root, folders, **more):
             if len(self.endings) == 1:
                 self.endings.pop()
                 released.append(asyncio.create_task(migration.release("enough")))
                 await asyncio.sleep(0)
                 raise queue_moved()
-            return await super().dump(helper, tree, folders, **more)
+            return await super().dump(helper, root, folders, **more)
 
     released: list[asyncio.Task[object]] = []
     migration = await migrate(Moved(None))
