@@ -34,10 +34,16 @@ class Ask(NamedTuple):
     size: int
 
 
+class Hurry(NamedTuple):
+    """Nobody waited for this when it was asked for, and now somebody does."""
+
+    asked: Ask
+
+
 class Due(Enum):
     """Why a fault asks for nothing."""
 
-    COMING = "it has been asked for"
+    COMING = "it has been asked for, for somebody who waits"
     ZERO = "it was never written: all zeros"
 
 
@@ -80,6 +86,8 @@ class Space:
         self._wanted = Ranges(Range(start, end, start) for start, end in ranges)
         self._asked: dict[int, Ranges] = {}
         self._said: dict[int, Ask] = {}
+        self._awaited: set[int] = set()
+        """The numbers of those that somebody waits for."""
         self._sizes: dict[int, int] = {}
         """What the next fault in a region asks for."""
         self._cursor = 0
@@ -98,16 +106,22 @@ class Space:
     def asked_count(self) -> int:
         return len(self._asked)
 
-    def fault(self, address: int) -> Ask | Due:
+    def fault(self, address: int) -> Ask | Hurry | Due:
         """Somebody waits for the page at `address`."""
-        if any(one.at(address) for one in self._asked.values()):
+        number = next((number for number, ranges in self._asked.items() if ranges.at(address)), None)
+        if number in self._awaited:
             return Due.COMING
+        if number is not None:
+            self._awaited.add(number)
+            return Hurry(self._said[number])
         found = self._wanted.at(address)
         if found is None:
             return Due.ZERO
         size = self._neighbours(address)
         block = address - address % size
-        return self._ask(found.part(block, block + size))
+        ask = self._ask(found.part(block, block + size))
+        self._awaited.add(ask.number)
+        return ask
 
     def _neighbours(self, address: int) -> int:
         """How many bytes to ask for around it."""
@@ -165,10 +179,12 @@ class Space:
         """The answer's bytes are where they belong."""
         del self._asked[number]
         del self._said[number]
+        self._awaited.discard(number)
 
-    def outstanding(self) -> list[Ask]:
-        """What was asked for and has not been answered: to be said again to another connection."""
-        return list(self._said.values())
+    def outstanding(self) -> list[tuple[Ask, bool]]:
+        """What was asked for and has not been answered, and whether somebody waits for it: to be said again to another
+        connection."""
+        return [(ask, number in self._awaited) for number, ask in self._said.items()]
 
     def removed(self, start: int, end: int) -> None:
         """The process has unmapped it, or given the pages back (munmap(2), MADV_DONTNEED)."""

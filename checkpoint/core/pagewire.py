@@ -4,10 +4,11 @@
 |---|---|---|
 | taker | GET | kind, process, space, number, image address, size |
 | taker | NOW | as GET: somebody waits for it |
+| taker | HURRY | as a GET before: by now somebody waits for it. It has no answer of its own |
 | taker | EARLY | the same; number: so many chunks sent ahead have come; size: so many bytes there is room for |
 | taker | SAME | the same, all but the kind 0: what of that is as it came? |
 | taker | DONE | as SAME: every page has come |
-| giver | answer to a GET or NOW, in their order | header; then the present pages |
+| giver | answer to a GET or NOW; a NOW's goes before a GET's | header; then the present pages |
 | giver | answer to EARLY: for each chunk | header, with process, its number and image; then the present pages |
 | giver | answer to SAME: for some chunks each | header, with how many; then a page: process, image, same of each |
 | giver | end of the answer to EARLY and to SAME; answer to DONE | the header, all 0 |
@@ -28,7 +29,7 @@ from typing import NamedTuple
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 
-GET, DONE, NOW, EARLY, SAME = 1, 2, 3, 4, 5
+GET, DONE, NOW, EARLY, SAME, HURRY = 1, 2, 3, 4, 5, 6
 
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIQQQQ")
@@ -71,7 +72,7 @@ def decode_request(raw: bytes) -> Request:
     aligned = one.image % PAGE_BYTES == 0 and one.size % PAGE_BYTES == 0
     if one in (Request(DONE), Request(SAME)) or one == Request(EARLY, number=one.number, size=one.size):
         return one
-    if (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
+    if (one.kind in (GET, NOW, HURRY) and aligned and 0 < one.size <= CHUNK_BYTES
             and one.image + one.size < _ADDRESS_END):  # fmt: skip
         return one
     raise AgentError(Code.BAD_REQUEST, f"no request for memory: {one}")

@@ -167,8 +167,8 @@ class Taker:
         self._urgency.someone_waits(True)
         self._status.faults += 1
         self._pace.fault(time.monotonic())
-        if (found := one.fault(address)) is not None:
-            self._ask(one.request(found, pagewire.NOW))
+        if (request := one.fault(address)) is not None:
+            self._ask(request)
 
     # -- the giver
 
@@ -266,8 +266,7 @@ class Taker:
                         f"The source could be reached no more: {error.strerror or error}, after: {why}"
                     ) from error
                 time.sleep(RETRY_SECONDS)
-        again = [one.request(ask) for one in self._processes.values() for ask in one.space.outstanding()]
-        self._ask(*again)
+        self._ask(*(request for one in self._processes.values() for request in one.outstanding()))
 
     # -- how it stands
 

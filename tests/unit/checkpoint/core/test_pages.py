@@ -12,6 +12,7 @@ from checkpoint.core.pages import (
     REGION_BYTES,
     Ask,
     Due,
+    Hurry,
     Put,
     Space,
     pieces,
@@ -34,7 +35,19 @@ def test_a_fault_asks_for_the_page_and_its_neighbours_once():
     assert asked == Ask(1, page(8), FAULT_BYTES)
     assert one.fault(page(10)) is Due.COMING
     assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
-    assert one.outstanding() == [asked]
+    assert one.outstanding() == [(asked, True)]
+
+
+def test_what_nobody_waited_for_and_now_somebody_does_is_hurried_once():
+    one = space()
+    asked = one.next(4 * PAGE_BYTES)
+    assert isinstance(asked, Ask)
+    assert one.outstanding() == [(asked, False)]
+    assert one.fault(page(1)) == Hurry(asked)
+    assert one.fault(page(2)) is Due.COMING
+    assert one.outstanding() == [(asked, True)]
+    one.done(asked.number)
+    assert one.fault(page(1)) is Due.ZERO
 
 
 def test_each_further_fault_of_a_region_asks_for_twice_as_much_up_to_a_chunk():
@@ -129,8 +142,10 @@ def test_each_page_comes_once_unless_the_process_dropped_it(steps):
         elif what == "next":
             one.next()
         elif (asked := one.outstanding()) and value < len(asked):
-            answer(asked[value].number)
-    while (ask := one.next()) is not None or (ask := next(iter(one.outstanding()), None)) is not None:
+            answer(asked[value][0].number)
+    while one.next() is not None:
+        pass
+    for ask, _ in one.outstanding():
         answer(ask.number)
     assert one.complete
     assert len(there) == len(set(there))

@@ -1,0 +1,75 @@
+"""What a taker asks of the giver, in the order in which it is to be answered."""
+
+from __future__ import annotations
+
+import select
+import ssl
+from collections.abc import Callable
+from itertools import takewhile
+
+from checkpoint.core.pagewire import GET, HURRY, NOW, REQUEST_BYTES, Request, decode_request
+
+
+class Requests:
+    """Of one connection. What somebody waits for goes before what is fetched in the background, also where that was
+    asked for earlier, and waits already because more may not be sent."""
+
+    def __init__(self, taker: ssl.SSLSocket) -> None:
+        self._taker = taker
+        self._poll = select.poll()
+        self._poll.register(taker, select.POLLIN)
+        self._read: list[Request] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next one is there already."""
+        return bool(self._read) or self._taker.pending() > 0
+
+    def next(self, pause: Callable[[], float]) -> Request | None:
+        """Waits for it; None: the taker hung up. `pause` says in how many seconds more may be sent in the background.
+        Raises OSError, and AgentError for what no taker says."""
+        while self._read_all():
+            found = self._first()
+            if found.kind != GET or not self._comes_within(pause()):
+                self._read.remove(found)
+                return found
+        return None
+
+    def _first(self) -> Request:
+        urgent = (one for one in takewhile(_is_for_pages, self._read) if one.kind == NOW)
+        return next(urgent, self._read[0])
+
+    def _read_all(self) -> bool:
+        """What has come, one at least; False: the end."""
+        while not self._read or self._comes_within(0):
+            raw = _exactly(self._taker, REQUEST_BYTES)
+            if not raw:
+                return False
+            one = decode_request(raw)
+            if one.kind == HURRY:
+                urgent = one._replace(kind=NOW)
+                self._read = [urgent if other == one._replace(kind=GET) else other for other in self._read]
+            else:
+                self._read.append(one)
+        return True
+
+    def _comes_within(self, seconds: float) -> bool:
+        """Whether another one does."""
+        return self._taker.pending() > 0 or bool(self._poll.poll(seconds * 1000))
+
+
+def _is_for_pages(one: Request) -> bool:
+    return one.kind in (GET, NOW)
+
+
+def _exactly(sock: ssl.SSLSocket, size: int) -> bytes:
+    """`size` bytes; none at the end of the stream. Raises OSError for an end in the middle."""
+    got = b""
+    while len(got) < size:
+        more = sock.recv(size - len(got))
+        if not more:
+            if got:
+                raise OSError("cut off in the middle of a request")
+            return b""
+        got += more
+    return got
