@@ -151,13 +151,22 @@ class Giver:
                     return
             if delay := self._throttle.delay(len(answer), time.monotonic(), urgent=urgent):
                 time.sleep(delay)
-            if held:
-                taker.sendall(held)
-                held.clear()
+            send_held()
             if len(answer) > ANSWER_BYTES:
                 taker.sendall(answer)
 
-        while one := requests.next(self._pause):
+        def send_held() -> None:
+            if held:
+                taker.sendall(held)
+                held.clear()
+
+        def pause() -> float:
+            """What is held does not wait for the limit: by now somebody may wait for it."""
+            if seconds := self._throttle.pause(time.monotonic()):
+                send_held()
+            return seconds
+
+        while one := requests.next(pause):
             if one.kind == pagewire.EARLY and (early := self._early) is not None:
                 urgency.step_back()
                 early.send(one.number, one.size, give)
@@ -170,13 +179,9 @@ class Giver:
                 if one.kind == pagewire.DONE:
                     return True
                 continue
-            urgent = one.kind == pagewire.NOW
-            mine.someone_waits(urgent)
-            give(self._answer(one), urgent=urgent)
+            mine.someone_waits(one.kind != pagewire.GET)
+            give(self._answer(one), urgent=one.kind == pagewire.NOW)
         return False
-
-    def _pause(self) -> float:
-        return self._throttle.pause(time.monotonic())
 
     def _answer(self, one: Request) -> memoryview:
         """Raises Unreadable."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from checkpoint.core.early import Part
 from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Hurry, Space, pieces
-from checkpoint.core.pagewire import GET, HURRY, NOW, Request
+from checkpoint.core.pagewire import GET, HURRY, NOW, SOON, Request
 from checkpoint.memory import uffd
 
 CHANGING_SECONDS = 0.0001
@@ -46,16 +46,16 @@ class Process:
         self.space.removed(start, end)
         uffd.wake(self.fd, start, end)
 
-    def fault(self, address: int) -> Request | None:
-        """Somebody waits for this page: what to say. None: it is on its way, or was zeros and is there now."""
+    def fault(self, address: int) -> list[Request]:
+        """Somebody waits for this page: what to say. Nothing, where it is on its way, or was zeros and is there now."""
         match self.space.fault(address):
             case Ask() as ask:
-                return self.request(ask, NOW)
+                return [self.request(ask, NOW), *(self.request(near, SOON) for near in self.space.near(address))]
             case Hurry(asked):
-                return self.request(asked, HURRY)
+                return [self.request(asked, HURRY)]
             case Due.ZERO:
                 self._insist(lambda: self._zero(address))
-        return None
+        return []
 
     def outstanding(self) -> list[Request]:
         """To be said again over another connection."""

@@ -167,8 +167,8 @@ class Taker:
         self._urgency.someone_waits(True)
         self._status.faults += 1
         self._pace.fault(time.monotonic())
-        if (request := one.fault(address)) is not None:
-            self._ask(request)
+        if requests := one.fault(address):
+            self._ask(*requests)
 
     # -- the giver
 
@@ -187,6 +187,8 @@ class Taker:
                 self._ask(question)
             return
         ahead = self._pace.ahead(time.monotonic())
+        if not ahead.window:
+            return
         requests: list[Request] = []
         room = ahead.window - sum(one.space.asked_count for one in self._processes.values())
         room = room if room >= ahead.least else 0

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from checkpoint.core.pages import (
     CHUNK_BYTES,
     FAULT_BYTES,
+    NEAR_BYTES,
     PAGE_BYTES,
     REGION_BYTES,
     Ask,
@@ -50,11 +51,30 @@ def test_what_nobody_waited_for_and_now_somebody_does_is_hurried_once():
     assert one.fault(page(1)) is Due.ZERO
 
 
-def test_each_further_fault_of_a_region_asks_for_twice_as_much_up_to_a_chunk():
+def test_with_each_further_fault_of_a_region_twice_as_much_around_it_follows_up_to_a_chunk():
     one = Space([(BASE, BASE + 2 * REGION_BYTES)])
-    asked = [one.fault(BASE + number * CHUNK_BYTES) for number in range(7)]
-    assert [ask.size // FAULT_BYTES for ask in asked if isinstance(ask, Ask)] == [1, 2, 4, 8, 16, 16, 16]
-    assert one.fault(BASE + REGION_BYTES) == Ask(8, BASE + REGION_BYTES, FAULT_BYTES)
+    sizes = []
+    for number in range(7):
+        address = BASE + number * CHUNK_BYTES
+        asked = one.fault(address)
+        assert isinstance(asked, Ask)
+        sizes.append([asked.size, *(near.size for near in one.near(address))])
+    assert [sum(some) // FAULT_BYTES for some in sizes] == [1, 2, 4, 8, 16, 16, 16]
+    assert max(size for some in sizes for size in some) == NEAR_BYTES
+    assert one.fault(BASE + REGION_BYTES) == Ask(one.asked_count, BASE + REGION_BYTES, FAULT_BYTES)
+    assert one.near(BASE + REGION_BYTES) == []
+
+
+def test_what_follows_a_fault_lies_around_it_and_is_wanted_and_nobody_waits_for_it():
+    one = space(64)
+    for address in (page(0), page(16)):
+        one.fault(address)
+        one.near(address)
+    one.removed(page(37), page(38))
+    one.fault(page(40))
+    around = one.near(page(40))
+    assert [(ask.image, ask.size // PAGE_BYTES) for ask in around] == [(page(32), 5), (page(38), 2), (page(44), 4)]
+    assert not any(awaited for ask, awaited in one.outstanding() if ask in around)
 
 
 def test_a_page_that_was_never_written_is_zeros():

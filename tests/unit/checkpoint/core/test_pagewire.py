@@ -18,6 +18,7 @@ from checkpoint.core.pagewire import (
     NOW,
     REQUEST_BYTES,
     SAME,
+    SOON,
     Answer,
     Request,
     Same,
@@ -38,7 +39,7 @@ GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
     "one",
     [
         GOOD,
-        *(GOOD._replace(kind=kind) for kind in (NOW, HURRY)),
+        *(GOOD._replace(kind=kind) for kind in (NOW, SOON, HURRY)),
         Request(DONE),
         Request(SAME),
         Request(EARLY, number=9, size=1 << 40),
@@ -54,7 +55,7 @@ def test_a_request_comes_back_as_it_went(one):
     "change",
     [
         {"kind": 0},
-        {"kind": 7},
+        {"kind": 8},
         {"kind": EARLY},
         {"kind": SAME},
         {"kind": DONE},

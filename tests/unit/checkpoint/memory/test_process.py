@@ -17,7 +17,7 @@ import pytest
 
 from checkpoint.core.early import Part
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES, Ask, Space
-from checkpoint.core.pagewire import GET, HURRY, NOW, Request
+from checkpoint.core.pagewire import GET, HURRY, NOW, SOON, Request
 from checkpoint.memory import uffd
 from checkpoint.memory.process import Process
 
@@ -99,13 +99,13 @@ def test_a_fault_on_what_was_never_written_is_answered_with_its_neighbours_too(w
     assert select.select([fd], [], [], 10)[0]
     one.take_events()
     assert faults == [address + 9 * PAGE_BYTES]
-    assert one.fault(faults[0]) is None
+    assert one.fault(faults[0]) == []
     waiting.join(10)
     assert got == [b"\0"]
     assert read(address + 10 * PAGE_BYTES, 1) == b"\0"
     assert uffd.events(fd) == []
-    assert one.fault(address) == Request(NOW, 5, 1, 1, address, PAGE_BYTES)
-    assert one.fault(address) is None  # it is on its way
+    assert one.fault(address) == [Request(NOW, 5, 1, 1, address, PAGE_BYTES)]
+    assert one.fault(address) == []  # it is on its way
 
 
 def test_what_was_asked_for_in_the_background_is_hurried_and_said_so_again(watched):
@@ -115,8 +115,19 @@ def test_what_was_asked_for_in_the_background_is_hurried_and_said_so_again(watch
         assert one.space.next(PAGE_BYTES) is not None
     ask, other = (Request(GET, 5, 1, number, address + (number - 1) * PAGE_BYTES, PAGE_BYTES) for number in (1, 2))
     assert one.outstanding() == [ask, other]
-    assert one.fault(address) == ask._replace(kind=HURRY)
+    assert one.fault(address) == [ask._replace(kind=HURRY)]
     assert one.outstanding() == [ask._replace(kind=NOW), other]
+
+
+def test_what_lies_near_follows_what_somebody_waits_for(watched):
+    fd, address = watched
+    one = Process(1, 5, fd, Space([(address, address + CHUNK_BYTES)]))
+    assert [request.kind for request in one.fault(address)] == [NOW]
+    second = address + 8 * PAGE_BYTES
+    assert one.fault(second) == [
+        Request(NOW, 5, 1, 2, second, 4 * PAGE_BYTES),
+        Request(SOON, 5, 1, 3, second + 4 * PAGE_BYTES, 4 * PAGE_BYTES),
+    ]
 
 
 def over(address: int) -> int:
@@ -146,8 +157,8 @@ def test_who_waits_for_what_another_thread_takes_away_waits_no_more(watched, cha
     """There are zeros, and what was asked for him comes no more, or comes elsewhere."""
     fd, address = watched
     one = Process(1, 5, fd, Space([(address, address + PAGE_BYTES)]))
-    one.on_fault = lambda process, where: said.append(process.fault(where))
-    said: list[Request | None] = []
+    one.on_fault = lambda process, where: said.extend(process.fault(where))
+    said: list[Request] = []
     got: list[bytes | int] = []
     reading = threading.Thread(target=lambda: got.append(read(address, 1)), daemon=True)
     reading.start()
@@ -178,7 +189,7 @@ def test_who_waits_where_nobody_watches_any_more_waits_no_more(watched):
     assert select.select([fd], [], [], 10)[0]
     assert over(address) == 0  # this descriptor does not ask to hear of that
     assert [event.b for event in uffd.events(fd)] == [address]
-    assert one.fault(address) is None
+    assert one.fault(address) == []
     waiting.join(10)
     assert got == [b"\0"]
 

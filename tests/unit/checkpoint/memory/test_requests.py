@@ -9,7 +9,7 @@ import time
 import pytest
 
 from checkpoint.core.pages import PAGE_BYTES
-from checkpoint.core.pagewire import GET, HURRY, NOW, REQUEST_BYTES, SAME, Request, encode_request
+from checkpoint.core.pagewire import GET, HURRY, NOW, REQUEST_BYTES, SAME, SOON, Request, encode_request
 from checkpoint.memory import channel, identity
 from checkpoint.memory.requests import Requests
 
@@ -45,17 +45,23 @@ def say(taker: ssl.SSLSocket, *some: Request) -> None:
     taker.sendall(b"".join(map(encode_request, some)))
 
 
-def test_what_somebody_waits_for_goes_before_what_nobody_does(ends):
+def test_what_somebody_waits_for_goes_first_and_what_lies_near_it_before_the_background(ends):
     taker, requests = ends
-    say(taker, get(1), get(2), get(3, NOW), get(4), get(5, NOW))
-    assert [requests.next(never) for _ in range(5)] == [get(3, NOW), get(5, NOW), get(1), get(2), get(4)]
+    say(taker, get(1), get(2, SOON), get(3, NOW), get(4), get(5, SOON), get(6, NOW))
+    expected = [get(3, NOW), get(6, NOW), get(2, SOON), get(5, SOON), get(1), get(4)]
+    assert [requests.next(never) for _ in range(5)] == expected[:5]
+    assert requests.waiting
+    assert requests.next(never) == expected[5]
+    say(taker, get(6, HURRY))  # which is not to be answered
     assert not requests.waiting
 
 
-def test_what_was_asked_for_before_somebody_waited_is_hurried_and_answered_once(ends):
+@pytest.mark.parametrize("kind", [GET, SOON])
+def test_what_was_asked_for_before_somebody_waited_is_hurried_and_answered_once(ends, kind):
     taker, requests = ends
-    say(taker, get(1), get(2), get(2, HURRY), get(3))
+    say(taker, get(1), get(2, kind), get(2, HURRY), get(3))
     assert [requests.next(never) for _ in range(3)] == [get(2, NOW), get(1), get(3)]
+    assert not requests.waiting
     say(taker, get(3, HURRY), get(4))  # too late: it has been answered
     assert requests.next(never) == get(4)
 
