@@ -117,11 +117,15 @@ class Taker:
         return self._restored and self._pace.begun and all(one.space.complete for one in self._processes.values())
 
     def _finish(self) -> None:
-        """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need."""
+        """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need. The copy is
+        served until we end, for it is watched until then."""
         with contextlib.suppress(OSError, AgentError):
-            self._giver().say(Request(pagewire.DONE))
-            while self._giver().hear() is None:
-                self._selector.select(STATUS_SECONDS)
+            giver = self._giver()
+            giver.say(Request(pagewire.DONE))
+            while giver.hear() is None:
+                for key, _ in self._selector.select(STATUS_SECONDS):
+                    if key.fileobj is not giver:
+                        key.data()
         self._tell("complete")
 
     def _take_early(self) -> None:
