@@ -4,10 +4,12 @@
 |---|---|---|
 | taker | GET | kind, process, space, number, image address, size |
 | taker | NOW | as GET: somebody waits for it |
+| taker | SOON | as GET: it lies near what somebody waits for |
+| taker | HURRY | as a GET or SOON before: by now somebody waits for it. It has no answer of its own |
 | taker | EARLY | the same; number: so many chunks sent ahead have come; size: so many bytes there is room for |
 | taker | SAME | the same, all but the kind 0: what of that is as it came? |
 | taker | DONE | as SAME: every page has come |
-| giver | answer to a GET or NOW, in their order | header; then the present pages |
+| giver | answer to a NOW, SOON or GET; these go before each other in this order | header; then the present pages |
 | giver | answer to EARLY: for each chunk | header, with process, its number and image; then the present pages |
 | giver | answer to SAME: for some chunks each | header, with how many; then a page: process, image, same of each |
 | giver | end of the answer to EARLY and to SAME; answer to DONE | the header, all 0 |
@@ -28,7 +30,10 @@ from typing import NamedTuple
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 
-GET, DONE, NOW, EARLY, SAME = 1, 2, 3, 4, 5
+GET, DONE, NOW, EARLY, SAME, HURRY, SOON = 1, 2, 3, 4, 5, 6, 7
+FOR_PAGES = (NOW, SOON, GET)
+"""The more urgent ones first."""
+
 
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIQQQQ")
@@ -69,10 +74,10 @@ def decode_request(raw: bytes) -> Request:
     """Raises AgentError BAD_REQUEST for what no taker says."""
     one = Request(*_REQUEST.unpack(raw))
     aligned = one.image % PAGE_BYTES == 0 and one.size % PAGE_BYTES == 0
-    if one in (Request(DONE), Request(SAME)) or one == Request(EARLY, number=one.number, size=one.size):
-        return one
-    if (one.kind in (GET, NOW) and aligned and 0 < one.size <= CHUNK_BYTES
+    if (one.kind in (*FOR_PAGES, HURRY) and aligned and 0 < one.size <= CHUNK_BYTES
             and one.image + one.size < _ADDRESS_END):  # fmt: skip
+        return one
+    if one in (Request(DONE), Request(SAME)) or one == Request(EARLY, number=one.number, size=one.size):
         return one
     raise AgentError(Code.BAD_REQUEST, f"no request for memory: {one}")
 

@@ -33,6 +33,7 @@ class Ranges:
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         self._all = sorted(ranges)
+        self._size = sum(one.size for one in self._all)
 
     def __iter__(self) -> Iterator[Range]:
         return iter(self._all)
@@ -43,10 +44,11 @@ class Ranges:
     @property
     def size(self) -> int:
         """Bytes, all together."""
-        return sum(one.size for one in self._all)
+        return self._size
 
     def add(self, one: Range) -> None:
         insort(self._all, one)
+        self._size += one.size
 
     def at(self, address: int) -> Range | None:
         """The range that has `address`; None when there is none."""
@@ -83,7 +85,9 @@ class Ranges:
         left += [one.part(end, one.end) for one in hit[-1:] if one.end > end]
         if hit:
             self._all[place] = left
-        return [one.part(start, end) for one in hit]
+        gone = [one.part(start, end) for one in hit]
+        self._size -= sum(one.size for one in gone)
+        return gone
 
     def _hit(self, start: int, end: int) -> slice:
         """Where those are that have something between."""

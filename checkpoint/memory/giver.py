@@ -16,7 +16,8 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 - `{"commit": true}` when the workload is given up
 
 Until the commit it ends with its agent. From then on it goes on without one: the destination lives by it. It ends when
-the taker says that everything has come (status 0), or when no taker has been there for a while (1).
+the taker says that everything has come (status 0), or when no taker has been there for a while, or memory cannot be
+read, since somebody has killed the workload (1).
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ from typing import Any
 
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
-from checkpoint.core.pagewire import ANSWER_BYTES, Answer
+from checkpoint.core.pagewire import ANSWER_BYTES, Answer, Request
 from checkpoint.core.throttle import Throttle
 from checkpoint.memory import channel, urgency
 from checkpoint.memory.early import Early
 from checkpoint.memory.reading import Memory
+from checkpoint.memory.requests import Requests
 from checkpoint.memory.sparing import Sparing
 from checkpoint.memory.survey import Survey
 
@@ -50,6 +52,10 @@ SWITCH_SECONDS = 0.0002
 
 _LOOK_SECONDS = 0.5
 _MAX_ORDER_BYTES = 1 << 20
+
+
+class Unreadable(Exception):
+    """Of memory that was asked for. It stands still, so that is for good; the words say why."""
 
 
 class Giver:
@@ -117,9 +123,12 @@ class Giver:
                     if self._serve(taker):
                         self._committed.wait()
                         os._exit(0)
+            except Unreadable as error:
+                print(f"memory cannot be read any more: {error}", file=sys.stderr, flush=True)
+                break
             except TimeoutError:
                 continue
-            except (OSError, AgentError, KeyError) as error:
+            except (OSError, AgentError) as error:
                 print(f"the taker's connection ended: {error}", file=sys.stderr, flush=True)
             alone_since = time.monotonic()
         os._exit(1)
@@ -131,24 +140,33 @@ class Giver:
         early: Early | None = None
         """Once this taker has said what it has of what was sent before."""
 
+        requests = Requests(taker)
         held = bytearray()
 
-        def give(answer: bytes | memoryview) -> None:
+        def give(answer: bytes | memoryview, *, urgent: bool = False) -> None:
             """What is short goes with the next, where another request is there already."""
             if len(answer) == ANSWER_BYTES:
                 held.extend(answer)
-                if taker.pending():
+                if requests.waiting and not urgent:
                     return
-            if delay := self._throttle.delay(len(answer), time.monotonic()):
+            if delay := self._throttle.delay(len(answer), time.monotonic(), urgent=urgent):
                 time.sleep(delay)
-            if held:
-                taker.sendall(held)
-                held.clear()
+            send_held()
             if len(answer) > ANSWER_BYTES:
                 taker.sendall(answer)
 
-        while raw := _exactly(taker, pagewire.REQUEST_BYTES):
-            one = pagewire.decode_request(raw)
+        def send_held() -> None:
+            if held:
+                taker.sendall(held)
+                held.clear()
+
+        def pause() -> float:
+            """What is held does not wait for the limit: by now somebody may wait for it."""
+            if seconds := self._throttle.pause(time.monotonic()):
+                send_held()
+            return seconds
+
+        while one := requests.next(pause):
             if one.kind == pagewire.EARLY and (early := self._early) is not None:
                 urgency.step_back()
                 early.send(one.number, one.size, give)
@@ -161,22 +179,16 @@ class Giver:
                 if one.kind == pagewire.DONE:
                     return True
                 continue
-            mine.someone_waits(one.kind == pagewire.NOW)
-            give(self._memory.answer(one))
+            mine.someone_waits(one.kind != pagewire.GET)
+            give(self._answer(one), urgent=one.kind == pagewire.NOW)
         return False
 
-
-def _exactly(sock: ssl.SSLSocket, size: int) -> bytes:
-    """`size` bytes; none at the end of the stream. Raises OSError for an end in the middle."""
-    got = b""
-    while len(got) < size:
-        more = sock.recv(size - len(got))
-        if not more:
-            if got:
-                raise OSError("cut off in the middle of a request")
-            return b""
-        got += more
-    return got
+    def _answer(self, one: Request) -> memoryview:
+        """Raises Unreadable."""
+        try:
+            return self._memory.answer(one)
+        except (OSError, KeyError) as error:
+            raise Unreadable(str(error)) from error
 
 
 def main() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from checkpoint.core.early import Part
-from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Space, pieces
-from checkpoint.core.pagewire import GET, Request
+from checkpoint.core.pages import PAGE_BYTES, Ask, Due, Hurry, Space, pieces
+from checkpoint.core.pagewire import GET, HURRY, NOW, SOON, Request
 from checkpoint.memory import uffd
+
+CHANGING_SECONDS = 0.0001
+"""Its call goes on once it has a processor again, which may be the one that we have: asking without a pause, a thread
+that goes before others (`checkpoint.memory.urgency`) would keep it for 0.95 s (sched(7), sched_rt_runtime_us)."""
 
 
 class Process:
@@ -29,18 +34,32 @@ class Process:
                     self.on_fork(self.pid, event.a & 0xFFFFFFFF, self.space.forked())
                 case uffd.Kind.REMAP:
                     self.space.remapped(event.a, event.b, event.c)
+                    uffd.wake(self.fd, event.a, event.a + event.c)
                 case uffd.Kind.REMOVE:
                     uffd.unregister(self.fd, event.a, event.b)
-                    self.space.removed(event.a, event.b)
+                    self._removed(event.a, event.b)
                 case uffd.Kind.UNMAP:
-                    self.space.removed(event.a, event.b)
+                    self._removed(event.a, event.b)
 
-    def fault(self, address: int) -> Ask | None:
-        """Somebody waits for this page: what to ask for. None: it is on its way, or was zeros and is there now."""
-        found = self.space.fault(address)
-        if found is Due.ZERO:
-            self._insist(lambda: self._zero(address))
-        return found if isinstance(found, Ask) else None
+    def _removed(self, start: int, end: int) -> None:
+        """Whoever waits for it gets no page of ours: it is the kernel's, or another's, or an end by a signal."""
+        self.space.removed(start, end)
+        uffd.wake(self.fd, start, end)
+
+    def fault(self, address: int) -> list[Request]:
+        """Somebody waits for this page: what to say. Nothing, where it is on its way, or was zeros and is there now."""
+        match self.space.fault(address):
+            case Ask() as ask:
+                return [self.request(ask, NOW), *(self.request(near, SOON) for near in self.space.near(address))]
+            case Hurry(asked):
+                return [self.request(asked, HURRY)]
+            case Due.ZERO:
+                self._insist(lambda: self._zero(address))
+        return []
+
+    def outstanding(self) -> list[Request]:
+        """To be said again over another connection."""
+        return [self.request(ask, NOW if awaited else GET) for ask, awaited in self.space.outstanding()]
 
     def request(self, ask: Ask, kind: int = GET) -> Request:
         return Request(kind, self.pid, self.number, ask.number, ask.image, ask.size)
@@ -86,6 +105,7 @@ class Process:
                 return act()
             except uffd.Changing:
                 self.take_events()
+                time.sleep(CHANGING_SECONDS)
             except uffd.Gone:
                 self.space = Space(())
                 return None

@@ -117,11 +117,15 @@ class Taker:
         return self._restored and self._pace.begun and all(one.space.complete for one in self._processes.values())
 
     def _finish(self) -> None:
-        """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need."""
+        """Tell the giver, who may let the source go then. One who is gone by now has nothing that we need. The copy is
+        served until we end, for it is watched until then."""
         with contextlib.suppress(OSError, AgentError):
-            self._giver().say(Request(pagewire.DONE))
-            while self._giver().hear() is None:
-                self._selector.select(STATUS_SECONDS)
+            giver = self._giver()
+            giver.say(Request(pagewire.DONE))
+            while giver.hear() is None:
+                for key, _ in self._selector.select(STATUS_SECONDS):
+                    if key.fileobj is not giver:
+                        key.data()
         self._tell("complete")
 
     def _take_early(self) -> None:
@@ -167,8 +171,8 @@ class Taker:
         self._urgency.someone_waits(True)
         self._status.faults += 1
         self._pace.fault(time.monotonic())
-        if (found := one.fault(address)) is not None:
-            self._ask(one.request(found, pagewire.NOW))
+        if requests := one.fault(address):
+            self._ask(*requests)
 
     # -- the giver
 
@@ -187,6 +191,8 @@ class Taker:
                 self._ask(question)
             return
         ahead = self._pace.ahead(time.monotonic())
+        if not ahead.window:
+            return
         requests: list[Request] = []
         room = ahead.window - sum(one.space.asked_count for one in self._processes.values())
         room = room if room >= ahead.least else 0
@@ -266,8 +272,7 @@ class Taker:
                         f"The source could be reached no more: {error.strerror or error}, after: {why}"
                     ) from error
                 time.sleep(RETRY_SECONDS)
-        again = [one.request(ask) for one in self._processes.values() for ask in one.space.outstanding()]
-        self._ask(*again)
+        self._ask(*(request for one in self._processes.values() for request in one.outstanding()))
 
     # -- how it stands
 

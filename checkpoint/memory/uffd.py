@@ -149,12 +149,17 @@ def _skip(fd: int, error: OSError, address: int, done: int) -> int:
         raise Gone from error
     if error.errno == errno.EAGAIN:
         raise Changing(done) from error
-    if error.errno == errno.EEXIST:
-        fcntl.ioctl(fd, _WAKE, _RANGE.pack(address, PAGE_BYTES))
-        return PAGE_BYTES
-    if error.errno in _NOWHERE:
+    if error.errno == errno.EEXIST or error.errno in _NOWHERE:
+        wake(fd, address, address + PAGE_BYTES)
         return PAGE_BYTES
     raise error
+
+
+def wake(fd: int, start: int, end: int) -> None:
+    """Whoever waits for a page there looks again: it may be there, or not be waited for any more. The kernel wakes
+    nobody where memory is unmapped or moved, and not everybody where it is unregistered (K: userfaultfd_unregister()
+    wakes before it locks the areas; a fault needs no other lock)."""
+    fcntl.ioctl(fd, _WAKE, _RANGE.pack(start, end - start))
 
 
 def unregister(fd: int, start: int, end: int) -> None:

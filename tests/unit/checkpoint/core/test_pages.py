@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from checkpoint.core.pages import (
     CHUNK_BYTES,
     FAULT_BYTES,
+    NEAR_BYTES,
     PAGE_BYTES,
     REGION_BYTES,
     Ask,
     Due,
+    Hurry,
     Put,
     Space,
     pieces,
@@ -34,14 +36,45 @@ def test_a_fault_asks_for_the_page_and_its_neighbours_once():
     assert asked == Ask(1, page(8), FAULT_BYTES)
     assert one.fault(page(10)) is Due.COMING
     assert (one.is_asked(1), one.is_asked(2), one.asked_count) == (True, False, 1)
-    assert one.outstanding() == [asked]
+    assert one.outstanding() == [(asked, True)]
 
 
-def test_each_further_fault_of_a_region_asks_for_twice_as_much_up_to_a_chunk():
+def test_what_nobody_waited_for_and_now_somebody_does_is_hurried_once():
+    one = space()
+    asked = one.next(4 * PAGE_BYTES)
+    assert isinstance(asked, Ask)
+    assert one.outstanding() == [(asked, False)]
+    assert one.fault(page(1)) == Hurry(asked)
+    assert one.fault(page(2)) is Due.COMING
+    assert one.outstanding() == [(asked, True)]
+    one.done(asked.number)
+    assert one.fault(page(1)) is Due.ZERO
+
+
+def test_with_each_further_fault_of_a_region_twice_as_much_around_it_follows_up_to_a_chunk():
     one = Space([(BASE, BASE + 2 * REGION_BYTES)])
-    asked = [one.fault(BASE + number * CHUNK_BYTES) for number in range(7)]
-    assert [ask.size // FAULT_BYTES for ask in asked if isinstance(ask, Ask)] == [1, 2, 4, 8, 16, 16, 16]
-    assert one.fault(BASE + REGION_BYTES) == Ask(8, BASE + REGION_BYTES, FAULT_BYTES)
+    sizes = []
+    for number in range(7):
+        address = BASE + number * CHUNK_BYTES
+        asked = one.fault(address)
+        assert isinstance(asked, Ask)
+        sizes.append([asked.size, *(near.size for near in one.near(address))])
+    assert [sum(some) // FAULT_BYTES for some in sizes] == [1, 2, 4, 8, 16, 16, 16]
+    assert max(size for some in sizes for size in some) == NEAR_BYTES
+    assert one.fault(BASE + REGION_BYTES) == Ask(one.asked_count, BASE + REGION_BYTES, FAULT_BYTES)
+    assert one.near(BASE + REGION_BYTES) == []
+
+
+def test_what_follows_a_fault_lies_around_it_and_is_wanted_and_nobody_waits_for_it():
+    one = space(64)
+    for address in (page(0), page(16)):
+        one.fault(address)
+        one.near(address)
+    one.removed(page(37), page(38))
+    one.fault(page(40))
+    around = one.near(page(40))
+    assert [(ask.image, ask.size // PAGE_BYTES) for ask in around] == [(page(32), 5), (page(38), 2), (page(44), 4)]
+    assert not any(awaited for ask, awaited in one.outstanding() if ask in around)
 
 
 def test_a_page_that_was_never_written_is_zeros():
@@ -129,8 +162,10 @@ def test_each_page_comes_once_unless_the_process_dropped_it(steps):
         elif what == "next":
             one.next()
         elif (asked := one.outstanding()) and value < len(asked):
-            answer(asked[value].number)
-    while (ask := one.next()) is not None or (ask := next(iter(one.outstanding()), None)) is not None:
+            answer(asked[value][0].number)
+    while one.next() is not None:
+        pass
+    for ask, _ in one.outstanding():
         answer(ask.number)
     assert one.complete
     assert len(there) == len(set(there))

@@ -13,10 +13,12 @@ from checkpoint.core.pagewire import (
     DONE,
     EARLY,
     GET,
+    HURRY,
     MOST_SAME,
     NOW,
     REQUEST_BYTES,
     SAME,
+    SOON,
     Answer,
     Request,
     Same,
@@ -34,7 +36,14 @@ GOOD = Request(GET, 20002, 1, 7, 0x7F00_0000_0000, CHUNK_BYTES)
 
 
 @pytest.mark.parametrize(
-    "one", [GOOD, GOOD._replace(kind=NOW), Request(DONE), Request(SAME), Request(EARLY, number=9, size=1 << 40)]
+    "one",
+    [
+        GOOD,
+        *(GOOD._replace(kind=kind) for kind in (NOW, SOON, HURRY)),
+        Request(DONE),
+        Request(SAME),
+        Request(EARLY, number=9, size=1 << 40),
+    ],
 )
 def test_a_request_comes_back_as_it_went(one):
     raw = encode_request(one)
@@ -46,7 +55,7 @@ def test_a_request_comes_back_as_it_went(one):
     "change",
     [
         {"kind": 0},
-        {"kind": 6},
+        {"kind": 8},
         {"kind": EARLY},
         {"kind": SAME},
         {"kind": DONE},
