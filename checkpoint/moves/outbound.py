@@ -133,7 +133,10 @@ class Outbound(Side):
         async with self._lock:
             self._check(Event.STOP)
             with self._timed("pack"):
-                return await asyncio.to_thread(self._outgoing.first) if self._outgoing else Packed("")
+                if not self._outgoing:
+                    return Packed("")
+                assert self.record.root is not None
+                return await asyncio.to_thread(self._outgoing.first, descendants(self.record.root.pid))
 
     async def store(self, wanted: StoreImages) -> Custody:
         """Have the images go into an archive, once they are sealed; or the files that were packed, at once."""
@@ -207,7 +210,7 @@ class Outbound(Side):
             await asyncio.to_thread(self._adopting.give_up, tree)
         self._adopting.watch()
         looking = self._around.spawn(self._adopting.look(tree, self._dumping.hide), "look at the sockets")
-        packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
+        packing = self._around.spawn(asyncio.to_thread(self._outgoing.second, tree.pids), "pack the files")
         reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
         try:
             beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)

@@ -303,6 +303,8 @@ class FileArea(NamedTuple):
     end: int
     inode: int
     path: str
+    written: bool = False
+    """What the process writes there becomes the file's (MAP_SHARED, PROT_WRITE)."""
 
     @property
     def link(self) -> str:
@@ -320,7 +322,7 @@ def file_areas(pid: int) -> Iterator[FileArea]:
         words = line.split(None, 5)
         if len(words) == 6:
             start, end = (int(one, 16) for one in words[0].split("-"))
-            yield FileArea(pid, start, end, int(words[4]), words[5])
+            yield FileArea(pid, start, end, int(words[4]), words[5], words[1][1] == "w" and words[1][3] == "s")
 
 
 def mapped_files(pid: int) -> set[str]:
