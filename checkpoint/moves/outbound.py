@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ from checkpoint.api import (
     StoreImages,
 )
 from checkpoint.baggage import lent
+from checkpoint.baggage.lent import Deleted
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core import pairs
 from checkpoint.core.baggage import Listing
@@ -104,14 +105,26 @@ class Outbound(Side):
             if self.record.memory == "post-copy":
                 await self._handing.start(self._key)
             await self._dumping.prepare(self._handing.giving)
-            if self.record.purpose == "move" and self.record.root is not None:  # a stored copy would not find them
-                self.record.lent = await asyncio.to_thread(lent.lend, descendants(self.record.root.pid))
+            assert self.record.root is not None
+            await self._lend(lent.deleted(descendants(self.record.root.pid)))
         except BaseException:
             await self._handing.close()
             await self._dumping.close()
+            lent.take_back(self.record.lent)
             self._around.store.remove(self.record.migration)
             raise
         return self.custody()
+
+    async def _lend(self, used: Iterable[Deleted]) -> None:
+        """Names, to what of it needs them; of a stored copy nobody would find it by them. Raises OSError."""
+        if self.record.purpose != "move":
+            return
+        found = await asyncio.to_thread(lent.borrowers, used)
+        if new := [one for one in found if one.name not in self.record.lent]:
+            self.record.lent = [*self.record.lent, *(one.name for one in new)]
+            self._around.save()  # first: an agent that is killed over it knows what to take back
+            for one in new:
+                lent.lend(one)
 
     async def send(self, wanted: SendImages) -> Custody:
         """Connect to the agent that the images go to, before the freeze; or send it the files that were packed."""
@@ -205,6 +218,7 @@ class Outbound(Side):
 
     async def _dump(self) -> Dumped:
         tree, images = self._required_tree(), self._folders.images
+        await self._lend(lent.deleted_mappings(tree.pids))
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
             await asyncio.to_thread(self._adopting.give_up, tree)

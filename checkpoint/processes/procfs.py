@@ -312,14 +312,14 @@ class FileArea(NamedTuple):
         return f"/proc/{self.pid}/map_files/{self.start:x}-{self.end:x}"
 
 
-def file_areas(pid: int) -> Iterator[FileArea]:
-    """Nothing when it is gone."""
+def file_areas(pid: int, ending: str = "") -> Iterator[FileArea]:
+    """Those whose path ends so; nothing when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").split("\n")
     except OSError:
         return
     for line in lines:
-        words = line.split(None, 5)
+        words = line.split(None, 5) if line.endswith(ending) else ()
         if len(words) == 6:
             start, end = (int(one, 16) for one in words[0].split("-"))
             yield FileArea(pid, start, end, int(words[4]), words[5], words[1][1] == "w" and words[1][3] == "s")

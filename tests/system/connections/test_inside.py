@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.harness.journeys import moved
+from controller.core.phases import Phase
+from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
 
 pytestmark = ONE_LOOP
@@ -73,3 +74,18 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
     assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
     assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]
     assert told.do("poll.poll(5) == [(timer, 1)]")
+
+
+async def test_a_semaphore_that_is_made_when_all_is_prepared_moves_too(stage, told):
+    made = "semaphore = ctypes.c_void_p(libc.sem_open(b'/midstream-late', os.O_CREAT, 0o600, 7))"
+    told.do("import ctypes; libc = ctypes.CDLL(None); libc.sem_open.restype = ctypes.c_void_p; left = ctypes.c_int()")
+    try:
+        await moved(stage, "puppet", prepare=at_phase(Phase.STOPPING, lambda: told.do(made)))
+        assert told.do("libc.sem_trywait(semaphore), libc.sem_getvalue(semaphore, ctypes.byref(left)), left.value") == [
+            0,
+            0,
+            6,
+        ]
+    finally:
+        told.do("libc.sem_unlink(b'/midstream-late')")
+    assert list(Path("/dev/shm").glob("*(deleted)")) == []
