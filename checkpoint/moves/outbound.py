@@ -54,7 +54,7 @@ from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
-from checkpoint.processes import attributes
+from checkpoint.processes import attributes, locks
 from checkpoint.processes.tree import Tree, descendants, threads
 from checkpoint.sockets import sockopts
 
@@ -226,14 +226,15 @@ class Outbound(Side):
         looking = self._around.spawn(self._adopting.look(tree, self._dumping.hide), "look at the sockets")
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second, tree.pids), "pack the files")
         reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
+        locking = self._around.spawn(asyncio.to_thread(locks.read, tree.pids), "read the locks")
         try:
             beside = Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
             report = await self._dumping.dump(tree, self._folders, beside)
         finally:
-            # All three, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
-            await asyncio.wait({looking, packing, reading})
+            # All, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
+            await asyncio.wait({looking, packing, reading, locking})
         packing.result()
-        options, read = looking.result(), reading.result()
+        options, read, held = looking.result(), reading.result(), locking.result()
         self._shipping.check()
         self._outgoing.hand_over(images)
         assert self.record.root is not None
@@ -243,6 +244,8 @@ class Outbound(Side):
             mappings.lengthen(images, self._around.messages, {pid: scan.large_areas(pid) for pid in shortened})
         stopped_before = self.record.stopped_before
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
+        if held:
+            ours[locks.FILE] = held
         if self.record.lent:
             ours[lent.FILE] = self.record.lent
         if (left := self._foreseen.left()) is not None:

@@ -8,7 +8,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,9 @@ class HeldLock:
     kind: str
     """As the kernel names it: FLOCK, POSIX, OFDLCK, LEASE or DELEG."""
     exclusive: bool
+    start: int = 0
+    size: int = 0
+    """0: to the end, however far that is."""
 
 
 @dataclass(frozen=True)
@@ -244,9 +247,12 @@ def watched(pid: int, fd: int) -> list[str]:
     return [line for line in lines if line.startswith("tfd:")]
 
 
-def open_files(pid: int) -> Iterator[OpenFile]:
+def open_files(pid: int, targets: Container[str] | None = None) -> Iterator[OpenFile]:
+    """`targets`: only those that lead there."""
     for name in names(f"/proc/{pid}/fd"):
         target = link(f"/proc/{pid}/fd/{name}")
+        if targets is not None and target not in targets:
+            continue
         try:
             info = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
         except OSError:
@@ -259,8 +265,9 @@ def _locks(info: str) -> Iterator[HeldLock]:
     """Of lines such as `lock:\t1: POSIX  ADVISORY  WRITE 17 08:01:99 0 EOF`."""
     for line in info.splitlines():
         words = line.split()
-        if line.startswith("lock:") and len(words) > 4:
-            yield HeldLock(words[2], words[4] != "READ")
+        if line.startswith("lock:") and len(words) > 8:
+            start, end = int(words[7]), words[8]
+            yield HeldLock(words[2], words[4] != "READ", start, 0 if end == "EOF" else int(end) + 1 - start)
 
 
 def _number(info: str, name: str, base: int = 10) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from controller.core.phases import Phase
-from tests.harness.journeys import at_phase, moved
+from tests.harness.journeys import assert_nothing_lost, at_phase, moved
 from tests.harness.moving import ONE_LOOP
 
 pytestmark = ONE_LOOP
@@ -89,3 +94,29 @@ async def test_a_semaphore_that_is_made_when_all_is_prepared_moves_too(stage, to
     finally:
         told.do("libc.sem_unlink(b'/midstream-late')")
     assert list(Path("/dev/shm").glob("*(deleted)")) == []
+
+
+BASE = """
+import sqlite3
+base = sqlite3.connect(BASE, isolation_level=None); base.execute('PRAGMA journal_mode=WAL')
+base.execute('CREATE TABLE t (n)'); base.execute('BEGIN'); count = 'SELECT count(*) FROM t'
+base.execute(count).fetchall()
+"""
+IN_USE = 128
+"""The byte of a WAL's index that everybody who uses it has locked (SQLite: os_unix.c, UNIX_SHM_DMS)."""
+
+
+async def test_locks_on_a_file_that_is_mapped_move_with_it(stage, told, tmp_path):
+    """As a database of SQLite with a write-ahead log has them: in the middle of a transaction that reads."""
+    told.do(f"BASE = {str(tmp_path / 'base')!r}")
+    told.do(BASE)
+    await moved(stage, "puppet")
+    assert_nothing_lost(await stage.move("puppet", stage.b, stage.a, memory="post-copy"))
+    with (tmp_path / "base-shm").open("r+b") as index, pytest.raises(BlockingIOError):
+        fcntl.lockf(index, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, IN_USE)
+    with closing(sqlite3.connect(tmp_path / "base", isolation_level=None)) as ours:
+        ours.execute("INSERT INTO t VALUES (1)")
+        assert told.do("base.execute(count).fetchall()") == [[0]]
+        told.do("base.execute('COMMIT'); base.execute('INSERT INTO t VALUES (2)')")
+        assert told.do("base.execute(count).fetchall()") == [[2]]
+        assert ours.execute("SELECT count(*) FROM t").fetchall() == [(2,)]
