@@ -23,8 +23,8 @@ _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
 @dataclass(frozen=True)
-class TcpLine:
-    """One line of /proc/<pid>/net/tcp or tcp6 (proc_pid_net(5))."""
+class SocketLine:
+    """One line of /proc/<pid>/net/tcp, tcp6, udp or udp6 (proc_pid_net(5))."""
 
     local: tuple[str, int]
     peer: tuple[str, int]
@@ -58,16 +58,25 @@ class OpenFile:
     """As open(2) takes them (`flags:`)."""
 
 
-def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
+def tcp_lines(pid: int | str = "self") -> Iterator[SocketLine]:
     """Every TCP socket of a process's network namespace."""
-    for name in ("tcp", "tcp6"):
+    return _socket_lines(pid, "tcp", "tcp6")
+
+
+def udp_lines(pid: int | str = "self") -> Iterator[SocketLine]:
+    """Every UDP socket of it that has a port; of one that is not connected the peer's is 0."""
+    return _socket_lines(pid, "udp", "udp6")
+
+
+def _socket_lines(pid: int | str, *kinds: str) -> Iterator[SocketLine]:
+    for name in kinds:
         try:
             lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
         except FileNotFoundError:
             continue
         for line in lines:
             parts = line.split()
-            yield TcpLine(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+            yield SocketLine(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
 
 
 def _end(text: str) -> tuple[str, int]:
