@@ -298,10 +298,10 @@ _ESCAPED = re.compile(r"\\(\d{3})")
 
 
 def mounts(pid: int | str) -> dict[int, Mount]:
-    """The mounts of a process's mount namespace by their ids; none when it is gone."""
+    """The mounts of a process's mount namespace by their ids; none when it is gone, or has just ended."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # EINVAL where there is none any more (K: proc_namespace.c, mounts_open_common)
         return {}
     found = {}
     for line in lines:
