@@ -126,9 +126,9 @@ class Agent:
         record = self._custodian.workloads.get(request.match_info["name"])
         found = inspect(self._custodian.view(record))
         named = request.query.getall("with", [])
-        seen = await asyncio.to_thread(self._custodian.belongings, record, named)
-        problems = [*found.problems, *seen[1]]
-        return _answer(msgspec.structs.replace(found, belongings=seen[0], problems=problems))
+        seen, problems, warnings = await asyncio.to_thread(self._custodian.belongings, record, named)
+        problems, warnings = [*found.problems, *problems], [*found.warnings, *warnings]
+        return _answer(msgspec.structs.replace(found, belongings=seen, problems=problems, warnings=warnings))
 
     async def _kill(self, request: web.Request) -> web.Response:
         return _answer(await self._custodian.kill(request.match_info["name"]))

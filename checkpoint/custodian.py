@@ -89,8 +89,9 @@ class Custodian:
         """Whether the pod has one."""
         return self._around.layer is not None
 
-    def belongings(self, record: WorkloadRecord, named: list[str]) -> tuple[Belongings, list[Problem]]:
-        """What of files belongs to a workload, with what is named besides. Blocks. Raises AgentError NO_FOLDER."""
+    def belongings(self, record: WorkloadRecord, named: list[str]) -> tuple[Belongings, list[Problem], list[Problem]]:
+        """What of files belongs to a workload, with what is named besides, what stands in the way, and what to know
+        before. Blocks. Raises AgentError NO_FOLDER."""
         came_with = came(self._around.folder, record.name, record.arrived_by)
         outgoing = Outgoing(self.store.root, self._around.layer, named, came_with)
         return belongings.look(tree.descendants(record.root.pid), outgoing, own_root=self.own_root)

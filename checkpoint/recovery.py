@@ -7,6 +7,7 @@ import logging
 import signal
 from contextlib import suppress
 
+from checkpoint.baggage import lent
 from checkpoint.core.custody import HOLDING, State
 from checkpoint.core.errors import AgentError
 from checkpoint.core.journal import MigrationRecord
@@ -47,6 +48,9 @@ async def recover_source(around: Surroundings, workloads: Workloads, record: Mig
         if giving is None:
             tree.kill(around.kernel, tree.hold_known(around.kernel, record.members))
         workloads.forget(record.workload)
+    if record.state is State.RELEASED:
+        lent.take_back(record.lent)
+        record.lent = []
     _LOG.info("migration %s: now %s", record.migration, record.state.value)
     one = Outbound(around, record)
     if giving is not None and record.state is State.GIVING:

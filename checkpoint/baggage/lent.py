@@ -47,8 +47,17 @@ class Deleted(NamedTuple):
 
 def deleted(pids: Iterable[int]) -> Iterator[Deleted]:
     """Each file that these processes have open or mapped and whose path is gone, once. Some 2 us a descriptor."""
+    return _deleted(_in_use(pids))
+
+
+def deleted_mappings(pids: Iterable[int]) -> Iterator[Deleted]:
+    """Those of them that are mapped, as a semaphore is: however many descriptors there are, it takes no longer."""
+    return _deleted(_mapped(pids))
+
+
+def _deleted(in_use: Iterable[tuple[int, str, str]]) -> Iterator[Deleted]:
     seen = set()
-    for pid, link, name in _in_use(pids):
+    for pid, link, name in in_use:
         if not name.endswith(_DELETED) or name.startswith(_NAMELESS):
             continue
         try:
@@ -64,7 +73,11 @@ def _in_use(pids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
     for pid in pids:
         links = [f"/proc/{pid}/fd/{name}" for name in procfs.names(f"/proc/{pid}/fd")]
         yield from ((pid, link, procfs.link(link)) for link in links)
-        yield from ((pid, area.link, area.path) for area in procfs.file_areas(pid))
+        yield from _mapped([pid])
+
+
+def _mapped(pids: Iterable[int]) -> Iterator[tuple[int, str, str]]:
+    return ((pid, area.link, area.path) for pid in pids for area in procfs.file_areas(pid, _DELETED))
 
 
 def mount_of(name: str, mounts: Mapping[int, Mount]) -> Mount | None:
@@ -86,17 +99,15 @@ def can_have_name(one: Deleted) -> bool:
     return there is None or os.path.samestat(there, one.found)
 
 
-def lend(pids: Iterable[int]) -> list[str]:
-    """Give each such file of these processes its name; the names. Blocks."""
-    return [one.name for one in deleted(pids) if one.has_names and can_have_name(one) and _link(one)]
+def borrowers(used: Iterable[Deleted]) -> list[Deleted]:
+    """Those that are to be lent their names; also one that has it already, from an agent that was killed over it."""
+    return [one for one in used if one.has_names and can_have_name(one)]
 
 
-def _link(one: Deleted) -> bool:
-    """Where that cannot be, CRIU will say so."""
+def lend(one: Deleted) -> None:
+    """Give a file its name. Where that cannot be, CRIU will say so."""
     with suppress(OSError), _parent_of(one.name) as (folder, name):
         os.link(one.link, name, dst_dir_fd=folder, follow_symlinks=True)
-        return True
-    return False
 
 
 def take_back(names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from checkpoint.baggage import archive, scan
 from checkpoint.core import baggage
 from checkpoint.core.baggage import ROOT, Entry, Listing
 from checkpoint.core.errors import AgentError, Code
+from checkpoint.processes import procfs
 
 LIST = "files.json"
 """The file among the images that says what travels; `archive_name` is the one with the content of a ground."""
@@ -37,6 +38,9 @@ class Outgoing:
         self._grounds = grounds(layer, named)
         self._arrived = {one.ground: one.entries for one in arrived}
         self._sent: list[list[Entry]] = [[] for _ in self._grounds]
+        self._written: set[str] = set()
+        """What the workload writes without telling: a page that is mapped and written to changes the file's times once,
+        and not again before it is written back (K: memory.c, fault_dirty_shared_page)."""
         self._brake = archive.Brake()
 
     def __bool__(self) -> bool:
@@ -50,20 +54,22 @@ class Outgoing:
         others = [ground for ground, _ in self._grounds if ground != ROOT]
         return [baggage.without(one, others) if one.ground == ROOT else one for one in found]
 
-    def first(self) -> Packed:
-        """Everything, while the workload runs. Blocks. Raises AgentError."""
+    def first(self, pids: Iterable[int]) -> Packed:
+        """Everything, while the workload, these processes, runs. Blocks. Raises AgentError."""
         self._make()
         listings = self.look()
+        self._written = _written(pids)  # only now: what is mapped later has other times when it is written to
         self._pack(listings, loosely=True)
         digest = digest_of(self.folder, len(listings))
         self._sent = [one.entries for one in listings]
         return Packed(str(self.folder), digest, sum(one.files for one in listings), _size(listings))
 
-    def second(self) -> None:
+    def second(self, pids: Iterable[int]) -> None:
         """What has changed since, while the workload stands still. Blocks. Raises AgentError."""
         if not self:
             return
         self._make()
+        self._written |= _written(pids)
         self._pack(self.look(), loosely=False)
 
     def _make(self) -> None:
@@ -72,7 +78,9 @@ class Outgoing:
 
     def _pack(self, listings: list[Listing], *, loosely: bool) -> None:
         for place, (listing, sent) in enumerate(zip(listings, self._sent, strict=True)):
-            wanted = baggage.changed(sent, listing.entries)
+            top = listing.ground.rstrip("/")
+            known = [one for one in sent if f"{top}/{one.path}" not in self._written]
+            wanted = baggage.changed(known, listing.entries)
             target = self.folder / archive_name(place)
             archive.pack(self._grounds[place][1], wanted, target, loosely=loosely, brake=self._brake)
         (self.folder / LIST).write_bytes(baggage.encode(listings))
@@ -89,6 +97,11 @@ class Outgoing:
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _written(pids: Iterable[int]) -> set[str]:
+    """The files that these processes have mapped to write to."""
+    return {area.path for pid in pids for area in procfs.file_areas(pid) if area.written}
 
 
 def grounds(layer: Path | None, named: Iterable[str]) -> list[tuple[str, Path]]:

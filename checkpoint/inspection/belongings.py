@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
 from checkpoint.baggage import lent
 from checkpoint.baggage.lent import Deleted
 from checkpoint.baggage.outgoing import Outgoing
-from checkpoint.core.baggage import Kind, Listing, shown
+from checkpoint.core.baggage import ROOT, Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
 from checkpoint.inspection import locks
 from checkpoint.processes import procfs
-from checkpoint.processes.procfs import OpenFile
+from checkpoint.processes.procfs import Mount, OpenFile
 
 _BLOCK_BYTES = 512  # stat(2), st_blocks
 
@@ -22,15 +23,21 @@ EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup
 
 _SOME = 5
 
+_SQLITE, _ROLLBACK = b"SQLite format 3\0", 1
+_LOG_INSTEAD = "Let the workload open it anew afterwards, or have a write-ahead log (PRAGMA journal_mode=WAL)."
 
-def look(pids: Collection[int], outgoing: Outgoing, *, own_root: bool) -> tuple[Belongings, list[Problem]]:
-    """What there is, and what is known to stand in the way. Blocks. Raises AgentError NO_FOLDER."""
+
+def look(
+    pids: Collection[int], outgoing: Outgoing, *, own_root: bool
+) -> tuple[Belongings, list[Problem], list[Problem]]:
+    """What there is, what stands in the way, and what to know before. Blocks. Raises AgentError NO_FOLDER."""
     files = [file for pid in pids for file in procfs.open_files(pid)]
     deleted = list(lent.deleted(pids))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [_ghost(one) for one in deleted if not one.has_names]
     mounts = list(_mounts(files, deleted))
-    return Belongings(own_root, grounds, ghosts, mounts, locks.exclusive(files)), list(_problems(deleted))
+    found = Belongings(own_root, grounds, ghosts, mounts, locks.exclusive(files))
+    return found, list(_problems(deleted)), list(_warnings(files, [one.path for one in grounds]))
 
 
 def _ghost(one: Deleted) -> DeletedFile:
@@ -49,6 +56,43 @@ def _problems(deleted: list[Deleted]) -> Iterator[Problem]:
         if one.has_names and not lent.can_have_name(one):
             message = "the process uses a file that was deleted while another name of it, or the machine's, remains"
             yield problem(Code.DELETED_FILE, f"{message}: {shown(one.path)}")
+
+
+def _warnings(files: Iterable[OpenFile], grounds: Collection[str]) -> Iterator[Problem]:
+    """SQLite compares a database's inode before it writes a journal (SQLite: os_unix.c, fileHasMoved); with a
+    write-ahead log it has none to write."""
+    for path in sorted({file.target for file in _that_travel(files, grounds) if _is_journalled(file)}):
+        message = (
+            f"{shown(path)} will be another file to SQLite, whose connections to it that are open now will not write"
+        )
+        yield problem(Code.NOT_CARRIED, message, hint=_LOG_INSTEAD)
+
+
+def _that_travel(files: Iterable[OpenFile], grounds: Collection[str]) -> Iterator[OpenFile]:
+    """Those in a ground; in the root's, which is a layer, those on which nothing else is mounted."""
+    mounts: dict[int, dict[int, Mount]] = {}
+    for file in files:
+        inside = [one for one in grounds if file.target.startswith(f"{one.rstrip('/')}/")]
+        if inside == [ROOT]:
+            if file.pid not in mounts:
+                mounts[file.pid] = procfs.mounts(file.pid)
+            mount = mounts[file.pid].get(file.mount)
+            inside = [] if mount is None or mount.point != ROOT else inside
+        if inside:
+            yield file
+
+
+def _is_journalled(file: OpenFile) -> bool:
+    """Whether it is a database of SQLite's, with a rollback journal, open for writing (sqlite.org/fileformat)."""
+    path = Path(f"/proc/{file.pid}/fd/{file.fd}")
+    try:
+        if not file.flags & os.O_ACCMODE or not path.is_file():
+            return False
+        with path.open("rb") as database:
+            head = database.read(len(_SQLITE) + 3)
+    except OSError:
+        return False
+    return head.startswith(_SQLITE) and head[-1] == _ROLLBACK
 
 
 def _mounts(files: list[OpenFile], deleted: list[Deleted]) -> Iterator[OpenMount]:

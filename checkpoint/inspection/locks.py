@@ -8,6 +8,7 @@ from pathlib import Path
 from checkpoint.api import FileLock, Problem
 from checkpoint.core.baggage import shown
 from checkpoint.core.errors import Code, problem
+from checkpoint.processes import locks as held
 from checkpoint.processes import procfs
 from checkpoint.processes.procfs import Mount, OpenFile
 
@@ -42,8 +43,8 @@ def _has_a_name(file: OpenFile) -> bool:
 
 
 def lost(files: Iterable[OpenFile]) -> Iterator[Problem]:
-    """The locks that CRIU (4.2.1) cannot save."""
-    mapped: dict[int, set[str]] = {}
+    """The locks that CRIU (4.2.1) cannot save, and we cannot either."""
+    mapped: dict[int, set[str]] = {}  # of those alone whose locks on such files are lost
     for file in files:
         what = f"{file.target} (fd {file.fd})"
         kinds = {lock.kind for lock in file.locks}
@@ -51,11 +52,9 @@ def lost(files: Iterable[OpenFile]) -> Iterator[Problem]:
             # files.c, dump_one_file: it opens the file, and waits for the lease to be given up.
             message = f"the process holds a lease for writing (F_SETLEASE) on a file: {what}"
             yield problem(Code.UNSUPPORTED_FILE, message, hint="CRIU cannot save it; let the process give it up.")
-        if "POSIX" in kinds and file.pid not in mapped:
-            mapped[file.pid] = procfs.mapped_files(file.pid)
-        if "POSIX" in kinds and file.target in mapped[file.pid]:
-            # cr-restore.c, restore_one_alive_task: locks first, then mappings, each by a descriptor that is closed
-            # afterwards; and with any descriptor of a file its process's POSIX locks go (fcntl_locking(2)).
+        if held.POSIX in kinds and file.pid not in mapped:
+            mapped[file.pid] = set() if held.can_be_kept(file.pid) else procfs.mapped_files(file.pid)
+        if held.POSIX in kinds and file.target in mapped[file.pid]:
             message = f"the process holds a lock (fcntl) on a file that it has mapped too: {what}"
-            hint = "CRIU loses such a lock; locks by flock or F_OFD_SETLK, and on files that are not mapped, it keeps."
+            hint = "With seccomp filters, or of 32 bits, its copy cannot be made to take it; a lock by flock moves."
             yield problem(Code.UNSUPPORTED_FILE, message, hint=hint)

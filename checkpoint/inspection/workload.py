@@ -33,6 +33,7 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     huge_bytes = mappings.huge_pages(areas, files)
     inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
     lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
+    datagrams = [line for line in procfs.udp_lines(workload.pid) if line.ino in inodes]
     unkept_sockets = list(unkept.look(kernel, files))
     sizes = [procfs.memory_bytes(pid) for pid in processes]
     return Inspection(
@@ -55,7 +56,11 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *(one.problem for one in unkept_sockets if not one.movable),
         ],
         capabilities=functools.reduce(operator.or_, map(procfs.capabilities, processes)),
-        warnings=[*strays.with_shared(processes, files), *of_processes.warnings(processes)],
+        warnings=[
+            *strays.with_shared(processes, files),
+            *of_processes.warnings(processes),
+            *unkept.shared_ports(datagrams),
+        ],
         huge_bytes=huge_bytes,
         highest_descriptor=max((file.fd for file in files), default=-1),
         losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
@@ -80,7 +85,7 @@ def _group_losses(pid: int) -> Iterator[Problem]:
         yield problem(Code.UNSUPPORTED_SOCKET, message, hint=f"Let the workload leave it, or {unkept.ALLOW}")
 
 
-def _connection_problems(lines: list[procfs.TcpLine]) -> Iterator[Problem]:
+def _connection_problems(lines: list[procfs.SocketLine]) -> Iterator[Problem]:
     for line in lines:
         if line.state != LISTEN and line.peer[1] and line.state not in flows.MOVABLE:
             state = flows.STATE_NAMES.get(line.state, str(line.state))

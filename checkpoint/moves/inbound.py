@@ -39,7 +39,8 @@ from checkpoint.moves.filling import Filling
 from checkpoint.moves.restoring import Restoring
 from checkpoint.moves.side import Side
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
-from checkpoint.processes import tree
+from checkpoint.processes import locks, tree
+from checkpoint.processes.locks import MappedLock
 from checkpoint.processes.workloads import Workloads
 
 _LOG = logging.getLogger(__name__)
@@ -188,6 +189,8 @@ class Inbound(Side):
             self._filling.want(wanted.memory, folder)
             report = await self._restoring.restore(folder, sealed, self._key, lazily=self._filling.lazily)
             try:
+                images = Images(folder, self._around.messages)
+                locks.take(self._around.kernel, images.ours(locks.FILE, list[MappedLock], []))
                 with self._timed("memory"):
                     await self._filling.secure()
                 self._keep(report, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ from checkpoint.api import (
     StoreImages,
 )
 from checkpoint.baggage import lent
+from checkpoint.baggage.lent import Deleted
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core import pairs
 from checkpoint.core.baggage import Listing
@@ -53,7 +54,7 @@ from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
 from checkpoint.moves.snapshot import Snapshot
 from checkpoint.moves.surroundings import STOPPED_BEFORE, Surroundings
-from checkpoint.processes import attributes
+from checkpoint.processes import attributes, locks
 from checkpoint.processes.tree import Tree, descendants, threads
 from checkpoint.sockets import sockopts
 
@@ -104,14 +105,26 @@ class Outbound(Side):
             if self.record.memory == "post-copy":
                 await self._handing.start(self._key)
             await self._dumping.prepare(self._handing.giving)
-            if self.record.purpose == "move" and self.record.root is not None:  # a stored copy would not find them
-                self.record.lent = await asyncio.to_thread(lent.lend, descendants(self.record.root.pid))
+            assert self.record.root is not None
+            await self._lend(lent.deleted(descendants(self.record.root.pid)))
         except BaseException:
             await self._handing.close()
             await self._dumping.close()
+            lent.take_back(self.record.lent)
             self._around.store.remove(self.record.migration)
             raise
         return self.custody()
+
+    async def _lend(self, used: Iterable[Deleted]) -> None:
+        """Names, to what of it needs them; of a stored copy nobody would find it by them. Raises OSError."""
+        if self.record.purpose != "move":
+            return
+        found = await asyncio.to_thread(lent.borrowers, used)
+        if new := [one for one in found if one.name not in self.record.lent]:
+            self.record.lent = [*self.record.lent, *(one.name for one in new)]
+            self._around.save()  # first: an agent that is killed over it knows what to take back
+            for one in new:
+                lent.lend(one)
 
     async def send(self, wanted: SendImages) -> Custody:
         """Connect to the agent that the images go to, before the freeze; or send it the files that were packed."""
@@ -133,7 +146,10 @@ class Outbound(Side):
         async with self._lock:
             self._check(Event.STOP)
             with self._timed("pack"):
-                return await asyncio.to_thread(self._outgoing.first) if self._outgoing else Packed("")
+                if not self._outgoing:
+                    return Packed("")
+                assert self.record.root is not None
+                return await asyncio.to_thread(self._outgoing.first, descendants(self.record.root.pid))
 
     async def store(self, wanted: StoreImages) -> Custody:
         """Have the images go into an archive, once they are sealed; or the files that were packed, at once."""
@@ -213,20 +229,22 @@ class Outbound(Side):
 
     async def _dump(self) -> Dumped:
         tree, images = self._required_tree(), self._folders.images
+        await self._lend(lent.deleted_mappings(tree.pids))
         # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
         if self._allow_loss:
             await asyncio.to_thread(self._adopting.give_up, tree)
         self._adopting.watch()
         looking = self._around.spawn(self._adopting.look(tree, self._dumping.hide), "look at the sockets")
-        packing = self._around.spawn(asyncio.to_thread(self._outgoing.second), "pack the files")
+        packing = self._around.spawn(asyncio.to_thread(self._outgoing.second, tree.pids), "pack the files")
         reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
+        locking = self._around.spawn(asyncio.to_thread(locks.read, tree.pids), "read the locks")
         try:
             report = await self._dumping.dump(tree, self._folders, self._beside)
         finally:
-            # All three, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
-            await asyncio.wait({looking, packing, reading})
+            # All, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
+            await asyncio.wait({looking, packing, reading, locking})
         packing.result()
-        options, read = looking.result(), reading.result()
+        options, read, held = looking.result(), reading.result(), locking.result()
         self._shipping.check()
         self._outgoing.hand_over(images)
         assert self.record.root is not None
@@ -236,6 +254,8 @@ class Outbound(Side):
             mappings.lengthen(images, self._around.messages, {pid: scan.large_areas(pid) for pid in shortened})
         stopped_before = self.record.stopped_before
         ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
+        if held:
+            ours[locks.FILE] = held
         if self.record.lent:
             ours[lent.FILE] = self.record.lent
         if self._foreseen.left is not None:

@@ -32,11 +32,12 @@ class Abi(NamedTuple):
     mmap: int
     munmap: int
     recvmsg: int
+    fcntl: int
 
 
 _ABIS = {
-    "x86_64": Abi(27, 10, (14, 13, 12, 7, 9, 8), 10, 16, b"\x0f\x05", 9, 11, 47),  # K: x86, struct user_regs_struct
-    "aarch64": Abi(34, 8, (0, 1, 2, 3, 4, 5), 0, 32, b"\x01\0\0\xd4", 222, 215, 212),  # K: arm64, struct user_pt_regs
+    "x86_64": Abi(27, 10, (14, 13, 12, 7, 9, 8), 10, 16, b"\x0f\x05", 9, 11, 47, 72),  # K: struct user_regs_struct
+    "aarch64": Abi(34, 8, (0, 1, 2, 3, 4, 5), 0, 32, b"\x01\0\0\xd4", 222, 215, 212, 25),  # K: struct user_pt_regs
 }
 ABI = _ABIS.get(platform.machine())
 

@@ -8,7 +8,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +24,8 @@ _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
 @dataclass(frozen=True)
-class TcpLine:
-    """One line of /proc/<pid>/net/tcp or tcp6 (proc_pid_net(5))."""
+class SocketLine:
+    """One line of /proc/<pid>/net/tcp, tcp6, udp or udp6 (proc_pid_net(5))."""
 
     local: tuple[str, int]
     peer: tuple[str, int]
@@ -38,6 +38,9 @@ class HeldLock:
     kind: str
     """As the kernel names it: FLOCK, POSIX, OFDLCK, LEASE or DELEG."""
     exclusive: bool
+    start: int = 0
+    size: int = 0
+    """0: to the end, however far that is."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,25 @@ class OpenFile:
     """As open(2) takes them (`flags:`)."""
 
 
-def tcp_lines(pid: int | str = "self") -> Iterator[TcpLine]:
+def tcp_lines(pid: int | str = "self") -> Iterator[SocketLine]:
     """Every TCP socket of a process's network namespace."""
-    for name in ("tcp", "tcp6"):
+    return _socket_lines(pid, "tcp", "tcp6")
+
+
+def udp_lines(pid: int | str = "self") -> Iterator[SocketLine]:
+    """Every UDP socket of it that has a port; of one that is not connected the peer's is 0."""
+    return _socket_lines(pid, "udp", "udp6")
+
+
+def _socket_lines(pid: int | str, *kinds: str) -> Iterator[SocketLine]:
+    for name in kinds:
         try:
             lines = Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
         except FileNotFoundError:
             continue
         for line in lines:
             parts = line.split()
-            yield TcpLine(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+            yield SocketLine(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
 
 
 def _end(text: str) -> tuple[str, int]:
@@ -260,9 +272,12 @@ def watched_again(lists: int) -> list[bytes]:
     return [line for line in text.split(b"\n") if line.startswith(b"tfd:")]
 
 
-def open_files(pid: int) -> Iterator[OpenFile]:
+def open_files(pid: int, targets: Container[str] | None = None) -> Iterator[OpenFile]:
+    """`targets`: only those that lead there."""
     for name in names(f"/proc/{pid}/fd"):
         target = link(f"/proc/{pid}/fd/{name}")
+        if targets is not None and target not in targets:
+            continue
         try:
             info = Path(f"/proc/{pid}/fdinfo/{name}").read_text()
         except OSError:
@@ -275,8 +290,9 @@ def _locks(info: str) -> Iterator[HeldLock]:
     """Of lines such as `lock:\t1: POSIX  ADVISORY  WRITE 17 08:01:99 0 EOF`."""
     for line in info.splitlines():
         words = line.split()
-        if line.startswith("lock:") and len(words) > 4:
-            yield HeldLock(words[2], words[4] != "READ")
+        if line.startswith("lock:") and len(words) > 8:
+            start, end = int(words[7]), words[8]
+            yield HeldLock(words[2], words[4] != "READ", start, 0 if end == "EOF" else int(end) + 1 - start)
 
 
 def _number(info: str, name: str, base: int = 10) -> int:
@@ -298,10 +314,10 @@ _ESCAPED = re.compile(r"\\(\d{3})")
 
 
 def mounts(pid: int | str) -> dict[int, Mount]:
-    """The mounts of a process's mount namespace by their ids; none when it is gone."""
+    """The mounts of a process's mount namespace by their ids; none when it is gone, or has just ended."""
     try:
         lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # EINVAL where there is none any more (K: proc_namespace.c, mounts_open_common)
         return {}
     found = {}
     for line in lines:
@@ -319,6 +335,8 @@ class FileArea(NamedTuple):
     end: int
     inode: int
     path: str
+    written: bool = False
+    """What the process writes there becomes the file's (MAP_SHARED, PROT_WRITE)."""
 
     @property
     def link(self) -> str:
@@ -326,17 +344,17 @@ class FileArea(NamedTuple):
         return f"/proc/{self.pid}/map_files/{self.start:x}-{self.end:x}"
 
 
-def file_areas(pid: int) -> Iterator[FileArea]:
-    """Nothing when it is gone."""
+def file_areas(pid: int, ending: str = "") -> Iterator[FileArea]:
+    """Those whose path ends so; nothing when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape").split("\n")
     except OSError:
         return
     for line in lines:
-        words = line.split(None, 5)
+        words = line.split(None, 5) if line.endswith(ending) else ()
         if len(words) == 6:
             start, end = (int(one, 16) for one in words[0].split("-"))
-            yield FileArea(pid, start, end, int(words[4]), words[5])
+            yield FileArea(pid, start, end, int(words[4]), words[5], words[1][1] == "w" and words[1][3] == "s")
 
 
 def mapped_files(pid: int) -> set[str]:

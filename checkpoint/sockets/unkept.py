@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,6 +85,18 @@ class _Partners:
     def _of_others(self) -> set[int]:
         tree = {file.pid for file in self._sockets.values()}
         return {ino for pid in procfs.pids() if pid not in tree for _, ino in sockets_of(pid)}
+
+
+def shared_ports(lines: Iterable[procfs.SocketLine]) -> Iterator[Problem]:
+    """Ports that several of a workload's UDP `lines` have (SO_REUSEPORT): whom of them the kernel hands a datagram to
+    goes by who has sent it and by their order, and neither is the same at another address or in a copy."""
+    counts = Counter(line.local for line in lines if not line.peer[1])
+    for (host, port), count in sorted(counts.items()):
+        if count > 1:
+            message = (
+                f"{count} UDP sockets share {_end(host, port)}: a peer of one may be heard by another after the move"
+            )
+            yield problem(Code.NOT_CARRIED, message, hint="Where each has peers of its own, let the workload have one.")
 
 
 def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from checkpoint.api import MemoryFeatures, MemoryWay, Problem
-from controller.core.predict import Prediction, Rates, Size, beside_memory, predict
+from controller.core.predict import Prediction, Rates, Size, predict, without_memory
 
 Wanted = Literal["auto", "stop-and-copy", "post-copy", "pre-copy"]
 """What a person may ask for."""
@@ -88,7 +88,7 @@ def choose(
     if direct and limit_bytes_per_second:
         late = max(LATE_BYTES, memory_bytes - limit)
         all_of = {way: _slowed(one, memory_bytes, late, limit_bytes_per_second) for way, one in all_of.items()}
-    whatever = beside_memory(size, rates).freeze_seconds
+    whatever = without_memory(size, rates)
     possible = features.post_copy_bytes >= memory_bytes
     hindered = "" if possible else no_post_copy or "post-copy is not possible here"
     way, reason = _way(wanted, all_of, whatever, hindered)

@@ -122,6 +122,13 @@ def beside_memory(size: Size, rates: Rates) -> Beside:
     return Beside(freeze, sum(count * part.total_seconds for count, part in each))
 
 
+def without_memory(size: Size, rates: Rates) -> float:
+    """How much of a move's freeze no way of the memory's can shorten: beside those, what moves take here longer than
+    they do on a machine that has nothing else to do."""
+    bare = predict("stop-and-copy", msgspec.structs.replace(size, memory_bytes=0), rates).freeze_seconds
+    return max(beside_memory(size, rates).freeze_seconds, bare - _BASE_SECONDS["stop-and-copy"])
+
+
 def _learnt(rates: Rates) -> Iterator[_Part]:
     """Each part with what moves of little memory and many of them have taken."""
     little = [one for one in rates.samples if one.size.memory_bytes < MUCH_BYTES]

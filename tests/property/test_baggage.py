@@ -120,11 +120,11 @@ class Way:
         self.come = self.new_in()
 
     def first(self) -> None:
-        packed = self.out.first()
+        packed = self.out.first([])
         self.come.stage(Path(packed.folder), packed.digest)
 
     def second(self) -> None:
-        self.out.second()
+        self.out.second([])
         self.out.hand_over(self.images)
         self.come.place(self.images)
 

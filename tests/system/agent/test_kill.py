@@ -37,6 +37,18 @@ def test_a_killed_source_agent_lets_the_workload_go(rig: Rig, steps: tuple[str, 
         assert rig.state(rig.a, "redis") == "running"
 
 
+LINKED = "cd {0}; echo > one; exec 3< one; ln one other; rm one; exec sleep 1000"
+
+
+def test_a_killed_source_agent_leaves_no_name_that_it_has_lent(rig: Rig, tmp_path: Path) -> None:
+    rig.run("w", ["/bin/sh", "-c", LINKED.format(tmp_path)])
+    until(lambda: [path.name for path in tmp_path.iterdir()] == ["other"])
+    rig.prepare("m", "w")
+    assert (tmp_path / "one (deleted)").exists()
+    rig.a.restart()
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_an_agent_killed_during_the_dump_waits_for_criu(rig: Rig) -> None:
     pid = rig.large(400)
     rig.prepare("m", "w")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from tests.harness.journeys import moved
+from controller.core.phases import Phase
+from tests.harness.journeys import assert_nothing_lost, at_phase, cancelled_while_restoring, moved
 from tests.harness.moving import ONE_LOOP
 
 pytestmark = ONE_LOOP
@@ -73,3 +77,54 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
     assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
     assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]
     assert told.do("poll.poll(5) == [(timer, 1)]")
+
+
+async def test_a_semaphore_that_is_made_when_all_is_prepared_moves_too(stage, told):
+    made = "semaphore = ctypes.c_void_p(libc.sem_open(b'/midstream-late', os.O_CREAT, 0o600, 7))"
+    told.do("import ctypes; libc = ctypes.CDLL(None); libc.sem_open.restype = ctypes.c_void_p; left = ctypes.c_int()")
+    try:
+        await moved(stage, "puppet", prepare=at_phase(Phase.STOPPING, lambda: told.do(made)))
+        assert told.do("libc.sem_trywait(semaphore), libc.sem_getvalue(semaphore, ctypes.byref(left)), left.value") == [
+            0,
+            0,
+            6,
+        ]
+    finally:
+        told.do("libc.sem_unlink(b'/midstream-late')")
+    assert list(Path("/dev/shm").glob("*(deleted)")) == []
+
+
+BASE = """
+import sqlite3
+base = sqlite3.connect(BASE, isolation_level=None); base.execute('PRAGMA journal_mode=WAL')
+base.execute('CREATE TABLE t (n)'); base.execute('BEGIN'); count = 'SELECT count(*) FROM t'
+base.execute(count).fetchall()
+"""
+IN_USE = 128
+"""The byte of a WAL's index that everybody who uses it has locked (SQLite: os_unix.c, UNIX_SHM_DMS)."""
+
+
+def in_use(index: Path) -> bool:
+    with index.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, IN_USE)
+        except BlockingIOError:
+            return True
+        return False
+
+
+async def test_locks_on_a_file_that_is_mapped_move_with_it(stage, told, tmp_path):
+    """As a database of SQLite with a write-ahead log has them: in the middle of a transaction that reads."""
+    told.do(f"BASE = {str(tmp_path / 'base')!r}")
+    told.do(BASE)
+    cancelled = await stage.move("puppet", prepare=cancelled_while_restoring)
+    assert (cancelled.outcome, in_use(tmp_path / "base-shm")) == ("rolled-back", True)
+    await moved(stage, "puppet")
+    assert_nothing_lost(await stage.move("puppet", stage.b, stage.a, memory="post-copy"))
+    assert in_use(tmp_path / "base-shm")
+    with closing(sqlite3.connect(tmp_path / "base", isolation_level=None)) as ours:
+        ours.execute("INSERT INTO t VALUES (1)")
+        assert told.do("base.execute(count).fetchall()") == [[0]]
+        told.do("base.execute('COMMIT'); base.execute('INSERT INTO t VALUES (2)')")
+        assert told.do("base.execute(count).fetchall()") == [[2]]
+        assert ours.execute("SELECT count(*) FROM t").fetchall() == [(2,)]

@@ -122,6 +122,7 @@ LOST = {
         "will not have its merging of equal pages",
     ),
     "policy": ("sc(238, 3, ctypes.byref(ctypes.c_ulong(1)), 2)", "will not have its NUMA policy, interleave:0"),
+    "ports": ("[shared(made(2, 2)) for _ in 'ab'] == [None] * 2", "2 UDP sockets share 0.0.0.0:7398"),
     "locking": ("sc(151, 3)", "will not have its promise that memory to come is locked too"),
 }
 """What each of as many processes may have, and what is warned of."""
@@ -151,6 +152,9 @@ def sc(number, *rest):
 def made(family, kind):
     kept.append(socket.socket(family, kind, 0))
     return kept[-1]
+def shared(sock):
+    sock.setsockopt(1, 15, 1)
+    sock.bind(("", 7398))
 def semaphore():
     event = os.eventfd(5, os.EFD_SEMAPHORE)
     if "eventfd-semaphore" not in open(f"/proc/self/fdinfo/{event}").read(): raise OSError("not said")

@@ -192,7 +192,7 @@ def test_what_did_not_come_or_is_not_on_the_list_is_noticed_before_it_is_used(fo
 
 def test_what_was_packed_before_the_freeze_is_proved_by_its_digest(folders):
     out = Outgoing(folders.agent / "x", None, [str(folders.source)], [])
-    packed = out.first()
+    packed = out.first([])
     assert (packed.files, packed.size_bytes) == (1, 3)
     with (Path(packed.folder) / archive_name(0)).open("r+b") as file:
         file.seek(600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 
 import pytest
@@ -27,23 +28,28 @@ def of_this_process(file):
     return one
 
 
+def borrowed():
+    return [one.name for one in lent.borrowers(lent.deleted([os.getpid()]))]
+
+
 def test_it_is_lent_the_very_name_and_that_is_taken_back(used):
     file, name = used
     assert lent.can_have_name(of_this_process(file))
-    names = lent.lend([os.getpid()])
-    assert str(name) in names
+    assert str(name) in borrowed()
+    lent.lend(of_this_process(file))
     assert name.samefile(f"/proc/self/fd/{file.fileno()}")
-    assert lent.can_have_name(of_this_process(file))  # where an agent was killed over it CRIU finds it, too
-    assert str(name) not in lent.lend([os.getpid()])
-    lent.take_back([str(name), *names])
+    assert str(name) in borrowed()  # where an agent was killed over it, the next one takes it back
+    lent.lend(of_this_process(file))
+    lent.take_back([str(name), str(name)])
     assert [path.name for path in name.parent.iterdir()] == ["other"]
 
 
 def test_a_name_that_is_somebody_elses_is_left(used):
     file, name = used
     name.write_text("mine")
-    assert not lent.can_have_name(of_this_process(file))
-    assert str(name) not in lent.lend([os.getpid()])
+    assert str(name) not in borrowed()
+    lent.lend(of_this_process(file))
+    assert name.read_text() == "mine"
     lent.take_back([str(name.parent / "other")])  # it was lent to nobody
     assert (name.parent / "other").exists()
 
@@ -55,8 +61,20 @@ def test_no_link_is_followed_on_the_way(used, tmp_path):
     name.parent.symlink_to("elsewhere")
     stale = of_this_process(file)._replace(name=str(name))
     assert not lent.can_have_name(stale)
-    assert not lent._link(stale)
+    lent.lend(stale)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_of_what_is_mapped_its_descriptors_are_not_looked_at(used, tmp_path):
+    _, name = used
+    (tmp_path / "mapped").write_bytes(b"mapped")
+    with (tmp_path / "mapped").open("r+b") as mapped, mmap.mmap(mapped.fileno(), 0):
+        (tmp_path / "mapped").rename(tmp_path / "kept")
+        (tmp_path / "mapped").hardlink_to(tmp_path / "kept")
+        (tmp_path / "kept").unlink()
+        found = {one.name for one in lent.deleted_mappings([os.getpid()])}
+    assert f"{tmp_path}/kept (deleted)" in found
+    assert str(name) not in found
 
 
 def test_nobody_links_what_was_deleted_in_an_overlay(used, monkeypatch):

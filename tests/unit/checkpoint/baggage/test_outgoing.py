@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import mmap
+import os
 import tarfile
 from pathlib import Path
 
@@ -32,12 +34,12 @@ def sent(tmp_path: Path) -> Sent:
 def test_all_goes_first_and_then_only_what_has_changed(sent: Sent) -> None:
     for name in ("stays", "changes"):
         (sent.ground / name).write_text(name)
-    packed = sent.outgoing.first()
+    packed = sent.outgoing.first([])
     assert (packed.files, packed.size_bytes, packed.digest) == (2, 12, digest_of(sent.folder, 1))
     assert sent.names() == ["changes", "stays"]
     (sent.ground / "changes").write_text("something longer")
     (sent.ground / "comes").write_text("new")
-    sent.outgoing.second()
+    sent.outgoing.second([])
     assert sent.names() == ["changes", "comes"]
     sent.outgoing.hand_over(sent.images)
     assert {path.name for path in sent.images.iterdir()} == {LIST, archive_name(0)}
@@ -45,10 +47,27 @@ def test_all_goes_first_and_then_only_what_has_changed(sent: Sent) -> None:
     assert all(is_baggage(path.name) for path in sent.images.iterdir())
 
 
+def test_what_is_written_by_a_mapping_goes_again_though_the_files_times_do_not_say_so(sent: Sent) -> None:
+    for name in ("written", "read"):
+        (sent.ground / name).write_bytes(bytes(8192))
+    (sent.ground / "other").hardlink_to(sent.ground / "written")
+    with (sent.ground / "written").open("r+b") as file, (sent.ground / "read").open("rb") as other:
+        with mmap.mmap(file.fileno(), 0) as area, mmap.mmap(other.fileno(), 0, prot=mmap.PROT_READ):
+            area[0] = 1
+            sent.outgoing.first([os.getpid()])
+            area[1] = 2
+        sent.outgoing.second([])
+    assert sent.names() == ["other", "written"]
+    with tarfile.open(sent.folder / archive_name(0)) as packed:
+        content = packed.extractfile("other")
+        assert content is not None
+        assert content.read(3) == b"\1\2\0"
+
+
 def test_where_nothing_could_travel_nothing_is_made(tmp_path: Path) -> None:
     nothing = Outgoing(tmp_path / "packed", None, [], [])
     assert not nothing
-    nothing.second()
+    nothing.second([])
     nothing.hand_over(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

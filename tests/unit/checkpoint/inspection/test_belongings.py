@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def look(outgoing: Outgoing):
-    return belongings.look([os.getpid()], outgoing, own_root=False)
+    return belongings.look([os.getpid()], outgoing, own_root=False)[:2]
 
 
 def test_deleted_files_that_are_open_are_found_once_and_those_with_another_name_are_problems(tmp_path):
@@ -68,6 +70,25 @@ def area_of(file):
     area = LIBC.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
     assert area != ctypes.c_void_p(-1).value
     return area
+
+
+def test_a_database_that_knows_its_file_by_the_inode_is_warned_of_where_it_travels(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def said(*named):
+        *_, warnings = belongings.look([os.getpid()], Outgoing(tmp_path / "x", None, named, []), own_root=False)
+        return [one.message.split(" will")[0] for one in warnings]
+
+    with closing(sqlite3.connect(data / "one")) as one, closing(sqlite3.connect(data / "logged")) as logged:
+        one.execute("CREATE TABLE t (n)")
+        logged.execute("PRAGMA journal_mode=WAL")
+        logged.execute("CREATE TABLE t (n)")
+        with (data / "one").open("rb"), (data / "plain").open("w"):
+            assert said(str(data)) == [f"{data}/one"]
+            assert said() == said("/etc") == []
+    with (data / "one").open("rb"):
+        assert said(str(data)) == []
 
 
 def test_a_named_folder_is_counted_and_one_that_is_not_there_is_refused(tmp_path):

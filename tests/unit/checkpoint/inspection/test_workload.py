@@ -61,7 +61,6 @@ def test_troubles_are_named(troubled):
     assert "is in state SYN_SENT" in messages
     assert "[userfaultfd]" in messages
     assert "holds a lease for writing (F_SETLEASE) on a file" in messages
-    assert "holds a lock (fcntl) on a file that it has mapped too" in messages
     assert codes_of(found).count(Code.TERMINAL.value) == 2  # of the two it and its child have the one without a master
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -97,8 +98,9 @@ async def migrate(tmp_path):
         hold: float = 60.0,
         kernel: Kernel | None = None,
         files: Files = NO_FILES,
+        save: Callable[[], None] = lambda: None,
     ) -> Outbound:
-        around = Surroundings(kernel or Kernel(), engine, None, store, "", lambda: None, spawn, lambda name: None)
+        around = Surroundings(kernel or Kernel(), engine, None, store, "", save, spawn, lambda name: None)
         record = MigrationRecord(
             migration="m", workload="w", side="source", state=State.PREPARED, max_hold_seconds=hold
         )

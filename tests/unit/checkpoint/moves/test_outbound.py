@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -150,3 +151,22 @@ async def test_so_does_a_release_also_between_two_tries(migrate):
         await migration.dump()
     await released[0]
     assert (migration.state, migration.record.reason) == (State.RELEASED, "enough")
+
+
+async def test_a_name_is_lent_when_it_is_on_record_and_never_where_it_cannot_be(migrate, tmp_path):
+    """An agent that is killed in between knows of it; one whose disk is full has lent nothing."""
+    name, names = tmp_path / "one (deleted)", []
+    with (tmp_path / "one").open("w"):
+        (tmp_path / "other").hardlink_to(tmp_path / "one")
+        (tmp_path / "one").unlink()
+        migration = await migrate(Scripted(), stop=False, save=lambda: names.append(name.exists()))
+        assert (migration.record.lent, names, name.exists()) == ([str(name)], [False], True)
+        await migration.forget()
+        assert not name.exists()
+
+        def full():
+            raise OSError(errno.ENOSPC, "full")
+
+        with pytest.raises(OSError, match="full"):
+            await migrate(Scripted(), stop=False, save=full)
+        assert not name.exists()

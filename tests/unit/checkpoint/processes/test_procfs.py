@@ -9,6 +9,7 @@ import subprocess
 
 from checkpoint.core.readdress import ESTABLISHED, LISTEN
 from checkpoint.processes import procfs
+from tests.harness.standing import until
 
 
 def test_sockets_are_seen_in_both_families():
@@ -41,6 +42,14 @@ def test_memory_threads_and_namespaces_of_a_process():
     assert me in procfs.thread_ids()
     assert set(procfs.namespaces(me)) == {"net", "pid", "mnt", "ipc", "uts", "user", "cgroup"}
     assert procfs.namespaces("self") == procfs.namespaces(me)
+
+
+def test_a_process_that_has_just_ended_has_no_mounts():
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as process:
+        assert process.stdout.read() == b""
+        until(lambda: procfs.status(process.pid)["State"].startswith("Z"))
+        assert procfs.mounts(process.pid) == {}
+        assert procfs.mount_ids(process.pid) == set()
 
 
 def test_a_process_that_is_gone_has_nothing():

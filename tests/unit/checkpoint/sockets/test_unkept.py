@@ -53,6 +53,26 @@ def test_signed_connections():
             assert sockdiag.signing() >= {os.fstat(sock.fileno()).st_ino for sock in (server, one, other)}
 
 
+def test_udp_sockets_that_share_a_port_are_named_and_those_that_are_connected_are_not():
+    def made(port, peer=None):
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        opened.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", port))
+        if peer:
+            sock.connect(peer)
+        return sock.getsockname()
+
+    opened: list[socket.socket] = []
+    shared, alone = made(0), made(0)
+    made(shared[1]), made(alone[1], shared)
+    inodes = {os.fstat(sock.fileno()).st_ino for sock in opened}
+    said = [one.message for one in unkept.shared_ports(line for line in procfs.udp_lines() if line.ino in inodes)]
+    for sock in opened:
+        sock.close()
+    assert said == [f"2 UDP sockets share 127.0.0.1:{shared[1]}: a peer of one may be heard by another after the move"]
+
+
 def test_a_kernel_without_sock_diag_shows_no_signer(monkeypatch):
     def refuse():
         raise OSError(93, "no such protocol")

@@ -35,6 +35,14 @@ def test_much_memory_comes_afterwards_and_the_risk_is_said():
     assert "stop-and-copy" in found.reason
 
 
+def test_where_every_move_takes_long_little_memory_is_not_why():
+    rates = FRESH
+    for way, seconds in (("stop-and-copy", 0.9), ("post-copy", 0.4)):
+        rates = rates.learnt(Sample(way, Size(2 << 20), seconds, 2.0))
+    assert choose("auto", Size(2 << 20), rates, ALL)[0].way == "stop-and-copy"
+    assert choose("auto", Size(4 * GIB), rates, ALL)[0].way == "post-copy"
+
+
 def test_a_limit_on_the_wire_counts_where_images_go_over_it():
     def limited(way, size, **more):
         found, _ = choose(way, Size(size), FRESH, ALL, limit_bytes_per_second=1e6, **more)
