@@ -98,20 +98,24 @@ class Outbound(Side):
 
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither. What fails leaves nothing."""
-        try:
-            self._around.store.make(self.record.migration)
-            self._beacon = self._around.store.mark(self.record.migration)
-            if self.record.memory == "post-copy":
-                await self._handing.start(self._key)
-            await self._dumping.prepare(self._handing.giving)
-            if self.record.purpose == "move" and self.record.root is not None:  # a stored copy would not find them
-                self.record.lent = await asyncio.to_thread(lent.lend, descendants(self.record.root.pid))
-        except BaseException:
-            await self._handing.close()
-            await self._dumping.close()
-            self._around.store.remove(self.record.migration)
-            raise
-        return self.custody()
+        async with self._lock:  # whoever takes it back meanwhile finds all of it, or nothing
+            try:
+                await self._prepare()
+            except BaseException:
+                await self._handing.close()
+                await self._dumping.close()
+                self._around.store.remove(self.record.migration)
+                raise
+            return self.custody()
+
+    async def _prepare(self) -> None:
+        self._around.store.make(self.record.migration)
+        self._beacon = self._around.store.mark(self.record.migration)
+        if self.record.memory == "post-copy":
+            await self._handing.start(self._key)
+        await self._dumping.prepare(self._handing.giving)
+        if self.record.purpose == "move" and self.record.root is not None:  # a stored copy would not find them
+            self.record.lent = await asyncio.to_thread(lent.lend, descendants(self.record.root.pid))
 
     async def send(self, wanted: SendImages) -> Custody:
         """Connect to the agent that the images go to, before the freeze; or send it the files that were packed."""
