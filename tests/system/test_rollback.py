@@ -13,17 +13,16 @@ from controller.core.errors import EXIT_ROLLED_BACK
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
-from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt, until
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, spoilt, until
 
 pytestmark = ONE_LOOP
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def unharmed():
-    """One scene for all tests after which the workload is where it was; the test server runs in a."""
-    async with scene() as made:
-        await made.run_server()
-        yield made
+@pytest_asyncio.fixture(loop_scope="session")
+async def unharmed(stage):
+    """For tests after which the workload is where it was: the test server runs in a."""
+    await stage.run_server()
+    return stage
 
 
 SOURCE_FAILS = {
