@@ -147,6 +147,8 @@ class Scene:
         ]
         started = await self.run("redis", *argv, *options, pod=pod)
         await self.answers(REDIS_PORT, pod)
+        with connect(self.client, (pod or self.a).address, REDIS_PORT) as sock:
+            assert ask(sock, "PING") == "+PONG"  # it has listened before it gave itself the name that it goes by
         return started
 
     async def answers(self, port: int, pod: Pod | None = None) -> None:
