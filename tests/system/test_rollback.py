@@ -134,7 +134,8 @@ async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
 
 async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_by_the_workload(stage):
     await stage.run_redis()
-    async with spoilt(stage.move("redis"), stage.b.agent_socket, "/restore") as (moving, interposer):
+    move = stage.move("redis", max_hold_seconds=60)  # for as long as a command may take on a busy machine
+    async with spoilt(move, stage.b.agent_socket, "/restore") as (moving, interposer):
         early = stage.connect(stage.client, stage.a.address, REDIS_PORT, 1)
         early.sendall(b"PING\r\n")
         (migration,) = [path.stem for path in (stage.lab.home / "migrations").glob("*.jsonl")]
