@@ -4,8 +4,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Where Python may not keep what it has compiled, each command compiles itself anew: half as long again.
 export PYTHONDONTWRITEBYTECODE :=
-# A file's tests share what is costly to make: they stay together. The short ones come last, and fill up both ends.
-WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One more than there are processors: tests wait, too. A file's tests share what is costly to make: they stay together.
+# The short ones come last, and fill up all ends.
+WORKERS := --numprocesses $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench soak vm clean
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from hypothesis import settings
 
 from tests.harness import leaks, machine
@@ -37,6 +38,11 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     left = leaks.left_since(before, machine=everything)
     assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def one_loop() -> None:
+    """The session's event loop is there before a test's leak check takes its first look."""
 
 
 @pytest.fixture

@@ -74,17 +74,18 @@ class Inbound(Side):
 
     async def prepare(self) -> Custody:
         """What fails leaves nothing."""
-        try:
-            self._around.store.make(self._work_name)
-            await self._restoring.prepare()
-            if self.record.memory == "post-copy":
-                await self._filling.prepare(self._key, self._folders.work)
-        except BaseException:
-            await self._restoring.close()
-            await self._filling.close()
-            self._around.store.remove(self._work_name)
-            raise
-        return self.custody()
+        async with self._lock:  # whoever forgets it meanwhile finds all of it, or nothing
+            try:
+                self._around.store.make(self._work_name)
+                await self._restoring.prepare()
+                if self.record.memory == "post-copy":
+                    await self._filling.prepare(self._key, self._folders.work)
+            except BaseException:
+                await self._restoring.close()
+                await self._filling.close()
+                self._around.store.remove(self._work_name)
+                raise
+            return self.custody()
 
     def memory(self) -> Memory:
         """How it stands with the memory."""

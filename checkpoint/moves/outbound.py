@@ -99,21 +99,25 @@ class Outbound(Side):
 
     async def prepare(self) -> Custody:
         """Start CRIU and make the folder, so that the freeze pays for neither. What fails leaves nothing."""
-        try:
-            self._around.store.make(self.record.migration)
-            self._beacon = self._around.store.mark(self.record.migration)
-            if self.record.memory == "post-copy":
-                await self._handing.start(self._key)
-            await self._dumping.prepare(self._handing.giving)
-            assert self.record.root is not None
-            await self._lend(lent.deleted(descendants(self.record.root.pid)))
-        except BaseException:
-            await self._handing.close()
-            await self._dumping.close()
-            lent.take_back(self.record.lent)
-            self._around.store.remove(self.record.migration)
-            raise
-        return self.custody()
+        async with self._lock:  # whoever takes it back meanwhile finds all of it, or nothing
+            try:
+                await self._prepare()
+            except BaseException:
+                await self._handing.close()
+                await self._dumping.close()
+                lent.take_back(self.record.lent)
+                self._around.store.remove(self.record.migration)
+                raise
+            return self.custody()
+
+    async def _prepare(self) -> None:
+        self._around.store.make(self.record.migration)
+        self._beacon = self._around.store.mark(self.record.migration)
+        if self.record.memory == "post-copy":
+            await self._handing.start(self._key)
+        await self._dumping.prepare(self._handing.giving)
+        assert self.record.root is not None
+        await self._lend(lent.deleted(descendants(self.record.root.pid)))
 
     async def _lend(self, used: Iterable[Deleted]) -> None:
         """Names, to what of it needs them; of a stored copy nobody would find it by them. Raises OSError."""

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from controller import pairs
 from controller.clients import AgentClient
@@ -16,15 +17,24 @@ from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import Spoil
 from tests.harness.journeys import at_phase
-from tests.harness.moving import PORT, SERVER, scene, spoilt, until, within
+from tests.harness.moving import ONE_LOOP, PORT, SERVER, scene, spoilt, until, within
 from tests.harness.sidecars import AGENT, PROXY, running, sidecar
 
+pytestmark = ONE_LOOP
 
-@pytest.fixture
-async def stage():
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def standing():
     async with scene() as made:
-        await made.run_server()
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(standing):
+    """With the test server in a."""
+    await standing.run_server()
+    yield standing
+    await standing.mend()
 
 
 async def killed_during_the_hold(stage, pod, module):

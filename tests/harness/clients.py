@@ -10,7 +10,7 @@ from controller.lab.namespaces import in_network
 from controller.lab.pod import Pod
 
 PATTERN = bytes(range(251)) * 8000
-ECHO_PAUSE_SECONDS = 0.004
+ECHO_PAUSE_SECONDS = 0.008
 """Between two pieces: some are always on their way, and the processor is left to what is tried."""
 
 

@@ -51,6 +51,7 @@ class _Cable:
 
     def end(self) -> Frames:
         said, _ = self._process.communicate(timeout=10)
+        assert self._process.returncode == 0, "the cable has broken"
         return Frames(*map(int, said.split()))
 
 

@@ -115,9 +115,13 @@ async def between(socket: Path) -> AsyncIterator[Interposer]:
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.UnixSite(runner, str(socket)).start()
+    ours = socket.stat().st_ino
     try:
         yield interposer
     finally:
         interposer.release.set()
         await runner.cleanup()
-        real.rename(socket)
+        if socket.stat().st_ino == ours:
+            real.rename(socket)
+        else:  # a sidecar that was started anew has taken its place back
+            real.unlink()

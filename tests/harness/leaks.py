@@ -15,16 +15,19 @@ import secrets
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from controller.lab import cgroup
+from controller.lab import cgroup, init
 from controller.lab.home import IMAGES
+from tests.harness.sidecars import AGENT, PROXY
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 HOMES = f"/run/mst-{os.getpid()}-"
+PODS_OWN = {init.__file__, PROXY, AGENT}
 SETTLE_SECONDS = 3.0
 """The kernel takes namespaces and what is in them away behind the back of whoever ended the last process."""
 
@@ -68,9 +71,18 @@ def _descriptors() -> Iterator[str]:
 
 
 def _processes() -> Iterator[str]:
+    """Those of a pod may have been started anew: they are counted, and have no process id here."""
+    of_pods: Counter[str] = Counter()
     for pid in _descendants(os.getpid()):
-        if not _reaped(pid):
-            yield f"process {pid}: {_command(pid)}"
+        if _reaped(pid):
+            continue
+        command = _command(pid)
+        for program in PODS_OWN & set(command.split()):
+            of_pods[program] += 1
+            yield f"process of a pod: {program}, {of_pods[program]}"
+            break
+        else:
+            yield f"process {pid}: {command[:120]}"
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -98,7 +110,7 @@ def _reaped(pid: int) -> bool:
 
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:120]
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return "?"
 
 

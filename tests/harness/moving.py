@@ -30,6 +30,7 @@ from controller.core.transfer import Transfer
 from controller.journal import Journal
 from controller.lab.lab import Lab
 from controller.lab.pod import Pod, neighbours
+from controller.lab.readiness import wait_ready
 from controller.migrate import Driver
 from controller.transfer import Depot
 from proxy.api import Released
@@ -71,8 +72,10 @@ class Silent:
 class Scene:
     """Pods a, b and client in a lab of their own."""
 
-    def __init__(self, lab: Lab, a: Pod, b: Pod, client: Pod) -> None:
+    def __init__(self, lab: Lab, a: Pod, b: Pod, client: Pod, **options: Any) -> None:
+        """`options` of a and b: `Lab.create`."""
         self.lab, self.a, self.b, self.client = lab, a, b, client
+        self._options = options
         self._sockets: list[socket.socket] = []
         self.own_ports = count(20_000)
         """For connections from a port that the kernel gives to nobody, and that no other test has had."""
@@ -88,7 +91,7 @@ class Scene:
         self._sockets.clear()
 
     async def clear(self) -> None:
-        """Makes the pods as good as new: ends every workload and every connection, and has the moves forgotten.
+        """Makes living pods as good as new: ends every workload and every connection, and has the moves forgotten.
 
         Fails unless nothing is left in them then: no workload, no flow, no image.
         """
@@ -106,6 +109,17 @@ class Scene:
             fresh = msgspec.structs.replace(rates.load(self.lab.home), samples=[])
             known.write_bytes(msgspec.json.encode(fresh))
         await nothing_is_left(pods)
+
+    async def mend(self) -> None:
+        """The same after a test that has ended pods, or sidecars, in whose place their pods start others."""
+        self.a, self.b = [await self._mended(pod) for pod in (self.a, self.b)]
+        await self.clear()
+
+    async def _mended(self, pod: Pod) -> Pod:
+        if not pod.alive:
+            return await self.lab.create(pod.name, **self._options)
+        await wait_ready(pod)
+        return pod
 
     async def run(self, name: str, *argv: str, pod: Pod | None = None) -> agent_api.Workload:
         pod = pod or self.a
@@ -133,6 +147,8 @@ class Scene:
         ]
         started = await self.run("redis", *argv, *options, pod=pod)
         await self.answers(REDIS_PORT, pod)
+        with connect(self.client, (pod or self.a).address, REDIS_PORT) as sock:
+            assert ask(sock, "PING") == "+PONG"  # it has listened before it gave itself the name that it goes by
         return started
 
     async def answers(self, port: int, pod: Pod | None = None) -> None:
@@ -225,7 +241,7 @@ async def scene(source_criu: Path | None = None, **options: Any) -> AsyncIterato
     """
     lab = Lab(fresh_home())
     try:
-        made = Scene(lab, *await _pods(lab, source_criu, options))
+        made = Scene(lab, *await _pods(lab, source_criu, options), **options)
         try:
             yield made
         finally:
@@ -254,12 +270,16 @@ async def end_workloads(pod: Pod) -> None:
 
 
 async def forget_moves(pod: Pod, migrations: list[str]) -> None:
-    """A proxy listens at the addresses that a workload has left until it is told to forget the move."""
+    """A proxy listens at the addresses that a workload has left until it is told to forget the move, and an agent keeps
+    what there was of a workload that is lost."""
     async with ProxyClient(f"proxy of {pod.name}", pod.proxy_socket) as proxy:
         for migration in migrations:
             for side in ("outbound", "inbound"):
                 with suppress(Answered):  # it has no part in that one
                     await proxy.call("DELETE", f"/v1/{side}/{migration}?force=1", Released)
+    async with AgentClient(f"agent of {pod.name}", pod.agent_socket) as agent:
+        for one in await agent.migrations():
+            await agent.forget("outbound" if one.side == "source" else "inbound", one.migration)
 
 
 async def nothing_is_left(pods: list[Pod], seconds: float = 10) -> None:

@@ -14,13 +14,8 @@ from tests.harness.proxy_rig import Rig
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def one_loop():
-    """The scene's event loop is there before a test's leak check takes its first look."""
-
-
-@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def standing():
-    """One scene for all tests of this folder that end no part of it."""
+    """One scene for all of these tests."""
     async with scene() as made:
         yield made
 
@@ -33,8 +28,15 @@ async def stage(standing):
 
 
 @pytest_asyncio.fixture(loop_scope="session")
+async def mended(standing):
+    """The same for a test that ends pods, or parts of them."""
+    yield standing
+    await standing.mend()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def own_stage():
-    """A scene of the test's own, for what ends pods, or parts of them."""
+    """A scene of the test's own, for what changes its pods."""
     async with scene() as made:
         yield made
 

@@ -108,7 +108,8 @@ async def test_words_that_the_command_line_does_not_know(stage, arguments, words
 
 
 async def test_a_second_migration_of_the_same_workload(own_stage):
-    async with spoilt(own_stage.move("redis"), own_stage.b.agent_socket, "/restore") as (first, interposer):
+    move = own_stage.move("redis", max_hold_seconds=60)  # for as long as a command may take on a busy machine
+    async with spoilt(move, own_stage.b.agent_socket, "/restore") as (first, interposer):
         line = await refused(own_stage, "migrate", "redis", "--to", "b")
         assert "already" in line
         interposer.heal()

@@ -18,14 +18,10 @@ from controller.clients import AgentClient
 from controller.core.errors import Answered, MidstreamError, Unreachable
 from tests.harness.clients import Echo
 from tests.harness.keys import key_file
-from tests.harness.moving import PORT, REDIS_PORT, ask, scene, until
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, until
 from tests.harness.sidecars import AGENT, running, sidecar
 
-
-@pytest.fixture
-async def stage():
-    async with scene() as made:
-        yield made
+pytestmark = ONE_LOOP
 
 
 @pytest.fixture
@@ -153,18 +149,21 @@ async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stag
     assert sorted(path.name for path in (tmp_path / "archive" / "migrations").iterdir()) == ["one"]
 
 
-async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key, tmp_path):
+async def test_an_agent_that_is_killed_while_it_sends_or_fetches(own_stage, key, tmp_path):
     """Who stores waits for the key, who fetches for an archive that never answers. The next agent finds what was begun
-    and takes it away. Before that, nothing is begun until the archive and the key have been tried out."""
-    await stage.run_redis()
+    and takes it away. Before that, nothing is begun until the archive and the key have been tried out.
+
+    The program that fetches tries for seconds to give its lease back: it ends with the pod.
+    """
+    await own_stage.run_redis()
     place, asking = str(tmp_path / "archive"), twice(tmp_path)
-    held = stage.connect(stage.client, stage.a.address, REDIS_PORT)
+    held = own_stage.connect(own_stage.client, own_stage.a.address, REDIS_PORT)
     with socket.create_server(("", 0)) as silent:
-        address = f"http://{stage.a.address.rsplit('.', 1)[0]}.254:{silent.getsockname()[1]}"
+        address = f"http://{own_stage.a.address.rsplit('.', 1)[0]}.254:{silent.getsockname()[1]}"
         options = {"aws_endpoint_url": address, "aws_access_key_id": "a", "aws_secret_access_key": "b"}
         storing = store(place, agent_api.KeySource(command=str(asking)))
         cloning = start("one", "s3://images", key, options=options)
-        async with AgentClient("a", stage.a.agent_socket) as a, AgentClient("b", stage.b.agent_socket) as b:
+        async with AgentClient("a", own_stage.a.agent_socket) as a, AgentClient("b", own_stage.b.agent_socket) as b:
             calls = [
                 asyncio.create_task(a.checkpoint("one", storing, 60), name="store"),
                 asyncio.create_task(b.clone("c", cloning, 60), name="clone"),
@@ -176,7 +175,7 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key, tmp
                 tried.write(Path(key.file).read_bytes())
             waiting = await asker(tmp_path / "second")
             assert [one.state for one in await a.migrations()] == ["released"]
-            agents = [running(pod, AGENT) for pod in (stage.a, stage.b)]
+            agents = [running(pod, AGENT) for pod in (own_stage.a, own_stage.b)]
             for agent in agents:
                 os.kill(agent, signal.SIGKILL)
             for call in calls:
@@ -184,7 +183,7 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key, tmp
                     await call
             taken.close()
             waiting.close()
-    for pod in (stage.a, stage.b):
+    for pod in (own_stage.a, own_stage.b):
         await until(
             lambda pod=pod: sidecar(pod, AGENT) not in (None, *agents) and pod.agent_socket.exists(), "no new agent"
         )
@@ -192,9 +191,9 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(stage, key, tmp
         async with AgentClient(pod.name, pod.agent_socket) as agent:
             assert await agent.migrations() == []
     assert ask(held, "PING") == "+PONG"
-    assert (await stage.workloads(stage.a))["redis"].state == "running"
-    assert await stage.workloads(stage.b) == {}
-    assert left_in(stage.a, stage.b) == []
+    assert (await own_stage.workloads(own_stage.a))["redis"].state == "running"
+    assert await own_stage.workloads(own_stage.b) == {}
+    assert left_in(own_stage.a, own_stage.b) == []
 
 
 async def until_answers(pod) -> None:

@@ -52,12 +52,6 @@ async def standing(tracking):
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def own_stage(tracking):
-    async with scene(source_criu=tracking) as made:
-        yield made
-
-
 @pytest.fixture
 def untracked():
     if soft_dirty.tracked(CRIU):
@@ -112,25 +106,25 @@ async def test_the_controller_is_killed_between_two_rounds(stage):
     await killed_controller(stage, Killed("PreCopying", "a", "agent", "POST", "/predump", "a"), "pre-copy")
 
 
-async def test_an_agent_killed_inside_a_round_leaves_the_workload_where_it_was(own_stage):
+async def test_an_agent_killed_inside_a_round_leaves_the_workload_where_it_was(mended):
     """CRIU goes on without it, and the next agent waits for its end: CRIU's log is a pipe that nobody reads before."""
-    await own_stage.run_server()
-    client = Echo(own_stage.client, own_stage.a.address, PORT)
-    victim = running(own_stage.a, AGENT)
+    await mended.run_server()
+    client = Echo(mended.client, mended.a.address, PORT)
+    victim = running(mended.a, AGENT)
     logs = []
 
     def prepare(driver):
-        driver.observer.phase_started = lambda name, _: name == "PreCopying" and logs.append(pipe_for_log(own_stage.a))
+        driver.observer.phase_started = lambda name, _: name == "PreCopying" and logs.append(pipe_for_log(mended.a))
 
-    moving = asyncio.create_task(own_stage.move("server", memory="pre-copy", prepare=prepare))
-    await until(lambda: criu_at_work(own_stage.a), "CRIU is not asked")
+    moving = asyncio.create_task(mended.move("server", memory="pre-copy", prepare=prepare))
+    await until(lambda: criu_at_work(mended.a), "CRIU is not asked")
     os.kill(victim, signal.SIGKILL)
     await until(lambda: not Path(f"/proc/{victim}").exists(), "the agent does not end")
     fd = os.open(logs[0], os.O_RDONLY | os.O_NONBLOCK)
     result = await moving
     os.close(fd)
     assert result.outcome == "rolled-back", result.error
-    assert (await own_stage.workloads(own_stage.a))["server"].state == "running"
+    assert (await mended.workloads(mended.a))["server"].state == "running"
     await asyncio.to_thread(client.finish)
 
 

@@ -13,17 +13,16 @@ from controller.core.errors import EXIT_ROLLED_BACK
 from controller.core.phases import Phase
 from tests.harness.clients import Echo
 from tests.harness.interposer import DESTINATION_REFUSES, Spoil, between
-from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, scene, spoilt, until
+from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, ask, spoilt, until
 
 pytestmark = ONE_LOOP
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def unharmed():
-    """One scene for all tests after which the workload is where it was; the test server runs in a."""
-    async with scene() as made:
-        await made.run_server()
-        yield made
+@pytest_asyncio.fixture(loop_scope="session")
+async def unharmed(stage):
+    """For tests after which the workload is where it was: the test server runs in a."""
+    await stage.run_server()
+    return stage
 
 
 SOURCE_FAILS = {
@@ -135,7 +134,8 @@ async def test_past_the_longest_hold_the_workload_goes_on_by_itself(stage):
 
 async def test_a_connection_opened_during_a_hold_that_is_rolled_back_is_served_by_the_workload(stage):
     await stage.run_redis()
-    async with spoilt(stage.move("redis"), stage.b.agent_socket, "/restore") as (moving, interposer):
+    move = stage.move("redis", max_hold_seconds=60)  # for as long as a command may take on a busy machine
+    async with spoilt(move, stage.b.agent_socket, "/restore") as (moving, interposer):
         early = stage.connect(stage.client, stage.a.address, REDIS_PORT, 1)
         early.sendall(b"PING\r\n")
         (migration,) = [path.stem for path in (stage.lab.home / "migrations").glob("*.jsonl")]

@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 import checkpoint.api as agent_api
 from controller.clients import AgentClient
@@ -17,9 +18,11 @@ from controller.transfer import Depot
 from tests.harness.clients import Echo
 from tests.harness.cutter import Then, cutter
 from tests.harness.keys import key_file
-from tests.harness.moving import PORT, scene, until
+from tests.harness.moving import ONE_LOOP, PORT, scene, until
 from tests.harness.object_store import object_store, start_threads
 from tests.harness.sidecars import AGENT, running
+
+pytestmark = ONE_LOOP
 
 IMAGE_BYTES = 256 << 20
 SOME_BYTES = 50_000
@@ -31,11 +34,16 @@ def obstores_own_threads() -> None:
     start_threads()
 
 
-@pytest.fixture
-async def stage():
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def standing():
     """Pods that keep their images on a tmpfs each, as machines would."""
     async with scene(image_bytes=IMAGE_BYTES) as made:
         yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(mended):
+    return mended
 
 
 async def test_there_and_back_again(stage, tmp_path):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,28 @@ def test_an_orphan_of_a_process_that_has_ended():
     assert leaks.left_since(before, machine=False) == [f"process {orphan}: sleep 100 "]
     os.kill(orphan, 9)
     assert leaks.left_since(before, machine=False) == []
+
+
+@pytest.mark.parametrize("program", sorted(leaks.PODS_OWN))
+def test_a_process_of_a_pod_but_not_the_one_that_takes_its_place(program):
+    with named(program):
+        before = leaks.take(machine=False)
+    with named(program):
+        assert leaks.left_since(before, machine=False) == []
+        with named(program):
+            assert leaks.left_since(before, machine=False) == [f"process of a pod: {program}, 2"]
+
+
+@contextmanager
+def named(word: str) -> Iterator[None]:
+    """A process with this word in its command line."""
+    with subprocess.Popen([word, "60"], executable="/bin/sleep") as process:
+        try:
+            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # for a moment after the exec
+                time.sleep(0.001)
+            yield
+        finally:
+            process.kill()
 
 
 def test_a_home_a_link_a_mount_a_table_and_an_image():

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from proxy.api import LINK_PORT
+from controller.lab.readiness import wait_ready
 from tests.harness.chained import move_all
 from tests.harness.journeys import start_puppet
 from tests.harness.moving import ONE_LOOP, PORT, REDIS_PORT, SERVER, ask, until, within
@@ -72,33 +72,33 @@ async def test_processes_that_outlive_the_first_one_are_the_workload_too(stage):
     await nobody_listens(stage.a, port=PORT)
 
 
-async def test_a_proxy_that_was_started_anew_meanwhile_passes_it_on_none_the_less(own_stage):
-    await own_stage.run_redis()
-    await move_all(own_stage, "redis", own_stage.a, own_stage.b)
-    await started_anew(own_stage.b, PROXY)
-    shut_down(own_stage, own_stage.b)
-    await nobody_listens(own_stage.a)
+async def test_a_proxy_that_was_started_anew_meanwhile_passes_it_on_none_the_less(mended):
+    await mended.run_redis()
+    await move_all(mended, "redis", mended.a, mended.b)
+    await started_anew(mended.b, PROXY)
+    shut_down(mended, mended.b)
+    await nobody_listens(mended.a)
 
 
-async def test_a_proxy_that_was_started_anew_is_no_end(own_stage):
+async def test_a_proxy_that_was_started_anew_is_no_end(mended):
     """It turns away who comes to the old address, which the next move makes good again."""
-    await own_stage.run_redis()
-    await move_all(own_stage, "redis", own_stage.a, own_stage.b)
-    await started_anew(own_stage.b, PROXY)
-    await own_stage.answers(LINK_PORT, own_stage.b)
-    await move_all(own_stage, "redis", own_stage.b, await own_stage.lab.create("c"))
-    for pod in (own_stage.a, own_stage.b):
-        assert ask(own_stage.connect(own_stage.client, pod.address, REDIS_PORT), "PING") == "+PONG"
+    await mended.run_redis()
+    await move_all(mended, "redis", mended.a, mended.b)
+    await started_anew(mended.b, PROXY)
+    await wait_ready(mended.b)
+    await move_all(mended, "redis", mended.b, mended.c)
+    for pod in (mended.a, mended.b):
+        assert ask(mended.connect(mended.client, pod.address, REDIS_PORT), "PING") == "+PONG"
 
 
-async def test_an_agent_that_was_started_anew_meanwhile_says_it_none_the_less(own_stage):
-    await own_stage.run_redis()
-    await move_all(own_stage, "redis", own_stage.a, own_stage.b)
-    os.kill(running(own_stage.b, AGENT), signal.SIGSTOP)
-    shut_down(own_stage, own_stage.b)
-    await until(lambda: not listening(own_stage.b, REDIS_PORT), "Redis has not ended")
-    await started_anew(own_stage.b, AGENT)
-    await nobody_listens(own_stage.a)
+async def test_an_agent_that_was_started_anew_meanwhile_says_it_none_the_less(mended):
+    await mended.run_redis()
+    await move_all(mended, "redis", mended.a, mended.b)
+    os.kill(running(mended.b, AGENT), signal.SIGSTOP)
+    shut_down(mended, mended.b)
+    await until(lambda: not listening(mended.b, REDIS_PORT), "Redis has not ended")
+    await started_anew(mended.b, AGENT)
+    await nobody_listens(mended.a)
 
 
 def shut_down(stage, pod):

@@ -158,9 +158,8 @@ async def test_who_asks_all_the_time_is_answered_from_there_when_the_workload_is
         await asking.goes_on()
         assert_nothing_lost(await stage.move("puppet", stage.b, stage.a))
         await asking.goes_on()
-        assert (
-            len(await asking.missing()) <= 2
-        )  # of hundreds: at each move, what is in hand as an address changes hands
+        # Of hundreds: at each move, what is in hand as an address changes hands.
+        assert len(await asking.missing()) <= 2
 
 
 @pytest.mark.parametrize("six", [False, True])

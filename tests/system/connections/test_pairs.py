@@ -207,22 +207,22 @@ async def test_few_go_by_their_images(stage, told, monkeypatch):
 
 
 @pytest.mark.parametrize("module", [AGENT, PROXY])
-async def test_a_sidecar_that_is_killed_takes_its_ends_along(own_stage, module):
+async def test_a_sidecar_that_is_killed_takes_its_ends_along(mended, module):
     """In silence: the next move needs the same addresses and ports."""
-    told = await start_puppet(own_stage)
-    sock = accepted(own_stage, told)
-    b = own_stage.b
+    told = await start_puppet(mended)
+    sock = accepted(mended, told)
+    b = mended.b
     # The other one is what the move hangs in meanwhile.
     path, other, ending = {
         AGENT: (b.agent_socket, b.proxy_socket, "/legs"), PROXY: (b.proxy_socket, b.agent_socket, "/restore"),
     }[module]  # fmt: skip
-    async with spoilt(own_stage.move("puppet"), other, ending) as (moving, interposer):
+    async with spoilt(mended.move("puppet"), other, ending) as (moving, interposer):
         victim = running(b, module)
         os.kill(victim, signal.SIGKILL)
         await until(lambda: sidecar(b, module) not in (None, victim) and listens_at(path), "nobody is there anew")
         interposer.release.set()
         assert (await moving).outcome == "rolled-back"
-    result = await moved(own_stage, "puppet")
+    result = await moved(mended, "puppet")
     assert result.flows.made_ahead == OWN + 1
     sock.sendall(b"x")
     assert told.do("sock.recv(1).decode()") == "x"

@@ -83,7 +83,7 @@ def queue_moved() -> AgentError:
 
 @pytest.fixture
 async def migrate(tmp_path):
-    """Makes a migration, stopped unless told otherwise, on a scripted engine."""
+    """Makes a migration, prepared and stopped unless told otherwise, on a scripted engine."""
     store = Store(tmp_path / "images")
     tasks = []
 
@@ -94,6 +94,7 @@ async def migrate(tmp_path):
     async def make(
         engine: Scripted,
         *,
+        prepare: bool = True,
         stop: bool = True,
         hold: float = 60.0,
         kernel: Kernel | None = None,
@@ -106,10 +107,11 @@ async def migrate(tmp_path):
         )
         record.root = Identity(os.getpid(), 1)
         migration = Outbound(around, record, "00" * 32, files=files)
-        await migration.prepare()
-        if stop:
-            await migration.stop()
         made.append(migration)
+        if prepare:
+            await migration.prepare()
+        if prepare and stop:
+            await migration.stop()
         return migration
 
     made: list[Outbound] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 
@@ -35,4 +36,25 @@ async def test_a_file_that_cannot_be_taken_back_is_no_reason_not_to_start(tmp_pa
         subprocess.run(["umount", str(folders.there / "file")], check=True)
     await one.take_files_back()
     assert seen(folders.there) == {"file": "old"}
+    store.close()
+
+
+async def test_what_is_forgotten_while_it_is_prepared_leaves_nothing(tmp_path):
+    class Slow:
+        async def prepare(self, **_):
+            forgetting.append(asyncio.create_task(destination.forget()))
+            await asyncio.sleep(0.05)
+            return self
+
+        async def close(self):
+            closed.append(self)
+
+    engine, closed, forgetting = Slow(), [], []
+    store = Store(tmp_path / "store")
+    around = Surroundings(Kernel(), engine, None, store, "", lambda: None, None, lambda name: None, tmp_path)
+    destination = Inbound(around, None, MigrationRecord("m", "w", "destination", State.WAITING))
+    await destination.prepare()
+    assert (await forgetting[0]).state == "discarded"
+    assert closed == [engine]
+    assert not list((tmp_path / "store").iterdir())
     store.close()

@@ -18,7 +18,7 @@ from checkpoint.kernel import Kernel
 from checkpoint.moves.dumping import DUMP_TRIES
 from checkpoint.processes.tree import Tree, hold, hold_all, is_stopped, send, until_stopped
 from checkpoint.sockets.duplicates import sockets_of
-from tests.unit.checkpoint.moves.conftest import Scripted, queue_moved
+from tests.unit.checkpoint.moves.conftest import Helper, Scripted, queue_moved
 
 
 async def test_a_dump_that_a_peers_bytes_spoilt_is_made_again(migrate):
@@ -113,6 +113,26 @@ async def test_a_preparation_that_fails_leaves_nothing(migrate, tmp_path):
 
     with pytest.raises(AgentError, match="no CRIU"):
         await migrate(Unprepared())
+    assert not list((tmp_path / "images").iterdir())
+
+
+async def test_what_is_forgotten_while_it_is_prepared_leaves_nothing(migrate, tmp_path):
+    """As where its controller was killed: the next one takes it back, and what was asked for is still being done."""
+
+    class Slow(Scripted, Helper):
+        async def prepare(self, root: int | None = None, *, asking: bool = False, lazily: bool = False) -> Helper:
+            forgetting.append(asyncio.create_task(source.forget()))
+            await asyncio.sleep(0.05)
+            return self
+
+        async def close(self) -> None:
+            closed.append(self)
+
+    engine, closed, forgetting = Slow(), [], []
+    source = await migrate(engine, prepare=False)
+    await source.prepare()
+    assert (await forgetting[0]).state == "released"
+    assert closed == [engine]
     assert not list((tmp_path / "images").iterdir())
 
 

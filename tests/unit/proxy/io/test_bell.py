@@ -110,17 +110,17 @@ async def test_what_is_given_while_it_falls_asleep_wakes_it(broken: Broken) -> N
 
 async def test_a_busy_one_may_be_put_to_sleep_at_any_time(broken: Broken) -> None:
     much = bytes(range(256)) * (1 << 15)
-    loop, flow = asyncio.get_running_loop(), broken.flow
-    sending = [asyncio.create_task(loop.sock_sendall(sock, much), name="much") for sock in (flow.peer, flow.app)]
-    reading = [asyncio.create_task(parts.read(sock, len(much)), name="much") for sock in (flow.peer, flow.app)]
-    for number in range(50):
-        link = ends(broken)[number % 2]
-        if link.may_rest:
-            link.rest()
-        await asyncio.sleep(0.002)
-    assert await asyncio.gather(*reading) == [much, much]
-    await asyncio.gather(*sending)
-    assert broken.plane.context.totals.links_lent > 10
+    loop, socks = asyncio.get_running_loop(), (broken.flow.peer, broken.flow.app)
+    while broken.plane.context.totals.links_lent <= 10:  # on a busy machine all of it may have come before
+        sending = [asyncio.create_task(loop.sock_sendall(sock, much), name="much") for sock in socks]
+        reading = [asyncio.create_task(parts.read(sock, len(much)), name="much") for sock in socks]
+        for number in range(50):
+            link = ends(broken)[number % 2]
+            if link.may_rest:
+                link.rest()
+            await asyncio.sleep(0.002)
+        assert await asyncio.gather(*reading) == [much, much]
+        await asyncio.gather(*sending)
     assert broken.plane.context.totals.links_broken == broken.plane.context.totals.links_refused == {}
 
 
@@ -169,7 +169,10 @@ async def test_a_bell_that_is_lost_takes_those_along_that_sleep(
 
 @pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("mark", [Mark.SLEEP, Mark.FREE, Mark.YIELD])
-async def test_what_is_said_out_of_turn_ends_the_link(broken: Broken, end: int, mark: Mark) -> None:
+async def test_what_is_said_out_of_turn_ends_the_link(
+    broken: Broken, end: int, mark: Mark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.io.accepted.AcceptedLink.GRACE_SECONDS", 0.1)
     link = ends(broken)[end]
     if (end, mark) in ((0, Mark.SLEEP), (1, Mark.YIELD)):
         return  # as it should be
