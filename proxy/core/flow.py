@@ -115,6 +115,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[Command, ...]]] = {
     (_S.BUILT, _E.RESUME): (_S.RESUMED, (_C.LEAVE_REPAIR,)),
     (_S.BUILT, _E.LINK_READY): (_S.WAITING, ()),
     (_S.BUILT, _E.RELEASE): (_S.RELEASED, (_C.CLOSE_LEG, _C.RETIRE_ROUTE)),
+    (_S.WAITING, _E.LINK_FAILED): (_S.BUILT, ()),
     (_S.WAITING, _E.RESUME): (_S.RELAYING, (_C.LEAVE_REPAIR, _C.RELAY)),
     (_S.WAITING, _E.RELEASE): (_S.RELEASED, (_C.CLOSE_LEG, _C.ABANDON_LINK, _C.RETIRE_ROUTE)),
     (_S.RESUMED, _E.LINK_READY): (_S.RELAYING, (_C.RELAY,)),

@@ -77,6 +77,11 @@ class DestinationFlow(Flow):
         self.via = link.via
         self.tell(Event.LINK_READY)
 
+    def look_for_link(self) -> None:
+        """One that broke while nobody needed it may have been given up: then it is asked for anew."""
+        if self.state is State.WAITING and self.path.drop_dead_link():
+            self.tell(Event.LINK_FAILED)
+
     def connect(self, link: Link, answer: Callable[[str], None]) -> None:
         """Connect the fresh app leg; `answer` is told "" or why it failed, before any byte is relayed."""
         self.path.first(link)

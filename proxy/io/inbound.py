@@ -251,6 +251,7 @@ class InboundMigration:
         self._dismiss_reserved()
         if first:
             for flow in restored:
+                flow.look_for_link()
                 flow.tell(Event.GIVE_UP if flow.given_up else Event.RESUME, flow.given_up)
         return len(restored)
 

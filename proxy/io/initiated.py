@@ -45,6 +45,9 @@ class InitiatedLink(Link):
     """Before the first attempt to make it again, and between later ones."""
     GONE_SECONDS = 2.0
     """So long a port may be closed: then the proxy that had the flows is dead."""
+    FAREWELL_SECONDS, SELDOM_SECONDS = 900.0, 10.0
+    """So long a flow that is waited for is said to be lost, and so seldom in the end: as long as a kernel says again
+    what nobody acknowledges (tcp_retries2)."""
 
     def __init__(
         self, context: Context, pool: LinkPool, opening: Join | Open | Switch | wire.Bell, owner: Owner
@@ -57,7 +60,7 @@ class InitiatedLink(Link):
         self._owner: Owner | None = owner
         self._dialled: DialledConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._interval = self.SOONEST_SECONDS
+        self._interval, self._longest_interval = self.SOONEST_SECONDS, self.LATEST_SECONDS
         self._asked_at = self._give_up_at = 0.0
         self._closed_since = 0.0
         self._has_asked = self._resuming = False
@@ -255,7 +258,8 @@ class InitiatedLink(Link):
             self._closed_since = 0.0
         elif not self._closed_since:
             self._closed_since = now
-        gone = self._has_asked and self._closed_since and now - self._closed_since >= self.GONE_SECONDS
+        known = self._has_asked or self._owner is None
+        gone = known and self._closed_since and now - self._closed_since >= self.GONE_SECONDS
         if gone or now >= self._give_up_at or self._is_pointless:
             self._deny(lost)
         else:
@@ -263,20 +267,35 @@ class InitiatedLink(Link):
 
     @property
     def _is_pointless(self) -> bool:
-        """The flow was reset before anybody at the other end knew of the link."""
-        return not (self._has_asked or self.accepted) and self.outgoing.mark is Mark.RESET
+        """The flow was reset before anybody at the other end knew of it, or of a further link."""
+        return not (self._has_asked or self.accepted or self._is_awaited) and self.outgoing.mark is Mark.RESET
+
+    @property
+    def _is_awaited(self) -> bool:
+        """The other end has the flow, and waits for a link, however long that takes."""
+        return isinstance(self._opening, Join) and self._opening.flow != NO_FLOW
 
     def _later(self, reason: str) -> None:
         self._timer = self.context.loop.call_later(self._interval, self._ask)
-        self._interval = min(2 * self._interval, self.LATEST_SECONDS)
+        self._interval = min(2 * self._interval, self._longest_interval)
 
     def _deny(self, lost: Lost) -> None:
         owner, self._owner = self._owner, None
-        if owner and not (self.accepted and self._ready):  # one that was reserved is accepted, and may not be ready
-            self.close()
-            owner.link_denied(self, lost)
-        else:
+        if not owner or (self.accepted and self._ready):  # one that was reserved is accepted, and may not be ready
             self.lose(lost.why)
+            return
+        if self._is_awaited and not (lost.final or lost.port_closed):
+            self._say_farewell(lost.why)
+        else:
+            self.close()
+        owner.link_denied(self, lost)
+
+    def _say_farewell(self, reason: str) -> None:
+        """Nobody waits for it here any more; the other end does, and is to hear that, when it can be reached."""
+        self.reset()
+        self._give_up_at = self.context.loop.time() + self.FAREWELL_SECONDS
+        self._longest_interval = self.SELDOM_SECONDS
+        self._later(reason)
 
     def _over(self, event: Event) -> None:
         super()._over(event)

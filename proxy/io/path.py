@@ -70,6 +70,13 @@ class Path:
         """The flow's first link; nothing is moved yet, what comes is kept."""
         self._links = [link]
 
+    def drop_dead_link(self) -> bool:
+        """Whether the first link was over before anything had gone over it: there is none then, as before it came."""
+        if not (self._links and self._links[0].is_over and self._links[0].is_unused):
+            return False
+        self._links.pop().part()
+        return True
+
     def relay(self) -> None:
         """Move bytes both ways from now on. A reset of the leg is noticed, even while nobody reads it."""
         self._context.poller.hangup(self._leg, self._on_leg_hangup)

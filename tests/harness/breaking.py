@@ -25,6 +25,8 @@ class Cutter:
         """So many bytes, both ways together."""
         self.refusing = False
         """Connections are reset as soon as they come."""
+        self.turned_away = 0
+        """So many were."""
         self._target = target
         self._limit = limit
         self._open: set[socket.socket] = set()
@@ -43,6 +45,7 @@ class Cutter:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             sock, _ = self.listener.accept()
             if self.refusing:
+                self.turned_away += 1
                 reset(sock)
             else:
                 self._open.add(sock)

@@ -146,6 +146,19 @@ async def test_a_flow_whose_link_made_no_sense_meanwhile_is_not_relayed(moved: p
     await parts.eventually(lambda: moved.states[0] == "reset")
 
 
+async def test_a_link_that_the_acceptor_gave_up_in_the_hold_is_asked_for_anew(moved: parts.Moved) -> None:
+    """As it does with one that broke a hold's limit ago, when nobody was there to end the hold."""
+    moved.build()
+    moved.commit()
+    (there,) = moved.plane.inbound["m"].links.values()
+    there.lose("it was not made again")
+    await parts.eventually(lambda: bound(moved).state is State.BROKEN)
+    moved.plane.resume("m")
+    moved.plane.repoint("m")
+    await moved.become("relaying", "relaying")
+    await exchange(moved)
+
+
 # A destination that is not there any more
 
 
