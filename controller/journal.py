@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,9 @@ from controller.core.errors import Refused
 from controller.core.phases import FINAL, Phase
 from controller.core.result import MigrationResult
 from controller.core.transfer import Transfer
+
+KEPT = 500
+"""Of the journals of moves that are over; the oldest others are deleted when a move begins."""
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -91,6 +95,7 @@ class Journal:
     def begin(cls, folder: Path, intent: Intent) -> Journal:
         """Creates the journal of a new migration and takes its lock."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _forget_oldest(folder)
         journal = cls._locked(folder / f"{intent.migration}.jsonl", os.O_CREAT | os.O_EXCL)
         try:
             journal.write(Phase.PENDING, intent=intent)
@@ -167,6 +172,22 @@ def read_all(folder: Path) -> tuple[list[Record], list[Refused]]:
         except Refused as error:
             damaged.append(error)
     return sorted(records, key=lambda record: record.entries[0].at), damaged
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Only those beyond are read. One that is not over stays, as does one that cannot be read, which somebody is to be
+    told of."""
+    for path in sorted(folder.glob("*.jsonl"), key=_written_at, reverse=True)[KEPT:]:
+        with suppress(FileNotFoundError, Refused):  # another controller was faster, or it is damaged
+            if (found := read(path)).final and not found.driven:
+                path.unlink()
+
+
+def _written_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def unknown_migration(migration: str) -> Refused:

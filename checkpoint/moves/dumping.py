@@ -63,7 +63,11 @@ class Dumping:
     async def _start(self) -> Helper:
         root = self._record.root
         pid = None if root is None else root.pid
-        asking = Asking.DESCRIPTORS if self._hides or self._lazily else Asking.START
+        asking = Asking.START
+        if self._hides or self._lazily:
+            asking = Asking.DESCRIPTORS
+        elif self._record.memory == "pre-copy":  # who stands in for a kernel that tracks has questions of its own
+            asking = Asking.NOTHING
         helper = await self._around.engine.prepare(pid, asking=asking, lazily=self._lazily)
         try:
             listener = await helper.questions()
@@ -194,6 +198,8 @@ class Dumping:
         self._let_go()  # one that waits for the stop fails, and has done nothing
         if self._begun is not None:
             begun, self._begun = self._begun, None
+            if self._working is not None:
+                self._working.abort()
             with suppress(AgentError):
                 await begun
         if self._helper is not None:

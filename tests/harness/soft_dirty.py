@@ -14,6 +14,7 @@ nothing is restored in: what CRIU makes would have the filter too.
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import functools
 import os
@@ -65,12 +66,18 @@ def main() -> None:
     child = os.fork()
     if not child:
         if not os.fork():  # no child of CRIU's, which waits for all that it has
+            theirs.close()
             _supervise(ours, Path(sys.argv[1]).parent / "python")
         os._exit(0)
     os.waitpid(child, 0)
-    listener = _install()
-    socket.send_fds(theirs, [b"!"], [listener])
-    os.close(listener)
+    try:
+        listener = _install()
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # else somebody answers questions already: this one is for no pre-copy
+            raise
+    else:
+        socket.send_fds(theirs, [b"!"], [listener])
+        os.close(listener)
     theirs.close()
     ours.close()
     os.execv(sys.argv[1], sys.argv[1:])
@@ -91,7 +98,10 @@ def _install() -> int:
 
 def _supervise(sock: socket.socket, pycriu: Path) -> None:
     """Answer until nobody is left who could ask. Nothing of CRIU's stays open here: its end must be seen."""
-    _, [listener], _, _ = socket.recv_fds(sock, 1, 1)
+    _, listeners, _, _ = socket.recv_fds(sock, 1, 1)
+    if not listeners:
+        return
+    (listener,) = listeners
     fcntl.fcntl(listener, fcntl.F_DUPFD, 100)
     os.closerange(0, 100)
     tracker = Tracker(pycriu)

@@ -5,6 +5,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from controller import journal
@@ -129,3 +130,20 @@ def test_the_journal_is_its_owners_alone(begun, tmp_path):
 
 def test_no_migrations_in_a_home_that_is_new(tmp_path):
     assert journal.read_all(tmp_path / "none") == ([], [])
+
+
+def test_of_moves_that_are_over_the_oldest_are_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "KEPT", 2)
+    logs = {}
+    for age, name in enumerate(("open", "damaged", "driven", "oldest", "old", "new", "newest")):
+        logs[name] = Journal.begin(tmp_path, msgspec.structs.replace(INTENT, migration=name))
+        if name != "open":
+            logs[name].write(Phase.SUCCEEDED)
+        if name != "driven":
+            logs[name].close()
+        os.utime(logs[name].path, (age, age))
+    logs["damaged"].path.write_text("damage\n")
+    os.utime(logs["damaged"].path, (1, 1))
+    Journal.begin(tmp_path, INTENT).close()
+    logs["driven"].close()
+    assert {path.stem for path in tmp_path.iterdir()} == {"open", "damaged", "driven", "new", "newest", "redis-1"}
