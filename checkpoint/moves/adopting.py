@@ -87,6 +87,7 @@ class Adopting:
         """How many flows there are."""
         self._left = LeftListeners()
         self._foreseen = foreseen
+        self._looking = asyncio.Lock()
         self._comparing: asyncio.Task[list[Changed]] | None = None
 
     def give_up(self, tree: Tree) -> None:
@@ -101,24 +102,26 @@ class Adopting:
     async def look(self, tree: Tree, hide: Hide) -> list[SocketOptions]:
         """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
         waits for `hide`."""
-        try:
-            await asyncio.to_thread(self._look, tree)
-        finally:
-            if not await hide(self._foreseen.hidden):
-                self._foreseen.forget()
-        options = await asyncio.to_thread(self._tell_apart)
-        self._paired.extend(self._foreseen.chosen)
-        self._go_on()
-        await asyncio.to_thread(self._foreseen.describe)
-        return options
+        async with self._looking:
+            try:
+                await asyncio.to_thread(self._look, tree)
+            finally:
+                if not await hide(self._foreseen.hidden):
+                    self._foreseen.forget()
+            options = await asyncio.to_thread(self._tell_apart)
+            self._paired.extend(self._foreseen.chosen)
+            self._go_on()
+            await asyncio.to_thread(self._foreseen.describe)
+            return options
 
     async def again(self) -> None:
         """CRIU is going to dump once more: everything is given again after that, as the new images say."""
         self._stop_watching()
-        self._failed = None
-        await self._handover.begin_again()
-        self._foreseen.forget()
-        self._put_back()
+        async with self._looking:  # what it finds is forgotten, and not before it is found
+            self._failed = None
+            await self._handover.begin_again()
+            self._foreseen.forget()
+            self._put_back()
         for queue in (self._whole, self._paired):
             queue.clear()
         for table in (self._given, self._under_way, self.proofs, self._restored_at):

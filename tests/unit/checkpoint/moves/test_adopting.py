@@ -242,6 +242,24 @@ async def test_a_dump_in_vain_may_end_before_the_sockets_were_looked_at(scene):
     assert (await scene.adopting.finish()).flows == 2
 
 
+async def test_what_is_still_looked_at_when_a_dump_was_in_vain_is_forgotten_too(scene):
+    await scene.foresee()
+    told = asyncio.Event()
+
+    async def hide(_: Mapping[int, Collection[int]]) -> bool:
+        await told.wait()
+        return True
+
+    scene.adopting.watch()
+    looking = asyncio.create_task(scene.adopting.look(scene.tree, hide))
+    again = asyncio.create_task(scene.adopting.again())
+    assert (await asyncio.wait({again}, timeout=0.2))[0] == set()
+    told.set()
+    await asyncio.gather(looking, again)
+    assert (scene.foreseen.chosen, scene.foreseen.left) == ({}, None)
+    assert list(scene.adopting._paired) == []
+
+
 async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_until):
     await scene.begin()
     scene.adopter.die()
