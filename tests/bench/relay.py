@@ -1,7 +1,7 @@
 """What a connection costs that is relayed after a move, beside a direct one and one through two HAProxies in a row.
 
 One client, and lanes from it: connections that were opened before a move and are relayed since by our two proxies, in a
-pair of pods with TLS between them and in a pair without; connections straight to where a server is now; connections
+pair of pods with TLS between them and in a pair without; connections straight to where the server is now; connections
 through an HAProxy in either pod. All lanes are open at once, and every round measures each of them for a second or two,
 in turn.
 """
@@ -38,6 +38,9 @@ from tests.harness.moving import Scene, scene
 
 SOURCE = Path(__file__).with_name("traffic.c")
 PORT = 7000
+DIRECT_PORT = 7001
+"""Of another server: a connection to the same one might come from a port from which one is relayed to it, and that is
+not answered (README, "The same port twice")."""
 CLEAR_PORTS, TLS_PORTS = (7101, 7102), (7103, 7104)
 CONNECTIONS = 64
 GIB = 1 << 30
@@ -108,6 +111,8 @@ async def _rounds(binary: Path, plan: RelayPlan, say: Say) -> list[dict[str, Lan
                 pids[lane] = [_proxy(pod) for pod in pods]
             async with _rivals(stage) as theirs:
                 pids[RIVAL] = pids[RIVAL_TLS] = theirs
+                await stage.run("direct", str(binary), "serve", str(DIRECT_PORT), pod=stage.b)
+                await stage.answers(DIRECT_PORT, stage.b)
                 await _open_others(stage, traffic, CONNECTIONS)
                 for lane in LANES:
                     await _lane(traffic, lane, pids[lane], plan)  # the first one warms everything
@@ -135,7 +140,7 @@ async def _moved(
 
 
 async def _open_others(stage: Scene, traffic: Traffic, connections: int) -> None:
-    await traffic.do("open", _word(DIRECT), stage.b.address, PORT, connections)
+    await traffic.do("open", _word(DIRECT), stage.b.address, DIRECT_PORT, connections)
     await traffic.do("open", _word(RIVAL), stage.a.address, CLEAR_PORTS[0], connections)
     await traffic.do("open", _word(RIVAL_TLS), stage.a.address, TLS_PORTS[0], connections)
 
