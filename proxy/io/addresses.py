@@ -65,13 +65,18 @@ class KeptAddresses:
         self.listeners = {number: each for number, each in self.listeners.items() if not each.hand_over()}
 
     def leave(self) -> None:
-        """Nobody listens for the workload here any more. Who has come is sent after it none the less."""
+        """Nobody listens for the workload here any more. Who has come is sent after it none the less.
+
+        Where UDP sockets share a port (SO_REUSEPORT) with the workload's own, which are home again, the last of them
+        all takes the place of one that is closed (K: reuseport_detach_sock): closed from the last on, they leave those
+        in their order, by which the kernel knows whose a peer is.
+        """
         self._stop_watching()
         for listener in self.listeners.values():
             listener.take_waiting()
             listener.close()
         self.listeners.clear()
-        for each in self.datagrams.values():
+        for each in reversed(self.datagrams.values()):
             each.hand_over()
         self.datagrams.clear()
 

@@ -34,10 +34,8 @@ class Carrier(ABC):
         """One of its connections broke."""
         self._said = 0
         """The last acknowledgement that was sent."""
-        self._drowsy = False
-        """It has said the last over this connection, which is going to be lent."""
         self._sent = 0
-        """What had been given by then: the other end has it."""
+        """What had been given when it last said the last over a connection: the other end has it."""
         self.is_lendable = True
         """Whether its connection may be lent to another while it has nothing to carry."""
         self.group: object = None
@@ -76,7 +74,6 @@ class Carrier(ABC):
         self._torn |= self.state in (State.CARRYING, State.BROKEN, State.CLOSING)
         self.state = step(self.state, Event.CONNECTED)
         line.connection = connection
-        self._drowsy = False
         if self.is_lendable:
             self.context.lending.add(self)
         self.incoming.restart()
@@ -170,6 +167,11 @@ class Carrier(ABC):
         return self.state in (State.ASLEEP, State.WAKING)
 
     @property
+    def _drowsy(self) -> bool:
+        """It has said the last over this connection, which is going to be lent."""
+        return self.state is State.CARRYING and self._line.shut
+
+    @property
     def is_idle(self) -> bool:
         """Nothing is on its way, and all of it is acknowledged."""
         return self.outgoing.acknowledged == self.outgoing.given and self.incoming.received == self._said
@@ -195,17 +197,16 @@ class Carrier(ABC):
 
     def _doze(self, mark: Mark) -> None:
         """Say the last over this connection. What is given from now on waits for another."""
-        self._drowsy, self._sent, self._said = True, self.outgoing.given, self.incoming.delivered
-        self._line.say_last(header(mark, 0, self._said))
+        self._sent, self._said = self.outgoing.given, self.incoming.delivered
+        self._line.say(header(mark, 0, self._said), last=True)
 
     @abstractmethod
     def _dozes(self) -> None:
         """That is on its way."""
 
     def _fall_asleep(self) -> None:
-        """The connection is another's: whoever calls sees to that, and then looks whether this one `_dreams`."""
+        """The connection is another's: whoever calls sees to that, and then has this one `_turn_over`."""
         self._line.leave()
-        self._drowsy = False
         self.state = step(self.state, Event.LENT)
         self.context.lending.discard(self)
         self.context.totals.links_lent += 1
@@ -287,7 +288,6 @@ class Carrier(ABC):
 
     def _broken(self, reason: str) -> None:
         self._line.drop()
-        self._drowsy = False
         self.context.lending.discard(self)
         self.state = step(self.state, Event.BROKE)
         if not self.finished and self._in_use:

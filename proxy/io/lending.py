@@ -86,7 +86,7 @@ class _Hat:
         """One that may rest. `busy`: such as carries something, too, where no idle one is found."""
         found: Lender | None = None
         at_work: Lender | None = None
-        for one in random.choices(self._all, k=TRIES):
+        for one in random.sample(self._all, min(TRIES, len(self._all))):
             if one in but or not one.may_rest:
                 continue
             if not one.is_idle:

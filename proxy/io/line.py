@@ -13,13 +13,13 @@ class Line:
     """Never blocks: what the connection does not take at once waits, in order. `drained` is called when all of that has
     gone, `broke` with the reason when the connection fails."""
 
-    __slots__ = ("_broke", "_drained", "_poller", "_shut", "connection", "mute", "pending")
+    __slots__ = ("_broke", "_drained", "_poller", "connection", "mute", "pending", "shut")
 
     def __init__(self, poller: Poller, drained: Callable[[], None], broke: Callable[[str], None]) -> None:
         self.connection: Connection | None = None
         self.mute = False
         """Nothing may be sent yet: the answer to the frame that named the link comes first."""
-        self._shut = False
+        self.shut = False
         """The last frame over this connection has been said: what is to be sent now has to wait for another."""
         self._poller = poller
         self._drained = drained
@@ -33,7 +33,7 @@ class Line:
 
     def send(self, frame: bytes | memoryview) -> int:
         """How much of it went at once; the rest is the caller's to queue."""
-        if self.connection is None or self.mute or self.pending or self._shut:
+        if self.connection is None or self.mute or self.pending or self.shut:
             return 0
         try:
             return self.connection.send(frame)
@@ -44,30 +44,23 @@ class Line:
             return 0
 
     def queue(self, view: memoryview) -> None:
-        if self._shut:
+        if self.shut:
             return
         if not self.pending and self.connection is not None and not self.mute:
             self._poller.write(self.connection, self.flush)
         self.pending.append(view)
 
-    def say(self, frame: bytes) -> None:
-        """Behind what waits; at once, if nothing does."""
-        if self._shut:
+    def say(self, frame: bytes, *, last: bool = False) -> None:
+        """Behind what waits; at once, if nothing does. `last`: and nothing behind it."""
+        if self.shut:
             return
         connection = self.connection
         sent = self.send(frame)
-        if sent == len(frame):
-            self._drained()
-        elif self.connection is connection:
+        if self.connection is not connection:
+            return
+        if sent < len(frame):
             self.queue(memoryview(frame)[sent:])
-
-    def say_last(self, frame: bytes) -> None:
-        """As `say`, and nothing behind it."""
-        connection = self.connection
-        sent = self.send(frame)
-        if sent < len(frame) and self.connection is connection:
-            self.queue(memoryview(frame)[sent:])
-        self._shut = self.connection is connection
+        self.shut = last
         if sent == len(frame):
             self._drained()
 
@@ -106,6 +99,7 @@ class Line:
         """Nothing more is sent on this connection."""
         if self.connection is None:
             return
+        self.shut = True
         try:
             self.connection.shutdown(socket.SHUT_WR)
         except OSError as error:
@@ -114,7 +108,7 @@ class Line:
     def leave(self) -> Connection | None:
         """It is another's."""
         connection, self.connection = self.connection, None
-        self._shut = False
+        self.shut = False
         return connection
 
     def cut(self) -> None:

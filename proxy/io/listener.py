@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Callable
 
@@ -103,7 +102,7 @@ class HeldListener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return count
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in limits.EXHAUSTED:
                     self._pause_if_listening()
                 return count
             self._taken(sock, address.endpoint(peer), address.endpoint(sock.getsockname()))

@@ -18,10 +18,15 @@ class Tally:
 
     __slots__ = ("_first", "from_leg_bytes", "from_link_bytes")
 
-    def __init__(self, links: Sequence[Link]) -> None:
+    def __init__(self, links: Sequence[Link], before: Tally | None = None) -> None:
+        """`before`: what went over links that the path had before these."""
         self.from_leg_bytes = sum(link.outgoing.payload for link in links)
         self.from_link_bytes = sum(link.taker.moved for link in links)
         self._first = (links[0].outgoing, links[0].incoming, links[0].taker.moved) if links else None
+        if before:
+            self.from_leg_bytes += before.from_leg_bytes
+            self.from_link_bytes += before.from_link_bytes
+            self._first = before._first
 
     def first_link(self) -> tuple[int, int, int, int]:
         """Of the first link alone: bytes given, bytes taken, given and not acknowledged, arrived and not taken.
@@ -43,12 +48,15 @@ class Path:
         self._tell = tell
         self._order = Succession()
         self._links: list[Link] = []
+        """The flow's; those that it had before are freed when they have seen their ends through."""
         self._giver: Giver | None = None
         self._leg_ended = False
         self._leg_broken = False
         self._stopped = False
         self._dismissed = 0
-        """So many links, the oldest, are not the flow's any more."""
+        """So many links, the oldest, are not the flow's any more,"""
+        self._before: Tally | None = None
+        """and this is what went over them."""
 
     @property
     def link(self) -> Link | None:
@@ -58,7 +66,7 @@ class Path:
     @property
     def links(self) -> list[Link]:
         """Those that are the flow's."""
-        return self._links[self._dismissed :]
+        return list(self._links)
 
     @property
     def relays_both_ways(self) -> bool:
@@ -72,7 +80,7 @@ class Path:
 
     def drop_dead_link(self) -> bool:
         """Whether the first link was over before anything had gone over it: there is none then, as before it came."""
-        if not (self._links and self._links[0].is_over and self._links[0].is_unused):
+        if self._dismissed or not (self._links and self._links[0].is_over and self._links[0].is_unused):
             return False
         self._links.pop().part()
         return True
@@ -106,7 +114,7 @@ class Path:
                     self._giver.stop()
                     self._do(self._order.flushed())  # what was read of the leg is kept by its link
                 case Do.GIVE:
-                    self._links[self._order.giving - 1].end()
+                    self._numbered(self._order.giving - 1).end()
                     self._start_giving()
                 case Do.TAKE:
                     self._start_taking()
@@ -116,14 +124,20 @@ class Path:
 
     def _dismiss(self) -> None:
         """Let the links go that were given and read to their end."""
-        while self._dismissed < min(self._order.in_use, len(self._links) - 1):
+        while len(self._links) > 1 and self._dismissed < self._order.in_use:
             self._dismissed += 1
-            self._links[self._dismissed - 1].detach()
+            link = self._links.pop(0)
+            self._before = Tally([link], self._before)
+            link.detach()
+
+    def _numbered(self, number: int) -> Link:
+        """As `Succession` counts them, from the very first."""
+        return self._links[number - self._dismissed]
 
     # Both directions
 
     def _start_giving(self) -> None:
-        link = self._links[self._order.giving]
+        link = self._numbered(self._order.giving)
         poller, scratch = self._context.poller, self._context.scratch
         self._giver = Giver(poller, scratch, self._leg, link, self._on_leg_end, self._on_leg_failed)
         if self._leg_ended:
@@ -132,7 +146,7 @@ class Path:
             link.give_from(self._giver)
 
     def _start_taking(self) -> None:
-        self._links[self._order.taking].take_to(self._leg, self._on_leg_unwritable)
+        self._numbered(self._order.taking).take_to(self._leg, self._on_leg_unwritable)
 
     def link_ended(self, link: Link) -> None:
         if not self._stopped:
@@ -191,7 +205,7 @@ class Path:
 
     def finish_links(self) -> None:
         """The leg's stream has ended: so does the one into the newest link; an older one's has already."""
-        self._links[self._order.giving].end()
+        self._numbered(self._order.giving).end()
 
     def reset_links(self) -> None:
         for link in self.links:
@@ -213,4 +227,4 @@ class Path:
 
     @property
     def tally(self) -> Tally:
-        return Tally(self._links)
+        return Tally(self._links, self._before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ssl
 from collections import deque
 from math import ceil
@@ -18,10 +17,10 @@ from proxy.io.bell import Bell
 from proxy.io.connection import why
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, LinkUser, Lost
+from proxy.sys import limits
 
 ONCE = wire.Bell, Watch
 """What is asked for once, and not for each link."""
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class LinkPool:
@@ -130,7 +129,7 @@ class LinkPool:
         try:
             connection = self._dial()
         except OSError as error:
-            if error.errno in EXHAUSTED:
+            if error.errno in limits.EXHAUSTED:
                 return False
             self._context.loop.call_soon(user.link_lost, Lost(why(error)))
             return True

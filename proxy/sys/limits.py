@@ -1,7 +1,9 @@
-"""What the hold changes on adopted sockets, and how it is undone: receive buffers and listeners' backlogs."""
+"""What the hold changes on adopted sockets, and how it is undone: receive buffers and listeners' backlogs; and how many
+descriptors there are."""
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 import struct
@@ -10,6 +12,9 @@ from proxy.core import hold
 from proxy.sys import options
 from proxy.sys.kernel import Kernel
 from proxy.sys.options import SOL_TCP
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""How a call fails that wants a descriptor and its memory where there is none for now."""
 
 _MOST = 2**31 - 1
 _WORD = struct.Struct("=I")

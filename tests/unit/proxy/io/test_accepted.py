@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
 from proxy.core.link import State
+from proxy.core.stream import HEADER_BYTES, MAX_DATA_BYTES, Mark, header
 from proxy.io.accepted import AcceptedLink
 from proxy.io.context import Context
 from proxy.io.relay import reset
@@ -49,3 +51,33 @@ async def test_one_that_breaks_as_it_is_made_again_has_all_its_time_again(
     assert link.state is State.CARRYING
     link.close()
     theirs[2].close()
+
+
+async def test_one_that_is_given_up_while_its_last_word_waits_to_be_sent_is_over(context: Context) -> None:
+    ours, theirs = parts.nonblocking_pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)
+    link = AcceptedLink(context, 1, "the source", 0.1, lambda link: None)
+    link.carry(ours, 0)
+    while link.has_room:
+        link.give(MAX_DATA_BYTES)
+    theirs.send(header(Mark.SLEEP, 0, 0))
+    await parts.eventually(lambda: not link.may_rest)
+    assert not link.is_asleep
+    link.lose("the bell is gone")
+    link.detach()
+    assert link.state is State.OVER
+    theirs.close()
+
+
+async def test_a_flow_that_is_reset_at_both_ends_leaves_no_link_that_waits(context: Context) -> None:
+    """What is reset here after the other end's reset was acknowledged is no news to anybody."""
+    ours, theirs = parts.nonblocking_pair()
+    link = AcceptedLink(context, 1, "the source", 10, lambda link: None)
+    link.carry(ours, 0)
+    theirs.send(header(Mark.RESET, 0, 0))
+    await parts.eventually(lambda: link.state is State.CLOSING)
+    link.reset()
+    assert link.state is State.CLOSING
+    assert await parts.read(theirs, 2 * HEADER_BYTES) == header(Mark.ACK, 0, 1)  # and the end
+    theirs.close()
+    await parts.eventually(lambda: link.is_over)

@@ -10,9 +10,9 @@ import pytest
 from proxy.core.handshake import Dialling
 from proxy.core.wire import Accepted, Join, Refused, encode
 from proxy.io import dialling
-from proxy.io.connection import Tls
+from proxy.io.connection import Tls, TlsConnection
 from proxy.io.context import Context
-from proxy.io.dialling import Lost
+from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.pool import LinkPool
 from tests.harness import proxy_parts as parts
 from tests.harness.link_ends import ACCEPTED, HELLO, TOKEN, Destination, User
@@ -107,3 +107,28 @@ async def test_an_abandoned_connection_tells_nobody(context: Context, destinatio
     user.given.abandon()
     await asyncio.sleep(0.02)
     assert (user.dialled, user.lost) == (None, None)
+
+
+async def test_of_many_that_began_without_a_session_one_is_asked_for_it(
+    context: Context, destination: Destination
+) -> None:
+    pool, asked = LinkPool(context, destination.endpoint, "m", TOKEN), []
+
+    class Tls:
+        session_reused = False
+        read = write = None
+
+        @property
+        def session(self) -> object:
+            asked.append(self)
+            return asked[-1]
+
+    made = [DialledConnection(context, pool) for _ in range(3)]
+    for one in made:
+        one.connection = TlsConnection(Tls())
+        one._greeted()
+    assert pool.session is asked[0]
+    assert len(asked) == 1
+    for one in made:
+        one.connection = None
+        one.abandon()

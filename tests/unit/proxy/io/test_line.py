@@ -92,3 +92,15 @@ async def test_it_ends_and_it_is_left(ends: Ends) -> None:
     assert connection.fileno() >= 0
     assert ends.line.connection is None
     connection.close()
+
+
+async def test_behind_the_last_frame_nothing_goes_over_the_connection(ends: Ends) -> None:
+    ends.line.say(MUCH, last=True)
+    ends.line.say(b"more")
+    ends.line.queue(memoryview(b"more"))
+    assert await parts.read(ends.there, len(MUCH)) == MUCH
+    await parts.eventually(lambda: not ends.line.pending)
+    assert ends.line.send(b"more") == 0
+    assert ends.drains == 1
+    ends.line.drop()
+    assert not ends.line.shut

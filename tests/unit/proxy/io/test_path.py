@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -11,6 +12,7 @@ from proxy.core.flow import Event
 from proxy.core.stream import Mark
 from proxy.io.accepted import AcceptedLink
 from proxy.io.context import Context
+from proxy.io.link import Link
 from proxy.io.path import Path
 from proxy.io.relay import finish, reset
 from tests.harness import proxy_parts as parts
@@ -105,6 +107,25 @@ async def test_a_successor_takes_over_when_the_first_link_has_been_read_to_its_e
     assert ways.told == []
     assert ways.path.link is ways.path.links[0]
     assert ways.path.tally.first_link()[:2] == (5, 12)
+
+
+async def test_however_often_the_workload_moves_on_the_old_links_are_freed_and_what_went_over_them_counts(
+    ways: Ways,
+) -> None:
+    old: list[weakref.ref[Link]] = []
+    for number in range(5):
+        await both_ways(ways.peer, ways.ends[number])
+        ways.path.expect()
+        ways.path.succeed(ways.link())
+        ways.ends[number].shutdown(socket.SHUT_WR)
+        old += [weakref.ref(link) for link in ways.path.links[:-1]]
+        await parts.eventually(lambda: len(ways.path.links) == 1)
+    await both_ways(ways.peer, ways.ends[5])
+    tally = ways.path.tally
+    assert (tally.from_leg_bytes, tally.from_link_bytes, tally.first_link()) == (30, 30, (5, 5, 0, 0))
+    assert len(old) == 5
+    ways.others.clear()
+    await parts.eventually(lambda: not any(gone() for gone in old))
 
 
 async def test_an_end_that_came_before_the_refusal_is_told_then(ways: Ways) -> None:
