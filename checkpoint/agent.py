@@ -32,6 +32,7 @@ from checkpoint.api import (
     PrepareInbound,
     PrepareOutbound,
     ReceiveImages,
+    ReserveRoom,
     RestoreWorkload,
     Room,
     RunWorkload,
@@ -83,6 +84,7 @@ class Agent:
         for step in ("pack", "survey", "ready", "dump", "adopt", "seal", "compare", "commit", "release"):
             app.router.add_post(f"/v1/outbound/{{migration}}/{step}", self._outbound_step(step))
         app.router.add_put("/v1/inbound/{migration}", self._prepare_inbound)
+        app.router.add_post("/v1/inbound/{migration}/reserve", self._reserve)
         app.router.add_post("/v1/inbound/{migration}/try", self._try_archive)
         app.router.add_post("/v1/inbound/{migration}/early", self._early)
         app.router.add_post("/v1/inbound/{migration}/stage", self._stage)
@@ -184,6 +186,10 @@ class Agent:
     async def _receive(self, request: web.Request) -> web.Response:
         wanted = await _body(request, ReceiveImages)
         return _answer(await self._custodian.inbound(request.match_info["migration"]).receive(wanted))
+
+    async def _reserve(self, request: web.Request) -> web.Response:
+        wanted = await _body(request, ReserveRoom)
+        return _answer(await self._custodian.inbound(request.match_info["migration"]).reserve(wanted))
 
     async def _try_archive(self, request: web.Request) -> web.Response:
         wanted = await _body(request, FetchImages)

@@ -22,7 +22,7 @@ from typing import Any
 
 _SYS_PIDFD_GETFD = 438  # the same number on every architecture (asm-generic/unistd.h)
 _SYS_IOPRIO_SET, _SYS_IOPRIO_GET = {"x86_64": (251, 252), "aarch64": (30, 31)}.get(platform.machine(), (-1, -1))
-_SYS_GETDENTS64, _SYS_KCMP = {"x86_64": (217, 312), "aarch64": (61, 272)}.get(platform.machine(), (-1, -1))
+_SYS_KCMP, _SYS_BPF = {"x86_64": (312, 321), "aarch64": (272, 280)}.get(platform.machine(), (-1, -1))
 _KCMP_FILE, _KCMP_EPOLL_TFD = 0, 7  # linux/kcmp.h
 _EPOLL_SLOT = struct.Struct("=III")
 _SO_GET_FILTER = 26  # asm-generic/socket.h
@@ -35,8 +35,26 @@ _PTRACE_GETREGSET, _PTRACE_SETREGSET, _NT_PRSTATUS = 0x4204, 0x4205, 1
 _PTRACE_SEIZE, _PTRACE_INTERRUPT, _PTRACE_O_TRACESYSGOOD = 0x4206, 0x4207, 1
 _PTRACE_GETSIGMASK, _PTRACE_SETSIGMASK, _SIGNAL_SET_BYTES = 0x420A, 0x420B, 8
 
+_BPF_PROG_LOAD, _BPF_LINK_CREATE, _BPF_ITER_CREATE = 5, 28, 33  # linux/bpf.h
+_BPF_TRACING, _BPF_TRACE_ITER = 26, 28
+_BPF_LICENCE = b"Dual BSD/GPL"
+"""The helpers that look into the kernel are for such programs alone (K: Documentation/bpf/bpf_licensing.rst)."""
+_BPF_INSTRUCTION_BYTES = 8
+_BPF_LOAD = struct.Struct("=IIQQ")
+"""union bpf_attr, its first members: kind, instructions, their address, that of the licence."""
+_BPF_ATTACH = struct.Struct("=I36xI4x")
+"""expected_attach_type, and attach_btf_id behind it."""
+_BPF_ATTACH_AT = 68
+_BPF_LINK = struct.Struct("=I4xI4xQI4x")
+"""prog_fd, attach_type, iter_info, iter_info_len."""
+_BPF_TASK = struct.Struct("=8xI4x")
+"""union bpf_iter_link_info: a process by its pidfd."""
+_BPF_ITER = struct.Struct("=I4x")
+
 _CLONE_FILES = 0x400  # linux/sched.h
 _EPOLL_CTL_ADD = 1
+
+_TMPFS_MAGIC = 0x01021994  # linux/magic.h
 
 IN_MODIFY, IN_CLOSE_WRITE = 0x2, 0x8  # linux/inotify.h
 
@@ -113,19 +131,22 @@ class Kernel:
         """A duplicate of another process's descriptor (pidfd_getfd(2)), close-on-exec. The caller closes it."""
         return self._call(_SYS_PIDFD_GETFD, pidfd, fd, 0)
 
-    def list_folder(self, fd: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
-        """getdents64(2): the next of what a folder has, as bytes in `buffer`; how many, 0 at the end."""
-        return self._call(_SYS_GETDENTS64, fd, buffer, len(buffer))
-
     def watch_folder(self, path: str, mask: int) -> int:
         """A descriptor that tells of what happens to the files of a folder (inotify(7)). The caller closes it."""
-        fd: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd >= 0 and _LIBC.inotify_add_watch(fd, os.fsencode(path), mask) >= 0:
-            return fd
-        error = ctypes.get_errno()
-        if fd >= 0:
+        fd = _done(_LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        try:
+            _done(_LIBC.inotify_add_watch(fd, os.fsencode(path), mask), path)
+        except OSError:
             os.close(fd)
-        raise OSError(error, os.strerror(error), path)
+            raise
+        return fd
+
+    def is_tmpfs(self, path: str) -> bool:
+        """Whether what is written there is in memory (statfs(2))."""
+        found = (ctypes.c_long * 32)()  # struct statfs has 15 of them, and begins with the type
+        if _LIBC.statfs(os.fsencode(path), found) < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+        return int(found[0]) == _TMPFS_MAGIC
 
     def io_priority(self, tid: int) -> int:
         """A thread's class and level (ioprio_set(2)); 0: none of its own. ENOSYS where their numbers are not known."""
@@ -147,9 +168,7 @@ class Kernel:
         """Have a connection in repair mode be none any more, whoever else has it open; nothing is sent (K: tcp.c,
         tcp_disconnect)."""
         unspecified = ctypes.create_string_buffer(16)  # struct sockaddr, AF_UNSPEC
-        if _LIBC.connect(sock.fileno(), unspecified, len(unspecified)) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+        _done(_LIBC.connect(sock.fileno(), unspecified, len(unspecified)))
 
     def leave_repair(self, sock: socket.socket) -> None:
         """Make a socket that CRIU dumped an ordinary one again; nothing is sent."""
@@ -179,15 +198,19 @@ class Kernel:
     def has_program(self, sock: socket.SocketType) -> bool:
         """Whether a socket's packet filter is an eBPF program (SO_ATTACH_BPF, socket(7)): one that cannot be had (K:
         net/core/filter.c, sk_get_filter)."""
-        length = ctypes.c_uint(0)
-        found = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length))
-        return found != 0 and ctypes.get_errno() == errno.EACCES
+        error, _ = self._filter_of(sock)
+        return error == errno.EACCES
 
     def has_filter(self, sock: socket.SocketType) -> bool:
-        """Whether a socket has a packet filter (SO_ATTACH_FILTER, socket(7)); its length alone is asked for."""
+        """Whether a socket has a packet filter (SO_ATTACH_FILTER, socket(7))."""
+        error, length = self._filter_of(sock)
+        return error != 0 or length != 0
+
+    def _filter_of(self, sock: socket.SocketType) -> tuple[int, int]:
+        """Why it cannot be had, or 0, and its length, which alone is asked for."""
         length = ctypes.c_uint(0)
-        found = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length))
-        return found != 0 or length.value != 0
+        failed = _LIBC.getsockopt(sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(length))
+        return ctypes.get_errno() if failed else 0, length.value
 
     def seize(self, tid: int) -> None:
         """Begin to trace a stopped thread; it can be waited for, and looked at then (ptrace(2))."""
@@ -237,25 +260,50 @@ class Kernel:
 
     def unshare_descriptors(self) -> None:
         """Have this thread a table of descriptors of its own from now on (unshare(2), CLONE_FILES)."""
-        if _LIBC.unshare(_CLONE_FILES) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+        _done(_LIBC.unshare(_CLONE_FILES))
 
-    def watch(self, epoll: int, number: int, events: int, data: int) -> None:
-        """Have an epoll watch one of our descriptors, under its number here (epoll_ctl(2))."""
-        if _LIBC.epoll_ctl(epoll, _EPOLL_CTL_ADD, number, ctypes.byref(_Event(events, data))) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+    def watch(self, epoll: int, wanted: Sequence[tuple[int, int, int]]) -> None:
+        """Have an epoll watch descriptors of ours: number here, events, data (epoll_ctl(2)). 2 us each."""
+        events = (_Event * len(wanted))(*(_Event(*one[1:]) for one in wanted))
+        address, size, call = ctypes.addressof(events), ctypes.sizeof(_Event), _LIBC.epoll_ctl
+        for index, (number, *_) in enumerate(wanted):
+            _done(call(epoll, _EPOLL_CTL_ADD, number, ctypes.c_void_p(address + size * index)))
+
+    def load_iterator(self, program: bytes, function: int) -> int:
+        """A descriptor of a BPF program that stands for this function of the kernel's, by its number in BTF (bpf(2),
+        BPF_PROG_LOAD). The caller closes it."""
+        code = ctypes.create_string_buffer(program, len(program))
+        licence = ctypes.create_string_buffer(_BPF_LICENCE)
+        count = len(program) // _BPF_INSTRUCTION_BYTES
+        head = _BPF_LOAD.pack(_BPF_TRACING, count, ctypes.addressof(code), ctypes.addressof(licence))
+        attach = _BPF_ATTACH.pack(_BPF_TRACE_ITER, function)
+        return self._bpf(_BPF_PROG_LOAD, head.ljust(_BPF_ATTACH_AT, b"\0") + attach)
+
+    def iterate(self, program: int, pidfd: int) -> int:
+        """A descriptor that is read for what the program says of this process (BPF_ITER_CREATE). The caller closes
+        it."""
+        task = ctypes.create_string_buffer(_BPF_TASK.pack(pidfd))
+        attributes = _BPF_LINK.pack(program, _BPF_TRACE_ITER, ctypes.addressof(task), len(task))
+        link = self._bpf(_BPF_LINK_CREATE, attributes)
+        try:
+            return self._bpf(_BPF_ITER_CREATE, _BPF_ITER.pack(link))
+        finally:
+            os.close(link)
+
+    def _bpf(self, command: int, attributes: bytes) -> int:
+        return self._call(_SYS_BPF, command, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes))
 
     def _ptrace(self, request: int, tid: int, data: Any = None, address: int = 0) -> None:
-        if _LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_void_p(address), data) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
+        _done(_LIBC.ptrace(ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_void_p(address), data))
 
     def _call(self, number: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> int:
         """A system call that the C library has no function for."""
-        found: int = _LIBC.syscall(number, *arguments)
-        if found < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-        return found
+        return _done(_LIBC.syscall(number, *arguments))
+
+
+def _done(result: int, path: str | None = None) -> int:
+    """What a function of the C library gave. Raises OSError where that says that it failed."""
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+    return result

@@ -7,13 +7,13 @@ import logging
 import signal
 from contextlib import suppress
 
-from checkpoint.baggage import lent
 from checkpoint.core.custody import HOLDING, State
 from checkpoint.core.errors import AgentError
 from checkpoint.core.journal import MigrationRecord
 from checkpoint.kernel import Kernel
 from checkpoint.memory.ways import Giving, Taking
 from checkpoint.moves.inbound import Inbound
+from checkpoint.moves.naming import Naming
 from checkpoint.moves.outbound import Outbound
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import tree
@@ -49,8 +49,7 @@ async def recover_source(around: Surroundings, workloads: Workloads, record: Mig
             tree.kill(around.kernel, tree.hold_known(around.kernel, record.members))
         workloads.forget(record.workload)
     if record.state is State.RELEASED:
-        lent.take_back(record.lent)
-        record.lent = []
+        Naming(around, record).take_back()
     _LOG.info("migration %s: now %s", record.migration, record.state.value)
     one = Outbound(around, record)
     if giving is not None and record.state is State.GIVING:

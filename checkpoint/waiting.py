@@ -1,19 +1,21 @@
-"""Wait for a descriptor: one primitive for sockets of every kind and for pidfds."""
+"""Wait for descriptors: one primitive for sockets of every kind and for pidfds."""
 
 from __future__ import annotations
 
 import asyncio
 
 
-async def readable(fd: int) -> None:
-    """Return when `fd` can be read (a pidfd: when its process has ended)."""
+async def readable(*fds: int) -> None:
+    """Return when one of them can be read (a pidfd: when its process has ended)."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
-    loop.add_reader(fd, _set, ready)
     try:
+        for fd in fds:
+            loop.add_reader(fd, _set, ready)
         await ready
     finally:
-        loop.remove_reader(fd)
+        for fd in fds:
+            loop.remove_reader(fd)
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -32,7 +32,7 @@ from controller.pairs import Pairs
 from controller.parties import Parties
 from controller.preflight import preflight
 from controller.remains import gave_up
-from controller.transfer import Agreed, Depot, agree, carry_files
+from controller.transfer import Agreed, Depot, agree, carry_files, reserve
 
 T = TypeVar("T")
 
@@ -80,6 +80,8 @@ class Move(Parties):
         self.pairs = Pairs(self, self._id, self._patience_seconds)
         self.memory: agent_api.Memory | None = None
         """How far the memory has come that is in no image."""
+        self.reserved: agent_api.Reserved | None = None
+        """Of the room for the images, at the destination, before the freeze."""
         self.rounds: list[agent_api.PreDumped] = []
         """With pre-copy: what has been copied before the stop; all the rounds, those in vain too."""
 
@@ -169,6 +171,10 @@ class Move(Parties):
         wanted = ways[self._agreed.way]
         await carry_files(self._id, self.source_agent, self.destination_agent, wanted, self.destination.address)
 
+    async def _reserve(self) -> None:
+        """Looks once; `controller.migrate` looks again until it is there."""
+        self.reserved = await reserve(self._id, self.destination_agent, self._planned, self._agreed)
+
     async def _send_early(self) -> None:
         """Looks once; `controller.migrate` looks again until it is there."""
         source = self._agreed.memory_at(self.source.address)
@@ -217,9 +223,16 @@ class Move(Parties):
         self.sealed = await self._source("seal", agent_api.Sealed)
 
     async def _build_legs(self) -> None:
-        said = self.adopted or self.dumped  # the dump's beside the adoption, and the adoption's after it
-        assert said is not None
-        await self.destination_proxy.build_legs(self._id, said.legs, said.paired, self._patience_seconds)
+        """The dump's beside the adoption, and the adoption's after it."""
+        assert self.dumped is not None
+        legs, pairs = self.dumped.legs, self.dumped.paired
+        if self.adopted is not None:
+            legs, pairs = self.adopted.legs, _NONE
+        await self.destination_proxy.build_legs(self._id, legs, pairs, self._patience_seconds)
+
+    async def _join_pairs(self) -> None:
+        assert self.adopted is not None
+        await self.destination_proxy.build_legs(self._id, _NONE, self.adopted.paired, self._patience_seconds)
 
     async def _restore(self) -> None:
         assert self.sealed is not None
@@ -330,6 +343,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.DIAL_LINKS: Move._dial_links,
     Action.OPEN_TRANSFER: Move._open_transfer,
     Action.CARRY_FILES: Move._carry_files,
+    Action.RESERVE: Move._reserve,
     Action.SEND_EARLY: Move._send_early,
     Action.FORESEE: lambda move: move.pairs.foresee(),
     Action.PAIR: lambda move: move.pairs.make(),
@@ -346,6 +360,7 @@ ACTIONS: dict[Action, Callable[[Move], Awaitable[None]]] = {
     Action.RESTORE: Move._restore,
     Action.COMPARE: lambda move: move.pairs.compare(),
     Action.ADJUST: lambda move: move.pairs.adjust(),
+    Action.JOIN_PAIRS: Move._join_pairs,
     Action.CHECK_LEGS: Move._check_legs,
     Action.COMMIT: Move._commit,
     Action.RESUME_LEGS: Move._resume_legs,

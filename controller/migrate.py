@@ -40,7 +40,7 @@ them, unless there are too many (`controller.core.ways`)."""
 
 
 VAIN = frozenset(
-    {Action.DUMP, Action.ADOPT, Action.SEAL, Action.BUILD_LEGS, Action.RESTORE, Action.CHECK_LEGS}
+    {Action.DUMP, Action.ADOPT, Action.SEAL, Action.BUILD_LEGS, Action.RESTORE, Action.JOIN_PAIRS, Action.CHECK_LEGS}
 )  # fmt: skip
 """What may take long, as where a proxy stands still, and is not waited for when another action of its group has failed,
 or the rollback is asked for. The release and the discard break it off at the agents too."""
@@ -186,6 +186,15 @@ class Driver:
             if last.then != "another-round":
                 return
 
+    async def _reserve(self) -> None:
+        """Until there is room for the images: the workload runs meanwhile."""
+        while not self._cancelled:
+            await self.move.perform(Action.RESERVE)
+            found = self.move.reserved
+            if found is None or found.state == "there":
+                return
+            await asyncio.sleep(RETRY_SECONDS / 2)
+
     async def _send_early(self) -> None:
         """Until all of it is there that can be: the workload runs meanwhile."""
         while not self._cancelled:
@@ -299,6 +308,7 @@ class Driver:
 
 _PATIENTLY: dict[Action, Callable[[Driver], Awaitable[None]]] = {
     Action.AWAIT_WAYS: Driver._await_ways,
+    Action.RESERVE: Driver._reserve,
     Action.SEND_EARLY: Driver._send_early,
     Action.PRE_COPY: Driver._pre_copy,
     Action.SETTLE: Driver._settle,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from checkpoint.api import Memory
+from checkpoint.api import Memory, Reserved
 from controller.actions import Move
 from controller.core.accounts import Account, Standing
 from controller.core.errors import MidstreamError
@@ -72,7 +72,11 @@ def _transfer(move: Move) -> TransferAccount | None:
     seen = move.sealed.transfer if move.sealed else None
     if seen is None:
         return None
-    return TransferAccount(seen.way, seen.image_bytes, seen.seconds, seen.wire_bytes, seen.streams, seen.retries)
+    room = move.reserved or Reserved("there", 0, 0.0)
+    return TransferAccount(
+        seen.way, seen.image_bytes, seen.seconds, seen.wire_bytes, seen.streams, seen.retries,
+        room.size_bytes, room.seconds,
+    )  # fmt: skip
 
 
 def _told(error: MidstreamError) -> Problem:

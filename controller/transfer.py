@@ -7,6 +7,7 @@ import msgspec
 import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.errors import Refused
+from controller.core.plan import Plan, room_to_reserve
 from controller.core.transfer import Transfer
 
 UNFROZEN_PATIENCE_SECONDS = 3600.0
@@ -80,6 +81,15 @@ async def agree(
     order = agent_api.SendImages(address, listening.port, wanted.streams, wanted.bytes_per_second, memory=straight)
     sending = await source.outbound(migration, "send", agent_api.Custody, order)
     return Agreed("direct", sending.memory_port)
+
+
+async def reserve(migration: str, destination: AgentClient, plan: Plan, agreed: Agreed) -> agent_api.Reserved | None:
+    """Have room for the images taken at the destination, before the freeze; said again: how far that is. None: it is
+    not. Raises MidstreamError."""
+    wanted = room_to_reserve(plan) if agreed.way == "direct" else None
+    if wanted is None:
+        return None
+    return await destination.inbound(migration, "reserve", agent_api.Reserved, wanted)
 
 
 async def carry_files(

@@ -28,6 +28,7 @@
 | PUT /v1/inbound/{migration} | `PrepareInbound` | `Custody` |
 | POST /v1/inbound/{migration}/look | `Beacon` | `Sight` (whether it sees the source's folder) |
 | POST /v1/inbound/{migration}/receive | `ReceiveImages` | `Receiving` (it listens for the source's agent) |
+| POST /v1/inbound/{migration}/reserve | `ReserveRoom` | `Reserved` (of the room for the images, so far) |
 | POST /v1/inbound/{migration}/try | `FetchImages` | `Custody` (the archive can be read, as things are) |
 | POST /v1/inbound/{migration}/early | `EarlyMemory` | `Memory` (what is sent before the freeze, so far) |
 | POST /v1/inbound/{migration}/stage | `Packed` | `Custody` (unpacked beside where they belong) |
@@ -113,6 +114,8 @@ from checkpoint.api.transfers import (
     FetchImages,
     ReceiveImages,
     Receiving,
+    Reserved,
+    ReserveRoom,
     SendImages,
     Sight,
     StoreImages,
@@ -172,6 +175,8 @@ __all__ = [
     "ReceiveImages",
     "Receiving",
     "Record",
+    "ReserveRoom",
+    "Reserved",
     "RestoreWorkload",
     "Restored",
     "Room",

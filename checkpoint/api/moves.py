@@ -154,6 +154,8 @@ class Socket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: list[tuple[str, int, int, str]]
     """Name, level, number and value in hex of each that a fresh socket has otherwise, but for SO_REUSEADDR."""
     reuse_address: bool
+    number: int = 0
+    """Of its first descriptor, most likely."""
 
 
 class Foresee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,6 +40,22 @@ class Receiving(msgspec.Struct, frozen=True):
     """Where what arrives is put."""
 
 
+class ReserveRoom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Have room for images taken before they come, while the workload runs at the source."""
+
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    leave_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """So much memory is left free, for the copy above all: where there is less, less is taken."""
+
+
+class Reserved(msgspec.Struct, frozen=True):
+    state: Literal["coming", "there"]
+    """`there`: as much as is taken."""
+    size_bytes: int
+    seconds: float
+    """What that took, so far."""
+
+
 class SendImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the images go, as CRIU writes them; or the workload's files, at once."""
 

@@ -42,6 +42,10 @@ _CREDENTIALS = (
     "No credentials were given, and no cloud answers for them: set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …"
 )
 
+_OTHER_CLOCK = "RequestTimeTooSkewed"
+"""S3's own word (its "Error responses"): the request's time is more than 15 minutes from the server's."""
+_CLOCK = "This machine's clock and the archive's are more than 15 minutes apart: set this one's (timedatectl)."
+
 
 @dataclass(frozen=True)
 class Found:
@@ -152,7 +156,7 @@ class Objects:
         try:
             yield
         except (theirs.PermissionDeniedError, theirs.UnauthenticatedError) as error:
-            raise AgentError(Code.ARCHIVE_REFUSED, f"{self.url} does not let us {what}") from error
+            raise _refused(self.url, what, str(error)) from error
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -191,9 +195,17 @@ def _of_os(url: str, what: str, error: OSError) -> AgentError:
     return AgentError(Code.ARCHIVE_UNREACHABLE, f"cannot {what} in {url}: {error.strerror or error}")
 
 
+def _refused(url: str, what: str, words: str) -> AgentError:
+    """Who may not, or whose request is not of now: an object store wants to know that nobody repeats an old one."""
+    hint = _CLOCK if _OTHER_CLOCK in words else ""
+    return AgentError(Code.ARCHIVE_REFUSED, f"{url} does not let us {what}", hint=hint)
+
+
 def _of_obstore(url: str, what: str, error: Exception) -> AgentError:
     """obstore has one class for most of what a server answers: its words tell."""
     words = str(error).split("\n\nDebug source", 1)[0].replace("\n", " ")
+    if _OTHER_CLOCK in words:
+        return _refused(url, what, words)
     if "No space left on device" in words:
         return AgentError(Code.NO_SPACE, f"cannot {what}: {url} is full")
     hint = _CREDENTIALS if "169.254.169.254" in words else ""

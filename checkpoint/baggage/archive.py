@@ -34,6 +34,8 @@ KILLED_SECONDS = 5.0
 
 _SOME_DIFFER = 1
 """tar's exit status when a file changed while it was read, and nothing worse (tar(1), RETURN VALUE)."""
+_NO_ROOM = ("No space left", "Disk quota exceeded", "Wrote only")
+"""What it says of a disk that is full. The last: of a write that fell short, of which it knows no reason."""
 
 
 class Brake:
@@ -104,10 +106,11 @@ def unpack(archive: Path, folder: Path) -> None:
         "--same-owner",
         "--delay-directory-restore",
     ]
-    _run(argv, b"", {0}, Brake())
+    _run(argv, b"", {0}, Brake(), hint="Free space there: in the pod's folder, where its root is, or below --with.")
 
 
-def _run(argv: list[str], given: bytes, fine: set[int], brake: Brake) -> None:
+def _run(argv: list[str], given: bytes, fine: set[int], brake: Brake, hint: str = "") -> None:
+    """`hint`: what to do where there is no room."""
     try:
         tar = subprocess.Popen(
             argv, env=_ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -117,9 +120,10 @@ def _run(argv: list[str], given: bytes, fine: set[int], brake: Brake) -> None:
     with brake.on(tar):
         said = _attended(tar, given).decode(errors="replace").strip().splitlines()
     if tar.returncode not in fine:
-        no_room = any("No space left" in line for line in said)
         words = said[0] if said else f"exit status {tar.returncode}"
-        raise AgentError(Code.NO_SPACE if no_room else Code.FILES, f"the workload's files: {words}")
+        if any(reason in line for line in said for reason in _NO_ROOM):
+            raise AgentError(Code.NO_SPACE, f"there is no room for the workload's files: {words}", hint=hint)
+        raise AgentError(Code.FILES, f"the workload's files: {words}")
 
 
 def _attended(tar: subprocess.Popen[bytes], given: bytes) -> bytes:

@@ -3,6 +3,9 @@ Pure: what it is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
 import msgspec
 
 Place = tuple[int, int]
@@ -27,3 +30,10 @@ class Epoll(msgspec.Struct, frozen=True):
     flags: int
     """Of open(2)."""
     targets: list[Target]
+
+
+def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and last of each run of them, which rise."""
+    for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        yield run[0], run[-1]

@@ -34,7 +34,6 @@ GET, DONE, NOW, EARLY, SAME, HURRY, SOON = 1, 2, 3, 4, 5, 6, 7
 FOR_PAGES = (NOW, SOON, GET)
 """The more urgent ones first."""
 
-
 _REQUEST = struct.Struct("<IIIIQQ")
 _ANSWER = struct.Struct("<IIQQQQ")
 _SAME = struct.Struct("<QQQ")

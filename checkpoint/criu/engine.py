@@ -21,7 +21,7 @@ from checkpoint.images import chain
 from checkpoint.images.folder import Images
 from checkpoint.images.pb import Messages
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs, waits
+from checkpoint.processes import procfs, stopping, waits
 from checkpoint.processes import tree as trees
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets.duplicates import is_tcp, sockets_of
@@ -82,7 +82,7 @@ class CriuEngine:
         return Swrk(self._kernel, self._criu, self._messages, wrapper, lazily=lazily, asked=asked, inherited=inherited)
 
     async def stop(self, root: int) -> Tree:
-        return await trees.stop(self._kernel, root)
+        return await stopping.stop(self._kernel, root)
 
     async def pre_dump(self, helper: Helper, root: int, folders: Folders, parent: str) -> None:
         pipes.make_room()
@@ -149,7 +149,7 @@ class CriuEngine:
 
     async def _take(self, pids: list[int]) -> Tree:
         """Hold the restored processes once all stand still, and check whose child the root is."""
-        await trees.until_stopped(self._kernel, pids)
+        await stopping.until_stopped(self._kernel, pids)
         tree = trees.hold_all(self._kernel, pids)
         root = trees.stat(pids[0])
         if tree.pids != pids or root is None or root.parent != 1:

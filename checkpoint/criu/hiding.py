@@ -20,13 +20,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class Hiding:
-    """From one CRIU. It waits until it is said that the tree stands still (`begin`), and which descriptors it is not to
-    see (`hide`), when it asks for them."""
+    """From one CRIU. It waits until it is said that the tree stands still (`begin`), and which descriptors it is to see
+    (`show`), when it asks for them."""
 
     def __init__(self, kernel: Kernel, listener: int) -> None:
         """`listener` is `checkpoint.criu.shade`'s; ours from now on."""
         self._kernel, self._listener = kernel, listener
-        self._hidden: dict[int, frozenset[int]] | None = None
+        self._shown: dict[int, list[int]] | None = None
         self._waiting: Question | None = None
         self._may_begin = False
         self._beginning: Question | None = None
@@ -41,9 +41,9 @@ class Hiding:
             question, self._beginning = self._beginning, None
             self._answer(question)
 
-    def hide(self, descriptors: Mapping[int, Collection[int]]) -> None:
-        """CRIU is not to see these, of each process."""
-        self._hidden = {pid: frozenset(some) for pid, some in descriptors.items()}
+    def show(self, descriptors: Mapping[int, Collection[int]]) -> None:
+        """Of these processes CRIU is to see these alone, and of all others everything."""
+        self._shown = {pid: sorted(some) for pid, some in descriptors.items()}
         if self._waiting is not None:
             question, self._waiting = self._waiting, None
             self._answer(question)
@@ -79,10 +79,10 @@ class Hiding:
                 self.is_ready.set()
             elif not question.lists_descriptors:
                 questions.leave(self._listener, question)
-            elif self._hidden is None:
+            elif self._shown is None:
                 self._waiting = question
             else:
-                questions.list_others(self._kernel, self._listener, question, self._hidden.get(question.about, ()))
+                questions.list_shown(self._kernel, self._listener, question, self._shown.get(question.about))
         except OSError as error:
             self._give_up(error)
 

@@ -99,10 +99,12 @@ class Swrk:
         return (await self._ask(self._messages.request(type=kind, features=asked))).features
 
     async def _ask(self, request: Message) -> Message:
+        raw = b""
         try:
             self._socket.send(request.SerializeToString())
-            await readable(self._socket.fileno())
-            raw = self._socket.recv(_MAX_RESPONSE_BYTES)
+            await readable(self._socket.fileno(), self._pidfd)
+            with suppress(BlockingIOError):  # it has ended, and a child of its has the socket open still
+                raw = self._socket.recv(_MAX_RESPONSE_BYTES)
         except OSError as error:
             raise AgentError(Code.CRIU_FAILED, f"CRIU is gone: {error.strerror}") from error
         if not raw:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from checkpoint.api import Belongings, DeletedFile, Ground, OpenMount, Problem
@@ -17,6 +17,9 @@ from checkpoint.processes import procfs
 from checkpoint.processes.procfs import Mount, OpenFile
 
 _BLOCK_BYTES = 512  # stat(2), st_blocks
+
+Mounts = Mapping[int, Mapping[int, Mount]]
+"""Of each process, by their ids."""
 
 EVERYWHERE = {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "bpf"}
 """Kinds of file systems of which every pod has its own, with the same in it."""
@@ -35,9 +38,10 @@ def look(
     deleted = list(lent.deleted(pids))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [_ghost(one) for one in deleted if not one.has_names]
-    mounts = list(_mounts(files, deleted))
-    found = Belongings(own_root, grounds, ghosts, mounts, locks.exclusive(files))
-    return found, list(_problems(deleted)), list(_warnings(files, [one.path for one in grounds]))
+    mounts = {pid: procfs.mounts(pid) for pid in pids}
+    found = Belongings(own_root, grounds, ghosts, _in_use(files, deleted, mounts), locks.exclusive(files))
+    travel = _that_travel(files, [one.path for one in grounds], mounts)
+    return found, list(_problems(deleted)), list(_warnings(travel))
 
 
 def _ghost(one: Deleted) -> DeletedFile:
@@ -58,27 +62,22 @@ def _problems(deleted: list[Deleted]) -> Iterator[Problem]:
             yield problem(Code.DELETED_FILE, f"{message}: {shown(one.path)}")
 
 
-def _warnings(files: Iterable[OpenFile], grounds: Collection[str]) -> Iterator[Problem]:
+def _warnings(travel: Iterable[OpenFile]) -> Iterator[Problem]:
     """SQLite compares a database's inode before it writes a journal (SQLite: os_unix.c, fileHasMoved); with a
     write-ahead log it has none to write."""
-    for path in sorted({file.target for file in _that_travel(files, grounds) if _is_journalled(file)}):
+    for path in sorted({file.target for file in travel if _is_journalled(file)}):
         message = (
             f"{shown(path)} will be another file to SQLite, whose connections to it that are open now will not write"
         )
         yield problem(Code.NOT_CARRIED, message, hint=_LOG_INSTEAD)
 
 
-def _that_travel(files: Iterable[OpenFile], grounds: Collection[str]) -> Iterator[OpenFile]:
+def _that_travel(files: Iterable[OpenFile], grounds: Collection[str], mounts: Mounts) -> Iterator[OpenFile]:
     """Those in a ground; in the root's, which is a layer, those on which nothing else is mounted."""
-    mounts: dict[int, dict[int, Mount]] = {}
     for file in files:
         inside = [one for one in grounds if file.target.startswith(f"{one.rstrip('/')}/")]
-        if inside == [ROOT]:
-            if file.pid not in mounts:
-                mounts[file.pid] = procfs.mounts(file.pid)
-            mount = mounts[file.pid].get(file.mount)
-            inside = [] if mount is None or mount.point != ROOT else inside
-        if inside:
+        mount = mounts[file.pid].get(file.mount)
+        if inside and (inside != [ROOT] or (mount is not None and mount.point == ROOT)):
             yield file
 
 
@@ -95,15 +94,14 @@ def _is_journalled(file: OpenFile) -> bool:
     return head.startswith(_SQLITE) and head[-1] == _ROLLBACK
 
 
-def _mounts(files: list[OpenFile], deleted: list[Deleted]) -> Iterator[OpenMount]:
+def _in_use(files: Iterable[OpenFile], deleted: Iterable[Deleted], mounts: Mounts) -> list[OpenMount]:
     """Each mount beside the root on which a file is open, or one is in use that has another name, once."""
-    known = {pid: procfs.mounts(pid) for pid in {file.pid for file in files} | {one.pid for one in deleted}}
-    used = [(known[file.pid].get(file.mount), file.target) for file in files if file.target.startswith("/")]
-    used += [(lent.mount_of(one.name, known[one.pid]), one.path) for one in deleted if one.has_names]
+    used = [(mounts[file.pid].get(file.mount), file.target) for file in files if file.target.startswith("/")]
+    used += [(lent.mount_of(one.name, mounts[one.pid]), one.path) for one in deleted if one.has_names]
     found = {mount.point: OpenMount(shown(mount.point), mount.what, shown(path))
              for mount, path in reversed(used)
              if mount is not None and mount.point != "/" and mount.kind not in EVERYWHERE}  # fmt: skip
-    return iter(found.values())
+    return list(found.values())
 
 
 def mounted(pid: int | str = "self") -> dict[str, str]:

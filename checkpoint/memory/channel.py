@@ -23,6 +23,8 @@ def context(identity: bytes, *, server: bool) -> ssl.SSLContext:
     """A context for one side. `identity` is what `identity.make` gives: ours, and the only one the peer may have."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_3
+    if server:
+        made.num_tickets = 0  # nobody resumes a session; and what is there to be read is something that the peer says
     made.check_hostname = False  # the certificate names the migration, not a machine
     made.verify_mode = ssl.CERT_REQUIRED
     made.load_verify_locations(cadata=identity[identity.index(b"-----BEGIN CERTIFICATE") :].decode())

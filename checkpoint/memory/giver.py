@@ -10,7 +10,7 @@ It talks to its agent over descriptor 3 (SOCK_SEQPACKET, JSON), and answers each
 - `{"survey": seconds}`: answered with `{"ahead": bool}` once it has done so, or this time has passed
 - `{"early": [pid, …]}`: these run, and their memory may be sent before the freeze (`checkpoint.memory.early`)
 - `{"open": [pid, …]}` once the workload stands still
-- `{"hide": {pid: [descriptor, …]}}` then: CRIU is not to see these
+- `{"show": {pid: [descriptor, …]}}` then: CRIU is to see these alone
 - `{"map": path}` after the dump: write there what CRIU was spared; answered with `{"shortened": [pid, …]}`, those of
   whose large areas it was shown a part
 - `{"commit": true}` when the workload is given up
@@ -34,9 +34,10 @@ from typing import Any
 
 from checkpoint.core import pagewire
 from checkpoint.core.errors import AgentError
-from checkpoint.core.pagewire import ANSWER_BYTES, Answer, Request
+from checkpoint.core.pagewire import Answer, Request
 from checkpoint.core.throttle import Throttle
 from checkpoint.memory import channel, urgency
+from checkpoint.memory.answers import Answers
 from checkpoint.memory.early import Early
 from checkpoint.memory.reading import Memory
 from checkpoint.memory.requests import Requests
@@ -101,8 +102,8 @@ class Giver:
                     self._early.compare(self._memory)
                 if self._sparing is not None:
                     self._survey.begin(order["open"])
-            if "hide" in order and self._sparing is not None:
-                self._sparing.hide({int(pid): some for pid, some in order["hide"].items()})
+            if "show" in order and self._sparing is not None:
+                self._sparing.show({int(pid): some for pid, some in order["show"].items()})
             if "map" in order and self._sparing is not None:
                 self._sparing.write(Path(order["map"]))
                 return {"shortened": self._sparing.shortened}
@@ -137,50 +138,26 @@ class Giver:
         """Answer requests; True when the taker has everything, False when it hung up."""
         mine = urgency.Urgency()
         urgency.claim()  # the taker before this one may have gone while it was sent something ahead
+        requests = Requests(taker)
+        answers = Answers(taker, requests, lambda: self._throttle)
         early: Early | None = None
         """Once this taker has said what it has of what was sent before."""
 
-        requests = Requests(taker)
-        held = bytearray()
-
-        def give(answer: bytes | memoryview, *, urgent: bool = False) -> None:
-            """What is short goes with the next, where another request is there already."""
-            if len(answer) == ANSWER_BYTES:
-                held.extend(answer)
-                if requests.waiting and not urgent:
-                    return
-            if delay := self._throttle.delay(len(answer), time.monotonic(), urgent=urgent):
-                time.sleep(delay)
-            send_held()
-            if len(answer) > ANSWER_BYTES:
-                taker.sendall(answer)
-
-        def send_held() -> None:
-            if held:
-                taker.sendall(held)
-                held.clear()
-
-        def pause() -> float:
-            """What is held does not wait for the limit: by now somebody may wait for it."""
-            if seconds := self._throttle.pause(time.monotonic()):
-                send_held()
-            return seconds
-
-        while one := requests.next(pause):
+        while one := requests.next(answers.pause):
+            if one.kind in pagewire.FOR_PAGES:
+                mine.someone_waits(one.kind != pagewire.GET)
+                answers.give(self._answer(one), urgent=one.kind == pagewire.NOW)
+                continue
             if one.kind == pagewire.EARLY and (early := self._early) is not None:
                 urgency.step_back()
-                early.send(one.number, one.size, give)
+                early.send(one.number, one.size, answers.give)
                 urgency.claim()
             if one.kind == pagewire.SAME and early is not None:
                 for same in early.same():
-                    give(pagewire.encode_same(same))
-            if one.kind in (pagewire.EARLY, pagewire.SAME, pagewire.DONE):
-                give(pagewire.encode_answer(Answer(0, 0, 0)))
-                if one.kind == pagewire.DONE:
-                    return True
-                continue
-            mine.someone_waits(one.kind != pagewire.GET)
-            give(self._answer(one), urgent=one.kind == pagewire.NOW)
+                    answers.give(pagewire.encode_same(same))
+            answers.give(pagewire.encode_answer(Answer(0, 0, 0)))
+            if one.kind == pagewire.DONE:
+                return True
         return False
 
     def _answer(self, one: Request) -> memoryview:

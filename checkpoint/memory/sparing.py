@@ -22,15 +22,15 @@ class Sparing:
         """`listener` is `checkpoint.criu.shade`'s; ours from now on. `survey` is of the processes that are dumped."""
         self._listener, self._survey = listener, survey
         self._spared: set[tuple[int, Area]] = set()
-        self._hidden: dict[int, frozenset[int]] = {}
-        """The descriptors of each process that CRIU is not to see."""
+        self._shown: dict[int, list[int]] = {}
+        """The descriptors that CRIU is to see of these processes."""
         self._shortened: set[int] = set()
         self._is_told = threading.Event()
         threading.Thread(target=self._answer, name="answer", daemon=True).start()
 
-    def hide(self, descriptors: dict[int, list[int]]) -> None:
-        """Of these processes CRIU is not to see these descriptors. It waits for that before it sees any."""
-        self._hidden = {pid: frozenset(some) for pid, some in descriptors.items()}
+    def show(self, descriptors: dict[int, list[int]]) -> None:
+        """Of these processes CRIU is to see these descriptors alone. It waits for that before it sees any."""
+        self._shown = {pid: sorted(some) for pid, some in descriptors.items()}
         self._is_told.set()
 
     @property
@@ -52,7 +52,7 @@ class Sparing:
     def _answer(self) -> None:
         """Should it fail, the kernel refuses what CRIU asks then, and the dump fails."""
         try:
-            questions.answer_all(self._listener, self._hidden_of, self._result)
+            questions.answer_all(self._listener, self._shown_of, self._result)
         except OSError as error:
             print(f"CRIU's questions cannot be answered: {error}", file=sys.stderr, flush=True)
         finally:
@@ -81,9 +81,9 @@ class Sparing:
             self._spared.update((asked.about, area) for area in areas)
         return given
 
-    def _hidden_of(self, pid: int) -> frozenset[int]:
+    def _shown_of(self, pid: int) -> list[int] | None:
         self._is_told.wait()
-        return self._hidden.get(pid, frozenset())
+        return self._shown.get(pid)
 
     def _find(self, pid: int, start: int, end: int) -> Area | None:
         for area in self._survey.areas(pid):

@@ -75,9 +75,9 @@ class Giving:
         """These stand still now: their memory may be read."""
         await self._helper.ask({"open": pids})
 
-    async def hide(self, descriptors: Mapping[int, Collection[int]]) -> None:
+    async def show(self, descriptors: Mapping[int, Collection[int]]) -> None:
         """CRIU is not to see these descriptors of each process; whoever has said `spare` says this, too."""
-        await self._helper.ask({"hide": {pid: list(some) for pid, some in descriptors.items()}})
+        await self._helper.ask({"show": {pid: list(some) for pid, some in descriptors.items()}})
 
     async def write_map(self, images: Path) -> list[int]:
         """After the dump: write among the images what CRIU was spared of them. Gives the processes whose large areas

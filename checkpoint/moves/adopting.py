@@ -35,14 +35,15 @@ from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handover import Handover
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import adopt, adoption, legs, live, sockopts, unkept
+from checkpoint.sockets import adopt, adoption, duplicates, inventory, legs, live, sockopts, unkept
 from checkpoint.sockets.adopt import Given, PairedSocket, Taken
 from checkpoint.sockets.duplicates import OpenSockets
+from checkpoint.sockets.inventory import Inventory
 from checkpoint.sockets.left import LeftListeners
 from checkpoint.sockets.legs import LegEnds
 
-Hide = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
-"""Says which descriptors of each process CRIU is not to see; gives whether it will not."""
+Show = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
+"""Says which descriptors of some processes CRIU is to see, and no others; gives whether it will."""
 
 
 class Adopting:
@@ -62,6 +63,7 @@ class Adopting:
         self._around, self._folder = around, folder
         self._key = key  # none after a restart of the agent: what was begun before goes back
         self._images = Images(folder, around.messages)
+        self._inventory = Inventory()
         self._sockets: OpenSockets | None = None
         self._handover = Handover(around.adopt_path, migration, lost, self._keep)
         self._watch: FolderWatch | None = None
@@ -99,14 +101,14 @@ class Adopting:
         self._watch = FolderWatch(self._around.kernel, self._folder, IN_CLOSE_WRITE, self._written)
         self._handover.listen(self._go_on)
 
-    async def look(self, tree: Tree, hide: Hide) -> list[SocketOptions]:
-        """Duplicate the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
-        waits for `hide`."""
+    async def look(self, tree: Tree, show: Show) -> list[SocketOptions]:
+        """Find the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
+        waits for `show`."""
         async with self._looking:
             try:
                 await asyncio.to_thread(self._look, tree)
             finally:
-                if not await hide(self._foreseen.hidden):
+                if not await show(self._foreseen.shown):
                     self._foreseen.forget()
             options = await asyncio.to_thread(self._tell_apart)
             self._paired.extend(self._foreseen.chosen)
@@ -149,7 +151,9 @@ class Adopting:
 
     def begin_comparing(self) -> None:
         """Nothing else is to be done here in the freeze."""
-        self._comparing = self._around.spawn(asyncio.to_thread(self._foreseen.compare), "compare the connections")
+        assert self._sockets is not None
+        comparing = asyncio.to_thread(self._foreseen.compare, self._sockets)
+        self._comparing = self._around.spawn(comparing, "compare the connections")
 
     async def compare(self) -> list[Changed]:
         """What the workload has changed of the connections of pairs since those were made. Raises AgentError."""
@@ -198,17 +202,27 @@ class Adopting:
         return {one.socket.ino: one.socket.backlog for one in self.sorted.listeners}
 
     def _look(self, tree: Tree) -> None:
+        """The kernel says what there is; or it is duplicated, and looked at."""
         self._close_sockets()
-        self._sockets = OpenSockets(self._around.kernel, tree, self._foreseen.families)
-        self._foreseen.choose(self._sockets, but=self._given_up)
+        kernel, families = self._around.kernel, self._foreseen.families
+        said = inventory.asked(self._around.open_files, tree)
+        if said is not None:
+            self._inventory, self._sockets, unread = said, OpenSockets(kernel, tree, said), said.unread()
+        else:
+            self._inventory, self._sockets = duplicates.looked_for(kernel, tree, families)
+            standing = (ino for ino in families if ino in self._inventory.connections)
+            unread = live.unread({ino: self._sockets.of(ino).sock for ino in standing})
+        self._foreseen.choose(self._inventory, unread, but=self._given_up)
 
     def _tell_apart(self) -> list[SocketOptions]:
+        """Those that CRIU sees."""
         assert self._sockets is not None
-        chosen, opened = self._foreseen.chosen, self._sockets.by_ino
-        others = {ino: one for ino, one in opened.items() if ino not in chosen}
-        options = sockopts.read([*others.values(), *self._sockets.datagrams.values()])  # before anybody else has them
+        chosen, connections = self._foreseen.chosen, self._inventory.connections
+        others = {ino: self._sockets.of(ino) for ino in connections if ino not in chosen}
+        datagrams = map(self._sockets.of, self._inventory.datagrams)
+        options = sockopts.read([*others.values(), *datagrams])  # before anybody else has them
         sockets = [live.describe(ino, one.sock) for ino, one in others.items()]
-        found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], opened)
+        found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], connections)
         self._live = {held.socket.ino: held for held in found.flows} | {ino: self._foreseen.held(ino) for ino in chosen}
         return options
 
@@ -244,10 +258,11 @@ class Adopting:
 
     def _sort(self) -> None:
         """Tell the sockets apart as the images have them, and hold that against what was said."""
-        assert self._sockets is not None
         self._images = Images(self._folder, self._around.messages)
         self._images.add(self._foreseen.opened())
-        self.sorted = flows.sort(self._images.sockets(), self._sockets.by_ino, self._sockets.datagrams)
+        self.sorted = flows.sort(
+            self._images.sockets(), self._inventory.connections, self._inventory.datagrams
+        )  # fmt: skip
         dumped = {held.socket.ino: held for held in self.sorted.flows}
         for ino, held in self._given.items():
             if ino not in dumped or not flows.agree(held, dumped[ino]):
@@ -257,15 +272,13 @@ class Adopting:
 
     def _rest(self) -> Iterator[Given]:
         """What was not given yet; an image is read when its turn comes."""
-        assert self._sockets is not None
-        datagrams = self._sockets.datagrams
         for held in self.sorted.flows:
             if held.socket.ino not in self._given:
                 yield self._describe(held)
         for held in self.sorted.listeners:
             yield Given(adopt.describe(held, None), self._duplicate(held.socket.ino))
         for held in self.sorted.datagrams:
-            yield Given(adopt.describe(held, None, kind="datagrams"), datagrams[held.socket.ino].sock)
+            yield Given(adopt.describe(held, None, kind="datagrams"), self._duplicate(held.socket.ino))
 
     def _describe(self, held: Held) -> Given:
         ino = held.socket.ino
@@ -292,7 +305,7 @@ class Adopting:
         some: list[PairedSocket] = []
         room = adoption.UNREAD_OF_PAIRS_BYTES
         while self._paired and len(some) < adoption.CHUNK_OF_PAIRS:
-            one = self._foreseen.given(self._paired[0])
+            one = self._foreseen.given(self._paired[0], self._duplicate(self._paired[0]))
             room -= one.unread
             if room < 0:
                 break
@@ -332,8 +345,12 @@ class Adopting:
         self._handover.deafen()
 
     def _duplicate(self, ino: int) -> SocketType:
+        """Raises AgentError."""
         assert self._sockets is not None
-        return self._sockets.by_ino[ino].sock
+        try:
+            return self._sockets.of(ino).sock
+        except OSError as error:
+            raise AgentError(Code.KERNEL, f"a connection cannot be duplicated: {error.strerror}") from error
 
     def _close_sockets(self) -> None:
         """Once the proxy has its own, or will not get any."""

@@ -6,31 +6,39 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from checkpoint.api import FetchImages, Packed, ReceiveImages, RestoreWorkload
+from checkpoint.api import FetchImages, Packed, ReceiveImages, Reserved, ReserveRoom, RestoreWorkload
 from checkpoint.api import Receiving as ReceivingAnswer
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.stored import Machine
+from checkpoint.kernel import Kernel
 from checkpoint.transfer.receiving import Receiving
+from checkpoint.transfer.reserve import Reserve
 from checkpoint.transfer.storing import Fetching, files_image
 
 
 class Arrival:
     """One migration's; `own` is its folder for what is not seen here, `beside` where files come before the freeze."""
 
-    def __init__(self, migration: str, own: Path, beside: Path, here: Machine) -> None:
+    def __init__(self, migration: str, own: Path, beside: Path, here: Machine, kernel: Kernel) -> None:
         self._migration, self._own, self._beside, self._here = migration, own, beside, here
         self._fetching = Fetching()
         self._receiving: Receiving | None = None
+        self._reserve = Reserve(own, kernel)
         self._files: Receiving | None = None
 
     def listen(self, key: bytes, wanted: ReceiveImages) -> ReceivingAnswer:
         """Have them received, or the workload's files. Asked again it is answered again. Raises AgentError."""
         if not wanted.files:
-            self._receiving = self._receiving or Receiving(key, wanted.host, self._own)
+            self._receiving = self._receiving or Receiving(key, wanted.host, self._own, self._reserve)
             return ReceivingAnswer(self._receiving.port, str(self._own))
         self._beside.mkdir(mode=0o700, exist_ok=True)
         self._files = self._files or Receiving(key, wanted.host, self._beside)
         return ReceivingAnswer(self._files.port, str(self._beside))
+
+    def reserve(self, wanted: ReserveRoom) -> Reserved:
+        """Have room for the images taken; asked again, how far that is. Raises AgentError NO_SPACE."""
+        self._reserve.begin(wanted)
+        return self._reserve.state()
 
     async def files(self, wanted: Packed) -> Path:
         """Where the workload's files are; nobody writes them from now on. Raises AgentError."""
@@ -60,6 +68,8 @@ class Arrival:
         if self._receiving is None:
             raise AgentError(Code.WRONG_STATE, "no images were received")
         await self._receiving.close()
+        # What was not needed goes beside what follows: the workload stands still.
+        asyncio.get_running_loop().run_in_executor(None, self._reserve.close)
         return self._own
 
     async def try_archive(self, wanted: FetchImages) -> None:
@@ -73,5 +83,6 @@ class Arrival:
     async def close(self) -> None:
         if self._receiving is not None:
             await self._receiving.close()
+        await asyncio.to_thread(self._reserve.close)
         await self.hang_up()
         await self.clear()

@@ -18,7 +18,8 @@ from checkpoint.moves import logs
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes.tree import Tree, descendants, stat, until_stopped
+from checkpoint.processes.stopping import until_stopped
+from checkpoint.processes.tree import Tree, descendants, stat
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Dumping:
 
     async def prepare(self, giving: Giving | None, *, hides: bool = False) -> None:
         """Start CRIU, so that the freeze does not pay for it; another one, where it is said again. `giving`: whoever
-        gives the memory, where it is in no image. `hides`: it will be kept from some descriptors (`hide`)."""
+        gives the memory, where it is in no image. `hides`: it will be kept from some descriptors (`show`)."""
         await self.close()
         self._giving, self._hides = giving, self._hides or hides
         self._helper = await self._start()
@@ -92,17 +93,17 @@ class Dumping:
         """One that sees everything."""
         self._hides = False
         helper = await self._start()
-        await self.hide({})
+        await self.show({})
         return helper
 
-    async def hide(self, descriptors: Mapping[int, Collection[int]]) -> bool:
-        """CRIU is not to see these descriptors of each process; it waits until that is said, which is said once. Gives
-        whether it will not."""
+    async def show(self, descriptors: Mapping[int, Collection[int]]) -> bool:
+        """Of these processes CRIU is to see these descriptors alone; it waits until that is said, which is said once.
+        Gives whether it will."""
         can_hide, self._can_hide = self._can_hide, False
         if can_hide and self._giving is not None:
-            await self._giving.hide(descriptors)
+            await self._giving.show(descriptors)
         elif can_hide and self._hiding is not None:
-            self._hiding.hide(descriptors)
+            self._hiding.show(descriptors)
         return can_hide
 
     def _let_go(self) -> None:

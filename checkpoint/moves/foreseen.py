@@ -12,16 +12,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import select
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
+from socket import SocketType
 
 import msgspec
 
 from checkpoint.api import Changed, Connections
-from checkpoint.core import flows, pairs, readdress
+from checkpoint.core import flows, pairs
 from checkpoint.core.descriptors import Epoll, Place, Target
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
@@ -33,8 +33,9 @@ from checkpoint.processes.tree import Tree
 from checkpoint.sockets import epolls, live, unkept
 from checkpoint.sockets.adopt import ForeseenSocket, PairedSocket
 from checkpoint.sockets.adoption import Adoption
-from checkpoint.sockets.duplicates import INO_MASK, Numbers, OpenSocket, OpenSockets, each_shortly, epolls_of
+from checkpoint.sockets.duplicates import OpenSockets, each_shortly, epolls_of
 from checkpoint.sockets.epolls import Watching
+from checkpoint.sockets.inventory import INO_MASK, Inventory
 from checkpoint.sockets.known import Knowing, Known
 from checkpoint.sockets.legs import ends_of
 
@@ -64,9 +65,9 @@ class Foreseen:
         self._others: list[list[Target]] = []
         """What each of these watches besides those chosen."""
         self._unread: dict[int, int] = {}
-        self._numbers: dict[int, Numbers] = {}
-        self.chosen: dict[int, OpenSocket] = {}
-        """Those that CRIU is not shown, by inode."""
+        self._inventory = Inventory()
+        self.chosen: dict[int, list[Place]] = {}
+        """Where those are open that CRIU is not shown, by inode."""
         self.left: pairs.Left | None = None
         """What CRIU's images do not say; None: they say everything."""
 
@@ -103,20 +104,20 @@ class Foreseen:
         """Whether any stands at the destination."""
         return bool(self._standing)
 
-    def choose(self, sockets: OpenSockets, but: Container[int]) -> None:
-        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. Blocks: 10 us each."""
-        opened = {ino: one for ino, one in sockets.by_ino.items() if ino in self._standing and ino not in but}
-        self._numbers = sockets.numbers
-        if not opened:
+    def choose(self, inventory: Inventory, unread: Iterable[tuple[int, int]], but: Container[int]) -> None:
+        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. `unread`: how many
+        bytes each connection has that is undisturbed, by inode. Blocks: 2 us each."""
+        if not self._standing:
             return
+        self._inventory = inventory
         try:
-            if any(procfs.has_descriptors_queued(*place) for place in sockets.local):
+            if any(procfs.has_descriptors_queued(*place) for place in inventory.local):
                 raise epolls.OddError("descriptors are on their way in a message")  # which may be any
-            self.chosen = dict(self._as_foreseen(opened))
+            self.chosen = dict(self._as_foreseen((ino, much) for ino, much in unread if ino not in but))
             if not all(self._can_be_given(pid) for pid, _ in self._doors()):
                 raise epolls.OddError("the numbers of descriptors are odd")  # which the copy gets them by
-            inodes = {place: ino for ino, one in sockets.by_ino.items() for place in one.places}
-            self._epolls = self._watching.watching(self._around.kernel, sockets.epolls, inodes, self.chosen)
+            inodes = {place: ino for ino, places in inventory.connections.items() for place in places}
+            self._epolls = self._watching.watching(self._around.kernel, inventory.epolls, inodes, self.chosen)
         except (epolls.OddError, OSError) as error:
             _LOG.info("%s: CRIU sees every connection: %s", self._migration, error)
             self.forget()
@@ -124,12 +125,12 @@ class Foreseen:
             self.close()
 
     @property
-    def hidden(self) -> dict[int, list[int]]:
-        """The descriptors of each process that CRIU is not to see."""
-        found: dict[int, list[int]] = {}
+    def shown(self) -> dict[int, list[int]]:
+        """What CRIU is to see of the descriptors of each process that has some that it is not to see."""
+        hidden: dict[int, set[int]] = {}
         for pid, fd in self._places():
-            found.setdefault(pid, []).append(fd)
-        return found
+            hidden.setdefault(pid, set()).add(fd)
+        return {pid: sorted(self._inventory.numbers[pid].taken - some) for pid, some in hidden.items()}
 
     def held(self, ino: int) -> Held:
         """A chosen one, as the ledger has it."""
@@ -137,16 +138,16 @@ class Foreseen:
         assert held is not None
         return held
 
-    def given(self, ino: int) -> PairedSocket:
+    def given(self, ino: int, sock: SocketType) -> PairedSocket:
         """A chosen one, for the proxy."""
-        return PairedSocket(self._known[ino].number, self._unread[ino], self.chosen[ino].sock)
+        return PairedSocket(self._known[ino].number, self._unread[ino], sock)
 
     def describe(self) -> None:
         """What is to be said of those chosen: `left`, and `opened`. Blocks: 2 us each. Raises AgentError."""
         self.left, self._others = None, []
         if not self.chosen:
             return
-        connections = [self._connection(ino, one) for ino, one in self.chosen.items()]
+        connections = [self._connection(ino, places) for ino, places in self.chosen.items()]
         watches: list[pairs.Watch] = []
         for epoll in self._epolls:
             ours, others = self._apart(epoll.targets)
@@ -173,30 +174,28 @@ class Foreseen:
         for epoll, others in zip(self._epolls, self._others, strict=True):
             yield entries.epoll(next(ids), epoll, others, _flagged(epoll.places))
 
-    def _connection(self, ino: int, one: OpenSocket) -> pairs.Connection:
+    def _connection(self, ino: int, places: list[Place]) -> pairs.Connection:
         """A chosen one, for the copy."""
         known = self._known[ino]
-        if list(known.places) != one.places:
-            known.places = _flagged(one.places)
+        if list(known.places) != places:
+            known.places = _flagged(places)
         return pairs.Connection(known.flow, [(pid, fd, closed) for (pid, fd), closed in known.places.items()])
 
     def _can_be_given(self, pid: int) -> bool:
-        return self._numbers[pid].free <= _MOST_FREE and self._numbers[pid].above <= procfs.descriptor_limit(pid)
+        numbers = self._inventory.numbers[pid]
+        return numbers.free <= _MOST_FREE and numbers.above <= procfs.descriptor_limit(pid)
 
     def _doors(self) -> list[Place]:
         """A number above all others, in each process that has any of them."""
-        pids = {pid for one in self.chosen.values() for pid, _ in one.places}
-        return [(pid, self._numbers[pid].above) for pid in sorted(pids)]
+        pids = {pid for places in self.chosen.values() for pid, _ in places}
+        return [(pid, self._inventory.numbers[pid].above) for pid in sorted(pids)]
 
-    def compare(self) -> list[Changed]:
-        """What has changed of those chosen since they were looked at, whose duplicates must be there still. Blocks: 35
-        us each. Raises AgentError for what would be lost."""
-        flags = procfs.DescriptorFlags()
-        try:
-            found = (self._knowing.compare(self._known[ino], one.sock, flags) for ino, one in self.chosen.items())
+    def compare(self, sockets: OpenSockets) -> list[Changed]:
+        """What has changed of those chosen since they were looked at, of which these are duplicates. Blocks: 2 us
+        each, 35 where the kernel was not asked. Raises AgentError for what would be lost."""
+        with self._knowing.comparing(self._inventory) as comparing:
+            found = (comparing.compare(ino, self._known[ino], sockets.of(ino).sock) for ino in self.chosen)
             return [one for one in found if one is not None]
-        finally:
-            flags.close()
 
     def forget(self) -> None:
         """CRIU sees all of them."""
@@ -210,6 +209,7 @@ class Foreseen:
         pids = tree.descendants(root)
         if _SELINUX.exists() or not all(map(_can_lend, pids)):
             return {}
+        self._around.open_files.learn()
         kernel = self._around.kernel
         held = tree.hold_all(kernel, pids)
         try:
@@ -250,23 +250,18 @@ class Foreseen:
         finally:
             adoption.close()
 
-    def _as_foreseen(self, opened: Mapping[int, OpenSocket]) -> Iterator[tuple[int, OpenSocket]]:
-        """Those that neither end has shut down, and that have little unread, none of it urgent."""
-        happened, room = live.happened(one.sock for one in opened.values()), pairs.ALL_UNREAD_BYTES
-        for ino, one in opened.items():
-            seen = happened.get(one.sock.fileno(), 0)
-            # What the application itself has shut down of its receiving only this says, of its sending only the state.
-            if seen & ~select.POLLIN or live.state_of(one.sock) != readdress.ESTABLISHED:
-                continue
-            unread = live.unread(one.sock) if seen else 0
-            if unread <= min(room, pairs.UNREAD_BYTES):
-                room -= unread
-                self._unread[ino] = unread
-                yield ino, one
+    def _as_foreseen(self, unread: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[Place]]]:
+        """Those that have little unread."""
+        room = pairs.ALL_UNREAD_BYTES
+        for ino, much in unread:
+            if ino in self._standing and much <= min(room, pairs.UNREAD_BYTES):
+                room -= much
+                self._unread[ino] = much
+                yield ino, self._inventory.connections[ino]
 
     def _places(self) -> Iterator[Place]:
-        for one in self.chosen.values():
-            yield from one.places
+        for places in self.chosen.values():
+            yield from places
         for epoll in self._epolls:
             yield from epoll.places
 

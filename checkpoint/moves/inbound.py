@@ -23,6 +23,8 @@ from checkpoint.api import (
     PrepareInbound,
     ReceiveImages,
     Receiving,
+    Reserved,
+    ReserveRoom,
     Restored,
     RestoreWorkload,
     Sight,
@@ -63,7 +65,7 @@ class Inbound(Side):
             around.folder, around.layer, record.migration, record.workload, replace_newer=files.replace_newer
         )
         self._arrival = Arrival(
-            record.migration, self._folders.images, around.store.beside(self._work_name), around.here
+            record.migration, self._folders.images, around.store.beside(self._work_name), around.here, around.kernel
         )
         self._restoring = Restoring(around, record.migration, self._folders.work, self._incoming, self._timed)
         self._filling = Filling(around, record)
@@ -115,6 +117,12 @@ class Inbound(Side):
                 await self._filling.prepare(self._key, self._folders.work)
                 self._around.save()
             return self._arrival.listen(self._key, wanted)
+
+    async def reserve(self, wanted: ReserveRoom) -> Reserved:
+        """Have room for the images taken before they come; how far that is."""
+        async with self._lock:
+            self._check(Event.RESTORE)
+            return self._arrival.reserve(wanted)
 
     async def try_archive(self, wanted: FetchImages) -> Custody:
         """Find out whether the images could be fetched from where the source will store them."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -32,7 +33,6 @@ from checkpoint.api import (
     StoreImages,
 )
 from checkpoint.baggage import lent
-from checkpoint.baggage.lent import Deleted
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core import pairs
 from checkpoint.core.baggage import Listing
@@ -49,6 +49,7 @@ from checkpoint.moves.ending import Ending
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handing import Handing
 from checkpoint.moves.lease import Lease
+from checkpoint.moves.naming import Naming
 from checkpoint.moves.rounds import Rounds
 from checkpoint.moves.shipping import Shipping
 from checkpoint.moves.side import Side
@@ -85,6 +86,7 @@ class Outbound(Side):
         self._ending = Ending(around, record.migration, self._kill, self._adopting.close)
         self._ahead = Ahead({Event.DUMP: self.dump, Event.ADOPT: self.adopt, Event.SEAL: self.seal})
         self._handing = Handing(around, record)
+        self._naming = Naming(around, record)
         self._beacon: Beacon | None = None
 
     def custody(self) -> Custody:
@@ -105,7 +107,7 @@ class Outbound(Side):
             except BaseException:
                 await self._handing.close()
                 await self._dumping.close()
-                lent.take_back(self.record.lent)
+                self._naming.take_back()
                 self._around.store.remove(self.record.migration)
                 raise
             return self.custody()
@@ -116,19 +118,13 @@ class Outbound(Side):
         if self.record.memory == "post-copy":
             await self._handing.start(self._key)
         await self._dumping.prepare(self._handing.giving)
-        assert self.record.root is not None
-        await self._lend(lent.deleted(descendants(self.record.root.pid)))
+        await self._naming.lend(lent.deleted(descendants(self._root)))
 
-    async def _lend(self, used: Iterable[Deleted]) -> None:
-        """Names, to what of it needs them; of a stored copy nobody would find it by them. Raises OSError."""
-        if self.record.purpose != "move":
-            return
-        found = await asyncio.to_thread(lent.borrowers, used)
-        if new := [one for one in found if one.name not in self.record.lent]:
-            self.record.lent = [*self.record.lent, *(one.name for one in new)]
-            self._around.save()  # first: an agent that is killed over it knows what to take back
-            for one in new:
-                lent.lend(one)
+    @property
+    def _root(self) -> int:
+        """The PID of the workload's first process."""
+        assert self.record.root is not None
+        return self.record.root.pid
 
     async def send(self, wanted: SendImages) -> Custody:
         """Connect to the agent that the images go to, before the freeze; or send it the files that were packed."""
@@ -137,8 +133,7 @@ class Outbound(Side):
                 self._check(Event.STOP)
                 if wanted.memory and not self._handing.port:
                     giving = await self._handing.start(self._key)
-                    assert self.record.root is not None
-                    await giving.early(descendants(self.record.root.pid))
+                    await giving.early(descendants(self._root))
                     await self._dumping.prepare(giving)
                 if self._handing.giving is not None:
                     await self._handing.giving.limit(wanted.bytes_per_second)
@@ -152,8 +147,7 @@ class Outbound(Side):
             with self._timed("pack"):
                 if not self._outgoing:
                     return Packed("")
-                assert self.record.root is not None
-                return await asyncio.to_thread(self._outgoing.first, descendants(self.record.root.pid))
+                return await asyncio.to_thread(self._outgoing.first, descendants(self._root))
 
     async def store(self, wanted: StoreImages) -> Custody:
         """Have the images go into an archive, once they are sealed; or the files that were packed, at once."""
@@ -167,9 +161,8 @@ class Outbound(Side):
         """What of the workload's connections can be made at the destination while it runs."""
         async with self._lock:
             self._check(Event.STOP)
-            assert self.record.root is not None
             with self._timed("foresee"):
-                return await self._foreseen.look(self.record.root.pid, wanted.fewest)
+                return await self._foreseen.look(self._root, wanted.fewest)
 
     async def pair(self, wanted: Paired) -> Custody:
         """Both ends of these are there: CRIU need not see them."""
@@ -218,9 +211,8 @@ class Outbound(Side):
     async def _stop(self) -> None:
         # On record first: an agent that dies right after the signal must know that it has to take it back.
         self._decide(Event.STOP)
-        assert self.record.root is not None
         try:
-            self._tree = await self._around.engine.stop(self.record.root.pid)
+            self._tree = await self._around.engine.stop(self._root)
         except Exception as error:
             await self._release(str(error))
             raise
@@ -232,41 +224,50 @@ class Outbound(Side):
         return await self._once(Event.DUMP, "dump", self._dump)
 
     async def _dump(self) -> Dumped:
-        tree, images = self._required_tree(), self._folders.images
-        await self._lend(lent.deleted_mappings(tree.pids))
-        # Beside the dump, for nothing: CRIU has a process of its own, and the tree stands still.
+        tree = self._required_tree()
+        await self._naming.lend(lent.deleted_mappings(tree.pids))
         if self._allow_loss:
             await asyncio.to_thread(self._adopting.give_up, tree)
         self._adopting.watch()
-        looking = self._around.spawn(self._adopting.look(tree, self._dumping.hide), "look at the sockets")
+        reading = self._read_beside(tree)
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second, tree.pids), "pack the files")
-        reading = self._around.spawn(asyncio.to_thread(attributes.read, self._around.kernel, tree), "read attributes")
-        locking = self._around.spawn(asyncio.to_thread(locks.read, tree.pids), "read the locks")
         try:
             report = await self._dumping.dump(tree, self._folders, self._beside)
         finally:
             # All, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
-            await asyncio.wait({looking, packing, reading, locking})
+            await asyncio.wait([packing, *reading.values()])
         packing.result()
-        options, read, held = looking.result(), reading.result(), locking.result()
+        read = {name: task.result() for name, task in reading.items()}
         self._shipping.check()
-        self._outgoing.hand_over(images)
-        assert self.record.root is not None
-        cores.edit(images, self._around.messages, threads(self.record.root.pid))
-        if self._handing.giving is not None:
-            shortened = await self._handing.giving.write_map(images)
-            mappings.lengthen(images, self._around.messages, {pid: scan.large_areas(pid) for pid in shortened})
-        stopped_before = self.record.stopped_before
-        ours = {sockopts.FILE: options, attributes.FILE: read, STOPPED_BEFORE: stopped_before}
-        if held:
-            ours[locks.FILE] = held
-        if self.record.lent:
-            ours[lent.FILE] = self.record.lent
-        if self._foreseen.left is not None:
-            ours[pairs.FILE] = self._foreseen.left
-        self._snapshot.keep(ours)
+        self._outgoing.hand_over(self._folders.images)
+        await self._complete_images()
+        self._snapshot.keep(self._of_ours(read))
         size_bytes = sum(self._snapshot.dumped.values())
         return Dumped(size_bytes, report.processes, report.criu_seconds, *self._adopting.take_legs())
+
+    def _read_beside(self, tree: Tree) -> dict[str, asyncio.Task[Any]]:
+        """What CRIU does not save, by the files that it will be in. Beside the dump, for nothing: CRIU has a process of
+        its own, and the tree stands still."""
+        kernel, spawn = self._around.kernel, self._around.spawn
+        return {
+            sockopts.FILE: spawn(self._adopting.look(tree, self._dumping.show), "look at the sockets"),
+            attributes.FILE: spawn(asyncio.to_thread(attributes.read, kernel, tree), "read attributes"),
+            locks.FILE: spawn(asyncio.to_thread(locks.read, tree.pids), "read the locks"),
+        }
+
+    async def _complete_images(self) -> None:
+        """CRIU has interrupted what threads wait for, and written the areas as it was shown them."""
+        images, messages = self._folders.images, self._around.messages
+        cores.edit(images, messages, threads(self._root))
+        if self._handing.giving is not None:
+            shortened = await self._handing.giving.write_map(images)
+            mappings.lengthen(images, messages, {pid: scan.large_areas(pid) for pid in shortened})
+
+    def _of_ours(self, read: Mapping[str, object]) -> dict[str, object]:
+        """Our files among the images, by their names."""
+        found = {**read, lent.FILE: self.record.lent, pairs.FILE: self._foreseen.left}
+        telling = {name: one for name, one in found.items() if one}
+        return {**telling, STOPPED_BEFORE: self.record.stopped_before}
 
     async def adopt(self) -> Adopted:
         return await self._once(Event.ADOPT, "adopt", self._adopting.finish)
@@ -360,7 +361,7 @@ class Outbound(Side):
             if self._handing.after is None:
                 await self._handing.close()
             self._around.store.remove(self.record.migration)
-            lent.take_back(self.record.lent)
+            self._naming.take_back()
             await self._shipping.close()
             return self.custody()
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import select
 import socket
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from checkpoint.api import Changed, Connections, Paired, Socket
 from checkpoint.core import pairs
+from checkpoint.core.descriptors import Place
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import added
 from checkpoint.images.folder import Images
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import ends, legs, live, profile, watches
+from checkpoint.sockets import ends, legs, live, profile
 from checkpoint.sockets.giving import Door, Gift
 from checkpoint.sockets.legs import LegNumbers
-from checkpoint.sockets.watches import Target, Watch
+from checkpoint.sockets.watches import Target, Watches
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ class Pairing:
         """By the flow's number."""
         self._reuse_address: set[int] = set()
         """Of which SO_REUSEADDR stays set."""
+        self._watches = Watches(kernel)
+        self._wanted: list[tuple[Place, list[Target]]] = []
+        """What each epoll of the copy is to watch."""
         self._are_the_copys = False
 
     async def make(self, wanted: Connections) -> Paired:
@@ -76,36 +79,29 @@ class Pairing:
         happened = live.happened(self._ends.values())
         if ended := [flow for flow, sock in self._ends.items() if happened.get(sock.fileno(), 0) & ~select.POLLIN]:
             raise AgentError(Code.CONNECTION_STATE, f"what was made ahead of the flows {ended} has ended: try again")
+        self._wanted = [((one.pid, one.fd), self._targets(one)) for one in self._left.watches]
 
     async def give(self, copy: Tree) -> None:
         """CRIU has made the copy: it gets them, and its epolls watch them. Raises AgentError."""
         if not self._gifts.keys() <= set(copy.pids):  # nobody else is to get anything
             raise AgentError(Code.IMAGE_DAMAGED, f"{pairs.FILE} is not about these processes")
         try:
-            await asyncio.to_thread(self._give, copy)
+            await asyncio.to_thread(self._give)
         except OSError as error:
             raise AgentError(Code.KERNEL, f"the copy cannot be given its connections: {error.strerror}") from error
         self._are_the_copys = True
 
-    def _give(self, copy: Tree) -> None:
+    def _give(self) -> None:
         for flow, sock in self._ends.items():  # its listeners have their ports by now
             ends.finish(self._kernel, sock, reuse_address=flow in self._reuse_address)
         for pid, number in self._left.doors:
             assert self._door is not None  # CRIU has given its other end to the copy
             self._door.give(self._kernel, pid, number, self._gifts[pid])
-        if self._left.watches:
-            self._watch(copy)
+        self._watches.begin(self._wanted)
 
-    def _watch(self, copy: Tree) -> None:
-        pidfds = {one.pid: one.pidfd for one in copy.members}
-        with ExitStack() as stack:
-            wanted: list[Watch] = []
-            for one in self._left.watches:
-                epoll = self._kernel.pidfd_getfd(pidfds[one.pid], one.fd)
-                stack.callback(os.close, epoll)
-                mine = self._gifts[one.pid]
-                wanted.append(Watch(epoll, [Target(mine[number].fd, number, *rest) for number, *rest in one.targets]))
-            watches.begin(self._kernel, wanted)
+    def _targets(self, watch: pairs.Watch) -> list[Target]:
+        mine = self._gifts[watch.pid]
+        return [Target(mine[number].fd, number, *rest) for number, *rest in watch.targets]
 
     def adjust(self, changes: Iterable[Changed]) -> None:
         """Raises AgentError."""
@@ -128,6 +124,7 @@ class Pairing:
             self._door = None
 
     def _drop(self) -> None:
+        self._watches.close()
         if not self._are_the_copys:
             self._end(list(self._ends))
         for sock in self._ends.values():
@@ -144,10 +141,12 @@ class Pairing:
         doors = {pid for pid, _ in self._left.doors}
         watched = {(one.pid, number) for one in self._left.watches for number, *_ in one.targets}
         given = {(pid, number) for pid, gifts in self._gifts.items() for number in gifts}
-        if doors != self._gifts.keys() or not watched <= given:
+        watching = {one.pid for one in self._left.watches}
+        if doors != self._gifts.keys() or not watched <= given or not watching <= doors:
             raise AgentError(Code.IMAGE_DAMAGED, f"{pairs.FILE} makes no sense")
 
     def _make(self, wanted: Iterable[tuple[Socket, LegNumbers]]) -> None:
+        numbers: dict[int, int] = {}
         for one, leg in wanted:
             try:
                 self._ends[leg.flow] = ends.make(self._kernel, one, leg)
@@ -156,6 +155,8 @@ class Pairing:
             else:
                 if one.reuse_address:
                     self._reuse_address.add(leg.flow)
+                numbers[self._ends[leg.flow].fileno()] = one.number
+        self._watches.place(numbers)
 
     def _end(self, flows: Iterable[int]) -> None:
         for flow in flows:

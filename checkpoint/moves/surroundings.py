@@ -16,6 +16,7 @@ from checkpoint.engine import Engine
 from checkpoint.images.pb import Messages
 from checkpoint.images.store import Store
 from checkpoint.kernel import Kernel
+from checkpoint.processes.openfiles import OpenFiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     """It was moved here, and runs from now on."""
     require_free: Callable[[str], None] = lambda name: None
     """Raises AgentError WORKLOAD_EXISTS when another workload has that name here."""
+    open_files: OpenFiles = msgspec.field(default_factory=lambda: OpenFiles(Kernel()))
 
     def note(self) -> None:
         """Write the journal, of what has been done in any case: without it the next agent does it once more."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes.tree import NAP_SECONDS, NAPS, stat
+from checkpoint.processes.stopping import NAP_SECONDS, NAPS
+from checkpoint.processes.tree import stat
 
 _EVERY_CHILD = 0x40000000  # __WALL (waitpid(2)): a thread too
 

@@ -13,7 +13,7 @@ from checkpoint.api import RunWorkload, Workload
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import Identity, WorkloadRecord
 from checkpoint.kernel import Kernel
-from checkpoint.processes import launch, tree
+from checkpoint.processes import launch, stopping, tree
 
 _LAUNCH_SECONDS = 20.0
 _GONE_SECONDS = 10.0
@@ -94,7 +94,7 @@ class Workloads:
         record = self.get(name)
         if tree.is_alive(record.root.pid, record.root.start_time):
             try:
-                held = await tree.stop(self._kernel, record.root.pid)  # first, or a child could be born meanwhile
+                held = await stopping.stop(self._kernel, record.root.pid)  # first, or a child could be born meanwhile
             except AgentError as error:
                 if error.code is not Code.WORKLOAD_GONE:  # it has just ended by itself
                     raise

@@ -1,6 +1,6 @@
 """The TCP and UDP sockets of a stopped tree: a duplicate of each, by pidfd_getfd(2).
 
-Taken while CRIU dumps, in another thread: the tree stands still, so both see the same sockets.
+The tree stands still: so they can be taken while CRIU dumps, in another thread, and both see the same sockets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from socket import SocketType
 from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
 
@@ -19,13 +18,10 @@ from checkpoint.core.descriptors import Place
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.processes.tree import Member, Tree
-
-INO_MASK = 0xFFFFFFFF
-"""CRIU's images have 32 bits of a socket's inode (sk-inet.proto)."""
-
+from checkpoint.sockets import inventory
+from checkpoint.sockets.inventory import INO_MASK, Inventory
 
 _EPOLL = "anon_inode:[eventpoll]"
-_INET = (socket.AF_INET, socket.AF_INET6)
 
 
 class OpenSocket(msgspec.Struct, frozen=True):
@@ -38,73 +34,99 @@ class OpenSocket(msgspec.Struct, frozen=True):
     sock: SocketType
 
 
-class Numbers(NamedTuple):
-    """The numbers of a process's descriptors."""
-
-    above: int
-    """The first that is above all."""
-    free: int
-    """How many below that are free."""
-
-
 class OpenSockets:
-    """Every TCP socket of a tree, by its inode as the images have it, and where else to look. `close` gives the
-    duplicates back."""
+    """The TCP and UDP sockets of a tree, each duplicated when it is asked for first. `close` gives the duplicates
+    back."""
 
-    def __init__(self, kernel: Kernel, tree: Tree, known: Mapping[int, int] = MappingProxyType({})) -> None:
-        """About 8 us a descriptor; blocks. `known`: the address families of TCP connections, by inode."""
-        self._known = known
-        self.by_ino: dict[int, OpenSocket] = {}
-        self.datagrams: dict[int, OpenSocket] = {}
-        """The UDP sockets, likewise."""
-        self.epolls: list[Place] = []
-        self.local: list[Place] = []
-        """The unix sockets."""
-        self.numbers: dict[int, Numbers] = {}
-        """Of each process."""
-        try:
-            for member in tree.members:
-                numbers = list(map(int, procfs.names(f"/proc/{member.pid}/fd")))
-                above = 1 + max(numbers, default=-1)
-                self.numbers[member.pid] = Numbers(above, above - len(numbers))
-                for number in numbers:
-                    with suppress(OSError):  # CRIU's own in the process that it is dumping: gone again
-                        self._take(kernel, member, number)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, kernel: Kernel, tree: Tree, known: Inventory) -> None:
+        """`tree` must be held for as long as it is asked."""
+        self._kernel, self._known = kernel, known
+        self._pidfds = {member.pid: member.pidfd for member in tree.members}
+        self._by_ino: dict[int, OpenSocket] = {}
 
-    def _take(self, kernel: Kernel, member: Member, number: int) -> None:
-        """Duplicated first and looked at then: to read where the descriptor leads would take as long again."""
-        mine = kernel.pidfd_getfd(member.pidfd, number)
-        ino = kernel.socket_inode(mine) & INO_MASK
-        place = member.pid, number
-        if known := self.by_ino.get(ino) or self.datagrams.get(ino):
-            known.places.append(place)
-        elif not ino and procfs.link(f"/proc/self/fd/{mine}") == _EPOLL:
-            self.epolls.append(place)
-        if known or not ino:
-            os.close(mine)
-            return
-        if (family := self._known.get(ino)) is not None:
-            # Nothing is asked of the kernel, then.
-            sock = SocketType(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=mine)
-            self.by_ino[ino] = OpenSocket([place], sock)
-            return
-        sock = SocketType(fileno=mine)
-        kept = self.by_ino if is_tcp(sock) else self.datagrams if is_udp(sock) else None
-        if kept is None:
-            if sock.family == socket.AF_UNIX:
-                self.local.append(place)
-            sock.close()
-        else:
-            kept[ino] = OpenSocket([place], sock)
+    def of(self, ino: int) -> OpenSocket:
+        """By its inode as the images have it. About 3 us. Raises KeyError for one that is not known, and OSError."""
+        if (found := self._by_ino.get(ino)) is None:
+            places = self._known.places(ino)
+            pid, number = places[0]
+            mine = self._kernel.pidfd_getfd(self._pidfds[pid], number)
+            said = self._known.said.get(ino)
+            if said is None:
+                sock = SocketType(fileno=mine)
+            else:  # nothing is asked of the kernel, then
+                sock = SocketType(said.family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=mine)
+            found = self._by_ino[ino] = OpenSocket(places, sock)
+        return found
+
+    def have(self, ino: int, sock: SocketType) -> None:
+        """This is the duplicate of one that is known."""
+        self._by_ino[ino] = OpenSocket(self._known.places(ino), sock)
 
     def close(self, but: Container[int] = ()) -> None:
         """All of them, `but` for some inodes."""
-        for mine in (self.by_ino, self.datagrams):
-            for ino in [ino for ino in mine if ino not in but]:
-                mine.pop(ino).sock.close()
+        for ino in [ino for ino in self._by_ino if ino not in but]:
+            self._by_ino.pop(ino).sock.close()
+
+
+def looked_for(
+    kernel: Kernel, tree: Tree, families: Mapping[int, int] = MappingProxyType({})
+) -> tuple[Inventory, OpenSockets]:
+    """What there is, where the kernel is not asked for it: each descriptor is duplicated. About 8 us each; blocks.
+    `families` are those of TCP connections, by inode, as far as they are known. Raises OSError."""
+    looking = _Looking(kernel, tree, families)
+    try:
+        for member in tree.members:
+            looking.look(member)
+    except BaseException:
+        looking.sockets.close()
+        raise
+    return looking.found, looking.sockets
+
+
+class _Looking:
+    def __init__(self, kernel: Kernel, tree: Tree, families: Mapping[int, int]) -> None:
+        self._kernel, self._families = kernel, families
+        self.found = Inventory()
+        self.sockets = OpenSockets(kernel, tree, self.found)
+
+    def look(self, member: Member) -> None:
+        numbers = list(map(int, procfs.names(f"/proc/{member.pid}/fd")))
+        self.found.number(member.pid, numbers)
+        for number in numbers:
+            with suppress(OSError):  # CRIU's own in the process that it is dumping: gone again
+                self._take(member, number)
+
+    def _take(self, member: Member, number: int) -> None:
+        """Duplicated first and looked at then: to read where the descriptor leads would take as long again."""
+        found = self.found
+        mine = self._kernel.pidfd_getfd(member.pidfd, number)
+        ino = self._kernel.socket_inode(mine) & INO_MASK
+        place = member.pid, number
+        if places := found.connections.get(ino) or found.datagrams.get(ino):
+            places.append(place)
+        elif not ino and procfs.link(f"/proc/self/fd/{mine}") == _EPOLL:
+            found.epolls.append(place)
+        if places or not ino:
+            os.close(mine)
+            return
+        if (family := self._families.get(ino)) is not None:
+            # Nothing is asked of the kernel, then.
+            sock = SocketType(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=mine)
+            self._keep(found.connections, ino, place, sock)
+            return
+        sock = SocketType(fileno=mine)
+        if is_tcp(sock):
+            self._keep(found.connections, ino, place, sock)
+        elif is_udp(sock):
+            self._keep(found.datagrams, ino, place, sock)
+        else:
+            if sock.family == socket.AF_UNIX:
+                found.local.append(place)
+            sock.close()
+
+    def _keep(self, places: dict[int, list[Place]], ino: int, place: Place, sock: SocketType) -> None:
+        places[ino] = [place]
+        self.sockets.have(ino, sock)
 
 
 def each_shortly(kernel: Kernel, tree: Tree) -> Iterator[tuple[Place, int, SocketType]]:
@@ -132,11 +154,11 @@ def epolls_of(tree: Tree) -> Iterator[Place]:
 
 
 def is_tcp(sock: SocketType) -> bool:
-    return sock.proto == socket.IPPROTO_TCP and sock.type == socket.SOCK_STREAM and sock.family in _INET
+    return inventory.is_tcp(sock.family, sock.type, sock.proto)
 
 
 def is_udp(sock: SocketType) -> bool:
-    return sock.proto == socket.IPPROTO_UDP and sock.type == socket.SOCK_DGRAM and sock.family in _INET
+    return inventory.is_udp(sock.family, sock.type, sock.proto)
 
 
 def sockets_of(pid: int) -> Iterator[tuple[int, int]]:

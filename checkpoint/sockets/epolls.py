@@ -10,7 +10,7 @@ from itertools import islice
 from checkpoint.core.descriptors import Epoll, Place, Target
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
-from checkpoint.sockets.duplicates import INO_MASK
+from checkpoint.sockets.inventory import INO_MASK
 
 _MANY = 64
 """Each is compared with each: where there are more, that is not worth it."""

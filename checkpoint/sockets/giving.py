@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
 from typing import NamedTuple
 
+from checkpoint.core.descriptors import runs
 from checkpoint.kernel import Kernel
 from checkpoint.processes import lending, procfs
 from checkpoint.processes.lending import Borrowed
@@ -71,7 +72,7 @@ class Door:
                 filled = dict.fromkeys(numbers, Gift(null, close_on_exec=True)) | dict(wanted)
                 for some, closed in _messages(numbers, wanted):
                     self._send(borrowed, number, {one: filled[one].fd for one in some}, closed)
-                for first, last in _runs(sorted({*numbers, number} - wanted.keys())):
+                for first, last in runs(sorted({*numbers, number} - wanted.keys())):
                     borrowed.call(_CLOSE_RANGE, first, last, 0)
         finally:
             os.close(null)
@@ -105,10 +106,3 @@ def _messages(numbers: Iterable[int], wanted: Mapping[int, Gift]) -> Iterator[tu
     for kind, group in groupby(numbers, is_closed):
         while some := list(islice(group, _AT_ONCE)):
             yield some, kind
-
-
-def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """The first and last of each run of them, which rise."""
-    for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in group]
-        yield run[0], run[-1]

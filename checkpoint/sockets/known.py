@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from socket import SocketType
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,10 +15,11 @@ from checkpoint.core import flows, readdress
 from checkpoint.core.descriptors import Place
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
-from checkpoint.core.sockopts import Owner
+from checkpoint.core.sockopts import Option, Owner
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.sockets import adopt, profile, sockopts
+from checkpoint.sockets.inventory import Inventory
 from checkpoint.sockets.profile import Profile, Values
 
 
@@ -71,24 +75,81 @@ class Knowing:
     def to_make(self, one: Known) -> Socket:
         """What its like is to have."""
         options = self._profiles[one.family].differing(one.values)
-        return Socket(one.family, one.flags, one.owner, options, one.sock.reuse_address)
+        _, number = next(iter(one.places))
+        return Socket(one.family, one.flags, one.owner, options, one.sock.reuse_address, number)
 
-    def compare(self, known: Known, sock: SocketType, descriptors: procfs.DescriptorFlags) -> Changed | None:
-        """What has changed since it was looked at. About 35 us. Raises AgentError for what would be lost."""
+    @contextmanager
+    def comparing(self, inventory: Inventory) -> Iterator[Comparing]:
+        """With the tree's, which stands still."""
+        flags = procfs.DescriptorFlags()
         try:
-            ours, flags = self._profiles[known.family], profile.flags_of(sock)
-            if profile.peer_of(sock) != known.peer or not profile.is_plain(self._kernel, sock, flags):
+            yield Comparing(self, inventory, flags)
+        finally:
+            flags.close()
+
+    def now(self, family: int, sock: SocketType) -> Now | None:
+        """How a connection is set; None: it is not plain. About 30 us. Raises OSError."""
+        flags = profile.flags_of(sock)
+        if not profile.is_plain(self._kernel, sock, flags):
+            return None
+        return Now(flags, self._profiles[family].read_watched(sock))
+
+    def changed(self, known: Known, now: Now) -> Changed | None:
+        options: list[Option] = []
+        if now.watched != known.watched:
+            options = self._profiles[known.family].changed(now.watched, known.watched)
+        if not options and now.flags == known.flags:
+            return None
+        return Changed(known.flow, options, now.flags if now.flags != known.flags else None)
+
+
+class Now(NamedTuple):
+    """How a connection is set, which is plain."""
+
+    flags: int
+    watched: Values
+
+
+class Comparing:
+    """Connections as they are, with what was known of them. Where the kernel was asked, of all that it says are set
+    alike one is looked at; each of them only where that one is not as it was known."""
+
+    def __init__(self, knowing: Knowing, inventory: Inventory, flags: procfs.DescriptorFlags) -> None:
+        self._knowing, self._inventory, self._flags = knowing, inventory, flags
+        self._alike: dict[tuple[int, bytes], Now] = {}
+        """By the family and the settings."""
+
+    def compare(self, ino: int, known: Known, sock: SocketType) -> Changed | None:
+        """What has changed. Raises AgentError for what would be lost."""
+        try:
+            now = self._now(ino, known, sock)
+            if now is None:
                 raise _unlike(known, "was made another")
             # What is closed on exec was meant to be when the connection was made, and stays so.
-            if any(descriptors.closed_on_exec(*place) for place, closed in known.places.items() if not closed):
+            if any(self._is_closed_on_exec(place) for place, closed in known.places.items() if not closed):
                 raise _unlike(known, "got other descriptors")
-            values = ours.read_watched(sock)
         except OSError as error:
             raise _unlike(known, f"cannot be looked at ({error.strerror})") from error
-        options = ours.changed(values, known.watched) if values != known.watched else []
-        if not options and flags == known.flags:
+        return self._knowing.changed(known, now)
+
+    def _now(self, ino: int, known: Known, sock: SocketType) -> Now | None:
+        said = self._inventory.said.get(ino)
+        if said is None:
+            return self._knowing.now(known.family, sock) if profile.peer_of(sock) == known.peer else None
+        if not profile.is_peer(known.family, known.peer, said.port, said.peer, said.peer6):
             return None
-        return Changed(known.flow, options, flags if flags != known.flags else None)
+        alike = known.family, said.settings
+        now = self._alike.get(alike)
+        if now is None or (now.flags, now.watched) != (known.flags, known.watched):  # what is new each says itself
+            now = self._knowing.now(known.family, sock)
+            if now is not None:
+                self._alike[alike] = now
+        return now
+
+    def _is_closed_on_exec(self, place: Place) -> bool:
+        if self._inventory.said:
+            return place in self._inventory.closed_on_exec
+        return self._flags.closed_on_exec(*place)
 
 
 def _unlike(known: Known, how: str) -> AgentError:

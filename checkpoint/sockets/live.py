@@ -7,7 +7,7 @@ import select
 import socket
 import sys
 import termios
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from socket import SocketType
 from typing import Any
 
@@ -31,9 +31,17 @@ def happened(socks: Iterable[SocketType]) -> dict[int, int]:
     return dict(poll.poll(0))
 
 
-def unread(sock: SocketType) -> int:
-    """Bytes that the application has not read (tcp(7), SIOCINQ)."""
-    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+def unread(connections: Mapping[int, SocketType]) -> Iterator[tuple[int, int]]:
+    """Those among these, by inode, that neither end has shut down, of which nobody is to be told anything and nothing
+    is urgent, and the bytes that the application has not read of each (tcp(7), SIOCINQ). 3 us each."""
+    seen = happened(connections.values())
+    for ino, sock in connections.items():
+        events = seen.get(sock.fileno(), 0)
+        # What the application itself has shut down of its receiving only this says, of its sending only the state.
+        if events & ~select.POLLIN or state_of(sock) != readdress.ESTABLISHED:
+            continue
+        much = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)) if events else b""
+        yield ino, int.from_bytes(much, sys.byteorder)
 
 
 def describe(ino: int, sock: SocketType) -> flows.InetSocket:

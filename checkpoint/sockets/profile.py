@@ -125,6 +125,13 @@ def peer_of(sock: SocketType) -> bytes:
     return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERNAME, _ADDRESS_BYTES[sock.family])
 
 
+def is_peer(family: int, known: bytes, port: bytes, address: bytes, address6: bytes) -> bool:
+    """Whether the other end that `peer_of` gave has this port, and this address of its family."""
+    if family == socket.AF_INET:
+        return known[2:8] == port + address  # struct sockaddr_in
+    return known[2:4] == port and known[8:24] == address6  # struct sockaddr_in6
+
+
 def flags_of(sock: SocketType) -> int:
     """Of open(2), as fcntl(2) gives them."""
     return fcntl.fcntl(sock.fileno(), fcntl.F_GETFL)

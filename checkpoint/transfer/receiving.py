@@ -18,6 +18,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import CHUNK_BYTES
 from checkpoint.memory import channel, identity
 from checkpoint.transfer import PURPOSE
+from checkpoint.transfer.reserve import Reserve
 from checkpoint.transfer.stream import exactly, shut
 from checkpoint.transfer.unpacking import Unpacking
 
@@ -28,16 +29,20 @@ SLICE_BYTES = 128 << 10
 """So much is taken from the connection, then written: it is in the processor's cache still. By the megabyte, two
 streams' buffers pushed each other out of it, and all ends of a transfer took a fifth more of the processor."""
 
+_HANGS_UP_SECONDS = 10.0
+"""A source that says nothing for so long has not heard it."""
+
 _LOG = logging.getLogger(__name__)
 
 
 class Receiving:
     """One migration's. It has no end of its own: what has arrived is complete when the manifest says so."""
 
-    def __init__(self, image_key: bytes, host: str, folder: Path) -> None:
-        """Listen on a free port of `host`, for whoever has the migration's key. Raises AgentError TRANSFER_BROKEN."""
+    def __init__(self, image_key: bytes, host: str, folder: Path, reserve: Reserve | None = None) -> None:
+        """Listen on a free port of `host`, for whoever has the migration's key; what arrives takes the place of the
+        `reserve`. Raises AgentError TRANSFER_BROKEN."""
         self._secured = channel.context(identity.make(image_key, PURPOSE), server=True)
-        self._unpacking = Unpacking(folder)
+        self._unpacking = Unpacking(folder, reserve)
         try:
             self._listener = channel.listen(host)
         except OSError as error:
@@ -117,6 +122,15 @@ class _Taker:
         except AgentError as error:
             _LOG.warning("images are refused: %s", error)
             self._connection.sendall(wire.refused(error.problem))
+            self._hear_out()
+
+    def _hear_out(self) -> None:
+        """Throw away what is on its way until the source hangs up: of a connection that is closed with bytes unread the
+        kernel makes a reset, and the source would not hear what was said last, but that it broke. Raises OSError."""
+        socket.socket.shutdown(self._connection, socket.SHUT_WR)
+        self._connection.settimeout(_HANGS_UP_SECONDS)
+        while self._connection.recv_into(self._buffer):
+            pass
 
     def _one(self, first: bytes) -> None:
         header = wire.decode_header(first + exactly(self._connection, wire.HEADER_BYTES - 1))

@@ -111,8 +111,13 @@ async def restore(home: Path, request: RestoreRequest, *, as_json: bool) -> None
     """
     lab = Lab(home)
     first = _up(lab.pod(request.pod))
+    there = {pod.name for pod in lab.pods()}
     pods = [first, *[await _pod_like(lab, first, name) for name in pod_names(request)[1:]]]
     found = await asyncio.gather(*(_start(pod, request) for pod in pods), return_exceptions=True)
+    for pod, one in zip(pods, found, strict=True):
+        if isinstance(one, BaseException) and pod.name not in there:
+            await lab.delete(pod.name)
+            click.echo(f"{pod.name}: deleted again, for its copy was not started", err=True)
     rows = [(pod, one) for pod, one in zip(pods, found, strict=True) if isinstance(one, agent_api.Cloned)]
     if as_json:
         say_json([{"pod": pod.name, "address": pod.address, **msgspec.to_builtins(one)} for pod, one in rows])
@@ -160,7 +165,7 @@ async def _start(pod: Pod, request: RestoreRequest) -> agent_api.Cloned:
     )
     async with AgentClient(f"agent of pod {pod.name}", pod.agent_socket) as agent:
         timeout = request.deadline_seconds + SPARE_SECONDS
-        return await agent.clone(f"{request.name[:50]}-{secrets.token_hex(4)}", body, timeout)
+        return await agent.clone(f"copy-{secrets.token_hex(4)}", body, timeout)
 
 
 def _is_not_made_yet(archive: str) -> bool:
@@ -187,11 +192,13 @@ async def delete_images(archive: str, images: Sequence[str], *, force: bool) -> 
 
 
 async def collect_images(archive: str, *, dry_run: bool) -> None:
-    if _is_not_made_yet(archive):
-        return
-    order = agent_api.CollectImages(archive_at(archive), dry_run)
-    for image in await carry_out(order, list[str]):
+    gone: list[str] = []
+    if not _is_not_made_yet(archive):
+        gone = await carry_out(agent_api.CollectImages(archive_at(archive), dry_run), list[str])
+    for image in gone:
         click.echo(f"{image}: {'would be deleted' if dry_run else 'deleted'}")
+    if not gone:
+        click.echo("no image is past its time, and none was left half stored", err=True)
 
 
 async def make_key(file: Path) -> None:

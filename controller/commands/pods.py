@@ -88,7 +88,7 @@ async def _refuse_what_would_be_lost(pod: Pod) -> None:
 async def show_flows(home: Path, as_json: bool) -> None:
     found = []
     for pod in Lab(home).pods():
-        if not pod.alive:
+        if not pod.alive or not pod.sidecars:
             continue
         async with ProxyClient(f"proxy of pod {pod.name}", pod.proxy_socket) as proxy:
             found += [{"pod": pod.name, **msgspec.to_builtins(view)} for view in await proxy.flows()]

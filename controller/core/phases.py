@@ -67,6 +67,7 @@ class Action(Enum):
     CARRY_FILES = "both agents: the workload's files packed, and unpacked beside where they belong"
     DIAL_LINKS = "source's proxy: dial the links"
     OPEN_TRANSFER = "both agents: agree on how the images travel, and connect"
+    RESERVE = "destination: room for the images taken before they come"
     SEND_EARLY = "destination: what of the memory the source's giver sends while the workload runs is there"
     FORESEE = "source: name the connections that can stand at the destination before the freeze"
     PAIR = "destination's agent and proxy: make both ends of each"
@@ -81,6 +82,7 @@ class Action(Enum):
     SEAL = "source: edit the images and sign for every file"
     BUILD_LEGS = "destination's proxy: build the app legs, in repair mode"
     RESTORE = "destination: restore it, stopped, every file verified"
+    JOIN_PAIRS = "destination's proxy: of each pair which link is its, and what is unread"
     COMPARE = "source: what the workload has changed of its connections since they were named"
     ADJUST = "destination's agent: the same of the copy's"
     CHECK_LEGS = "destination's proxy: the app legs are there still"
@@ -104,6 +106,7 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
         (Action.PREPARE_SOURCE, Action.PREPARE_DESTINATION, Action.OPEN_INBOUND),
         (Action.DIAL_LINKS, Action.OPEN_TRANSFER),
         (Action.CARRY_FILES,),
+        (Action.RESERVE,),
         (Action.SEND_EARLY,),
         (Action.FORESEE,),
         (Action.PAIR, Action.SURVEY),
@@ -115,7 +118,8 @@ WORK: dict[Phase, tuple[tuple[Action, ...], ...]] = {
     # The legs as soon as they are known: most, as a rule, were adopted while CRIU dumped.
     Phase.ADOPTING: ((Action.ADOPT, Action.BUILD_LEGS),),
     Phase.TRANSFERRING: ((Action.SEAL, Action.BUILD_LEGS),),
-    Phase.RESTORING: ((Action.RESTORE, Action.COMPARE), (Action.ADJUST, Action.CHECK_LEGS)),
+    # Pairs stand by then, and wait for nobody; what CRIU restores needs its leg.
+    Phase.RESTORING: ((Action.RESTORE, Action.COMPARE, Action.JOIN_PAIRS), (Action.ADJUST, Action.CHECK_LEGS)),
     Phase.COMMITTING: ((Action.COMMIT,),),
     # The workload first, alone: the proxies' work would take the processor from it, and it has enough to read.
     Phase.REPOINTING: ((Action.RESUME,), (Action.RESUME_LEGS, Action.REPOINT)),

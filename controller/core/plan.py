@@ -11,12 +11,15 @@ import msgspec
 
 import checkpoint.api as agent_api
 import proxy.api as proxy_api
-from controller.core.choose import Choice
+from controller.core.choose import EARLY_SPARE_BYTES, Choice
 from controller.core.errors import Refused
 from controller.core.predict import Size
 
 IMAGE_OVERHEAD_BYTES = 4 << 20
 """What CRIU writes beside the memory: descriptors, mappings, socket queues. Measured: 1 MB for a Redis, rounded up."""
+
+RESERVE_BYTES = 32 << 20
+"""From here on images are worth room that is taken before the freeze: where memory is had slowly, 0.05 to 0.1 s."""
 
 SPARE_LINKS = 32
 """Links dialled beyond the connections seen at the preflight, for those that come before the workload is there."""
@@ -154,9 +157,28 @@ def too_little_room_for_images(
     A file's pages that the process has changed are private and still go by the images: there are few, as a rule, and
     where there are too many, the dump says so, and the move is taken back.
     """
-    past = way.way == "post-copy" or (direct and way.goes_straight)
-    needed = IMAGE_OVERHEAD_BYTES + (inspection.shared_bytes if past else inspection.memory_bytes)
+    needed = IMAGE_OVERHEAD_BYTES + memory_in_images(inspection, way, direct=direct)
     return [] if needed <= room.image_bytes else [_no_room(pod, "room for images", needed, room.image_bytes)]
+
+
+def memory_in_images(of: agent_api.Inspection | Plan, way: Choice, *, direct: bool) -> int:
+    """How much of a workload's memory goes by the images, for all that is known."""
+    past = way.way == "post-copy" or (direct and way.goes_straight)
+    return of.shared_bytes if past else of.memory_bytes
+
+
+def room_to_reserve(plan: Plan) -> agent_api.ReserveRoom | None:
+    """What the destination shall take for images that are sent, before the freeze; None: nothing that anybody would
+    notice, or, with pre-copy, nothing that could be foretold: most is sent before the freeze then.
+
+    The copy's own memory is left, and what of it is kept there before the freeze.
+    """
+    assert plan.memory is not None
+    size_bytes = memory_in_images(plan, plan.memory, direct=True)
+    if plan.memory.way == "pre-copy" or size_bytes < RESERVE_BYTES:
+        return None
+    early_bytes = min(plan.memory.early_bytes, plan.memory_bytes)
+    return agent_api.ReserveRoom(size_bytes, plan.memory_bytes + early_bytes + EARLY_SPARE_BYTES)
 
 
 def refuse_what_cannot_move(plan: Plan) -> None:

@@ -115,6 +115,8 @@ class TransferAccount(msgspec.Struct, frozen=True):
     wire_bytes: Annotated[Count, Meta(description="Direct: what compression left of them.")] = 0
     streams: Annotated[Count, Meta(description="Direct: connections at once.")] = 0
     retries: Annotated[Count, Meta(description="Direct: how often one broke and was made again.")] = 0
+    reserved_bytes: Annotated[Count, Meta(description="Direct: room taken for them before the freeze.")] = 0
+    reserve_seconds: Annotated[Seconds, Meta(description="What that took, while the workload ran.")] = 0.0
 
 
 class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):

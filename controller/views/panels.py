@@ -82,8 +82,9 @@ def _migration_facts(result: MigrationResult) -> list[tuple[str, str]]:
     return [
         ("connections", f"{adopted - lost:,} of {adopted:,} kept, {lost:,} lost" if adopted else ""),
         ("bytes", f"{result.bytes.lost:,} lost" if adopted else ""),
-        ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+        *_time_facts(result),
         ("memory", _memory_text(result)),
+        ("images", _images_text(result)),
     ]
 
 
@@ -95,8 +96,9 @@ def _demo_facts(result: DemoResult) -> list[tuple[str, str]]:
             "replies",
             f"{result.replies_wrong:,} wrong, {result.replies_missing:,} missing of {result.replies_checked:,}",
         ),
-        ("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else ""),
+        *_time_facts(result),
         ("memory", _memory_text(result)),
+        ("images", _images_text(result)),
         ("stall", _spread_text(result.stall_seconds)),
         ("stall otherwise", _spread_text(result.steady_stall_seconds)),
         ("requests while it came", _spread_text(result.latency_while_memory_comes_seconds)),
@@ -107,8 +109,34 @@ def _demo_facts(result: DemoResult) -> list[tuple[str, str]]:
     ]
 
 
+def _time_facts(result: MigrationResult) -> list[tuple[str, str]]:
+    """How long it took, beside what the plan had expected of it."""
+    seen = result.memory
+    if seen is None or result.outcome != "succeeded":
+        return [("frozen", duration_text(result.freeze_seconds) if result.freeze_seconds else "")]
+    return [
+        ("frozen", _beside(result.freeze_seconds, seen.predicted_freeze_seconds)),
+        ("in all", _beside(seen.total_seconds, seen.predicted_total_seconds)),
+    ]
+
+
+def _beside(seconds: float, predicted_seconds: float) -> str:
+    return f"{duration_text(seconds)} (predicted: {duration_text(predicted_seconds)})"
+
+
+def _images_text(result: MigrationResult) -> str:
+    """How they travelled, where they did, and what compression made of them."""
+    went = result.transfer
+    if went is None or went.way == "shared":
+        return ""
+    by = "from agent to agent" if went.way == "direct" else "by way of the archive"
+    squeezed = f", compressed to {byte_text(went.wire_bytes)}" if went.wire_bytes < went.bytes else ""
+    again = f", after {went.retries:,} broken connections" if went.retries else ""
+    return f"{byte_text(went.bytes)} {by} in {duration_text(went.seconds)}{squeezed}{again}"
+
+
 def _memory_text(result: MigrationResult) -> str:
-    """The way it went, and how the prediction held; of little memory only why it is not the way that was asked for."""
+    """The way it went; of little memory only why it is not the way that was asked for."""
     seen = result.memory
     if seen is None or result.outcome != "succeeded":
         return ""
@@ -118,10 +146,8 @@ def _memory_text(result: MigrationResult) -> str:
     fetched = f", {byte_text(int(seen.fetched_bytes / seen.fetch_seconds))}/s" if seen.fetch_seconds else ""
     if seen.early_bytes:
         fetched = f", {byte_text(seen.early_bytes)} of it before the freeze, {byte_text(seen.again_bytes)} inside it"
-    took = f"in all {duration_text(seen.total_seconds)}"
-    expected = f"predicted: frozen {duration_text(seen.predicted_freeze_seconds)}"
     back = f": {seen.fell_back}" if seen.fell_back else ""
-    return f"{byte_text(seen.memory_bytes)} by {seen.way}{before}{fetched}, {took} ({expected}){back}"
+    return f"{byte_text(seen.memory_bytes)} by {seen.way}{before}{fetched}{back}"
 
 
 def _newcomers(result: DemoResult) -> str:
@@ -149,6 +175,7 @@ def _spread_text(spread: Spread | None) -> str:
 
 EXPLAINED = {
     "frozen": "no instruction ran",
+    "in all": "from its preparation on",
     "stall": "longest silence of a connection",
     "stall otherwise": "the same, away from the move",
     "to connect": "begun during the freeze",

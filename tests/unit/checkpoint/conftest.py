@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import errno
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+
+from checkpoint.kernel import Kernel
+from checkpoint.processes.openfiles import OpenFiles
 
 
 @pytest.fixture
@@ -18,3 +22,29 @@ def wait_until() -> Callable[[Callable[[], object]], Awaitable[None]]:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+class Refusing(Kernel):
+    """As for one without CAP_BPF."""
+
+    def load_iterator(self, program: bytes, function: int) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.fixture(scope="session")
+def open_files() -> Iterator[OpenFiles]:
+    """What can be asked, on a kernel that can be."""
+    yield from _learnt(Kernel())
+
+
+@pytest.fixture(scope="session")
+def unasked() -> Iterator[OpenFiles]:
+    """What cannot."""
+    yield from _learnt(Refusing())
+
+
+def _learnt(kernel: Kernel) -> Iterator[OpenFiles]:
+    made = OpenFiles(kernel)
+    made.learn()
+    yield made
+    made.close()

@@ -12,7 +12,7 @@ import errno
 import msgspec
 import pytest
 
-from checkpoint.api import Memory, MemoryFeatures, PreDumped
+from checkpoint.api import Memory, MemoryFeatures, PreDumped, Reserved
 from controller import migrate
 from controller.actions import Move
 from controller.core.choose import choose
@@ -43,6 +43,8 @@ class Recorded(Move):
         self.silent: Action | None = None
         self.early: list[Memory] = []
         """What the destination says of memory that is sent before the freeze, one answer after the other."""
+        self.room: list[Reserved] = []
+        """And of the room for the images."""
 
     async def perform(self, action: Action) -> None:
         self.said.append(action)
@@ -53,6 +55,8 @@ class Recorded(Move):
             self.plan = Plan("redis", "a", "b", 1, [], 1, 1, 4 * GIB, 0, [], {}, 0, [], memory=memory)
         elif action is Action.PRE_COPY:
             self.rounds.append(self._recorded.pop(0))
+        elif action is Action.RESERVE and self.room:
+            self.reserved = self.room.pop(0)
         elif action is Action.SEND_EARLY and self.early:
             self.memory = self.early.pop(0)
         elif action is Action.AWAIT_MEMORY and self.memory is not None:
@@ -87,6 +91,12 @@ async def test_after_the_rounds_that_were_needed_the_workload_is_stopped(drive):
     assert driver.move.said.count(Action.PRE_COPY) == 2
     assert (result.outcome, result.memory.way, result.memory.fell_back) == ("succeeded", "pre-copy", "")
     assert [one.bytes for one in result.memory.rounds] == [GIB, 70 * MIB]
+    seen, planned = result.memory, driver.move.plan.memory
+    assert (seen.predicted_freeze_seconds, seen.predicted_total_seconds) == (
+        planned.freeze_seconds,
+        planned.total_seconds,
+    )
+    assert seen.total_seconds == pytest.approx(sum(phase.seconds for phase in result.phases[2:]))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +156,30 @@ async def test_the_workload_is_not_stopped_before_all_is_there_that_is_sent_befo
     assert driver.move.said.count(Action.SEND_EARLY) == 2
     assert driver.move.said.index(Action.STOP) > driver.move.said.index(Action.SEND_EARLY) + 1
     assert (result.outcome, result.memory.early_bytes) == ("succeeded", GIB)
+
+
+async def test_the_freeze_waits_for_the_room_of_the_images(drive):
+    driver = drive([], MemoryFeatures())
+    driver.move.room = [Reserved("coming", MIB, 0.1), Reserved("there", GIB, 2.0)]
+    await driver.run()
+    assert driver.move.said.count(Action.RESERVE) == 2
+    assert driver.move.said.index(Action.STOP) > driver.move.said.index(Action.RESERVE) + 1
+
+
+async def test_while_room_is_taken_it_can_be_cancelled(drive):
+    driver = drive([], MemoryFeatures())
+    driver.move.room = [Reserved("coming", MIB, 0.1)] * 100
+    perform = driver.move.perform
+
+    async def cancelling(action):
+        await perform(action)
+        if action is Action.RESERVE:
+            driver.cancel()
+
+    driver.move.perform = cancelling
+    result = await driver.run()
+    assert (result.outcome, driver.move.said.count(Action.RESERVE)) == ("rolled-back", 1)
+    assert Action.STOP not in driver.move.said
 
 
 async def test_while_memory_is_sent_before_the_freeze_it_can_be_cancelled(drive):

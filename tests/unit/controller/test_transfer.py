@@ -6,19 +6,24 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
 import pytest
 
 import checkpoint.api as agent_api
 from controller.clients import AgentClient
+from controller.core.choose import Choice
 from controller.core.errors import Refused
+from controller.core.plan import Plan
 from controller.core.transfer import Transfer
-from controller.transfer import Agreed, Depot, agree, carry_files
+from controller.transfer import Agreed, Depot, agree, carry_files, reserve
 from tests.harness.stand_ins import Stand, stands
 
 BEACON = agent_api.Beacon("/images/m/beacon", "words")
 PREPARED = agent_api.Custody("m", "w", "source", "prepared", memory_port=7, beacon=BEACON)
 DEPOT = Depot(agent_api.Archive("/archive"), agent_api.KeySource(file="/key"))
-LOOK, RECEIVE, STAGE, TRY = (f"POST /v1/inbound/m/{verb}" for verb in ("look", "receive", "stage", "try"))
+LOOK, RECEIVE, RESERVE, STAGE, TRY = (
+    f"POST /v1/inbound/m/{verb}" for verb in ("look", "receive", "reserve", "stage", "try")
+)
 SEND, STORE, PACK = (f"POST /v1/outbound/m/{verb}" for verb in ("send", "store", "pack"))
 
 
@@ -49,6 +54,19 @@ async def pair() -> AsyncIterator[Pair]:
         for client in (made.to_source, made.to_destination):
             await stack.enter_async_context(client)
         yield made
+
+
+async def test_room_is_taken_for_images_that_are_sent_and_for_no_others(pair: Pair) -> None:
+    there = pair.destination.answers[RESERVE] = agent_api.Reserved("coming", 1 << 20, 0.1)
+    plan = Plan("w", "a", "b", 1, [], 1, 1, 1 << 30, 0, [], {}, [], memory=Choice("stop-and-copy", 1, 1))
+    little = msgspec.structs.replace(plan, memory_bytes=1 << 20)
+    assert await reserve("m", pair.to_destination, plan, Agreed("shared")) is None
+    assert await reserve("m", pair.to_destination, plan, Agreed("store")) is None
+    assert await reserve("m", pair.to_destination, little, Agreed("direct")) is None
+    assert pair.destination.asked == []
+    assert await reserve("m", pair.to_destination, plan, Agreed("direct")) == there
+    ((said, body),) = pair.destination.asked
+    assert (said, body["size_bytes"]) == (RESERVE, 1 << 30)
 
 
 @pytest.mark.parametrize("way", ["auto", "shared"])

@@ -23,6 +23,7 @@ from checkpoint.core import stored
 from checkpoint.core.stored import Machine, Manifest
 from tests.harness.cutter import Cutter, Then, cutter
 from tests.harness.object_store import SECRET, ObjectStore, object_store
+from tests.harness.other_clock import OtherClock
 
 TOP = Path(__file__).parents[4]
 HERE = Machine("4.2.1", "6.12", "x86_64", ["avx"])
@@ -52,9 +53,9 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def said(order: Any) -> ArchiveAnswer:
+def said(order: Any, env: dict[str, str] | None = None) -> ArchiveAnswer:
     raw = order if isinstance(order, bytes) else msgspec.json.encode(order)
-    with start() as process:
+    with start(env) as process:
         out, err = process.communicate_open(raw)
     assert not err, err.decode()
     assert SECRET.encode() not in out
@@ -72,13 +73,13 @@ class Program(subprocess.Popen[bytes]):
         return self.stdout.readline(), self.stderr.read()
 
 
-def start() -> Program:
+def start(env: dict[str, str] | None = None) -> Program:
     pipe = subprocess.PIPE
-    return Program([sys.executable, "-m", "checkpoint.archive"], cwd=TOP, stdin=pipe, stdout=pipe, stderr=pipe)
+    return Program([sys.executable, "-m", "checkpoint.archive"], cwd=TOP, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
 
 
-def done(order: Any, kind: Any) -> Any:
-    answer = said(order)
+def done(order: Any, kind: Any, env: dict[str, str] | None = None) -> Any:
+    answer = said(order, env)
     assert answer.error is None, answer.error
     return msgspec.json.decode(answer.answer, type=kind)
 
@@ -145,6 +146,48 @@ async def test_an_archive_that_goes_down_or_is_slow_leaves_no_image(server, key,
     assert {one.state for one in listed} <= {"incomplete"}
     for one in listed:
         await asyncio.to_thread(done, api.DeleteImage(server.archive(), one.image, force=True), None)
+
+
+async def test_an_archive_that_goes_down_or_is_slow_while_it_is_read_leaves_nothing_here(server, key, images, tmp_path):
+    """Down at once, before the data or within it; or so slow that the deadline passes. When it is well again, so is the
+    image. A connection that is cut once is made again, and goes on where it was."""
+    await asyncio.to_thread(done, write(server.archive(), key, images), WriteDone)
+
+    async def read(name: str, after_bytes: int, then: Then = Then.DOWN, pause_seconds: float = 0.0) -> str:
+        way = cutter(server.host, server.port, after_bytes=after_bytes, then=then, pause_seconds=pause_seconds,
+                     counts_answers=True)  # fmt: skip
+        async with way as through_it:
+            seconds = 20.0 if then is Then.WELL else 2.0
+            order = Read(through(server, through_it), key, "i", str(tmp_path / name), HERE, 0.0, seconds)
+            answer = await asyncio.to_thread(said, order)
+        assert pause_seconds or through_it.cuts == 1
+        return answer.error.code if answer.error else "whole"
+
+    assert await asyncio.gather(
+        read("a", 1), read("b", 3000), read("c", 10 << 20), read("d", 1 << 60, pause_seconds=0.1)
+    ) == 4 * ["deadline"]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir() if len(path.name) == 1] == []
+    assert await read("e", 10 << 20, Then.WELL) == "whole"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "e").iterdir()} == CONTENT
+    await asyncio.to_thread(done, api.DeleteImage(server.archive(), "i", force=True), None)
+
+
+def test_machines_whose_clocks_differ_share_an_archive_and_its_own_clock_decides(server, key, images, tmp_path):
+    """By minutes: an image that is kept for one is not collected by whoever thinks that it is long over, and is read by
+    whoever has another clock than its writer. By a day: an object store refuses that, and it is said what is wrong."""
+    clock, minutes = OtherClock(tmp_path), 10 * 60
+    for ahead in (minutes, -minutes):
+        env, other = clock.environment(ahead), clock.environment(-ahead)
+        order = msgspec.structs.replace(write(server.archive(), key, images, f"i{ahead}"), ttl_seconds=60.0)
+        done(order, WriteDone, env)
+        assert done(api.CollectImages(server.archive()), list[str], other) == []
+        done(Read(server.archive(), key, f"i{ahead}", str(tmp_path / f"{ahead}"), HERE, 0.0, 60.0), Manifest, other)
+        done(api.DeleteImage(server.archive(), f"i{ahead}"), type(None), env)
+    for ahead in (24 * 3600, -24 * 3600):
+        for asked in (write(server.archive(), key, images), api.ListImages(server.archive())):
+            error = said(asked, clock.environment(ahead)).error
+            assert error is not None
+            assert (error.code, "This machine's clock" in error.hint) == ("archive-refused", True), error
 
 
 def test_wrong_credentials_are_refused(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from obstore.store import AzureStore, GCSStore
 
 from checkpoint.api import Archive
 from checkpoint.archive.objects import Objects
@@ -21,3 +22,15 @@ async def test_no_archive_is_told(url):
     with pytest.raises(AgentError) as caught:
         Objects(Archive(url))
     assert caught.value.code is Code.ARCHIVE_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "kind"),
+    [
+        ("gs://bucket/prefix", {}, GCSStore),
+        ("az://container/prefix", {"azure_storage_account_name": "a", "azure_storage_account_key": "aGk="}, AzureStore),
+    ],
+)
+async def test_what_else_the_library_has_is_taken(url, options, kind):
+    made = Objects(Archive(url, options))
+    assert (type(made._store), made.is_local) == (kind, False)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from checkpoint.archive import reader
-from checkpoint.core import leases, stored
-from checkpoint.core.errors import AgentError, Code
+from checkpoint.core import leases
+from checkpoint.core.errors import Code
 from checkpoint.core.squeeze import Mode
 from tests.harness.archived import HERE, get, put, refused
 
@@ -107,9 +108,15 @@ async def test_a_folder_that_is_there_is_not_written_into(local, images, tmp_pat
         await get(local, tmp_path / "x")
 
 
-async def test_a_full_disk_is_told(local, images, tmp_path):
-    huge = stored.StoredFile("pages-1.img", 1 << 60, "0" * 64, "file-1")
-    assert huge.size > os.statvfs(tmp_path).f_bavail
-    with pytest.raises(AgentError) as caught:
-        reader._require_room(tmp_path, huge.size)
-    assert caught.value.code is Code.NO_SPACE
+async def test_a_full_disk_is_told_before_or_when_it_is_and_nothing_is_left_there(local, images, tmp_path, monkeypatch):
+    await put(local, images)
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full], check=True)
+    try:
+        await refused(Code.NO_SPACE, get(local, full / "x"), "has room for 1048576")
+        monkeypatch.setattr(reader, "_require_room", lambda *_: None)  # others filled it later
+        await refused(Code.NO_SPACE, get(local, full / "x"), "cannot be written here: No space left")
+        assert list(full.iterdir()) == []
+    finally:
+        subprocess.run(["umount", full], check=True)

@@ -9,6 +9,7 @@ import pytest
 from checkpoint.baggage import archive, scan
 from checkpoint.core.baggage import Entry, Kind
 from checkpoint.core.errors import AgentError, Code
+from tests.harness.layers import ACL_NAME, access_list
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
 
@@ -28,6 +29,7 @@ class Ground:
             os.chown(self.source / path, 12, 34)
             (self.source / path).chmod(mode)
             os.utime(self.source / path, ns=(1, 1_000_000_007))
+        os.setxattr(self.source / "inner" / "file", ACL_NAME, access_list(56))
         self.there.mkdir()
 
     def entries(self) -> list[Entry]:
@@ -51,6 +53,7 @@ def test_all_of_it_comes_back_and_holes_take_no_room(ground: Ground) -> None:
     archive.unpack(ground.archive, ground.there)
     archive.compare(ground.there, ground.by_path())
     assert os.getxattr(ground.there / "inner" / "file", "user.kept") == b"yes"
+    assert os.getxattr(ground.there / "inner" / "file", ACL_NAME) == access_list(56)
     assert (ground.there / "hole").stat().st_blocks == 0
 
 

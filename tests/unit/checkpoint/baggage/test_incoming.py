@@ -212,6 +212,18 @@ def test_a_full_disk_and_a_broken_archive_are_told_apart(folders):
     with pytest.raises(AgentError) as caught:
         archive.pack(folders.source, found.entries, Path("/dev/full"), loosely=False)
     assert caught.value.code is Code.NO_SPACE
+    (folders.source / "large").write_bytes(os.urandom(1 << 20))
+    found = scan.look("/x", folders.source)
+    archive.pack(folders.source, found.entries, folders.images / "good", loosely=False)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folders.there)], check=True)
+    try:
+        for _ in range(2):  # written in part, then not at all
+            with pytest.raises(AgentError, match="there is no room for the workload's files") as caught:
+                archive.unpack(folders.images / "good", folders.there)
+            assert (caught.value.code, "--with" in caught.value.problem.hint) == (Code.NO_SPACE, True)
+            (folders.there / "filler").write_bytes(bytes(os.statvfs(folders.there).f_bavail * 4096))
+    finally:
+        subprocess.run(["umount", str(folders.there)], check=True)
 
 
 @pytest.mark.parametrize("gone", ["d", "other", ""])

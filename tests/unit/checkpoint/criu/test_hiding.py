@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,27 +129,32 @@ def descriptors(pid: int) -> list[str]:
     return [".", "..", *sorted((one.name for one in Path(f"/proc/{pid}/fd").iterdir()), key=int)]
 
 
+def all_but(pid: int, hidden: Collection[int]) -> list[int]:
+    """What is to be seen, then."""
+    return [int(name) for name in descriptors(pid)[2:] if int(name) not in hidden]
+
+
 @pytest.mark.parametrize("room", [1 << 15, 4096, 512])
 async def test_all_but_the_hidden_ones_are_seen(asker, hiding, other, room):
     """Also where the list takes several calls."""
     everything = descriptors(other)
     hidden = [int(name) for name in everything[3::3]]
-    hiding.hide({other: hidden, os.getpid(): [0, 1, 2]})
+    hiding.show({other: all_but(other, hidden), os.getpid(): [0, 1, 2]})
     said = await asker.list(f"/proc/{other}/fd", room)
     assert said["found"] == [name for name in everything if not name.isdigit() or int(name) not in hidden]
     assert said["error"] == 0
-    assert (said["calls"] > 1) == (room < len(everything) * 24)
+    assert (said["calls"] > 1) == (room < len(said["found"]) * 24)
 
 
 async def test_a_call_that_would_give_hidden_ones_alone_is_not_the_end(asker, hiding, other):
     everything = descriptors(other)
-    hiding.hide({other: [int(name) for name in everything[4:-1]]})
+    hiding.show({other: all_but(other, [int(name) for name in everything[4:-1]])})
     said = await asker.list(f"/proc/{other}/fd", 512)
     assert said["found"] == [*everything[:4], everything[-1]]
 
 
 async def test_where_all_are_hidden_the_list_is_empty(asker, hiding, other):
-    hiding.hide({other: [int(name) for name in descriptors(other)[2:]]})
+    hiding.show({other: []})
     assert (await asker.list(f"/proc/{other}/fd"))["found"] == [".", ".."]
 
 
@@ -158,7 +163,7 @@ async def test_it_waits_until_it_is_said_which(asker, hiding, other, wait_until)
     hearing = asyncio.create_task(asker.heard())
     await wait_until(lambda: hiding._waiting)
     assert not hearing.done()
-    hiding.hide({other: [0, 1]})
+    hiding.show({other: all_but(other, [0, 1])})
     assert (await hearing)["found"] == [name for name in descriptors(other) if name not in ("0", "1")]
     assert (await asker.list(f"/proc/{other}/fd"))["found"] == (
         [name for name in descriptors(other) if name not in ("0", "1")]
@@ -166,7 +171,7 @@ async def test_it_waits_until_it_is_said_which(asker, hiding, other, wait_until)
 
 
 async def test_of_a_process_of_which_nothing_is_hidden_everything_is_seen(asker, hiding, other):
-    hiding.hide({})
+    hiding.show({})
     assert (await asker.list(f"/proc/{other}/fd"))["found"] == descriptors(other)
 
 
@@ -177,7 +182,7 @@ async def test_its_own_descriptors_and_other_folders_are_answered_before_anythin
     for path in ("/proc/self/fd", f"/proc/{pid}/fd"):
         assert own < set((await asker.list(path))["found"])
     assert hiding._waiting is None
-    hiding.hide({pid: [0, 1, 2]})
+    hiding.show({pid: []})
     assert own < set((await asker.list("/proc/self/fd"))["found"])
     for path in (f"/proc/{other}/task", f"/proc/{other}/fdinfo", "/proc/sys"):
         assert sorted((await asker.list(path))["found"])[2:] == sorted(one.name for one in Path(path).iterdir())
@@ -188,7 +193,7 @@ async def test_a_process_that_has_gone_has_no_descriptors(asker, hiding):
         asker.say(f"/proc/{sleeper.pid}/fd", 512)
         assert (await asker_waits(hiding)) == sleeper.pid
         sleeper.kill()
-    hiding.hide({})
+    hiding.show({})
     said = await asker.heard()
     assert said["found"] == []
 
@@ -221,7 +226,7 @@ async def test_its_end_while_it_waits_is_noticed_and_what_is_said_then_is_for_no
     await asker_waits(hiding)
     asker.end()
     await wait_until(lambda: hiding._listener == -1)
-    hiding.hide({other: [0]})
+    hiding.show({other: all_but(other, [0])})
     assert caplog.messages == []
 
 

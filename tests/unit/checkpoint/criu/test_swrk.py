@@ -47,6 +47,7 @@ async def test_one_that_is_aborted_fails_its_request():
     [
         ("kill -9 $$", "CRIU ended without an answer: signal 9 (Killed) has ended it"),
         ("exit 7", "CRIU ended without an answer: its exit status is 7"),
+        ("cat <&3 >/dev/null & exit 7", "CRIU ended without an answer: its exit status is 7"),
         ("exec 3>&-; exec sleep 1000", "CRIU ended without an answer: it has closed its socket"),
     ],
 )

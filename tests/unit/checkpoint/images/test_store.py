@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -127,6 +128,16 @@ async def test_what_came_or_went_since_the_dump_is_not_sealed(store, folder, cha
         await store.seal(folder, KEY, dumped, pages)
     assert caught.value.code is Code.IMAGE_DAMAGED
     assert not (folder / manifest.NAME).exists()
+
+
+async def test_a_link_to_the_very_same_bytes_is_no_file(store, folder, tmp_path):
+    """What it leads to may be another file by the time that CRIU reads it."""
+    await seal(store, folder)
+    shutil.move(folder / "files.img", tmp_path / "elsewhere")
+    (folder / "files.img").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AgentError, match=r"files\.img, among the images, is no file") as caught:
+        stores.listing(folder)
+    assert caught.value.code is Code.IMAGE_DAMAGED
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path):

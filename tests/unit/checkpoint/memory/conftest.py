@@ -1,11 +1,13 @@
-"""A process with memory, standing still, for those that read another's."""
+"""A process with memory, standing still, for those that read another's; and a connection of a taker's to a giver."""
 
 from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from typing import IO
 
@@ -13,7 +15,9 @@ import pytest
 
 from checkpoint.core.areas import BLOCK_BYTES
 from checkpoint.core.pages import PAGE_BYTES
+from checkpoint.memory import channel, identity
 
+KEY = bytes(32)
 AREA = 20 << 20
 SMALL = 3 << 20
 
@@ -55,6 +59,28 @@ def sleeper():
             yield Sleeper(process.pid, large, small)
         finally:
             process.kill()
+
+
+@dataclass
+class Ends:
+    giver: ssl.SSLSocket
+    taker: ssl.SSLSocket
+
+
+@pytest.fixture
+def ends():
+    made: list[ssl.SSLSocket] = []
+    with channel.listen("127.0.0.1") as listener:
+        listener.settimeout(10)
+        secured = channel.context(identity.make(KEY), server=True)
+        thread = threading.Thread(target=lambda: made.append(channel.accept(listener, secured)))
+        thread.start()
+        port = listener.getsockname()[1]
+        taker = channel.connect("127.0.0.1", port, channel.context(identity.make(KEY), server=False))
+        thread.join(10)
+    with made[0], taker:
+        made[0].settimeout(10)
+        yield Ends(made[0], taker)
 
 
 def _line(file: IO[bytes] | None) -> bytes:

@@ -38,6 +38,7 @@ def meet(server_key: bytes, client_key: bytes | None) -> tuple[bytes, list[Excep
                     "127.0.0.1", port, channel.context(identity.make(client_key), server=False)
                 ) as sock:
                     assert sock.version() == "TLSv1.3"
+                    assert "AES_256_GCM" in sock.cipher()[0], "either end may know others"
                     sock.sendall(b"hello")
         except OSError:
             pass

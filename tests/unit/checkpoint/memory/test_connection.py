@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import threading
 import time
 
 import pytest
@@ -12,29 +10,17 @@ import pytest
 from checkpoint.core.errors import AgentError
 from checkpoint.core.pages import CHUNK_BYTES, PAGE_BYTES
 from checkpoint.core.pagewire import DONE, GET, REQUEST_BYTES, Answer, Request, decode_request, encode_answer
-from checkpoint.memory import channel, identity
 from checkpoint.memory.connection import Connection
 
 KEY = bytes(32)
 
 
 @pytest.fixture
-def ends():
-    """A connection of the taker's, and the giver's end of it."""
-    made: list[ssl.SSLSocket] = []
-    with channel.listen("127.0.0.1") as listener:
-        listener.settimeout(10)
-        secured = channel.context(identity.make(KEY), server=True)
-        thread = threading.Thread(target=lambda: made.append(channel.accept(listener, secured)))
-        thread.start()
-        port = listener.getsockname()[1]
-        sock = channel.connect("127.0.0.1", port, channel.context(identity.make(KEY), server=False))
-        thread.join(10)
+def connected(ends):
+    """A connection of the taker's, the giver's end of it, and where bytes are put."""
     body = bytearray(CHUNK_BYTES)
-    connection = Connection(sock, memoryview(body))
-    with made[0]:
-        made[0].settimeout(10)
-        yield connection, made[0], body
+    connection = Connection(ends.taker, memoryview(body))
+    yield connection, ends.giver, body
     connection.close()
 
 
@@ -47,8 +33,8 @@ def hear(connection: Connection) -> Answer:
     return answer
 
 
-def test_requests_go_out_whole(ends):
-    connection, giver, _ = ends
+def test_requests_go_out_whole(connected):
+    connection, giver, _ = connected
     wanted = [Request(GET, 5, 1, 9, 1 << 20, PAGE_BYTES), Request(DONE)]
     for one in wanted:
         connection.say(one)
@@ -59,8 +45,8 @@ def test_requests_go_out_whole(ends):
     assert [decode_request(raw[:REQUEST_BYTES]), decode_request(raw[REQUEST_BYTES:])] == wanted
 
 
-def test_an_answer_is_given_once_all_of_it_is_there(ends):
-    connection, giver, body = ends
+def test_an_answer_is_given_once_all_of_it_is_there(connected):
+    connection, giver, body = connected
     assert connection.hear() is None
     raw = encode_answer(Answer(1, 9, 2 * PAGE_BYTES, 0b10)) + b"x" * PAGE_BYTES
     giver.sendall(raw[:7])
@@ -74,15 +60,15 @@ def test_an_answer_is_given_once_all_of_it_is_there(ends):
     assert not connection.pending
 
 
-def test_nonsense_is_an_error(ends):
-    connection, giver, _ = ends
+def test_nonsense_is_an_error(connected):
+    connection, giver, _ = connected
     giver.sendall(encode_answer(Answer(1, 9, CHUNK_BYTES + PAGE_BYTES)))
     with pytest.raises(AgentError):
         hear(connection)
 
 
-def test_an_end_is_an_error(ends):
-    connection, giver, _ = ends
+def test_an_end_is_an_error(connected):
+    connection, giver, _ = connected
     giver.shutdown(socket.SHUT_WR)
     with pytest.raises(OSError, match=r"hung up|EOF|closed"):
         hear(connection)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 
 import pytest
 
 from checkpoint.core.pages import PAGE_BYTES
 from checkpoint.core.pagewire import GET, HURRY, NOW, REQUEST_BYTES, SAME, SOON, Request, encode_request
-from checkpoint.memory import channel, identity
 from checkpoint.memory.requests import Requests
-
-KEY = bytes(32)
 
 
 def get(number: int, kind: int = GET) -> Request:
@@ -25,28 +21,17 @@ def never() -> float:
 
 
 @pytest.fixture
-def ends():
+def asked(ends):
     """The taker's socket, and what the giver makes of its end."""
-    made: list[ssl.SSLSocket] = []
-    with channel.listen("127.0.0.1") as listener:
-        listener.settimeout(10)
-        secured = channel.context(identity.make(KEY), server=True)
-        thread = threading.Thread(target=lambda: made.append(channel.accept(listener, secured)))
-        thread.start()
-        port = listener.getsockname()[1]
-        taker = channel.connect("127.0.0.1", port, channel.context(identity.make(KEY), server=False))
-        thread.join(10)
-    with made[0], taker:
-        made[0].settimeout(10)
-        yield taker, Requests(made[0])
+    return ends.taker, Requests(ends.giver)
 
 
 def say(taker: ssl.SSLSocket, *some: Request) -> None:
     taker.sendall(b"".join(map(encode_request, some)))
 
 
-def test_what_somebody_waits_for_goes_first_and_what_lies_near_it_before_the_background(ends):
-    taker, requests = ends
+def test_what_somebody_waits_for_goes_first_and_what_lies_near_it_before_the_background(asked):
+    taker, requests = asked
     say(taker, get(1), get(2, SOON), get(3, NOW), get(4), get(5, SOON), get(6, NOW))
     expected = [get(3, NOW), get(6, NOW), get(2, SOON), get(5, SOON), get(1), get(4)]
     assert [requests.next(never) for _ in range(5)] == expected[:5]
@@ -57,8 +42,8 @@ def test_what_somebody_waits_for_goes_first_and_what_lies_near_it_before_the_bac
 
 
 @pytest.mark.parametrize("kind", [GET, SOON])
-def test_what_was_asked_for_before_somebody_waited_is_hurried_and_answered_once(ends, kind):
-    taker, requests = ends
+def test_what_was_asked_for_before_somebody_waited_is_hurried_and_answered_once(asked, kind):
+    taker, requests = asked
     say(taker, get(1), get(2, kind), get(2, HURRY), get(3))
     assert [requests.next(never) for _ in range(3)] == [get(2, NOW), get(1), get(3)]
     assert not requests.waiting
@@ -66,15 +51,15 @@ def test_what_was_asked_for_before_somebody_waited_is_hurried_and_answered_once(
     assert requests.next(never) == get(4)
 
 
-def test_nothing_goes_before_what_is_no_request_for_pages(ends):
+def test_nothing_goes_before_what_is_no_request_for_pages(asked):
     """What is sent ahead has to have come before anything else."""
-    taker, requests = ends
+    taker, requests = asked
     say(taker, Request(SAME), get(1, NOW))
     assert [requests.next(never) for _ in range(2)] == [Request(SAME), get(1, NOW)]
 
 
-def test_who_waits_does_not_wait_for_the_limit_of_the_background(ends):
-    taker, requests = ends
+def test_who_waits_does_not_wait_for_the_limit_of_the_background(asked):
+    taker, requests = asked
     say(taker, get(1))
     answered: list[tuple[Request | None, float]] = []
     began = time.monotonic()
@@ -91,8 +76,8 @@ def test_who_waits_does_not_wait_for_the_limit_of_the_background(ends):
     assert answered[0][1] < 1.5 < 2 <= answered[1][1]
 
 
-def test_it_ends_with_the_connection_and_in_the_middle_of_a_request_with_an_error(ends):
-    taker, requests = ends
+def test_it_ends_with_the_connection_and_in_the_middle_of_a_request_with_an_error(asked):
+    taker, requests = asked
     taker.sendall(encode_request(get(1))[: REQUEST_BYTES - 1])
     taker.shutdown(1)
     with pytest.raises(OSError, match=r"cut off|EOF"):

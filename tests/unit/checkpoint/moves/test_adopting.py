@@ -21,6 +21,8 @@ from checkpoint.kernel import Kernel
 from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
+from checkpoint.processes import procfs
+from checkpoint.processes.openfiles import OpenFiles
 from checkpoint.processes.tree import Tree, hold_all
 from checkpoint.sockets import adoption, legs, live
 from proxy.api import PairedLeg
@@ -84,7 +86,7 @@ async def see_everything(descriptors: Mapping[int, Collection[int]]) -> bool:
 
 
 class Scene:
-    def __init__(self, folder: Path, socket_path: Path) -> None:
+    def __init__(self, folder: Path, socket_path: Path, open_files: OpenFiles) -> None:
         folder.mkdir()
         self.folder = folder
         self.dump = Dump(folder)
@@ -93,8 +95,9 @@ class Scene:
         self.tasks: list[asyncio.Task[object]] = []
         self.lost: list[bool] = []
         around = Surroundings(
-            Kernel(), None, made_images.MESSAGES, None, str(socket_path), lambda: None, self._spawn, print
-        )
+            Kernel(), None, made_images.MESSAGES, None, str(socket_path), lambda: None, self._spawn, print,
+            open_files=open_files,
+        )  # fmt: skip
         self.foreseen = Foreseen(around, "m")
         self.adopting = Adopting(around, "m", folder, KEY, lambda: self.lost.append(True), self.foreseen)
 
@@ -126,10 +129,10 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, open_files: OpenFiles, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(adoption, "CHUNK", 1)
     monkeypatch.setattr(adoption, "AHEAD", 1)
-    made = Scene(tmp_path / "images", tmp_path / "adopt.sock")
+    made = Scene(tmp_path / "images", tmp_path / "adopt.sock", open_files)
     yield made
     await made.close()
 
@@ -246,12 +249,12 @@ async def test_what_is_still_looked_at_when_a_dump_was_in_vain_is_forgotten_too(
     await scene.foresee()
     told = asyncio.Event()
 
-    async def hide(_: Mapping[int, Collection[int]]) -> bool:
+    async def show(_: Mapping[int, Collection[int]]) -> bool:
         await told.wait()
         return True
 
     scene.adopting.watch()
-    looking = asyncio.create_task(scene.adopting.look(scene.tree, hide))
+    looking = asyncio.create_task(scene.adopting.look(scene.tree, show))
     again = asyncio.create_task(scene.adopting.again())
     assert (await asyncio.wait({again}, timeout=0.2))[0] == set()
     told.set()
@@ -298,16 +301,19 @@ async def test_what_criu_is_not_shown_goes_without_an_image_and_is_added_to_the_
     for peer, said in zip(scene.dump.peers, (b"abc", b""), strict=True):
         peer.sendall(said)
     assert scene.dump.ends[0].recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"abc"
-    hidden: dict[int, Collection[int]] = {}
+    shown: dict[int, Collection[int]] = {}
 
-    async def hide(descriptors: Mapping[int, Collection[int]]) -> bool:
-        hidden.update(descriptors)
+    async def show(descriptors: Mapping[int, Collection[int]]) -> bool:
+        shown.update(descriptors)
         return True
 
     scene.adopting.watch()
-    assert [one.fd for one in await scene.adopting.look(scene.tree, hide)] == []
+    assert [one.fd for one in await scene.adopting.look(scene.tree, show)] == []
     numbers = {one.fileno() for one in scene.dump.ends}
-    assert {pid: set(some) for pid, some in hidden.items()} == {scene.dump.child.pid: numbers}
+    pid = scene.dump.child.pid
+    assert {one: set(some) for one, some in shown.items()} == {
+        pid: set(map(int, procfs.names(f"/proc/{pid}/fd"))) - numbers
+    }
     scene.dump.finish(hidden=True)
     adopted = await scene.adopting.finish()
     assert (adopted.flows, adopted.listeners, bytes(adopted.legs)) == (2, 1, b"[]")
@@ -339,10 +345,10 @@ async def test_one_message_has_so_much_unread_and_no_more(scene, monkeypatch):
         peer.sendall(b"abc")
         end.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL)
 
-    async def hide(_: Mapping[int, Collection[int]]) -> bool:
+    async def show(_: Mapping[int, Collection[int]]) -> bool:
         return True
 
-    await scene.adopting.look(scene.tree, hide)
+    await scene.adopting.look(scene.tree, show)
     scene.dump.finish(hidden=True)
     assert (await scene.adopting.finish()).flows == 2
     taken = [one["sockets"] for one in scene.adopter.requests if one["op"] == "take"]
@@ -365,12 +371,12 @@ def test_as_much_unread_as_there_may_be_fits_the_answers():
 async def test_what_criu_sees_after_all_goes_by_its_image_under_the_number_it_has(scene):
     flows = await scene.foresee()
 
-    async def hide(descriptors: Mapping[int, Collection[int]]) -> bool:
+    async def show(descriptors: Mapping[int, Collection[int]]) -> bool:
         assert descriptors
         return False
 
     scene.adopting.watch()
-    await scene.adopting.look(scene.tree, hide)
+    await scene.adopting.look(scene.tree, show)
     for end in scene.dump.ends:
         scene.dump.image(end)
     scene.dump.finish()

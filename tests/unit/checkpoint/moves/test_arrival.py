@@ -24,7 +24,7 @@ HERE = Machine("4.2.1", "6.12", "x86_64", [])
 
 @pytest.fixture
 async def arrival(tmp_path):
-    made = Arrival("m", tmp_path / "own", tmp_path / "beside", HERE)
+    made = Arrival("m", tmp_path / "own", tmp_path / "beside", HERE, Kernel())
     yield made
     await made.close()
     assert not (tmp_path / "beside").exists()

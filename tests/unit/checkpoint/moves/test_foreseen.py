@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.api import Connections, Socket
+from checkpoint.api import Changed, Connections, Socket
 from checkpoint.core import pairs
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import added
@@ -23,9 +23,11 @@ from checkpoint.kernel import Kernel
 from checkpoint.moves import foreseen as module
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes import lending, tree
-from checkpoint.processes.tree import hold_all
-from checkpoint.sockets import legs, live
+from checkpoint.processes import lending, procfs, tree
+from checkpoint.processes.openfiles import OpenFiles
+from checkpoint.processes.tree import Tree, hold_all
+from checkpoint.sockets import duplicates, inventory, legs, live
+from checkpoint.sockets.adopt import PairedSocket
 from checkpoint.sockets.duplicates import OpenSockets
 from tests.harness import made_images, standing
 from tests.harness.adopter import Adopter
@@ -45,7 +47,7 @@ def ino(sock: socket.socket) -> int:
 class Scene:
     """A child with a listener, connections to it and an epoll that watches them, which are ours as well."""
 
-    def __init__(self, path: Path, kernel: Kernel | None = None) -> None:
+    def __init__(self, path: Path, files: OpenFiles, kernel: Kernel | None = None) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.peers = [socket.create_connection(self.listener.getsockname()) for _ in range(COUNT)]
         self.ends = [self.listener.accept()[0] for _ in self.peers]
@@ -53,10 +55,13 @@ class Scene:
         self.child.tell(f"ends = [socket.socket(fileno=number) for number in {[one.fileno() for one in self.ends]}]")
         self.child.tell("epoll = select.epoll(); [epoll.register(one, select.EPOLLIN) for one in ends]")
         self.adopter = Adopter(path)
+        self.files = files
         around = Surroundings(
-            kernel or Kernel(), None, made_images.MESSAGES, None, str(path), lambda: None, asyncio.create_task, print
-        )
+            kernel or Kernel(), None, made_images.MESSAGES, None, str(path), lambda: None, asyncio.create_task, print,
+            open_files=self.files,
+        )  # fmt: skip
         self.foreseen = Foreseen(around, "m")
+        self.held = Tree()
         self.sockets: OpenSockets | None = None
         self.said = Connections(b"[]", [])
 
@@ -74,16 +79,37 @@ class Scene:
         """Which of the connections CRIU need not see, by their place in `ends`."""
         if self.sockets is not None:
             self.sockets.close()
-        held = hold_all(Kernel(), self.child.pids)
-        self.sockets = OpenSockets(Kernel(), held, self.foreseen.families)
-        held.close()
-        self.foreseen.choose(self.sockets, but)
+        self.held.close()
+        self.held = held = hold_all(Kernel(), self.child.pids)
+        said = inventory.asked(self.files, held)
+        if said is not None:
+            self.sockets, unread = OpenSockets(Kernel(), held, said), said.unread()
+        else:
+            said, self.sockets = duplicates.looked_for(Kernel(), held, self.foreseen.families)
+            unread = live.unread({ino: self.sockets.of(ino).sock for ino in said.connections})
+        self.foreseen.choose(said, unread, but)
         self.foreseen.describe()
         places = {ino(one): number for number, one in enumerate(self.ends)}
         return {places[one] for one in self.foreseen.chosen}
 
+    @property
+    def hidden(self) -> dict[int, set[int]]:
+        """The descriptors of each process that CRIU is not shown."""
+        there = {pid: set(map(int, procfs.names(f"/proc/{pid}/fd"))) for pid in self.foreseen.shown}
+        assert all(set(some) < there[pid] for pid, some in self.foreseen.shown.items())
+        return {pid: there[pid].difference(some) for pid, some in self.foreseen.shown.items()}
+
+    def given(self, end: socket.socket) -> PairedSocket:
+        assert self.sockets is not None
+        return self.foreseen.given(ino(end), self.sockets.of(ino(end)).sock)
+
+    def compare(self) -> list[Changed]:
+        assert self.sockets is not None
+        return self.foreseen.compare(self.sockets)
+
     def close(self) -> None:
         self.foreseen.close()
+        self.held.close()
         if self.sockets is not None:
             self.sockets.close()
         self.child.close()
@@ -92,9 +118,14 @@ class Scene:
             one.close()
 
 
+@pytest.fixture(params=[True, False], ids=["the kernel is asked", "one by one"])
+def files(request: pytest.FixtureRequest, open_files: OpenFiles, unasked: OpenFiles) -> OpenFiles:
+    return open_files if request.param else unasked
+
+
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    made = Scene(tmp_path / "adopt.sock")
+async def scene(tmp_path: Path, files: OpenFiles) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path / "adopt.sock", files)
     yield made
     made.close()
 
@@ -204,9 +235,9 @@ class Closing(Kernel):
         return super().has_filter(sock)
 
 
-async def test_one_that_is_closed_just_then_is_passed_over(tmp_path: Path):
+async def test_one_that_is_closed_just_then_is_passed_over(tmp_path: Path, unasked: OpenFiles):
     kernel = Closing()
-    scene = Scene(tmp_path / "adopt.sock", kernel)
+    scene = Scene(tmp_path / "adopt.sock", unasked, kernel)
     try:
         kernel.close = lambda: scene.child.tell("[one.close() for one in ends[:2]]")
         assert len(await scene.look()) == COUNT - 2
@@ -243,10 +274,10 @@ async def test_those_that_stand_are_hidden_with_the_epoll_that_watches_them(scen
     assert set(scene.foreseen.families.values()) == {socket.AF_INET}
     assert scene.choose() == set(range(COUNT))
     numbers = [*(one.fileno() for one in scene.ends), scene.child.fd["epoll"]]
-    assert {pid: sorted(some) for pid, some in scene.foreseen.hidden.items()} == {scene.child.pid: sorted(numbers)}
+    assert scene.hidden == {scene.child.pid: set(numbers)}
     assert set(left(scene)) == {leg.flow for leg in legs.numbers_of(scene.said.legs)}
     for end in scene.ends:
-        given = scene.foreseen.given(ino(end))
+        given = scene.given(end)
         assert (given.flow, given.unread) == (scene.foreseen.number_of(ino(end)), 0)
         assert ino(given.sock) == ino(end)
         assert scene.foreseen.held(ino(end)).socket.peer == end.getpeername()
@@ -268,7 +299,7 @@ async def test_of_none_that_stands_none_is_chosen(scene: Scene):
     scene.foreseen.stand([])
     assert not scene.foreseen.is_any
     assert scene.choose() == set()
-    assert scene.foreseen.hidden == {}
+    assert scene.hidden == {}
 
 
 async def test_what_either_end_has_shut_down_since_is_not_chosen(scene: Scene):
@@ -299,7 +330,7 @@ async def test_one_with_too_much_unread_is_not_chosen(scene: Scene):
         scene.peers[number].sendall(bytes(size))
         unread_is(scene.ends[number], size)
     assert scene.choose() == {0, 2, 3}
-    assert [scene.foreseen.given(ino(scene.ends[one])).unread for one in (0, 2, 3)] == [pairs.UNREAD_BYTES, 5, 0]
+    assert [scene.given(scene.ends[one]).unread for one in (0, 2, 3)] == [pairs.UNREAD_BYTES, 5, 0]
 
 
 async def test_all_of_them_together_may_have_so_much_unread(scene: Scene, monkeypatch):
@@ -324,7 +355,7 @@ async def test_a_number_that_is_anothers_since_leads_to_no_old_connection(scene:
         scene.child.tell("os.dup2(later.fileno(), ends[0].fileno())")
         with server.accept()[0]:
             assert scene.choose() == {1, 2, 3}
-    assert number not in scene.foreseen.hidden[scene.child.pid]
+    assert number not in scene.hidden[scene.child.pid]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +373,7 @@ async def test_where_the_numbers_are_odd_criu_sees_everything(scene: Scene, what
     assert len(scene.choose()) == COUNT
     scene.child.tell(what)
     assert scene.choose() == set()
-    assert scene.foreseen.hidden == {}
+    assert scene.hidden == {}
 
 
 async def test_an_odd_epoll_has_criu_see_everything(scene: Scene):
@@ -350,7 +381,7 @@ async def test_an_odd_epoll_has_criu_see_everything(scene: Scene):
     assert len(scene.choose()) == COUNT
     scene.child.tell("copy = ends[0].dup(); number = ends[0].fileno(); ends[0].close(); os.dup2(0, number)")
     assert scene.choose() == set()
-    assert scene.foreseen.hidden == {}
+    assert scene.hidden == {}
     assert list(scene.foreseen.opened()) == []
     assert scene.foreseen.left is None
 
@@ -468,17 +499,17 @@ async def test_nothing_has_changed_of_what_nobody_has_touched(scene: Scene):
     scene.peers[2].shutdown(socket.SHUT_WR)
     await until(7, scene.ends[1])  # TCP_CLOSE
     await until(8, scene.ends[2])  # TCP_CLOSE_WAIT
-    assert scene.foreseen.compare() == []
+    assert scene.compare() == []
 
 
 async def test_what_has_changed_is_said(scene: Scene):
     await scene.stand()
-    assert len(scene.choose()) == COUNT
     scene.ends[0].setsockopt(TCP, socket.TCP_NODELAY, 1)
     scene.ends[1].setblocking(False)
     scene.ends[2].setsockopt(SOL_SOCKET, socket.SO_RCVBUF, 20_000)  # means nothing any more
+    assert len(scene.choose()) == COUNT
     flow = [scene.foreseen.number_of(ino(end)) for end in scene.ends]
-    first, second = sorted(scene.foreseen.compare(), key=lambda one: flow.index(one.flow))
+    first, second = sorted(scene.compare(), key=lambda one: flow.index(one.flow))
     assert (first.flow, first.options, first.flags) == (flow[0], [NODELAY], None)
     assert (second.flow, second.options) == (flow[1], [])
     assert second.flags == os.O_RDWR | os.O_NONBLOCK
@@ -505,7 +536,7 @@ async def test_what_would_be_lost_is_an_error_in_words(scene: Scene, change: Cal
     change(scene)
     assert 1 in scene.choose()
     with pytest.raises(AgentError, match=words) as caught:
-        scene.foreseen.compare()
+        scene.compare()
     assert caught.value.code is Code.CONNECTION_STATE
 
 
@@ -513,7 +544,7 @@ async def test_what_is_forgotten_criu_sees(scene: Scene):
     await scene.stand()
     scene.choose()
     scene.foreseen.forget()
-    assert scene.foreseen.chosen == scene.foreseen.hidden == {}
+    assert scene.foreseen.chosen == scene.hidden == {}
     assert scene.foreseen.left is None
-    assert list(scene.foreseen.opened()) == scene.foreseen.compare() == []
+    assert list(scene.foreseen.opened()) == scene.compare() == []
     assert all(map(scene.foreseen.number_of, map(ino, scene.ends)))

@@ -16,7 +16,8 @@ from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
 from checkpoint.moves.dumping import DUMP_TRIES
-from checkpoint.processes.tree import Tree, hold, hold_all, is_stopped, send, until_stopped
+from checkpoint.processes.stopping import until_stopped
+from checkpoint.processes.tree import Tree, hold, hold_all, is_stopped, send
 from checkpoint.sockets.duplicates import sockets_of
 from tests.unit.checkpoint.moves.conftest import Helper, Scripted, queue_moved
 

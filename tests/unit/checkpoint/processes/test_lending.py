@@ -120,6 +120,12 @@ def lend(pid: int) -> None:
         borrowed.write(borrowed.room, bytes(range(256)) * (ROOM // 256))
 
 
+def lend_without_a_trace(pid: int) -> None:
+    before = account(pid)
+    lend(pid)
+    assert account(pid) == before
+
+
 @pytest.mark.parametrize(
     ("body", "end", "ending"),
     [
@@ -136,9 +142,7 @@ def test_who_waits_waits_on(start: Start, body: str, end: Callable[[Child], None
     child = start(body)
     until(lambda: waits(child))
     with standing_still(child.pid):
-        before = account(child.pid)
-        lend(child.pid)
-        assert account(child.pid) == before
+        lend_without_a_trace(child.pid)
     end(child)
     assert said(child) == ending
 
@@ -149,10 +153,8 @@ def test_who_computes_computes_on(start: Start):
     began = computed(child)
     until(lambda: computed(child) > began + 1_000_000)
     with standing_still(child.pid):
-        before = account(child.pid)
-        assert str(before[f"{child.pid} waits in"]).startswith("-1 ")
-        lend(child.pid)
-        assert account(child.pid) == before
+        assert str(account(child.pid)[f"{child.pid} waits in"]).startswith("-1 ")
+        lend_without_a_trace(child.pid)
     os.kill(child.pid, signal.SIGUSR1)
     assert said(child) == "{499500} signalled"
 
@@ -178,10 +180,8 @@ def test_signals_that_came_while_it_was_stopped_wait_for_it(start: Start, body: 
     with standing_still(child.pid):
         for _ in range(2):
             os.kill(child.pid, signal.SIGUSR1)
-        before = account(child.pid)
-        assert int(str(before[f"{child.pid} ShdPnd"]), 16) >> (signal.SIGUSR1 - 1) & 1
-        lend(child.pid)
-        assert account(child.pid) == before
+        assert int(str(account(child.pid)[f"{child.pid} ShdPnd"]), 16) >> (signal.SIGUSR1 - 1) & 1
+        lend_without_a_trace(child.pid)
     write(child)
     assert said(child) == ending
 
@@ -210,9 +210,7 @@ def test_what_it_does_with_the_signal_of_debuggers_is_its_own(start: Start, trap
     child = start(f"{trap}\n{READ}")
     until(lambda: waits(child))
     with standing_still(child.pid):
-        before = account(child.pid)
-        lend(child.pid)
-        assert account(child.pid) == before
+        lend_without_a_trace(child.pid)
     write(child)
     assert said(child) == "4 0 b'more'"
 

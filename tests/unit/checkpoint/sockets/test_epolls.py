@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from checkpoint.core.descriptors import Epoll, Place
+from checkpoint.core.descriptors import Epoll
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import hold_all
-from checkpoint.sockets import epolls
-from checkpoint.sockets.duplicates import OpenSockets
+from checkpoint.sockets import duplicates, epolls
 from checkpoint.sockets.epolls import OddError, Watching
 from tests.harness.told_child import ToldChild
 
@@ -31,11 +30,11 @@ class Child(ToldChild):
     def watched(self, *names: str, watching: Watching | None = None) -> list[Epoll]:
         """The epolls that watch these sockets."""
         tree = hold_all(Kernel(), self.pids)
-        opened = OpenSockets(Kernel(), tree)
+        inventory, opened = duplicates.looked_for(Kernel(), tree)
         try:
-            inodes: Mapping[Place, int] = {place: ino for ino, one in opened.by_ino.items() for place in one.places}
+            inodes = {place: ino for ino, places in inventory.connections.items() for place in places}
             wanted = {self.ino(name) for name in names}
-            return (watching or Watching()).watching(Kernel(), opened.epolls, inodes, wanted)
+            return (watching or Watching()).watching(Kernel(), inventory.epolls, inodes, wanted)
         finally:
             opened.close()
             tree.close()

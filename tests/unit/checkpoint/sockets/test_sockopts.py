@@ -11,8 +11,7 @@ import pytest
 from checkpoint.core.sockopts import SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import hold_all
-from checkpoint.sockets import sockopts
-from checkpoint.sockets.duplicates import OpenSockets
+from checkpoint.sockets import duplicates, sockopts
 
 
 @pytest.fixture
@@ -28,9 +27,9 @@ def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4321)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
         one.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0x28)
-        opened = OpenSockets(Kernel(), this_process)
+        inventory, opened = duplicates.looked_for(Kernel(), this_process)
         try:
-            everything = sockopts.read(opened.by_ino.values())
+            everything = sockopts.read(map(opened.of, inventory.connections))
         finally:
             opened.close()
         (found,) = [each for each in everything if each.fd == one.fileno()]
@@ -49,10 +48,12 @@ def test_what_is_read_from_one_socket_is_set_on_another(this_process, family):
 def test_the_owner_is_carried_where_it_is_another(this_process):
     with socket.socket() as one, socket.socket() as other:
         os.fchown(one.fileno(), 1234, 5678)
-        opened = OpenSockets(Kernel(), this_process)
+        inventory, opened = duplicates.looked_for(Kernel(), this_process)
         try:
             (found,) = [
-                each for each in sockopts.read(opened.by_ino.values()) if each.fd in (one.fileno(), other.fileno())
+                each
+                for each in sockopts.read(map(opened.of, inventory.connections))
+                if each.fd in (one.fileno(), other.fileno())
             ]
         finally:
             opened.close()
@@ -97,10 +98,10 @@ def test_clamps_and_segment_sizes_of_listeners_and_of_connections(this_process):
             socket.create_connection(plain.getsockname()) as other,
             listener.accept()[0] as accepted,
         ):
-            opened = OpenSockets(Kernel(), this_process)
+            inventory, opened = duplicates.looked_for(Kernel(), this_process)
             try:
                 found = {one.fd: {name: value for name, _, _, value in one.options}
-                         for one in sockopts.read(opened.by_ino.values())}  # fmt: skip
+                         for one in sockopts.read(map(opened.of, inventory.connections))}  # fmt: skip
             finally:
                 opened.close()
             number = {one: found.get(one.fileno()) for one in (listener, accepted, plain, client, other)}

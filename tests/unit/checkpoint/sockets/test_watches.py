@@ -7,7 +7,7 @@ import itertools
 import os
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import pytest
 
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
-from checkpoint.sockets import epolls, watches
-from checkpoint.sockets.watches import Target, Watch
+from checkpoint.sockets import epolls
+from checkpoint.sockets.watches import Target, Watches
 
 KERNEL = Kernel()
 IN, OUT, ONE_SHOT, EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLONESHOT, 1 << 31
@@ -63,6 +63,19 @@ def table() -> dict[str, tuple[str, str]]:
     return found
 
 
+Asked = tuple[int, Sequence[Target]]
+"""An epoll of ours, and what it is to watch."""
+
+
+def begin(*asked: Asked, guessed: Callable[[Target], int] = lambda one: one.number) -> None:
+    watches = Watches(KERNEL)
+    try:
+        watches.place({one.fd: guessed(one) for _, targets in asked for one in targets})
+        watches.begin([((os.getpid(), epoll), targets) for epoll, targets in asked])
+    finally:
+        watches.close()
+
+
 def test_each_is_watched_as_it_is_asked_for(made: ExitStack):
     """Whatever happens of it the epoll says with its data, as often as was asked."""
     level, edge, once = ends(made, 3)
@@ -72,13 +85,18 @@ def test_each_is_watched_as_it_is_asked_for(made: ExitStack):
         Target(edge, FAR + 1, IN | EDGE, 1),
         Target(once, FAR + 2, IN | ONE_SHOT, 2),
     ]
-    watches.begin(KERNEL, [Watch(epoll.fileno(), targets)])
+    begin((epoll.fileno(), targets))
     assert watched(epoll.fileno()) == wanted(targets)
     assert dict(epoll.poll(0)) == {DATA_SHOWN: IN | OUT, 1: IN, 2: IN}
     assert dict(epoll.poll(0)) == {DATA_SHOWN: IN | OUT}
 
 
-def test_numbers_may_be_those_of_ours_in_every_order(made: ExitStack):
+@pytest.mark.parametrize(
+    "guessed",
+    [lambda one: one.number, lambda one: one.fd, lambda one: FAR + 7, lambda one: one.number + 1, lambda one: 1 << 30],
+    ids=["right", "as they are", "all the same", "wrong", "too high"],
+)
+def test_numbers_may_be_those_of_ours_in_every_order(made: ExitStack, guessed: Callable[[Target], int]):
     """Of others that are to be watched, of epolls, and of what has nothing to do with it; and one socket may be watched
     by two epolls, and by one, under several."""
     sockets, stranger = ends(made, 3), made.enter_context(socket.socket()).fileno()
@@ -91,16 +109,16 @@ def test_numbers_may_be_those_of_ours_in_every_order(made: ExitStack):
         one = [Target(*each, IN, 1) for each in zip(sockets, some, strict=True)]
         other = [Target(*each, OUT, 2) for each in zip(sockets, (some[1], FAR, some[0]), strict=True)]
         other.append(Target(sockets[0], some[2], IN, 3))
-        asked = [Watch(numbers[-2], one), Watch(numbers[-1], other)]
-        watches.begin(KERNEL, asked)
-        assert [watched(each.epoll) for each in asked] == [wanted(each.targets) for each in asked]
+        asked = [(numbers[-2], one), (numbers[-1], other)]
+        begin(*asked, guessed=guessed)
+        assert [watched(epoll) for epoll, _ in asked] == [wanted(targets) for _, targets in asked]
     assert table() == before
 
 
 def test_nothing_is_watched_where_nothing_is_wanted(made: ExitStack):
     epoll = made.enter_context(select.epoll()).fileno()
-    watches.begin(KERNEL, [])
-    watches.begin(KERNEL, [Watch(epoll, [])])
+    begin()
+    begin((epoll, []))
     assert watched(epoll) == []
 
 
@@ -111,13 +129,44 @@ def test_what_cannot_be_watched_is_an_error(made: ExitStack, wrong: int):
     epoll, file = made.enter_context(select.epoll()).fileno(), os.open("/dev/null", os.O_RDONLY)
     made.callback(os.close, file)
     asked = {
-        errno.EEXIST: Watch(epoll, [Target(one, FAR, IN, 1), Target(one, FAR, IN, 2)]),
-        errno.EPERM: Watch(epoll, [Target(one, FAR, IN, 1), Target(file, FAR + 1, IN, 2)]),
-        errno.EINVAL: Watch(other, [Target(one, FAR, IN, 1)]),
-        errno.EBADF: Watch(epoll, [Target(GONE, FAR, IN, 1)]),
+        errno.EEXIST: (epoll, [Target(one, FAR, IN, 1), Target(one, FAR, IN, 2)]),
+        errno.EPERM: (epoll, [Target(one, FAR, IN, 1), Target(file, FAR + 1, IN, 2)]),
+        errno.EINVAL: (other, [Target(one, FAR, IN, 1)]),
+        errno.EBADF: (epoll, [Target(GONE, FAR, IN, 1)]),
     }
     before = table()
     with pytest.raises(OSError, match=os.strerror(wrong)) as caught:
-        watches.begin(KERNEL, [asked[wrong]])
+        begin(asked[wrong])
     assert caught.value.errno == wrong
     assert table() == before
+
+
+def test_what_is_ours_may_be_closed_while_they_wait(made: ExitStack):
+    """Nobody else has a duplicate of it then, or the other end would wait for ever; what is wanted stays."""
+    (one,) = ends(made, 1)
+    epoll = made.enter_context(select.epoll()).fileno()
+    ours, theirs = socket.socketpair()
+    watches, target = Watches(KERNEL), Target(one, FAR, IN, DATA)
+    watches.place({one: FAR})
+    try:
+        ours.close()
+        theirs.settimeout(5)
+        assert theirs.recv(1) == b""
+        watches.begin([((os.getpid(), epoll), [target])])
+        assert watched(epoll) == wanted([target])
+    finally:
+        watches.close()
+        theirs.close()
+
+
+def test_what_is_placed_is_held_until_it_is_closed():
+    one, other = socket.socketpair()
+    watches = Watches(KERNEL)
+    watches.place({one.fileno(): FAR})
+    one.close()
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv(1)
+    watches.close()
+    assert other.recv(1) == b""
+    other.close()

@@ -69,6 +69,7 @@ def test_an_archive_without_images(tmp_path, capsys):
     asyncio.run(images.list_images(place, as_json=True))
     asyncio.run(images.collect_images(place, dry_run=True))
     asyncio.run(images.make_key(tmp_path / "key"))
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert out.startswith("[]\n")
+    assert err == "no image is past its time, and none was left half stored\n"
     assert (tmp_path / "key").read_bytes().hex() not in out

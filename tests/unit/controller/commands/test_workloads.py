@@ -88,7 +88,9 @@ async def test_a_check_says_what_would_stand_in_the_way_by_its_exit_status(capsy
         status = await workloads.check_workload(home, "w", None, as_json=True)
     view = json.loads(capsys.readouterr().out)
     assert status == (EXIT_REFUSED if problems else 0)
-    assert (view["connections"], view["links"]) == (3, "cleartext")
+    assert (view["connections"], view["links"], view["memory_bytes"]) == (3, "cleartext", 5 << 20)
+    assert view["memory"]["way"] == "stop-and-copy"
+    assert 0 < view["memory"]["freeze_seconds"] < view["memory"]["total_seconds"]
     assert view["warnings"] == []
     assert [one["code"] for one in view["problems"]] == [one.code for one in problems]
 

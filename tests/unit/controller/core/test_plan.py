@@ -1,8 +1,9 @@
 """The plan: what is carried over from what the agents said, and every obstacle by its name."""
 
+import msgspec
 import pytest
 
-from checkpoint.api import Inspection, Problem, Room, Workload
+from checkpoint.api import Inspection, Problem, ReserveRoom, Room, Workload
 from controller.core.choose import Choice
 from controller.core.errors import Refused
 from controller.core.plan import (
@@ -13,6 +14,7 @@ from controller.core.plan import (
     links_that_fit,
     make_plan,
     refuse_what_cannot_move,
+    room_to_reserve,
     spare_links,
     too_few_descriptors,
     too_little_room_for_images,
@@ -110,6 +112,23 @@ def test_room_for_images_is_needed_for_what_goes_by_them(way, direct, needed):
     (found,) = too_little_room_for_images("b", wanted, room(image_bytes=needed * MIB - 1), way, direct=direct)
     words = f"pod b has too little room for images: {needed}.0 MiB needed, {needed}.0 MiB there"
     assert (found.code, found.message) == ("no-room", words)
+
+
+@pytest.mark.parametrize(
+    ("way", "reserved"),
+    [
+        (Choice("stop-and-copy", 1, 1), ReserveRoom(256 * MIB, 320 * MIB)),
+        (Choice("stop-and-copy", 1, 1, straight=True), ReserveRoom(48 * MIB, 320 * MIB)),
+        (Choice("stop-and-copy", 1, 1, straight=True, early_limit_bytes=GIB), ReserveRoom(48 * MIB, 576 * MIB)),
+        (Choice("post-copy", 1, 1, early_limit_bytes=GIB), ReserveRoom(48 * MIB, 320 * MIB)),
+        (Choice("pre-copy", 1, 1), None),
+    ],
+)
+def test_room_is_kept_for_what_goes_by_the_images_beside_the_copy_s_own_memory(way, reserved):
+    found = make_plan(A, B, inspection(memory_bytes=256 * MIB, shared_bytes=48 * MIB), room())
+    assert room_to_reserve(msgspec.structs.replace(found, memory=way)) == reserved
+    little = msgspec.structs.replace(found, memory=way, memory_bytes=31 * MIB, shared_bytes=31 * MIB)
+    assert room_to_reserve(little) is None
 
 
 def test_the_agents_own_problems_come_first_and_the_rest_is_counted():

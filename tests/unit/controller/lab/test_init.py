@@ -15,6 +15,7 @@ import pytest
 
 from controller.lab import init
 from controller.lab.init import LONGEST_PAUSE_SECONDS, STEADY_SECONDS, Sidecar, next_wait_seconds
+from tests.harness.standing import until
 
 
 @pytest.fixture
@@ -65,7 +66,8 @@ def test_a_sidecar_has_no_descriptor_but_the_standard_three(pod, tmp_path):
     wait_for(tmp_path / "agent.log", "on")
     assert not pod.has_lock
     (agent,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert sorted(path.name for path in Path(f"/proc/{agent}/fd").iterdir()) == ["0", "1", "2"]
+    until(lambda: Path(f"/proc/{agent}/comm").read_text() == "sleep\n")
+    until(lambda: sorted(path.name for path in Path(f"/proc/{agent}/fd").iterdir()) == ["0", "1", "2"])
     os.kill(pid, 15)
     assert gone(pid)
 

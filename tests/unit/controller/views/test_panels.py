@@ -16,6 +16,7 @@ from controller.core.result import (
     MigrationResult,
     Problem,
     RoundAccount,
+    TransferAccount,
 )
 from controller.demo.result import Connections, DemoResult, NewConnections, Spread
 from controller.demo.verdict import Verdict
@@ -82,13 +83,13 @@ def test_the_headline_says_it_all(ending: Ending, words: str) -> None:
     [
         (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4), ""),
         (MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.4, fell_back="no kernel"), "by stop-and-copy: no kernel"),
-        (MemoryAccount("stop-and-copy", 1 << 30, 1.1, 1.4, 1.5), "1.0 GiB by stop-and-copy, in all"),
+        (MemoryAccount("stop-and-copy", 1 << 30, 1.1, 1.4, 1.5), "1.0 GiB by stop-and-copy"),
         (
             MemoryAccount("stop-and-copy", 1 << 30, 1, 4, 4, 1 << 30, 0.5, early_bytes=1 << 30, again_bytes=9 << 20),
-            "by stop-and-copy, 1.0 GiB of it before the freeze, 9.0 MiB inside it, in all",
+            "by stop-and-copy, 1.0 GiB of it before the freeze, 9.0 MiB inside it",
         ),
-        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, 1 << 30, 2.0), "post-copy, 512.0 MiB/s, in all"),
-        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, fell_back="in vain"), "(predicted: frozen 200 ms): in vain"),
+        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, 1 << 30, 2.0), "1.0 GiB by post-copy, 512.0 MiB/s"),
+        (MemoryAccount("post-copy", 1 << 30, 0.2, 2, 2, fell_back="in vain"), "1.0 GiB by post-copy: in vain"),
         (
             MemoryAccount(
                 "pre-copy", 1 << 30, 0.6, 2, 2, rounds=[RoundAccount(1 << 30, 2.0), RoundAccount(1 << 30, 1)]
@@ -100,6 +101,32 @@ def test_the_headline_says_it_all(ending: Ending, words: str) -> None:
 def test_it_is_said_how_much_memory_went_and_why_not_as_asked(account: MemoryAccount, words: str) -> None:
     found = dict(facts(msgspec.structs.replace(MOVED, memory=account)))["memory"]
     assert words in found if words else not found
+
+
+def test_what_was_predicted_is_beside_what_it_took() -> None:
+    told = msgspec.structs.replace(MOVED, memory=MemoryAccount("stop-and-copy", 5 << 20, 0.1, 0.4, 0.45))
+    assert facts(told)[2:4] == [("frozen", "122 ms (predicted: 100 ms)"), ("in all", "450 ms (predicted: 400 ms)")]
+    back = dict(facts(msgspec.structs.replace(told, outcome="rolled-back")))
+    assert (back["frozen"], "in all" in back) == ("122 ms", False)
+
+
+@pytest.mark.parametrize(
+    ("account", "words"),
+    [
+        (TransferAccount("shared", 5 << 20), ""),
+        (TransferAccount("direct", 5 << 20, 0.2, 5 << 20, 2), "5.0 MiB from agent to agent in 200 ms"),
+        (
+            TransferAccount("direct", 5 << 20, 0.2, 1 << 20, 2, 3),
+            "5.0 MiB from agent to agent in 200 ms, compressed to 1.0 MiB, after 3 broken connections",
+        ),
+        (
+            TransferAccount("store", 5 << 20, 0.2, 1 << 20),
+            "5.0 MiB by way of the archive in 200 ms, compressed to 1.0 MiB",
+        ),
+    ],
+)
+def test_it_is_said_how_the_images_travelled(account: TransferAccount, words: str) -> None:
+    assert dict(facts(msgspec.structs.replace(MOVED, transfer=account)))["images"] == words
 
 
 def test_what_was_not_carried_over_is_named() -> None:

@@ -11,12 +11,22 @@ from rich.console import Console
 
 from checkpoint.api import Problem
 from controller.core.check import CheckResult
+from controller.core.choose import Choice
 from controller.core.phases import Phase
 from controller.core.plan import Plan
+from controller.core.predict import Prediction
 from controller.core.result import CriuLog, MigrationResult
 from controller.core.result import Problem as Told
 from controller.journal import Entry, Intent, Record
-from controller.views.tables import show_checks, show_flows_table, show_plan, show_pods, show_records
+from controller.views.tables import (
+    WorkloadCheck,
+    show_checks,
+    show_flows_table,
+    show_plan,
+    show_pods,
+    show_records,
+    show_workload_check,
+)
 from proxy.api import Endpoint, FlowView
 
 PLAN = Plan(
@@ -170,6 +180,20 @@ def test_a_plan_with_a_problem(console: Console) -> None:
     show_plan(msgspec.structs.replace(PLAN, problems=[problem], listening_ports=[]), console)
     assert "✗ pod b has too little memory\n    → choose another pod" in said(console)
     assert "nothing" in said(console)
+
+
+def test_what_a_move_will_take_and_what_it_risks(console: Console) -> None:
+    choice = Choice("post-copy", 0.2, 9.5, [Prediction("stop-and-copy", 4.1, 4.6)], "too long", "it needs both pods")
+    show_plan(msgspec.structs.replace(PLAN, memory=choice), console)
+    show_workload_check(WorkloadCheck("redis", "a", 1, 5, 9 << 20, 71, "TLS", choice, []), console)
+    for words in (
+        "9.0 MiB",
+        "by post-copy: too long",
+        "frozen 200 ms, in all 9.50 s",
+        "stop-and-copy would freeze it for 4.10 s, in all 4.60 s",
+        "! It needs both pods.",
+    ):
+        assert said(console).count(words) == 2, words
 
 
 def test_checks(console: Console) -> None:
