@@ -53,6 +53,8 @@ class Losses:
         self.bytes += result.bytes.lost
         if result.outcome != "succeeded" or result.error is not None:
             self.troubles.append(f"{result.migration} {result.outcome}: {result.error}")
+        unequal = [row.peer for row in result.ledger if not row.offsets_equal]
+        self.troubles += [f"{result.migration}: the ledger of {peer} does not balance" for peer in unequal]
 
     def hear(self, report: Report) -> None:
         """What the Redis's clients saw, the newcomers too."""
@@ -71,9 +73,10 @@ class Losses:
         return bool(self.flows or self.bytes or self.replies or self.troubles)
 
     def __str__(self) -> str:
-        if not self.any:
-            return "0 lost"
-        return f"{self.flows} flows, {self.bytes} bytes and {self.replies} replies lost, {len(self.troubles)} troubles"
+        """The last line."""
+        lost = f"{self.flows} flows, {self.bytes} bytes and {self.replies} replies lost, {len(self.troubles)} troubles"
+        checked = f"{self.checked:,} replies and every byte of the streams compared"
+        return f"{self.moves} moves, {checked}: {lost if self.any else '0 lost'}"
 
 
 async def soak(moves: int, connections: int, pods: int) -> Losses:
@@ -98,12 +101,14 @@ async def move(stage: Scene, number: int, workload: str, source: Pod, destinatio
     began = time.monotonic()
     result = await stage.move(workload, source, destination)
     losses.add(result)
-    seconds = time.monotonic() - began
-    lost = f"{result.flows.lost} flows and {result.bytes.lost} bytes lost"
+    way = f"{workload:6}  {source.name} > {destination.name}"
+    print(f"{number:4}  {way}  {line(result, time.monotonic() - began)}", flush=True)
+
+
+def line(result: MigrationResult, seconds: float) -> str:
+    """What is said of a move that took so long."""
     frozen = f"frozen {result.freeze_seconds * 1000:.0f} ms, {seconds:.1f} s in all, {result.flows.adopted} flows"
-    print(
-        f"{number:4}  {workload:6}  {source.name} > {destination.name}  {result.outcome}, {frozen}, {lost}", flush=True
-    )
+    return f"{result.outcome}, {frozen}, {result.flows.lost} flows and {result.bytes.lost} bytes lost"
 
 
 @asynccontextmanager
@@ -165,7 +170,7 @@ def main() -> int:
     losses = asyncio.run(soak(options.moves, options.connections, options.pods))
     for trouble in losses.troubles:
         print(trouble)
-    print(f"{losses.moves} moves, {losses.checked:,} replies and every byte of the streams compared: {losses}")
+    print(losses)
     return 1 if losses.any else 0
 
 

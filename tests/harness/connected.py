@@ -13,6 +13,9 @@ from tests.harness.programs.puppet import Duplex
 
 PORT = 7300
 WITNESS_PAUSE_SECONDS = 0.001
+LOAD_PORT, LOAD_PAUSE_SECONDS = 7299, 0.004
+ALWAYS = 2
+"""Connections of a puppet under load: one over which it is told what to do, and one that streams both ways."""
 
 
 @contextmanager
@@ -24,10 +27,13 @@ def listener_of(stage: Scene):
         yield server
 
 
-def accepted(stage: Scene, told: Puppet, name: str = "sock", port: int = PORT, address: str = "") -> socket.socket:
-    """A connection of the client's that the puppet has accepted as `name`."""
+def accepted(
+    stage: Scene, told: Puppet, name: str = "sock", port: int = PORT, address: str = "", six: bool = False
+) -> socket.socket:
+    """A connection of the client's that the puppet has accepted as `name`; `six`: by an IPv6 listener."""
     if not told.do(f"'server{port}' in globals()"):
-        told.do(f"server{port} = socket.create_server(('', {port}))")
+        more = ", family=socket.AF_INET6, dualstack_ipv6=True" if six else ""
+        told.do(f"server{port} = socket.create_server(('{'::' if six else ''}', {port}){more})")
     sock = stage.connect(stage.client, address or stage.a.address, port)
     told.do(f"{name} = server{port}.accept()[0]")
     return sock
@@ -40,7 +46,14 @@ def witness(stage: Scene, told: Puppet) -> Duplex:
     return Duplex(sock, WITNESS_PAUSE_SECONDS)
 
 
-async def finish(told: Puppet, client: Duplex) -> None:
+def load(stage: Scene, told: Puppet) -> Duplex:
+    """A witness that leaves the processors to what is tried; at the puppet's end it is `load`."""
+    sock = accepted(stage, told, "loaded", LOAD_PORT)
+    told.do(f"load = Duplex(loaded, {LOAD_PAUSE_SECONDS})")
+    return Duplex(sock, LOAD_PAUSE_SECONDS)
+
+
+async def finish(told: Puppet, client: Duplex, theirs: str = "pump") -> None:
     """Lets both ends flow on, then ends both and compares what was said with what was heard."""
     before = client.got
     for _ in range(1000):
@@ -49,8 +62,6 @@ async def finish(told: Puppet, client: Duplex) -> None:
         await asyncio.sleep(0.01)
     assert client.got > before, client.trouble
     await asyncio.to_thread(client.end)
-    await asyncio.to_thread(told.do, "pump.end()")
-    theirs = await asyncio.to_thread(told.do, "pump.counts()")
-    ours = await asyncio.to_thread(client.counts)
-    assert ours[2] == theirs[2] == ""
-    assert (ours[0], ours[1]) == (theirs[1], theirs[0])
+    await asyncio.to_thread(told.do, f"{theirs}.end()")
+    sent, got, trouble = await asyncio.to_thread(told.do, f"{theirs}.counts()")
+    assert (await asyncio.to_thread(client.counts), trouble) == ([got, sent, ""], "")

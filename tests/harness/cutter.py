@@ -1,4 +1,4 @@
-"""Something in the way of a TCP server, at its address: lets so many bytes to it pass, then cuts.
+"""Something in the way of a TCP server, at its address: lets so many bytes to it pass, or from it, then cuts.
 
 From then on the server is down, until it is `mend`ed, or well again; or it takes its time with every byte.
 """
@@ -19,9 +19,11 @@ class Then(Enum):
 class Cutter:
     """`port` is what to connect to; `cuts` counts how often it cut."""
 
-    def __init__(self, host: str, port: int, after_bytes: int, then: Then, pause_seconds: float) -> None:
+    def __init__(
+        self, host: str, port: int, after_bytes: int, then: Then, pause_seconds: float, *, counts_answers: bool
+    ) -> None:
         self.port, self.cuts = 0, 0
-        self._target = (host, port)
+        self._target, self._counts_answers = (host, port), counts_answers
         self._left, self._then, self._pause_seconds = after_bytes, then, pause_seconds
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +55,10 @@ class Cutter:
                 return self._abort()
             theirs, upstream = await asyncio.open_connection(*self._target)
             self._writers.add(upstream)
-            await asyncio.gather(self._pump(reader, upstream, counted=True), self._pump(theirs, writer, counted=False))
+            await asyncio.gather(
+                self._pump(reader, upstream, counted=not self._counts_answers),
+                self._pump(theirs, writer, counted=self._counts_answers),
+            )
         writer.transport.abort()
         return None
 
@@ -82,10 +87,10 @@ class Cutter:
 
 @contextlib.asynccontextmanager
 async def cutter(
-    host: str, port: int, *, after_bytes: int, then: Then, pause_seconds: float = 0.0
+    host: str, port: int, *, after_bytes: int, then: Then, pause_seconds: float = 0.0, counts_answers: bool = False
 ) -> AsyncIterator[Cutter]:
-    """One of its own; nothing of it is left afterwards."""
-    made = Cutter(host, port, after_bytes, then, pause_seconds)
+    """One of its own; nothing of it is left afterwards. With `counts_answers` what the server says is what counts."""
+    made = Cutter(host, port, after_bytes, then, pause_seconds, counts_answers=counts_answers)
     await made.start()
     try:
         yield made

@@ -78,6 +78,29 @@ class Lines:
         self.sock.close()
 
 
+class Cli(Lines):
+    """A client program that is told lines, and answers with lines."""
+
+    def __init__(self, pod: Pod, *argv: str) -> None:
+        self.process = program(pod, *argv)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._in, self._out = self.process.stdin, self.process.stdout
+
+    def say(self, *lines: str) -> None:
+        self._in.write("".join(f"{line}\n" for line in lines))
+
+    def hear(self) -> str:
+        line = self._out.readline()
+        assert line, "it has ended"
+        return line.rstrip("\n")
+
+    def close(self) -> None:
+        self._in.close()
+        self._out.close()
+        self.process.wait(10)
+
+
 def program(pod: Pod, *argv: str) -> subprocess.Popen[str]:
     """A client program in the pod's network, to be talked to by its pipes; the caller ends it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,16 @@ from pathlib import Path
 
 from checkpoint.core.baggage import STAGING
 from controller.lab.ownroot import OPTIONS
+
+ACL_NAME, ACL_OF_FOLDERS = "system.posix_acl_access", "system.posix_acl_default"
+
+
+def access_list(user: int) -> bytes:
+    """An ACL in which this user may read, too (linux/posix_acl_xattr.h): its owner, the user, the group, the mask, all
+    others."""
+    nobody = 0xFFFFFFFF
+    entries = ((1, 6, nobody), (2, 4, user), (4, 4, nobody), (16, 4, nobody), (32, 0, nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from tests.harness.journeys import program
+from tests.harness.journeys import Cli
 from tests.harness.moving import Scene, until
 
 POSTGRES = pwd.getpwnam("postgres")[2:4]
@@ -30,34 +30,28 @@ class Psql:
     """A psql in the client's pod that is told statements and answers with rows."""
 
     def __init__(self, stage: Scene) -> None:
-        argv = (
+        self._cli = Cli(
+            stage.client,
             "/usr/bin/psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only",
             "-h", stage.a.address, "-p", str(POSTGRES_PORT), "-U", "postgres",
         )  # fmt: skip
-        self.process = program(stage.client, *argv)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._in, self._out = self.process.stdin, self.process.stdout
 
     def tell(self, statement: str) -> None:
-        self.type(f"{statement};\n\\echo done\n")
+        self.type(f"{statement};", "\\echo done")
 
-    def type(self, text: str) -> None:
-        self._in.write(text)
-        self._in.flush()
+    def type(self, *lines: str) -> None:
+        self._cli.say(*lines)
 
     def hear(self) -> list[str]:
         """What it said since the last time, to the end of the statement that was told then."""
-        return [line.rstrip("\n") for line in iter(self._out.readline, "done\n")]
+        return list(iter(self._cli.hear, "done"))
 
     def ask(self, statement: str) -> list[str]:
         self.tell(statement)
         return self.hear()
 
     def end(self) -> None:
-        self._in.close()
-        self._out.close()
-        self.process.wait(10)
+        self._cli.close()
 
 
 async def shut_down(pod, pid: int, data: Path) -> None:

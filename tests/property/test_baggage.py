@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from checkpoint.baggage.incoming import Incoming
 from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.errors import AgentError, Code
-from tests.harness.layers import Layered, layered, picture
+from tests.harness.layers import ACL_NAME, ACL_OF_FOLDERS, Layered, access_list, layered, picture
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 
@@ -63,10 +63,16 @@ def anew(path: str) -> Change:
     return change
 
 
-def dress(path: str, mode: int, owner: int, time: int, value: bytes) -> Change:
+def dress(path: str, mode: int, owner: int, time: int, value: bytes, listed: bool) -> Change:
+    """`listed`: with access control lists, too."""
+
     def change(root: Path) -> None:
         target = root / path
         os.chown(target, owner, owner + 1, follow_symlinks=False)
+        if listed and not target.is_symlink():
+            os.setxattr(target, ACL_NAME, access_list(owner))
+            if target.is_dir():
+                os.setxattr(target, ACL_OF_FOLDERS, access_list(owner + 1))
         if not target.is_symlink():
             target.chmod(mode)
             os.setxattr(target, "trusted.midstream", value)
@@ -82,7 +88,7 @@ changes = st.lists(
         st.builds(remove, paths),
         st.builds(anew, st.sampled_from(["d", "d/e", "n"])),
         st.builds(dress, paths, st.sampled_from([0o600, 0o755, 0o4711, 0o1777, 0o000]), st.integers(0, 70000), times,
-                  st.binary(min_size=1, max_size=20)),
+                  st.binary(min_size=1, max_size=20), st.booleans()),
         st.builds(lambda path: lambda root: (root / path).mkdir(), paths),
         st.builds(lambda path: lambda root: os.mkfifo(root / path), paths),
         st.builds(lambda path, to: lambda root: (root / path).symlink_to(to), paths, st.sampled_from(["low", "d"])),

@@ -40,7 +40,8 @@ async def test_a_checkpoint_and_its_copies(stage, key, tmp_path):
     assert (stored["workload"], stored["connections"], stored["processes"]) == ("redis", 1, 1)
     assert 0 < stored["freeze_seconds"] < 10
     assert ask(held, "SET k later") == "+OK"
-    assert (tmp_path / "archive").stat().st_mode & 0o077 == 0
+    kept = [tmp_path / "archive", *(tmp_path / "archive").rglob("*")]
+    assert {oct(path.stat().st_mode & 0o777) for path in kept} == {"0o600", "0o700"}
     options = ("--to", "b", "--name", "redis-copy", "--copies", "2", "-a", place, *where)
     copies = await said(stage, "restore", stored["image"], *options)
     assert [(one["pod"], one["closed_connections"]) for one in copies] == [("b", 1), ("b-2", 1)]
@@ -62,7 +63,29 @@ async def test_a_checkpoint_and_its_copies(stage, key, tmp_path):
         "redis-copy": "running", "server-copy": "running",
     }  # fmt: skip
     assert left_in(stage.a, stage.b) == []
+    told = json.dumps([stored, copies]).encode()
+    for secret in (Path(key.file).read_bytes(), Path(key.file).read_bytes().hex().encode()):
+        assert not [path for path in (*written_by(stage.a), *written_by(stage.b)) if secret in path.read_bytes()]
+        assert secret not in told
     await stage.lab.delete("b-2")
+
+
+def written_by(pod) -> list[Path]:
+    """The sidecars' logs, and what they have on record."""
+    found = [path for path in Path(pod.directory).rglob("*") if path.is_file()]
+    assert any(path.name == "agent.log" for path in found)
+    return found
+
+
+async def test_a_pod_that_was_made_for_a_copy_goes_where_there_is_none(stage, key, tmp_path):
+    (tmp_path / "archive").mkdir()
+    options = ("--to", "b", "--name", "copy", "--copies", "2", "-a", str(tmp_path / "archive"), "--key-file", key.file)
+    status, _, err = await stage.midstream("restore", "none", *options)
+    assert (status, "there is no image none" in err) == (1, True), err
+    assert "b-2: deleted again, for its copy was not started" in err
+    assert sorted(pod.name for pod in stage.lab.pods()) == ["a", "b", "client"]
+    status, _, err = await stage.midstream("restore", "none", "--to", "b", "--name", "a copy", *options[4:])
+    assert (status, "not a name: 'a copy' " in err) == (1, True), err
 
 
 def left_in(*pods) -> list[str]:

@@ -89,13 +89,17 @@ async def broken_and_made_again(stage, pod) -> None:
     await until(lambda: made() == breaks(stage, stage.a), "not all links were made again", 20)
 
 
+OUT_SECONDS, HOLD_SECONDS = 5, 7
+"""A cable, and a hold at most: so long a link is made again, which takes a second itself, or two on a busy machine."""
+
+
 async def test_flows_survive_whatever_happens_to_their_links(stage):
     clients = [Echo(stage.client, stage.a.address, PORT) for _ in range(3)]
     clients += [Stream(stage.client, stage.a.address, PORT, pause_seconds=each) for each in (0, 0.005)]
     ended = stage.connect(stage.client, stage.a.address, PORT)
     ended.sendall(b"Ehello")
     assert ended.recv(5) == b"hello"
-    result = await stage.move("server")
+    result = await stage.move("server", max_hold_seconds=HOLD_SECONDS)
     assert result.outcome == "succeeded", result.error
     await go_on(clients)
     for pod in (stage.a, stage.b, stage.a):  # the initiator's, the acceptor's
@@ -111,10 +115,10 @@ async def test_flows_survive_whatever_happens_to_their_links(stage):
     await go_on(clients)
     assert await asyncio.to_thread(ended.recv, 100, socket.MSG_WAITALL) == b" world"
 
-    # The cable is out for longer than the initiator believes in its connections.
+    # The cable is out for longer than the initiator believes in its connections, and nearly as long as a hold lasts.
     await asyncio.to_thread(cable, stage.b, "down")
     try:
-        await asyncio.sleep(4)
+        await asyncio.sleep(OUT_SECONDS)
     finally:
         await asyncio.to_thread(cable, stage.b, "up")
     await go_on(clients)

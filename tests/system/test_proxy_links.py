@@ -40,12 +40,17 @@ def _answer(sock: socket.socket) -> list[Frame]:
     return _frames(heard)
 
 
-def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
-    own_rig.prepare()
+def test_strangers_on_the_link_port_are_turned_away_and_disturb_nobody(own_rig: Rig) -> None:
+    """Each kind is logged once, and counted; what is relayed meanwhile goes on."""
+    move = Move(own_rig, clients=2)
+    has_begun(move.clients)
+    move.run()
     token = bytes.fromhex(own_rig.token)
+    heard: list[bytes] = []
 
     def hello(nonce: bytes, migration: str = own_rig.migration) -> bytes:
-        return encode(Hello(migration, proof(token, nonce, migration)))
+        heard.append(encode(Hello(migration, proof(token, nonce, migration))))
+        return heard[-1]
 
     cases: list[tuple[Callable[[bytes], bytes], list[str]]] = [
         (lambda _: b"GET / HTTP/1.0\r\n\r\n", ["bad_request"]),
@@ -59,23 +64,27 @@ def test_strangers_on_the_link_port_are_turned_away(own_rig: Rig) -> None:
         (lambda nonce: hello(nonce) + encode(Join(5, 1)), ["accepted", "conflict"]),
         (lambda nonce: hello(nonce) + encode(Resume(5, 1, 0)), ["accepted", "conflict"]),
         (lambda nonce: hello(nonce) + encode(Accepted()), ["accepted", "bad_request"]),
+        (lambda _: heard[-1] + encode(Resume(1, 1, 0)), ["forbidden"]),  # replayed
     ]
     for number, (say, expected) in enumerate(cases):
         with own_rig.connect(rigs.ADDRESS["b"], 15008) as sock:
             sock.sendall(say(_challenge(sock)))
             answers = [frame.code if isinstance(frame, Refused) else "accepted" for frame in _answer(sock)]
             assert answers == expected, number
-    text = own_rig.b.call("GET", "/metrics")[1]
+        goes_on([*move.clients, *move.apps], 1)
+    metrics, log = own_rig.b.call("GET", "/metrics")[1], own_rig.b.log.read_text()
     for reason, times in {
         "wire_magic": 2,
         "wire_version": 1,
         "wire_length": 1,
         "wire_order": 2,
-        "forbidden": 3,
+        "forbidden": 4,
         "conflict": 2,
     }.items():
-        assert f'midstream_proxy_links_refused_total{{reason="{reason}"}} {times}.0' in text
-    assert own_rig.b.log.read_text().count("no migration here has that id and token") == 1
+        assert f'midstream_proxy_links_refused_total{{reason="{reason}"}} {times}.0' in metrics
+    assert len(re.findall("link from .* refused: ", log)) == metrics.count("links_refused_total{")
+    assert log.count("no migration here has that id and token") == 1
+    move.check_whole()
 
 
 def test_a_link_that_cannot_be_had_at_once_is_tried_again(rig: Rig) -> None:

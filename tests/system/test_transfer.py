@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest_asyncio
 import checkpoint.api as agent_api
 from controller.clients import AgentClient
 from controller.core.transfer import Transfer
+from controller.migrate import Driver
 from controller.transfer import Depot
 from tests.harness.clients import Echo
 from tests.harness.cutter import Then, cutter
+from tests.harness.journeys import assert_nothing_lost, start_puppet
 from tests.harness.keys import key_file
 from tests.harness.moving import ONE_LOOP, PORT, scene, until
 from tests.harness.object_store import object_store, start_threads
@@ -25,6 +28,7 @@ from tests.harness.sidecars import AGENT, running
 pytestmark = ONE_LOOP
 
 IMAGE_BYTES = 256 << 20
+SHARED_BYTES = 48 << 20
 SOME_BYTES = 50_000
 """Part of an image, however well it is compressed: that depends on how fast the store is."""
 
@@ -65,9 +69,44 @@ async def test_there_and_back_again(stage, tmp_path):
         await asyncio.to_thread(each.finish)
 
 
+async def test_room_for_images_is_taken_before_the_freeze_and_where_there_is_none_nothing_stops(stage):
+    """Memory that is shared goes by them. Who fills the destination's tmpfs does so after the preflight."""
+    images = Path(f"/proc/{stage.b.pid1}/root{stage.b.images}")
+    filler, free = images / "filler", free_bytes(images)
+    told = await start_puppet(stage)
+    told.do(f"import mmap; kept = mmap.mmap(-1, {SHARED_BYTES}); kept.write(b'7' * {SHARED_BYTES})")
+
+    def fill_it(driver: Driver) -> None:
+        def phase_started(name: str, at: float) -> None:
+            if name == "Preparing":
+                with filler.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, free - SHARED_BYTES)
+
+        driver.observer.phase_started = phase_started  # type: ignore[method-assign]
+
+    result = await stage.move("puppet", transfer=Transfer("direct"), prepare=fill_it)
+    assert (result.outcome, result.error.code) == ("rolled-back", "no-space"), result.error
+    assert "no room for the images at the destination" in result.error.message
+    assert (result.freeze_seconds, "Stopping" in [one.name for one in result.phases]) == (0, False)
+    filler.unlink()
+    assert free_bytes(images) == free, "all that was taken is given back"
+    result = await stage.move("puppet", transfer=Transfer("direct"))
+    assert_nothing_lost(result)
+    assert result.transfer.reserved_bytes >= SHARED_BYTES
+    assert result.transfer.reserve_seconds > 0
+    assert told.do(f"kept[:] == b'7' * {SHARED_BYTES}")
+    await until(lambda: free_bytes(images) == free, "the destination's tmpfs is not as it was")
+
+
+def free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 @pytest.mark.usefixtures("obstores_own_threads")
 async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(stage, tmp_path):
-    """SeaweedFS at the bridge, sealed objects in it; nothing is left there, also of what had arrived in vain."""
+    """SeaweedFS at the bridge, sealed objects in it; nothing is left there, also of what had arrived in vain. It goes
+    down while the source stores, and while the destination fetches; or is too slow for the hold."""
     key = key_file(tmp_path / "key")
     async with object_store_for(stage) as server:
         await stage.run_server()
@@ -76,15 +115,23 @@ async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(st
         result = await stage.move("server", transfer=through, depot=Depot(server.archive(), key), max_hold_seconds=60)
         assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
         assert result.transfer.wire_bytes > 2 * SOME_BYTES
-        async with cutter(server.host, server.port, after_bytes=SOME_BYTES, then=Then.DOWN) as way:
+        for fetching in (False, True):
+            down = cutter(server.host, server.port, after_bytes=SOME_BYTES, then=Then.DOWN, counts_answers=fetching)
+            async with down as way:
+                depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
+                moving = asyncio.create_task(
+                    stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=60)
+                )
+                await until(lambda way=way: way.cuts == 1, "nothing is stored", 30)
+                await take_back(stage.b, way)
+                result = await moving
+            code = "wrong-state" if fetching else "transfer-broken"
+            assert (result.outcome, result.error.code) == ("rolled-back", code), result.error
+            assert ("Restoring" in [phase.name for phase in result.phases]) is fetching
+        async with cutter(server.host, server.port, after_bytes=1 << 60, then=Then.DOWN, pause_seconds=0.2) as way:
             depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
-            moving = asyncio.create_task(
-                stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=60)
-            )
-            await until(lambda: way.cuts == 1, "nothing is stored", 30)
-            await take_back(stage.b, way)
-            result = await moving
-        assert (result.outcome, result.error.code) == ("rolled-back", "transfer-broken"), result.error
+            result = await stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=2)
+        assert (result.outcome, result.error.code) == ("rolled-back", "lease-expired"), result.error
         await asyncio.to_thread(client.finish)
         assert not await asyncio.to_thread(server.objects)
 
@@ -127,6 +174,22 @@ async def test_a_wire_too_slow_for_the_hold_and_agents_killed_while_they_stream(
         assert result.outcome == "rolled-back", result.error
         await until(lambda victim=victim: not Path(f"/proc/{victim}").exists(), "the agent does not end")
         assert (await stage.workloads(stage.a))["server"].state == "running"
+    assert (await stage.move("server")).outcome == "succeeded"
+    await asyncio.to_thread(client.finish)
+
+
+async def test_the_destinations_disk_fills_up_while_they_stream(stage):
+    await stage.run_server()
+    client = Echo(stage.client, stage.a.address, PORT)
+    slow = Transfer("direct", bytes_per_second=500_000)
+    moving = asyncio.create_task(stage.move("server", transfer=slow, max_hold_seconds=60))
+    await streaming(stage.a)
+    filler = f"{stage.b.images}/filler"
+    filling = ["nsenter", "-a", "-t", str(stage.b.pid1), "sh", "-c", f"cat /dev/zero > {filler}"]
+    assert "No space left" in subprocess.run(filling, capture_output=True, text=True).stderr
+    result = await moving
+    assert (result.outcome, result.error.code) == ("rolled-back", "no-space"), result.error
+    subprocess.run([*filling[:4], "rm", filler], check=True)
     assert (await stage.move("server")).outcome == "succeeded"
     await asyncio.to_thread(client.finish)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -11,15 +12,18 @@ import signal
 import socket
 import ssl
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from checkpoint.processes import capacity
 from controller.core.transfer import Transfer
+from tests.harness.busy import moved_while_asked
 from tests.harness.journeys import (
     PROGRAMS,
     PYTHON,
+    Cli,
     Lines,
     assert_nothing_lost,
     moved,
@@ -42,55 +46,96 @@ async def test_redis_with_persistence_a_blocked_client_and_half_a_transaction(st
     options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", str(tmp_path))
     argv = ("redis-server", "--port", "6390", "--bind", "*", "--protected-mode", "no", *options)
     async with workload(stage, "redis-aof", 6390, *argv):
-        asking, blocked, half = (lines(stage, 6390) for _ in range(3))
+        asking, counting = lines(stage, 6390), lines(stage, 6390)
+        cli = ("redis-cli", "-h", stage.a.address, "-p", "6390")
+        blocked, half = Cli(stage.client, *cli), Cli(stage.client, *cli)
         assert asking.ask("SET before 1") == "+OK"
         blocked.say("BLPOP list 0")
-        assert half.ask("MULTI") == "+OK"
-        assert half.ask("INCR before") == "+QUEUED"
-        await moved(stage, "redis-aof")
-        assert half.ask("INCR before") == "+QUEUED"
+        assert half.ask("MULTI") == "OK"
+        assert half.ask("INCR before") == "QUEUED"
+        await until(lambda: info(asking, "clients")["blocked_clients"] == "1", "nobody is blocked")
+
+        def count(number: int) -> None:
+            assert counting.ask("INCR counted") == f":{number}"
+
+        await moved_while_asked(stage, "redis-aof", count)
+        assert half.ask("INCR before") == "QUEUED"
         half.say("EXEC")
-        assert [half.hear() for _ in range(3)] == ["*2", ":2", ":3"]
+        assert [half.hear() for _ in range(2)] == ["2", "3"]
         assert asking.ask("RPUSH list word") == ":1"
-        assert [blocked.hear() for _ in range(5)] == ["*2", "$4", "list", "$4", "word"]
+        assert [blocked.hear() for _ in range(2)] == ["list", "word"]
         appended = b"".join(path.read_bytes() for path in (tmp_path / "appendonlydir").glob("*.incr.aof"))
-        assert appended.count(b"INCR") == 2
-        assert b"before" in appended
+        assert appended.count(b"INCR\r\n$6\r\nbefore") == 2
         assert asking.ask("BGREWRITEAOF").startswith("+Background")
-        asking.say("INFO persistence")
-        for client in (asking, blocked, half):
+        await until(lambda: info(asking, "persistence")["aof_rewrite_in_progress"] == "0", "it is not rewritten")
+        assert info(asking, "persistence")["aof_last_bgrewrite_status"] == "ok"
+        for client in (asking, counting, blocked, half):
             client.close()
+
+
+def info(client: Lines, section: str) -> dict[str, str]:
+    """What INFO says: a bulk string of so many bytes, a fact a line."""
+    left, found = int(client.ask(f"INFO {section}")[1:]), {}
+    while left >= 0:  # its own end is a line, too
+        line = client.hear()
+        left -= len(line) + 2
+        name, _, value = line.partition(":")
+        found[name] = value
+    return found
 
 
 async def test_nginx_with_tls_two_workers_and_downloads_half_way(stage, tmp_path):
     tmp_path.chmod(0o755)
     expected = make_site(tmp_path)
+    certificate = hashlib.sha256((tmp_path / "cert.pem").read_bytes()).digest()
     context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
 
     def dial(address: str) -> ssl.SSLSocket:
         return context.wrap_socket(stage.connect(stage.client, address, 8443), server_hostname="site")
 
     async with workload(stage, "nginx", 8443, "/usr/sbin/nginx", "-c", f"{tmp_path}/nginx.conf"):
-        slow = [dial(stage.a.address) for _ in range(4)]
-        idle = dial(stage.a.address)
-        lengths = [get(sock, "/big") for sock in slow]
-        digests = [digest_of(sock, 1 << 20) for sock in slow]
-        await moved(stage, "nginx")
-        for sock, length, digest in zip(slow, lengths, digests, strict=True):
-            await asyncio.to_thread(digest_of, sock, length - (1 << 20), digest)
-            assert digest.digest() == expected
+        idle, asking = dial(stage.a.address), dial(stage.a.address)
+        hurry = threading.Event()
+        slow = [asyncio.to_thread(download, dial(stage.a.address), hurry) for _ in range(4)]
+        downloads = [asyncio.create_task(each) for each in slow]
+
+        def ask(_: int) -> None:
+            assert digest_of(asking, get(asking, "/cert.pem")).digest() == certificate
+
+        try:
+            await moved_while_asked(stage, "nginx", ask)
+            assert not any(each.done() for each in downloads)
+        finally:
+            hurry.set()
+            digests = await asyncio.gather(*downloads)
+        assert digests == [expected] * 4
         fresh = dial(stage.b.address)
         for sock in (idle, fresh):
             assert digest_of(sock, get(sock, "/big")).digest() == expected
-        for sock in (*slow, idle, fresh):
+        for sock in (idle, asking, fresh):
             sock.close()
+
+
+def download(sock: ssl.SSLSocket, hurry: threading.Event) -> bytes:
+    """Slowly, a megabyte a second or so, until there is no time to lose; the digest of what has come."""
+    with sock:
+        left, digest = get(sock, "/big"), None
+        while left:
+            digest = digest_of(sock, min(left, 65536), digest)
+            left -= min(left, 65536)
+            hurry.wait(0.05)
+        return digest.digest()
 
 
 async def test_python_with_an_event_loop_and_threads(stage):
     async with workload(stage, "threads", 7101, *PYTHON, str(PROGRAMS / "threads.py"), "7101"):
-        client = lines(stage, 7101)
+        client, asking = lines(stage, 7101), lines(stage, 7101)
+
+        def ask(number: int) -> None:
+            assert asking.ask("how far?").split()[2] == str(number)
+
         before = client.ask("how far?").split()
-        await moved(stage, "threads")
+        await moved_while_asked(stage, "threads", ask)
         after = client.ask("how far?").split()
         further = client.ask("how far?").split()
         assert [said[2] for said in (before, after, further)] == ["1", "2", "3"]
@@ -100,7 +145,8 @@ async def test_python_with_an_event_loop_and_threads(stage):
             if all(int(new) > int(old) for new, old in zip(counters(last), counters(after), strict=True)):
                 break
         assert all(int(new) > int(old) for new, old in zip(counters(last), counters(after), strict=True))
-        client.close()
+        for one in (client, asking):
+            one.close()
 
 
 def counters(said: list[str]) -> list[str]:
@@ -227,11 +273,17 @@ async def test_a_program_that_forks_and_execs_all_the_time(stage):
     async with workload(stage, "forker", 7102, *PYTHON, str(PROGRAMS / "forker.py"), "7102"):
         client = lines(stage, 7102)
         await asyncio.to_thread(runs, client, 20)
-        await moved(stage, "forker")
+        asking = lines(stage, 7102)
+
+        def ask(_: int) -> None:
+            assert asking.ask("how many?").split()[1] == "0"
+
+        await moved_while_asked(stage, "forker", ask)
         count = int(client.ask("how many?").split()[0])
         await asyncio.to_thread(runs, client, count + 20)
         assert client.ask("how many?").split()[1] == "0"
-        client.close()
+        for one in (client, asking):
+            one.close()
 
 
 def runs(client: Lines, wanted: int) -> None:
@@ -262,26 +314,32 @@ async def test_postgresql_with_a_transaction_a_lock_a_listener_and_a_copy(stage,
     become = ("/usr/bin/setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
     async with workload(stage, "postgres", 0, *become, f"{POSTGRES_PROGRAMS}/postgres", "-D", str(data), *settings):
         await until(lambda: ready(data), "PostgreSQL is not ready", 20)
-        clients = [Psql(stage) for _ in range(4)]
+        clients, asking = [Psql(stage) for _ in range(4)], Psql(stage)
+
+        def ask(number: int) -> None:
+            assert asking.ask(f"insert into asked values ({number})") == []
+            assert asking.ask("select count(*), max(n) from asked") == [f"{number}|{number}"]
+
         try:
             await asyncio.to_thread(try_postgres_half, *clients)
-            result = await moved(stage, "postgres")
-            assert result.flows.adopted == 4
+            result = await moved_while_asked(stage, "postgres", ask)
+            assert result.flows.adopted == 5
             await asyncio.to_thread(try_postgres_rest, *clients)
         finally:
-            for client in clients:
+            for client in (*clients, asking):
                 client.end()
         await shut_down(stage.b, (await stage.workloads(stage.b))["postgres"].pid, data)
 
 
 def try_postgres_half(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
+    assert owner.ask("create table asked (n int)") == []
     assert owner.ask("create table t (n int primary key, v int); insert into t values (1, 10)") == []
     assert owner.ask("begin; update t set v = v + 1 where n = 1") == []
     waiter.tell("update t set v = v * 2 where n = 1 returning v")
     assert listener.ask("listen news") == []
     while owner.ask("select count(*) from pg_locks where not granted") != ["1"]:
         pass
-    copier.type("copy t from stdin;\n" + "".join(f"{n}\t{n}\n" for n in range(2, 3000)))
+    copier.type("copy t from stdin;", *(f"{n}\t{n}" for n in range(2, 3000)))
 
 
 def try_postgres_rest(owner: Psql, waiter: Psql, listener: Psql, copier: Psql) -> None:
@@ -313,7 +371,7 @@ def chat(sock: socket.socket, text: str) -> list[str]:
 
 async def test_node_with_websockets_timers_and_a_worker(stage):
     async with workload(stage, "node", 7104, "/usr/bin/node", str(PROGRAMS / "chat.js"), "7104"):
-        socks = [stage.connect(stage.client, stage.a.address, 7104) for _ in range(2)]
+        socks = [stage.connect(stage.client, stage.a.address, 7104) for _ in range(3)]
         for sock in socks:
             sock.sendall(
                 b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -327,7 +385,12 @@ async def test_node_with_websockets_timers_and_a_worker(stage):
         socks[1].sendall(half[:7])
         before = chat(socks[0], "before")
         assert before[0] == "1"
-        await moved(stage, "node")
+
+        def ask(number: int) -> None:
+            said = chat(socks[2], f"no. {number}")
+            assert (said[0], said[3]) == (str(number), f"no. {number}")
+
+        await moved_while_asked(stage, "node", ask)
         after = chat(socks[0], "after")
         assert (after[0], after[3]) == ("2", "after")
         socks[1].sendall(half[7:])
@@ -339,18 +402,34 @@ def goes_on(now: list[str], then: list[str]) -> bool:
     return all(int(new) > int(old) for new, old in zip(now, then, strict=True))
 
 
-@pytest.mark.skipif(not Path("/usr/bin/java").exists(), reason="no java on this machine")
-async def test_a_jvm_with_its_collector_and_timers(stage):
+WARM = 50_000
+"""Calls of a method, after which it has been compiled for good: the second compiler takes it up after 15,000."""
+
+
+async def test_a_jvm_with_its_collector_its_compiled_code_and_timers(stage):
     """The source is compiled by java itself, as it is started."""
     argv = ("/usr/bin/java", "-Xmx64m", str(PROGRAMS / "Counter.java"), "7105")
     async with workload(stage, "java", 0, *argv):
         await until(lambda: listens(stage.client, stage.a.address, 7105), "java does not listen", 40)
-        client = lines(stage, 7105)
+        client, asking = lines(stage, 7105), lines(stage, 7105)
         assert client.ask("one")[:2] == "1 "
-        await moved(stage, "java")
+        warming = lines(stage, 7105)
+        await until(lambda: int(warming.ask("warm?").split()[3]) > WARM, "it is not warm", 40)
+
+        def ask(number: int) -> None:
+            assert asking.ask("more").split()[:2] == [str(number), str(hashed(number))]
+
+        await moved_while_asked(stage, "java", ask)
         after = client.ask("two").split()
         assert after[0] == "2"
-        await until(lambda: goes_on(client.ask("on?").split()[1:], after[1:]), "its timers stand still")
+        await until(lambda: goes_on(client.ask("on?").split()[2:], after[2:]), "its timers stand still")
+
+
+def hashed(number: int) -> int:
+    """As Counter.java does: with overflow, and signed in the end."""
+    for _ in range(100):
+        number = (number * 6364136223846793005 + 1442695040888963407) % 2**64
+    return number - 2**64 if number >> 63 else number
 
 
 async def test_a_shell_on_a_terminal_of_its_own(stage):

@@ -6,12 +6,21 @@ import pytest
 import pytest_asyncio
 
 from controller import pairs
+from tests.harness.connected import finish, load
 from tests.harness.journeys import start_puppet
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def told(stage):
     return await start_puppet(stage)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def under_load(stage, told):
+    """Beside what is tried the puppet streams both ways, before, during and after it, and every byte was right."""
+    client = load(stage, told)
+    yield
+    await finish(told, client, "load")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tests.harness.asking import Asking, answer
 from tests.harness.journeys import Puppet, assert_nothing_lost, at_phase, cancelled_while_restoring, moved
 from tests.harness.moving import ONE_LOOP, Scene
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("under_load")]
 
 ASKED = {"every": 7350, "bound": 7351}
 """The puppet's sockets: one at every address of both families, one at its pod's own."""
@@ -160,6 +160,42 @@ async def test_who_asks_all_the_time_is_answered_from_there_when_the_workload_is
         await asking.goes_on()
         # Of hundreds: at each move, what is in hand as an address changes hands.
         assert len(await asking.missing()) <= 2
+
+
+GROUP = """
+group = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(3)]
+for each in group:
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    each.bind(("", 7370))
+def heard(count):
+    found = []
+    while len(found) < count and (ready := select.select(group, [], [], 10)[0]):
+        found += [[each.recvfrom(9)[1][1], group.index(each)] for each in ready]
+    return sorted(found)
+"""
+
+
+async def test_home_again_each_peer_of_sockets_that_share_a_port_is_heard_by_the_one_that_it_had(stage, told):
+    """The kernel chooses by the peer, the address that it asks, and the order in which they were bound."""
+    told.do(GROUP)
+    socks = in_network(stage.client, lambda: [socket.socket(type=socket.SOCK_DGRAM) for _ in range(40)])
+    try:
+
+        def heard_by() -> list:
+            for sock in socks:
+                sock.sendto(b"hello", (stage.a.address, 7370))
+            return told.do(f"heard({len(socks)})")
+
+        at_first = heard_by()
+        assert {at for _, at in at_first} == {0, 1, 2}
+        for _ in range(2):
+            await moved(stage, "puppet")
+            assert [port for port, _ in heard_by()] == [port for port, _ in at_first]
+            assert_nothing_lost(await stage.move("puppet", stage.b, stage.a))
+            assert heard_by() == at_first
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 @pytest.mark.parametrize("six", [False, True])

@@ -9,12 +9,12 @@ import struct
 import pytest
 
 from controller.core.phases import Phase
-from tests.harness.connected import PORT, accepted, finish, witness
+from tests.harness.connected import ALWAYS, PORT, accepted, finish, witness
 from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import read_all, write_all
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("under_load")]
 
 
 LINGER_NOT = struct.pack("ii", 1, 0)
@@ -87,15 +87,34 @@ async def test_ended_by_both_at_once(stage, told, phase):
     told.do("sock.close()")
 
 
-async def test_closed_by_the_peer_during_the_hold(stage, told):
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.RESTORING])
+async def test_closed_by_the_peer_during_the_hold(stage, told, phase):
     sock = accepted(stage, told)
 
     def end():
         write_all(sock, 2000)
         sock.close()
 
-    await moved(stage, "puppet", at_phase(Phase.RESTORING, end))
+    await moved(stage, "puppet", at_phase(phase, end))
     assert await asyncio.to_thread(told.do, "read_all(sock)") == [2000, True]
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINTING, Phase.RESTORING, None])
+async def test_closed_by_the_workload_with_megabytes_unsent(stage, told, phase):
+    """The socket is nobody's any more, and no flow: the kernel of the pod that is left says the rest, and the end."""
+    sock = accepted(stage, told)
+    count = told.do("fill(sock)")
+    told.do("sock.close()")
+    heard = []
+
+    def read():
+        heard.append(read_all(sock))
+
+    result = await moved(stage, "puppet", at_phase(phase, read) if phase else lambda driver: None)
+    if phase is None:
+        read()
+    assert heard == [[count, True]]
+    assert result.flows.adopted == ALWAYS
 
 
 @pytest.mark.parametrize("phase", [None, Phase.CHECKPOINTING, Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING])

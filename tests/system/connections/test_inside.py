@@ -7,11 +7,14 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from controller.core.phases import Phase
+from tests.harness.connected import ALWAYS
 from tests.harness.journeys import assert_nothing_lost, at_phase, cancelled_while_restoring, moved
 from tests.harness.moving import ONE_LOOP
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("under_load")]
 
 
 INSIDE = """
@@ -40,6 +43,11 @@ event = os.eventfd(5)
 timer = libc.timerfd_create(1, 0)
 libc.timerfd_settime(timer, 0, struct.pack('qqqq', 0, 50_000_000, 0, 50_000_000), None)
 poll = select.epoll(); poll.register(timer, select.EPOLLIN); poll.register(event, select.EPOLLIN)
+signal.setitimer(signal.ITIMER_REAL, 600, 7)
+posix, spec = ctypes.c_void_p(), ctypes.create_string_buffer(32)
+libc.timer_create(1, ctypes.create_string_buffer(struct.pack('qii', 0, 0, 1), 64), ctypes.byref(posix))  # SIGEV_NONE
+libc.timer_settime(posix, 0, struct.pack('qqqq', 5, 0, 500, 0), None)
+def posix_timer(): return [libc.timer_gettime(posix, spec), *struct.unpack('qqqq', spec.raw)]
 """
 
 
@@ -64,7 +72,7 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
         "linked",
         (tmp_path / "other").stat().st_ino,
     ]
-    assert result.flows.adopted == 1
+    assert result.flows.adopted == ALWAYS
     assert told.do("[[b.recv(9).decode(), a.recv(9).decode()] for _, a, b in loops]") == [["there", "back"]] * 3
     assert told.do("[one.getsockname()[0] for _, one, _ in loops]") == ["127.0.0.1", "::1", stage.b.address]
     assert told.do("loops[2][1].send(b'again'), loops[2][2].recv(9).decode()") == [5, "again"]
@@ -77,6 +85,14 @@ async def test_what_is_inside_the_workload_moves_with_it(stage, told, tmp_path):
     assert told.do("os.read(hidden_read, 9).decode(), os.eventfd_read(event)") == ["hidden", 5]
     assert told.do("[poll.poll(5) == [(timer, 1)], os.read(timer, 8) != bytes(8)]") == [True, True]
     assert told.do("poll.poll(5) == [(timer, 1)]")
+    assert told.do(
+        "[500 < signal.getitimer(signal.ITIMER_REAL)[0] < 600, signal.getitimer(signal.ITIMER_REAL)[1]]"
+    ) == [
+        True,
+        7,
+    ]
+    status, every, _, left, _ = told.do("posix_timer()")
+    assert (status, every, 400 < left < 500) == (0, 5, True)
 
 
 async def test_a_semaphore_that_is_made_when_all_is_prepared_moves_too(stage, told):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
+import pytest
+
+from controller.core.phases import Phase
 from controller.lab.namespaces import in_network
 from tests.harness.connected import PORT
-from tests.harness.journeys import moved
+from tests.harness.journeys import at_phase, moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import read_all, write_all
 
-pytestmark = ONE_LOOP
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("under_load")]
 
 
 async def test_established_but_not_accepted(stage, told):
@@ -26,6 +30,49 @@ async def test_established_but_not_accepted(stage, told):
         assert told.do("read_all(sock)") == [3000, True]
         told.do("write_all(sock, 10); sock.close()")
         assert read_all(sock) == [10, True]
+
+
+SERVE = """
+def serve(count):
+    peers = []
+    for _ in range(count):
+        sock, peer = server.accept()
+        assert read_all(sock) == [3000, True], peer
+        write_all(sock, 100_000)
+        sock.close()
+        peers.append(list(peer))
+    return sorted(peers)
+"""
+MOMENTS = (
+    Phase.STOPPING, Phase.CHECKPOINTING, Phase.ADOPTING, Phase.TRANSFERRING, Phase.RESTORING, Phase.COMMITTING,
+    Phase.REPOINTING, Phase.DRAINING,
+)  # fmt: skip
+
+
+async def test_who_comes_to_the_old_address_at_any_moment_of_the_move_or_afterwards_is_served(stage, told):
+    """Accepted in its turn, whole in both directions, and the workload sees who it is."""
+    told.do(f"server = socket.create_server(('', {PORT}), backlog=64)")
+    told.do(SERVE)
+    came = []
+
+    def come():
+        for _ in range(4):
+            came.append(stage.connect(stage.client, stage.a.address, PORT, 1))
+            write_all(came[-1], 3000)
+            came[-1].shutdown(socket.SHUT_WR)
+
+    def at_each(driver):
+        for moment in MOMENTS:
+            at_phase(moment, come)(driver)
+
+    result = await moved(stage, "puppet", at_each)
+    assert result.flows.accepted_during_hold >= 4 * 5  # from the stop to the commit
+    come()
+    assert len(came) == 4 * (len(MOMENTS) + 1)
+    serving = asyncio.to_thread(told.do, f"serve({len(came)})")
+    assert await serving == sorted(list(sock.getsockname()) for sock in came)
+    for sock in came:
+        assert await asyncio.to_thread(read_all, sock) == [100_000, True]
 
 
 async def test_bound_to_the_address_to_every_address_and_to_both_families(stage, told):

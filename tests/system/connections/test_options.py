@@ -10,7 +10,7 @@ from tests.harness.connected import PORT, accepted
 from tests.harness.journeys import assert_nothing_lost, moved
 from tests.harness.moving import ONE_LOOP
 
-pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way")]
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way", "under_load")]
 
 TCP = socket.IPPROTO_TCP
 BY_NUMBER = {
@@ -84,8 +84,11 @@ async def test_socket_options_are_the_same_before_and_after(stage, told):
         if now[name] != was
     ]
     assert not differing, "\n".join(differing)
-    for one in (sock, four, six):
-        one.close()
+    for name, one in (("plain", sock), ("four", four), ("six", six)):
+        one.sendall(b"there")
+        assert told.do(f"{name}.recv(9).decode()") == "there"
+        told.do(f"{name}.sendall(b'and back')")
+        assert one.recv(9) == b"and back"
 
 
 DATAGRAM_NUMBERS = {

@@ -8,18 +8,20 @@ import threading
 
 import pytest
 
-from tests.harness.connected import PORT, accepted, finish, listener_of
+from tests.harness.connected import ALWAYS, PORT, accepted, finish, listener_of
 from tests.harness.journeys import moved
 from tests.harness.moving import ONE_LOOP
 from tests.harness.programs.puppet import PATTERN, Duplex, fill, read_all
 
-pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way")]
+pytestmark = [*ONE_LOOP, pytest.mark.usefixtures("either_way", "under_load")]
 
-TCP = socket.IPPROTO_TCP
+TCP, MEGABYTE = socket.IPPROTO_TCP, 1 << 20
 
 
-async def test_both_directions_at_once(stage, told):
-    client = Duplex(accepted(stage, told))
+@pytest.mark.parametrize("kind", ["IPv4", "IPv6", "IPv4-mapped"])
+async def test_both_directions_at_once(stage, told, kind):
+    address = stage.a.address6 if kind == "IPv6" else stage.a.address
+    client = Duplex(accepted(stage, told, address=address, six=kind != "IPv4"))
     told.do("pump = Duplex(sock)")
     await asyncio.sleep(0.2)  # so that both queues are full of bytes on their way
     await moved(stage, "puppet")
@@ -77,11 +79,26 @@ async def test_idle_for_longer_than_either_end_waits_for_a_sign_of_life(stage, t
     assert sock.recv(9) == b"yes"
 
 
-async def test_zero_windows_in_each_direction(stage, told):
-    """Neither side reads: both send queues are full, both windows closed."""
+ROOMY = f"""
+server{PORT} = socket.create_server(('', {PORT}))
+for option in (32, 33):  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
+    server{PORT}.setsockopt(socket.SOL_SOCKET, option, {4 * MEGABYTE})
+def queued(sock, request): return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
+"""
+SIOCINQ, SIOCOUTQ = 0x541B, 0x5411  # linux/sockios.h
+
+
+@pytest.mark.parametrize("what", ["unread", "unsent", "both"])
+async def test_megabytes_behind_closed_windows(stage, told, what):
+    """One side does not read, or neither does: what the other has sent has filled both queues."""
+    told.do(ROOMY)
     sock = accepted(stage, told)
-    unread, unsent = fill(sock), told.do("fill(sock)")
-    await moved(stage, "puppet")
+    unread = fill(sock) if what != "unsent" else 0
+    unsent = told.do("fill(sock)") if what != "unread" else 0
+    assert bool(unread) == (told.do(f"queued(sock, {SIOCINQ})") > MEGABYTE)
+    assert bool(unsent) == (told.do(f"queued(sock, {SIOCOUTQ})") > MEGABYTE)
+    result = await moved(stage, "puppet")
+    assert bool(unread) == (max(row.unread_bytes for row in result.ledger) > MEGABYTE)
     sock.shutdown(socket.SHUT_WR)
     assert await asyncio.to_thread(told.do, "read_all(sock)") == [unread, True]
     told.do("sock.shutdown(socket.SHUT_WR)")
@@ -102,7 +119,7 @@ async def test_a_connection_shared_by_a_parent_and_its_child(stage, told):
     )
     told.do("theirs.close()")
     result = await moved(stage, "puppet")
-    assert result.flows.adopted == 2
+    assert result.flows.adopted == ALWAYS + 1
     told.do("sock.send(b'parent')")
     assert sock.recv(6, socket.MSG_WAITALL) == b"parent"
     told.do("sock.close(); ours.send(b'x')")
