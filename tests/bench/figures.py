@@ -33,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
     images: ImagePlan
 
 
+# 9,000 idle ones: HAProxy takes two descriptors for each, and `ulimit -n` is 20,000 on small machines.
 FULL = Plan("full", 20, 12, 5, 5, {3000: 3, 10_000: 3}, 40, 12_000, 2, RelayPlan(12, idle=(1000, 3000, 9000)),
             MemoryPlan((1 << 30, 4 << 30), 1 << 30), ImagePlan(4 << 30, 3, 512 << 20, 1000))  # fmt: skip
 QUICK = Plan("quick", 5, 3, 1, 2, {}, 8, 12_000, 1, RelayPlan(4, idle=(1000,)),

@@ -29,29 +29,32 @@ class Carried(msgspec.Struct, frozen=True):
     sender_bytes: int = 0
     """By how much the sender's resident memory grew at most."""
     receiver_bytes: int = 0
+    reserve_seconds: float = 0.0
+    """Before it, for the room."""
 
 
 class Pair(msgspec.Struct, frozen=True):
     """One after the other."""
 
     direct: Carried
+    """Into room that was taken before, as in a move."""
     plain: Carried
-    again: Carried
-    """As `direct`, over the files that it left."""
+    unreserved: Carried
+    """As `direct`, without: into memory that it takes as it needs it."""
     filed: Carried
     """As `plain`, and written to a new file as it comes: what this machine takes for memory that it has not yet."""
 
     @property
     def share_filed(self) -> float:
-        return self.direct.bytes_per_second / self.filed.bytes_per_second
+        return self.unreserved.bytes_per_second / self.filed.bytes_per_second
 
     @property
     def share(self) -> float:
         return self.direct.bytes_per_second / self.plain.bytes_per_second
 
     @property
-    def share_again(self) -> float:
-        return self.again.bytes_per_second / self.plain.bytes_per_second
+    def share_unreserved(self) -> float:
+        return self.unreserved.bytes_per_second / self.plain.bytes_per_second
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -100,19 +103,19 @@ def _transfer(found: Transfer | None) -> Iterable[Row]:
         return
     one = sorted(found.pairs, key=lambda pair: pair.share)[len(found.pairs) // 2]
     size = f"{found.size_bytes / (1 << 30):g} GiB"
-    how = f"{size} from agent to agent, tmpfs to tmpfs; the median of {len(found.pairs)} pairs: {_mb(one.direct)}"
+    room = f"room was taken before, as in a move, in {one.direct.reserve_seconds:.1f} s"
+    how = f"{size} from agent to agent, tmpfs to tmpfs, {room}; median of {len(found.pairs)} pairs: {_mb(one.direct)}"
     floor = f"{_mb(one.plain)}, a plain TLS 1.3 socket"
     yield Row("direct transfer / TLS socket", f"{one.share:.2f}", f">= {SHARE}", one.share >= SHARE, floor, how)
-    over = sorted(found.pairs, key=lambda pair: pair.share_again)[len(found.pairs) // 2]
-    how = f"into memory that the machine has by then: {_mb(over.again)}"
-    yield Row(
-        "the same, over its own files", f"{over.share_again:.2f}", "", None, f"{_mb(over.plain)}, the socket", how
-    )
+    bare = sorted(found.pairs, key=lambda pair: pair.share_unreserved)[len(found.pairs) // 2]
+    how = f"into memory that it takes from the machine meanwhile: {_mb(bare.unreserved)}"
+    floor = f"{_mb(bare.plain)}, the socket"
+    yield Row("the same, no room taken before", f"{bare.share_unreserved:.2f}", "", None, floor, how)
     filed = sorted(found.pairs, key=lambda pair: pair.share_filed)[len(found.pairs) // 2]
-    how = f"where the socket's bytes go into a new file too: {_mb(filed.direct)}"
+    how = f"where the socket's bytes go into a new file too: {_mb(filed.unreserved)}"
     floor = f"{_mb(filed.filed)}, the socket"
-    yield Row("the same / TLS socket into a file", f"{filed.share_filed:.2f}", "", None, floor, how)
-    ways = [way for pair in found.pairs for way in (pair.direct, pair.again)]
+    yield Row("no room taken before / TLS socket into a file", f"{filed.share_filed:.2f}", "", None, floor, how)
+    ways = [way for pair in found.pairs for way in (pair.direct, pair.unreserved)]
     most = max(max(way.sender_bytes, way.receiver_bytes) for way in ways)
     what, target = "an agent's memory meanwhile", f"<= {MEMORY_BYTES >> 20} MiB"
     yield Row(what, f"+{most >> 20} MiB", target, most <= MEMORY_BYTES, "", "the larger of the two ends', at most")

@@ -51,6 +51,7 @@ STEPS = (
     Step("Restoring", _phase("Restoring")),
     Step("destination's agent: restore", _agent("restore"), 1),
     Step("of that until CRIU was done", _agent("criu"), 2),
+    Step("destination's proxy: join the pairs", _call("JOIN_PAIRS"), 1),
     Step("Committing", _phase("Committing")),
     Step("source's agent: commit", _agent("commit"), 1),
     Step("Repointing", _phase("Repointing")),

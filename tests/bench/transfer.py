@@ -4,9 +4,10 @@ What it found is a line of JSON.
 Both have a process at each end, on the same cores, over the loopback. The transfer reads files from a tmpfs, and writes
 files there; the socket sends one buffer again and again, and throws away what it gets.
 
-The same once more, over the files that are there by then, leaves out how fast memory is to be had: a hypervisor that
-takes back what is free gives it again by the page, 5 to 14 us each have been seen, as much as TLS takes for it and
-more. So the socket's bytes go once into a new file, too.
+A move's destination takes the room for the images before the freeze, while the workload runs: so does the destination
+here, and how long that takes is said beside. For a hypervisor that takes back what is free gives memory again by the
+page, 5 to 14 us each have been seen, as much as TLS takes for it and more. The transfer is measured without that, too,
+as where the room is not to be had; and the socket's bytes go once into a new file.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from pathlib import Path
 import msgspec
 
 from checkpoint import aligned
-from checkpoint.api import SendImages
+from checkpoint.api import ReserveRoom, SendImages
 from checkpoint.core.manifest import CHUNK_BYTES
 from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.memory import channel, identity
 from checkpoint.transfer.receiving import Receiving
+from checkpoint.transfer.reserve import SPARE_BYTES, Reserve
 from checkpoint.transfer.sending import Sending
 from controller.core.units import parse_bytes
 from controller.lab.init import libc_call, mount_images
@@ -43,10 +45,13 @@ REPORTED_SECONDS = 4.0
 """A kernel tells its hypervisor what is free every 2 s (K: page_reporting.c)."""
 
 
-def transfer(folder: Path, streams: int) -> Carried:
-    """The folder `here`, to `there`."""
-    with _child("receive", str(folder / "there")) as (port, child):
-        return asyncio.run(_send(folder / "here", port, streams, child))
+def transfer(folder: Path, streams: int, reserve_bytes: int = 0) -> Carried:
+    """The folder `here`, to `there`, where room for so much was taken before."""
+    with _child("receive", str(folder / "there"), str(reserve_bytes)) as (port, child):
+        assert child.stdout is not None
+        reserve_seconds = float(child.stdout.readline())
+        found = asyncio.run(_send(folder / "here", port, streams, child))
+        return msgspec.structs.replace(found, reserve_seconds=reserve_seconds)
 
 
 async def _send(folder: Path, port: int, streams: int, child: subprocess.Popen[str]) -> Carried:
@@ -88,13 +93,27 @@ def _last_word(child: subprocess.Popen[str]) -> int:
     return int(child.stdout.readline())
 
 
-async def _receive(folder: Path) -> None:
-    receiving = Receiving(KEY, HOST, folder)
+async def _receive(folder: Path, reserve_bytes: int) -> None:
+    reserve = Reserve(folder, Kernel())
+    receiving = Receiving(KEY, HOST, folder, reserve)
     before = _resident_bytes()
     print(receiving.port, flush=True)
+    print(_reserved(reserve, reserve_bytes), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await receiving.close()
+    reserve.close()
     print(_resident_bytes() - before, flush=True)
+
+
+def _reserved(reserve: Reserve, size_bytes: int) -> float:
+    """How long it took to have the room."""
+    if size_bytes:
+        reserve.begin(ReserveRoom(size_bytes))
+    while (found := reserve.state()).state != "there":
+        time.sleep(0.02)
+    if found.size_bytes != size_bytes:
+        raise RuntimeError(f"no more than {found.size_bytes} bytes of {size_bytes} are to be had")
+    return found.seconds
 
 
 def _drain(into: str) -> None:
@@ -136,7 +155,7 @@ def _tmpfs(size_bytes: int) -> Iterator[Path]:
 
 
 def measure(size_bytes: int, streams: int, rounds: int) -> Transfer:
-    with _tmpfs(2 * size_bytes + CHUNK_BYTES) as folder:
+    with _tmpfs(2 * size_bytes + 2 * SPARE_BYTES) as folder:
         for one in ("here", "there"):
             (folder / one).mkdir()
         fill(folder / "here", size_bytes)
@@ -144,11 +163,14 @@ def measure(size_bytes: int, streams: int, rounds: int) -> Transfer:
 
 
 def _round(folder: Path, size_bytes: int, streams: int) -> Pair:
-    direct, socket, again = transfer(folder, streams), plain(size_bytes), transfer(folder, streams)
-    _take_back(folder / "there" / PAGES)
+    new = folder / "there" / PAGES
+    direct, socket = transfer(folder, streams, size_bytes), plain(size_bytes)
+    _take_back(new)
+    unreserved = transfer(folder, streams)
+    _take_back(new)
     filed = plain(size_bytes, str(folder / "there" / "plain"))
     _take_back(folder / "there" / "plain")
-    return Pair(direct, socket, again, filed)
+    return Pair(direct, socket, unreserved, filed)
 
 
 def _take_back(file: Path) -> None:
@@ -165,8 +187,8 @@ def main() -> None:
     parser.add_argument("--role", nargs="+", default=[])
     flags = parser.parse_args()
     match flags.role:
-        case ["receive", folder]:
-            asyncio.run(_receive(Path(folder)))
+        case ["receive", folder, reserve_bytes]:
+            asyncio.run(_receive(Path(folder), int(reserve_bytes)))
         case ["drain", into]:
             _drain(into)
         case _:
