@@ -83,16 +83,17 @@ class SoloPod:
     def sleeper(self, pid: int, *fds: int) -> Iterator[None]:
         """A process of that PID, which has these descriptors and does nothing; it has to be there until the end.
 
-        The pod counts on from where it was: another pod's workloads may have the numbers behind that one.
+        The pod counts on from where it was: another pod's workloads may have the numbers behind that one. Whoever
+        starts in the same moment, a thread of the agent's, say, can have the number first: then it is tried again.
         """
         counter = "/proc/sys/kernel/ns_last_pid"
         script = (
-            f"read before < {counter}; echo {pid - 1} > {counter}; sleep 1000 &"
-            f" echo $before > {counter}; [ $! = {pid} ] && echo up; wait"
+            f"for _ in $(seq 50); do read before < {counter}; echo {pid - 1} > {counter}; sleep 1000 &"
+            f" echo $before > {counter}; [ $! = {pid} ] && {{ echo up; wait; exit; }}; kill $!; wait $!; done"
         )
         with self.popen(["sh", "-c", script], pass_fds=fds, stdout=subprocess.PIPE) as shell:
             assert shell.stdout is not None
-            assert shell.stdout.readline() == b"up\n"
+            assert shell.stdout.readline() == b"up\n", f"somebody has PID {pid}"
             try:
                 yield
             finally:
