@@ -164,9 +164,9 @@ class Kernel:
         """Have a connection send nothing more, not at its end either. Raises OSError for a listening socket."""
         sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
 
-    def disconnect(self, sock: socket.socket) -> None:
-        """Have a connection in repair mode be none any more, whoever else has it open; nothing is sent (K: tcp.c,
-        tcp_disconnect)."""
+    def disconnect(self, sock: socket.SocketType) -> None:
+        """Have a connection be none any more, whoever else has it open; in repair mode nothing is sent, else a reset
+        (K: tcp.c, tcp_disconnect)."""
         unspecified = ctypes.create_string_buffer(16)  # struct sockaddr, AF_UNSPEC
         _done(_LIBC.connect(sock.fileno(), unspecified, len(unspecified)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast, get_args
 
-from checkpoint.api import Memory, Reserved
+from checkpoint.api import Cut, Memory, Reserved
 from controller.actions import Move
 from controller.core.accounts import Account, Standing
 from controller.core.errors import MidstreamError
@@ -45,7 +45,7 @@ def make_result(move: Move, phase: Phase, times: list[PhaseTime], problem: Midst
         hold_seconds=_between(move, Action.STOP, _last_answered(move, HOLD_ENDS_WITH), Action.RELEASE),
         flows=_flow_counts(move, phase),
         bytes=_byte_counts(move),
-        ledger=[_row(account) for account in move.accounts],
+        ledger=[*map(_row, move.accounts), *map(_cut_row, _cut(move, phase))],
         memory=_memory(move, times),
         transfer=_transfer(move),
         not_carried=move.restored.not_carried if move.restored else [],
@@ -102,13 +102,22 @@ def _flow_counts(move: Move, phase: Phase) -> FlowCounts:
     adopted = move.adopted.flows if move.adopted else 0
     gone = [account for account in move.accounts if account.lost or account.standing is Standing.GIVEN_UP]
     everything = phase is Phase.FAILED or move.flows_lost is not None
-    lost = adopted if everything else len(gone)
+    lost = (adopted if everything else len(gone)) + len(_cut(move, phase))
     return FlowCounts(adopted, move.repointed.accepted if move.repointed else 0, lost, move.made_ahead)
+
+
+def _cut(move: Move, phase: Phase) -> list[Cut]:
+    """Those that nobody had adopted, where they have ended."""
+    return move.adopted.cut if move.adopted and phase is not Phase.ROLLED_BACK else []
 
 
 def _byte_counts(move: Move) -> ByteCounts:
     held = sum(account.source.held_bytes for account in move.accounts)
     return ByteCounts(held, sum(account.lost_bytes for account in move.accounts))
+
+
+def _cut_row(one: Cut) -> LedgerRow:
+    return LedgerRow(one.peer, one.direction, 0, 0, 0, 0, offsets_equal=False, given_up=one.why)
 
 
 def _row(account: Account) -> LedgerRow:

@@ -203,12 +203,21 @@ class Dumped(msgspec.Struct, frozen=True):
     """The same of pairs: a JSON list of `proxy.api.PairedLeg`."""
 
 
+class Cut(msgspec.Struct, frozen=True):
+    """A connection that nobody adopts: both ends see it end with the commit."""
+
+    peer: str
+    direction: Literal["inbound", "outbound"]
+    why: str
+
+
 class Adopted(msgspec.Struct, frozen=True):
     flows: int
     listeners: int
     legs: msgspec.Raw
     """Those that `Dumped` has not."""
     paired: msgspec.Raw = msgspec.Raw(b"[]")
+    cut: list[Cut] = []
 
 
 class Sealed(msgspec.Struct, frozen=True):

@@ -32,6 +32,26 @@ class Epoll(msgspec.Struct, frozen=True):
     targets: list[Target]
 
 
+class Unconnected(msgspec.Struct, frozen=True):
+    """A TCP socket that listens, or is nothing yet."""
+
+    ino: int
+    state: int
+    """LISTEN or CLOSE (linux/tcp_states.h)."""
+    words: tuple[int, ...]
+    """Its own address, one word or four, as the images have it."""
+    port: int
+    backlog: int
+    flags: int
+    """Of open(2)."""
+    send_buffer: int
+    """Bytes, as getsockopt(2) says them; so is the next."""
+    receive_buffer: int
+    reuse_address: bool
+    reuse_port: bool
+    six_only: bool
+
+
 def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """The first and last of each run of them, which rise."""
     for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):

@@ -204,10 +204,10 @@ class CriuEngine:
 
     def _mend(self, pidfd: int, fd: int, reuse_address: bool | None, backlog: int | None) -> None:
         with socket.socket(fileno=self._kernel.pidfd_getfd(pidfd, fd)) as sock:
-            if not is_tcp(sock):
-                return
             if backlog is not None:
                 sock.listen(backlog)  # the proxy raised it
+            if not is_tcp(sock):
+                return
             in_repair = self._kernel.in_repair(sock)
             if in_repair:
                 self._kernel.leave_repair(sock)

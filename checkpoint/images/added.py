@@ -1,5 +1,6 @@
 """Entries of CRIU's images for what CRIU was not shown: the epolls that watch connections which stand at the
-destination already, and the door through which those come (criu: files.c, files-reg.c, eventpoll.c).
+destination already, the door through which those come, and plain sockets in place of such as it cannot save (criu:
+files.c, files-reg.c, eventpoll.c, sk-inet.c).
 
 CRIU's restore takes an open file from its caller where that has one of the name in its `inherit_fd`, whatever it is. It
 asks so for regular files: so in the images the door is one.
@@ -7,10 +8,12 @@ asks so for regular files: so in the images the door is one.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from checkpoint.core.descriptors import Epoll, Place, Target
+from checkpoint.core import flows
+from checkpoint.core.descriptors import Epoll, Place, Target, Unconnected
 from checkpoint.images.pb import Message, Messages, framed
 
 FIRST_ID = 1 << 30
@@ -27,8 +30,8 @@ class Descriptor(NamedTuple):
 class Opened(NamedTuple):
     """An open file, and its descriptors."""
 
-    entry: bytes
-    """A file_entry, with its length."""
+    entry: Message
+    """A file_entry."""
     descriptors: list[Descriptor]
 
 
@@ -58,6 +61,26 @@ class Entries:
             )
         return self._opened(made, made.epfd, places)
 
+    def socket(self, number: int, one: Unconnected, places: dict[Place, bool]) -> Opened:
+        made = self._messages.file(type=self._messages.INETSK, id=number)
+        entry, options = made.isk, made.isk.opts
+        entry.id, entry.ino, entry.state, entry.flags, entry.backlog = (
+            number,
+            one.ino,
+            one.state,
+            one.flags,
+            one.backlog,
+        )
+        entry.family = socket.AF_INET6 if len(one.words) > 1 else socket.AF_INET
+        entry.type, entry.proto = flows.SOCK_STREAM, flows.IPPROTO_TCP
+        entry.src_port, entry.dst_port = one.port, 0
+        entry.src_addr[:], entry.dst_addr[:] = one.words, [0] * len(one.words)
+        entry.v6only = one.six_only
+        options.so_sndbuf, options.so_rcvbuf = one.send_buffer, one.receive_buffer
+        options.so_snd_tmo_sec = options.so_snd_tmo_usec = options.so_rcv_tmo_sec = options.so_rcv_tmo_usec = 0
+        options.reuseaddr, options.so_reuseport = one.reuse_address, one.reuse_port
+        return self._opened(made, entry, places)
+
     def _opened(self, made: Message, what: Message, places: dict[Place, bool]) -> Opened:
         nobody, fdinfo = what.fown, self._messages.fdinfo
         nobody.uid = nobody.euid = nobody.signum = nobody.pid_type = nobody.pid = 0
@@ -65,4 +88,4 @@ class Entries:
             Descriptor(pid, fd, framed(fdinfo(id=made.id, flags=int(closed), type=made.type, fd=fd)))
             for (pid, fd), closed in places.items()
         ]
-        return Opened(framed(made), descriptors)
+        return Opened(made, descriptors)

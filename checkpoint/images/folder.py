@@ -128,9 +128,8 @@ class Images:
         self._folder = str(folder)
         self._messages = messages
         self._files: list[Message] | None = None
-        self._added = b""
         self._added_to: dict[str, bytes] = {}
-        """What CRIU was not shown: for files.img, and for each table of descriptors, by its path."""
+        """What CRIU was not shown, for each table of descriptors, by its path."""
 
     def processes(self) -> list[Process]:
         """The dumped tree; the root is the first."""
@@ -162,7 +161,7 @@ class Images:
                 _keep_ticking(one.tfd)
         path = f"{self._folder}/files.img"
         magic = files.read(path)[:_HEADER_BYTES]
-        files.write(path, magic + b"".join(framed(one) for one in self._load()) + self._added)
+        files.write(path, magic + b"".join(framed(one) for one in self._load()))
         for path, more in self._added_to.items():
             files.write(path, files.read(path) + more)
 
@@ -170,7 +169,8 @@ class Images:
         """Open files that CRIU was not shown, with their descriptors; `edit_sockets` writes them. Raises AgentError
         IMAGE_DAMAGED."""
         opened = list(opened)
-        self._added = b"".join(one.entry for one in opened)
+        if not opened:
+            return
         tables: dict[int, dict[int, bytes]] = {}
         of_pid: dict[int, dict[int, bytes]] = {}
         for pid, fd, entry in (descriptor for one in opened for descriptor in one.descriptors):
@@ -178,6 +178,7 @@ class Images:
                 (ids,) = entries(f"{self._folder}/ids-{pid}.img", self._messages.ids)
                 of_pid[pid] = tables.setdefault(ids.files_id, {})  # which several processes may have
             of_pid[pid][fd] = entry
+        self._load().extend(one.entry for one in opened)
         self._added_to = {f"{self._folder}/fdinfo-{number}.img": b"".join(of.values()) for number, of in tables.items()}
 
     def lazy_pages(self) -> dict[int, list[tuple[int, int]]]:

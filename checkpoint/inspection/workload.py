@@ -17,6 +17,7 @@ from checkpoint.inspection import processes as of_processes
 from checkpoint.kernel import Kernel
 from checkpoint.processes import capacity, procfs, tree
 from checkpoint.sockets import unkept
+from checkpoint.sockets.unkept import Fate
 
 _LISTED_BYTES = 16
 """A struct iovec."""
@@ -34,7 +35,8 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
     lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
     datagrams = [line for line in procfs.udp_lines(workload.pid) if line.ino in inodes]
-    unkept_sockets = list(unkept.look(kernel, files))
+    sockets = list(unkept.look(kernel, files, replaces=not tree.is_filtered(workload.pid)))
+    fates = {fate: [one.problem for one in sockets if one.fate is fate] for fate in Fate}
     sizes = [procfs.memory_bytes(pid) for pid in processes]
     return Inspection(
         workload=workload,
@@ -44,7 +46,9 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
         memory_bytes=sum(whole for whole, _ in sizes),
         shared_bytes=sum(shared for _, shared in sizes),
         connections=sum(1 for line in lines if line.state != LISTEN),
-        listening_ports=sorted({line.local[1] for line in lines if line.state == LISTEN}),
+        listening_ports=sorted(
+            {line.local[1] for line in lines if line.state == LISTEN} | {one.port for one in sockets if one.port}
+        ),
         problems=[
             *of_processes.problems(kernel, processes),
             *strays.of_session(processes),
@@ -53,17 +57,18 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
             *mappings.huge_page_problems(huge_bytes),
             *locks.lost(files),
             *_connection_problems(lines),
-            *(one.problem for one in unkept_sockets if not one.movable),
+            *fates[Fate.BARRED],
         ],
         capabilities=functools.reduce(operator.or_, map(procfs.capabilities, processes)),
         warnings=[
             *strays.with_shared(processes, files),
             *of_processes.warnings(processes),
             *unkept.shared_ports(datagrams),
+            *fates[Fate.REPLACED],
         ],
         huge_bytes=huge_bytes,
         highest_descriptor=max((file.fd for file in files), default=-1),
-        losses=[*(one.problem for one in unkept_sockets if one.movable), *_group_losses(workload.pid)],
+        losses=[*fates[Fate.RESET], *_group_losses(workload.pid)],
     )
 
 

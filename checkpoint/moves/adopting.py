@@ -21,7 +21,7 @@ from socket import SocketType
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from checkpoint.api import Adopted, Changed
+from checkpoint.api import Adopted, Changed, Cut
 from checkpoint.core import flows, manifest, readdress
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
@@ -35,12 +35,13 @@ from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handover import Handover
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import adopt, adoption, duplicates, inventory, legs, live, sockopts, unkept
+from checkpoint.sockets import adopt, adoption, duplicates, inventory, legs, live, multipath, sockopts, unkept
 from checkpoint.sockets.adopt import Given, PairedSocket, Taken
 from checkpoint.sockets.duplicates import OpenSockets
 from checkpoint.sockets.inventory import Inventory
 from checkpoint.sockets.left import LeftListeners
 from checkpoint.sockets.legs import LegEnds
+from checkpoint.sockets.multipath import LastConnections
 
 Show = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
 """Says which descriptors of some processes CRIU is to see, and no others; gives whether it will."""
@@ -88,6 +89,7 @@ class Adopting:
         self._count = 0
         """How many flows there are."""
         self._left = LeftListeners()
+        self._last = LastConnections(around.kernel)
         self._foreseen = foreseen
         self._looking = asyncio.Lock()
         self._comparing: asyncio.Task[list[Changed]] | None = None
@@ -113,7 +115,8 @@ class Adopting:
             options = await asyncio.to_thread(self._tell_apart)
             self._paired.extend(self._foreseen.chosen)
             self._go_on()
-            await asyncio.to_thread(self._foreseen.describe)
+            assert self._sockets is not None
+            await asyncio.to_thread(self._foreseen.describe, self._sockets)
             return options
 
     async def again(self) -> None:
@@ -145,9 +148,10 @@ class Adopting:
         await self._give(self._rest(), self._count)
         await self._handover.settle()
         self._left.keep(self._duplicate(held.socket.ino) for held in self.sorted.listeners)
+        self._last.keep(self._duplicate(ino) for ino in self._foreseen.replaced if ino in self._given_up)
         assert self._sockets is not None
         self._sockets.close(but=self._foreseen.chosen)
-        return Adopted(self._count, len(self.sorted.listeners), *self.take_legs())
+        return Adopted(self._count, len(self.sorted.listeners), *self.take_legs(), cut=self._cut())
 
     def begin_comparing(self) -> None:
         """Nothing else is to be done here in the freeze."""
@@ -183,11 +187,13 @@ class Adopting:
     def give_away(self) -> None:
         """The workload is the destination's: the listeners that are left of it are ours, as the proxy is."""
         self._left.own()
+        self._last.cut()
 
     def close(self) -> None:
         """Once the proxy's part is over, or nobody is to adopt anything."""
         self._stop_watching()
         self._left.close()
+        self._last.close()
         self._handover.close()
         self._foreseen.close()
         self._close_sockets()
@@ -212,19 +218,41 @@ class Adopting:
             self._inventory, self._sockets = duplicates.looked_for(kernel, tree, families)
             standing = (ino for ino in families if ino in self._inventory.connections)
             unread = live.unread({ino: self._sockets.of(ino).sock for ino in standing})
-        self._foreseen.choose(self._inventory, unread, but=self._given_up)
+        self._foreseen.choose(self._inventory, unread, self._replaced(), but=self._given_up)
+
+    def _replaced(self) -> list[int]:
+        """The inodes of those that something else stands for in the copy; those that are connections only where they
+        may be given up."""
+        assert self._sockets is not None
+        found = self._inventory.multipath
+        return [ino for ino in found if ino in self._given_up or not multipath.is_connected(self._sockets.of(ino).sock)]
 
     def _tell_apart(self) -> list[SocketOptions]:
         """Those that CRIU sees."""
         assert self._sockets is not None
         chosen, connections = self._foreseen.chosen, self._inventory.connections
         others = {ino: self._sockets.of(ino) for ino in connections if ino not in chosen}
+        replaced = {ino: self._sockets.of(ino) for ino in self._foreseen.replaced}
         datagrams = map(self._sockets.of, self._inventory.datagrams)
-        options = sockopts.read([*others.values(), *datagrams])  # before anybody else has them
-        sockets = [live.describe(ino, one.sock) for ino, one in others.items()]
-        found = flows.sort([one for one in sockets if one.listens or one.state in flows.MOVABLE], connections)
+        options = sockopts.read([*others.values(), *replaced.values(), *datagrams])  # before anybody else has them
+        listeners = {ino: one for ino, one in replaced.items() if multipath.listens(one.sock)}
+        sockets = [live.describe(ino, one.sock) for ino, one in (others | listeners).items()]
+        found = flows.sort(
+            [one for one in sockets if one.listens or one.state in flows.MOVABLE], self._inventory.streams
+        )
         self._live = {held.socket.ino: held for held in found.flows} | {ino: self._foreseen.held(ino) for ino in chosen}
         return options
+
+    def _cut(self) -> list[Cut]:
+        """Those that end with the commit."""
+        ports = {held.socket.source_port for held in self.sorted.listeners}
+        found: list[Cut] = []
+        for ino in self._foreseen.replaced:
+            if why := self._given_up.get(ino):
+                sock = self._duplicate(ino)
+                direction: flows.Direction = "inbound" if sock.getsockname()[1] in ports else "outbound"
+                found.append(Cut(unkept.peer(sock), direction, why))
+        return found
 
     def _written(self, masks: Mapping[str, int]) -> None:
         """CRIU has closed these images."""
@@ -261,7 +289,7 @@ class Adopting:
         self._images = Images(self._folder, self._around.messages)
         self._images.add(self._foreseen.opened())
         self.sorted = flows.sort(
-            self._images.sockets(), self._inventory.connections, self._inventory.datagrams
+            self._images.sockets(), self._inventory.streams, self._inventory.datagrams
         )  # fmt: skip
         dumped = {held.socket.ino: held for held in self.sorted.flows}
         for ino, held in self._given.items():

@@ -5,6 +5,8 @@ To CRIU a connection takes 75 us at the source and 60 us at the destination, and
 edited, sent, proved. What it says is nearly all known while the workload runs. So it is looked at then, and inside the
 freeze only whether it is still there; what may have changed of its options is looked for while the copy is restored.
 A connection that is not plain goes by its image, as do those that come too late.
+
+Nor is CRIU shown what it cannot save and something else can stand for (`checkpoint.sockets.multipath`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Collection, Container, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count, islice
 from pathlib import Path
 from socket import SocketType
@@ -22,7 +24,7 @@ import msgspec
 
 from checkpoint.api import Changed, Connections
 from checkpoint.core import flows, pairs
-from checkpoint.core.descriptors import Epoll, Place, Target
+from checkpoint.core.descriptors import Epoll, Place, Target, Unconnected
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
 from checkpoint.images import added
@@ -30,7 +32,7 @@ from checkpoint.images.added import Entries, Opened
 from checkpoint.moves.surroundings import Surroundings
 from checkpoint.processes import lending, procfs, tree
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import epolls, live, unkept
+from checkpoint.sockets import duplicates, epolls, inventory, live, multipath, unkept
 from checkpoint.sockets.adopt import ForeseenSocket, PairedSocket
 from checkpoint.sockets.adoption import Adoption
 from checkpoint.sockets.duplicates import OpenSockets, each_shortly, epolls_of
@@ -61,6 +63,8 @@ class Foreseen:
         self._standing: dict[int, Known] = {}
         """Those among them of which both ends stand at the destination."""
         self._watching = Watching()
+        self._instead: list[tuple[Unconnected, dict[Place, bool]]] = []
+        """What the copy has in place of those replaced, and where."""
         self._epolls: list[Epoll] = []
         self._others: list[list[Target]] = []
         """What each of these watches besides those chosen."""
@@ -68,6 +72,8 @@ class Foreseen:
         self._inventory = Inventory()
         self.chosen: dict[int, list[Place]] = {}
         """Where those are open that CRIU is not shown, by inode."""
+        self.replaced: dict[int, list[Place]] = {}
+        """Likewise those in place of which the copy has others."""
         self.left: pairs.Left | None = None
         """What CRIU's images do not say; None: they say everything."""
 
@@ -104,20 +110,35 @@ class Foreseen:
         """Whether any stands at the destination."""
         return bool(self._standing)
 
-    def choose(self, inventory: Inventory, unread: Iterable[tuple[int, int]], but: Container[int]) -> None:
-        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes. `unread`: how many
-        bytes each connection has that is undisturbed, by inode. Blocks: 2 us each."""
-        if not self._standing:
+    async def must_hide(self, root: int) -> bool:
+        """Whether the workload under `root`, which runs, has sockets that CRIU could not save."""
+        return await asyncio.to_thread(self._must_hide, root)
+
+    def _must_hide(self, root: int) -> bool:
+        kernel, files = self._around.kernel, self._around.open_files
+        with closing(tree.hold_all(kernel, tree.descendants(root))) as held:
+            said = inventory.asked(files, held)
+            if said is not None:
+                return bool(said.multipath)
+            return any(True for _ in each_shortly(kernel, held, duplicates.is_multipath))
+
+    def choose(
+        self, found: Inventory, unread: Iterable[tuple[int, int]], replaced: Collection[int], but: Container[int]
+    ) -> None:
+        """Of the stopped workload's sockets those that CRIU need not see, `but` for some inodes, and those that are to
+        be `replaced`. `unread`: how many bytes each connection has that is undisturbed, by inode. Blocks: 2 us each."""
+        if not self._standing and not replaced:
             return
-        self._inventory = inventory
+        self._inventory = found
         try:
-            if any(procfs.has_descriptors_queued(*place) for place in inventory.local):
+            if any(procfs.has_descriptors_queued(*place) for place in found.local):
                 raise epolls.OddError("descriptors are on their way in a message")  # which may be any
             self.chosen = dict(self._as_foreseen((ino, much) for ino, much in unread if ino not in but))
             if not all(self._can_be_given(pid) for pid, _ in self._doors()):
                 raise epolls.OddError("the numbers of descriptors are odd")  # which the copy gets them by
-            inodes = {place: ino for ino, places in inventory.connections.items() for place in places}
-            self._epolls = self._watching.watching(self._around.kernel, inventory.epolls, inodes, self.chosen)
+            self.replaced = {ino: found.multipath[ino] for ino in replaced}
+            hidden = self.chosen.keys() | self.replaced.keys()
+            self._epolls = self._watching.watching(self._around.kernel, found.epolls, found.inodes, hidden)
         except (epolls.OddError, OSError) as error:
             _LOG.info("%s: CRIU sees every connection: %s", self._migration, error)
             self.forget()
@@ -142,11 +163,13 @@ class Foreseen:
         """A chosen one, for the proxy."""
         return PairedSocket(self._known[ino].number, self._unread[ino], sock)
 
-    def describe(self) -> None:
+    def describe(self, sockets: OpenSockets) -> None:
         """What is to be said of those chosen: `left`, and `opened`. Blocks: 2 us each. Raises AgentError."""
         self.left, self._others = None, []
-        if not self.chosen:
-            return
+        self._instead = [
+            (multipath.in_place_of(ino, sockets.of(ino).sock), _flagged(places))
+            for ino, places in self.replaced.items()
+        ]
         connections = [self._connection(ino, places) for ino, places in self.chosen.items()]
         watches: list[pairs.Watch] = []
         for epoll in self._epolls:
@@ -154,7 +177,8 @@ class Foreseen:
             self._others.append(others)
             if ours:  # else it watches another such epoll
                 watches.append(pairs.Watch(*epoll.places[0], [(it.fd, it.events, it.data) for it in ours]))
-        self.left = pairs.Left(self._doors(), connections, watches)
+        if self.chosen:
+            self.left = pairs.Left(self._doors(), connections, watches)
 
     def _apart(self, targets: Iterable[Target]) -> tuple[list[Target], list[Target]]:
         """Those chosen, and the others."""
@@ -166,11 +190,12 @@ class Foreseen:
 
     def opened(self) -> Iterator[Opened]:
         """What CRIU's images are to say besides. Raises AgentError."""
-        if self.left is None:
-            return
         ids = count(added.FIRST_ID)
         entries = Entries(self._around.messages)
-        yield entries.door(next(ids), self.left.doors)
+        if self.left is not None:
+            yield entries.door(next(ids), self.left.doors)
+        for one, places in self._instead:
+            yield entries.socket(next(ids), one, places)
         for epoll, others in zip(self._epolls, self._others, strict=True):
             yield entries.epoll(next(ids), epoll, others, _flagged(epoll.places))
 
@@ -199,7 +224,8 @@ class Foreseen:
 
     def forget(self) -> None:
         """CRIU sees all of them."""
-        self.chosen, self._epolls, self._others, self.left = {}, [], [], None
+        self.chosen, self.replaced, self._epolls, self._others, self.left = {}, {}, [], [], None
+        self._instead = []
 
     def close(self) -> None:
         """CRIU has dumped, or will not."""
@@ -223,7 +249,7 @@ class Foreseen:
         """The connections that could be made ahead, by inode."""
         described: dict[int, flows.InetSocket] = {}
         found: dict[int, Known] = {}
-        for place, ino, sock in each_shortly(self._around.kernel, held):
+        for place, ino, sock in each_shortly(self._around.kernel, held, _matters):
             with suppress(OSError):  # the workload closes it just now
                 if ino not in described:
                     described[ino] = live.describe(ino, sock)
@@ -260,10 +286,14 @@ class Foreseen:
                 yield ino, self._inventory.connections[ino]
 
     def _places(self) -> Iterator[Place]:
-        for places in self.chosen.values():
+        for places in (*self.chosen.values(), *self.replaced.values()):
             yield from places
         for epoll in self._epolls:
             yield from epoll.places
+
+
+def _matters(sock: SocketType) -> bool:
+    return duplicates.is_tcp(sock) or (duplicates.is_multipath(sock) and multipath.listens(sock))
 
 
 def _can_lend(pid: int) -> bool:

@@ -117,7 +117,7 @@ class Outbound(Side):
         self._beacon = self._around.store.mark(self.record.migration)
         if self.record.memory == "post-copy":
             await self._handing.start(self._key)
-        await self._dumping.prepare(self._handing.giving)
+        await self._dumping.prepare(self._handing.giving, hides=await self._foreseen.must_hide(self._root))
         await self._naming.lend(lent.deleted(descendants(self._root)))
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from socket import SocketType
 from types import MappingProxyType
@@ -102,7 +102,7 @@ class _Looking:
         mine = self._kernel.pidfd_getfd(member.pidfd, number)
         ino = self._kernel.socket_inode(mine) & INO_MASK
         place = member.pid, number
-        if places := found.connections.get(ino) or found.datagrams.get(ino):
+        if places := found.connections.get(ino) or found.multipath.get(ino) or found.datagrams.get(ino):
             places.append(place)
         elif not ino and procfs.link(f"/proc/self/fd/{mine}") == _EPOLL:
             found.epolls.append(place)
@@ -117,6 +117,8 @@ class _Looking:
         sock = SocketType(fileno=mine)
         if is_tcp(sock):
             self._keep(found.connections, ino, place, sock)
+        elif is_multipath(sock):
+            self._keep(found.multipath, ino, place, sock)
         elif is_udp(sock):
             self._keep(found.datagrams, ino, place, sock)
         else:
@@ -129,16 +131,18 @@ class _Looking:
         self.sockets.have(ino, sock)
 
 
-def each_shortly(kernel: Kernel, tree: Tree) -> Iterator[tuple[Place, int, SocketType]]:
-    """Of a tree that runs: each descriptor of a TCP socket, its inode, and a duplicate, which is closed before the next
-    is made. What the workload closes meanwhile ends then, and not when all have been looked at."""
+def each_shortly(
+    kernel: Kernel, tree: Tree, wanted: Callable[[SocketType], bool]
+) -> Iterator[tuple[Place, int, SocketType]]:
+    """Of a tree that runs: each descriptor of such a socket, its inode, and a duplicate, which is closed before the
+    next is made. What the workload closes meanwhile ends then, and not when all have been looked at."""
     for member in tree.members:
         for fd, _ in sockets_of(member.pid):
             with suppress(OSError):  # closed meanwhile, or changed as it was looked at
                 mine = kernel.pidfd_getfd(member.pidfd, fd)
                 sock = SocketType(fileno=mine)
                 try:
-                    if is_tcp(sock):
+                    if wanted(sock):
                         yield (member.pid, fd), kernel.socket_inode(mine) & INO_MASK, sock
                 finally:
                     sock.close()
@@ -155,6 +159,10 @@ def epolls_of(tree: Tree) -> Iterator[Place]:
 
 def is_tcp(sock: SocketType) -> bool:
     return inventory.is_tcp(sock.family, sock.type, sock.proto)
+
+
+def is_multipath(sock: SocketType) -> bool:
+    return inventory.is_multipath(sock.family, sock.type, sock.proto)
 
 
 def is_udp(sock: SocketType) -> bool:

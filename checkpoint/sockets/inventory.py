@@ -23,6 +23,8 @@ INO_MASK = 0xFFFFFFFF
 _CIRCLE = 1 << 32
 _INET = (socket.AF_INET, socket.AF_INET6)
 _TCP = socket.SOCK_STREAM, socket.IPPROTO_TCP
+IPPROTO_MPTCP = 262  # linux/in.h
+_MULTIPATH = socket.SOCK_STREAM, IPPROTO_MPTCP
 _UDP = socket.SOCK_DGRAM, socket.IPPROTO_UDP
 
 
@@ -44,6 +46,8 @@ class Inventory(msgspec.Struct):
 
     connections: dict[int, list[Place]] = {}
     """TCP sockets of whatever state."""
+    multipath: dict[int, list[Place]] = {}
+    """Those of Multipath TCP."""
     datagrams: dict[int, list[Place]] = {}
     """UDP sockets."""
     local: list[Place] = []
@@ -63,7 +67,22 @@ class Inventory(msgspec.Struct):
 
     def places(self, ino: int) -> list[Place]:
         """Of a TCP or UDP socket. Raises KeyError for one that is not known."""
-        return self.connections.get(ino) or self.datagrams[ino]
+        return self.connections.get(ino) or self.multipath.get(ino) or self.datagrams[ino]
+
+    @property
+    def streams(self) -> set[int]:
+        """The inodes of TCP sockets of either kind."""
+        return self.connections.keys() | self.multipath.keys()
+
+    @property
+    def inodes(self) -> dict[Place, int]:
+        """Which of them is open where."""
+        return {
+            place: ino
+            for some in (self.connections, self.multipath)
+            for ino, places in some.items()
+            for place in places
+        }
 
     def unread(self) -> Iterator[tuple[int, int]]:
         """As the kernel says: the connections that neither end has shut down, of which nobody is to be told anything
@@ -103,6 +122,8 @@ def _asked(files: OpenFiles, tree: Tree) -> Inventory:
                     found.closed_on_exec.add(place)
             elif is_udp(one.family, one.type, one.protocol):
                 found.datagrams.setdefault(ino, []).append(place)
+            elif is_multipath(one.family, one.type, one.protocol):
+                found.multipath.setdefault(ino, []).append(place)
             elif one.family == socket.AF_UNIX:
                 found.local.append(place)
     return found
@@ -110,6 +131,10 @@ def _asked(files: OpenFiles, tree: Tree) -> Inventory:
 
 def is_tcp(family: int, kind: int, protocol: int) -> bool:
     return family in _INET and (kind, protocol) == _TCP
+
+
+def is_multipath(family: int, kind: int, protocol: int) -> bool:
+    return family in _INET and (kind, protocol) == _MULTIPATH
 
 
 def is_udp(family: int, kind: int, protocol: int) -> bool:

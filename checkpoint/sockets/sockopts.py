@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from socket import SocketType
@@ -13,7 +13,7 @@ from checkpoint.core import sockopts
 from checkpoint.core.sockopts import Option, Owner, SocketOption, SocketOptions
 from checkpoint.kernel import Kernel
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets.duplicates import OpenSocket, is_udp
+from checkpoint.sockets.duplicates import OpenSocket, is_multipath, is_udp
 from checkpoint.sockets.live import state_of
 
 FILE = "socket-options.json"
@@ -23,7 +23,8 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
-    """What these TCP and UDP sockets have that a fresh socket has not. About 15 us a TCP socket; blocks."""
+    """What these TCP and UDP sockets have that a fresh socket has not; those of Multipath TCP also what CRIU would save
+    of others. About 15 us a TCP socket; blocks."""
     usual: dict[tuple[int, _Kind], _Usual] = {
         (family, kind): _Usual(family, kind) for family in _FAMILIES for kind in _Kind
     }
@@ -31,8 +32,11 @@ def read(opened: Iterable[OpenSocket]) -> list[SocketOptions]:
     ours = os.geteuid(), os.getegid()
     for one in opened:
         kind = _Kind.DATAGRAM if is_udp(one.sock) else _KINDS.get(state_of(one.sock), _Kind.CONNECTED)
-        options = usual[one.sock.family, kind].lost(one.sock)
-        if kind is _Kind.CONNECTED:
+        if is_multipath(one.sock):
+            options = _Usual(one.sock.family, kind, also=sockopts.SAVED).lost_of_some(one.sock)
+        else:
+            options = usual[one.sock.family, kind].lost(one.sock)
+        if kind is _Kind.CONNECTED and not is_multipath(one.sock):
             options += lost_clamp(one.sock)
         owner = owner_of(one.sock)
         if options or owner != ours:
@@ -90,8 +94,8 @@ def lost_clamp(sock: SocketType) -> list[Option]:
 class _Usual:
     """A fresh socket of a kind: its options, as far as this kernel knows them, and their values."""
 
-    def __init__(self, family: socket.AddressFamily, kind: _Kind) -> None:
-        wanted = [*sockopts.EVERY]
+    def __init__(self, family: int, kind: _Kind, also: Sequence[SocketOption] = ()) -> None:
+        wanted = [*also, *sockopts.EVERY]
         wanted += sockopts.IPV6 if family == socket.AF_INET6 else ()
         if kind is _Kind.DATAGRAM:
             wanted += sockopts.DATAGRAM
@@ -114,6 +118,16 @@ class _Usual:
         values = [ask(level, number, length) for level, number, length in self._asked]
         if values == self._values:
             return []
-        found = dict(zip(self._fresh, values, strict=True))
+        return self._lost(sock, dict(zip(self._fresh, values, strict=True)))
+
+    def lost_of_some(self, sock: SocketType) -> list[Option]:
+        """The same, of a socket that has not all of these options."""
+        found: dict[SocketOption, bytes] = {}
+        for one in self._fresh:
+            with suppress(OSError):
+                found[one] = sock.getsockopt(one.level, one.number, one.length)
+        return self._lost(sock, found)
+
+    def _lost(self, sock: SocketType, found: dict[SocketOption, bytes]) -> list[Option]:
         one = sockopts.PRIORITY
-        return sockopts.lost(found | {one: ask(one.level, one.number, one.length)}, self._fresh)
+        return sockopts.lost(found | {one: sock.getsockopt(one.level, one.number, one.length)}, self._fresh)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from typing import TypeVar
 
@@ -21,8 +22,8 @@ from checkpoint.core.errors import Code, problem
 from checkpoint.kernel import Kernel
 from checkpoint.processes import procfs
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import profile, sockdiag
-from checkpoint.sockets.duplicates import sockets_of
+from checkpoint.sockets import multipath, profile, sockdiag
+from checkpoint.sockets.duplicates import is_multipath, sockets_of
 
 T = TypeVar("T")
 
@@ -30,10 +31,20 @@ ALLOW = "say --allow-loss to move the rest without it."
 _KIND = (socket.SO_DOMAIN, socket.SO_TYPE, socket.SO_PROTOCOL)
 _UDP_CORK = 1  # linux/udp.h
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _GROUPS_BYTES = 270, 9, 64  # linux/netlink.h
-_IPPROTO_MPTCP = 262  # linux/in.h
 _TCP_AO_INFO = 40  # linux/tcp.h
 _SAVED = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET)
 """The families whose sockets CRIU saves (criu: sockets.c, collect_sockets)."""
+
+
+class Fate(Enum):
+    """Of such a socket, in a move."""
+
+    BARRED = "barred"
+    """There is none."""
+    RESET = "reset"
+    """The rest can be moved without it: a connection ends at both ends."""
+    REPLACED = "replaced"
+    """The copy has another, which does for it."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,14 @@ class Unkept:
 
     ino: int
     problem: Problem
-    movable: bool
-    """Whether the rest can be moved without it: a connection ends with a reset at both ends."""
+    fate: Fate
+    port: int = 0
+    """Of one that listens and is replaced."""
 
 
-def look(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Unkept]:
-    """What stands in the way, socket by socket."""
+def look(kernel: Kernel, files: Iterable[procfs.OpenFile], *, replaces: bool = True) -> Iterator[Unkept]:
+    """What stands in the way, socket by socket. `replaces`: CRIU can be kept from seeing some, in place of which the
+    copy has others."""
     sockets = {int(file.target[8:-1]): file for file in files if file.target.startswith("socket:[")}
     signing: set[int] = _asked(sockdiag.signing, set)
     partners: dict[int, int] = _asked(sockdiag.partners, dict)
@@ -55,12 +68,14 @@ def look(kernel: Kernel, files: Iterable[procfs.OpenFile]) -> Iterator[Unkept]:
     for ino, file in sockets.items():
         with suppress(OSError), _duplicate(kernel, file) as sock:  # gone meanwhile
             if kernel.has_program(sock):
-                yield Unkept(ino, _filtered(file), movable=False)
+                yield Unkept(ino, _filtered(file), Fate.BARRED)
             if sock.family == socket.AF_UNIX:
                 if (partner := partners.get(ino)) and known.is_outside(partner):
-                    yield Unkept(ino, _outside(file, sock), movable=False)
+                    yield Unkept(ino, _outside(file, sock), Fate.BARRED)
+            elif is_multipath(sock):
+                yield _of_multipath(ino, sock, replaces)
             else:
-                yield from (Unkept(ino, found, movable) for found, movable in _of(file, sock, ino in signing))
+                yield from (Unkept(ino, found, fate) for found, fate in _of(file, sock, ino in signing))
 
 
 class _Partners:
@@ -102,7 +117,7 @@ def shared_ports(lines: Iterable[procfs.SocketLine]) -> Iterator[Problem]:
 def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
     """Why each socket of a stopped tree that the rest can be moved without cannot be kept, by inode."""
     files = (file for member in tree.members for file in procfs.open_files(member.pid))
-    return {one.ino: one.problem.message for one in look(kernel, files) if one.movable}
+    return {one.ino: one.problem.message for one in look(kernel, files) if one.fate is Fate.RESET}
 
 
 def _asked(question: Callable[[], T], without: Callable[[], T]) -> T:
@@ -138,25 +153,38 @@ def _filtered(file: procfs.OpenFile) -> Problem:
     return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload take a classic one (SO_ATTACH_FILTER).")
 
 
-def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, bool]]:
-    """Each problem, and whether the rest can be moved without the socket."""
+def _of_multipath(ino: int, sock: socket.socket, replaces: bool) -> Unkept:
+    name, plain = _name(sock), "Let the workload use plain TCP (GODEBUG=multipathtcp=0)"
+    if not replaces:
+        message = f"{name} is Multipath TCP, which cannot be saved of a workload with filters of its system calls"
+        return Unkept(ino, problem(Code.UNSUPPORTED_SOCKET, message, hint=f"{plain}."), Fate.BARRED)
+    if peer(sock):
+        message = f"{name} is Multipath TCP, which cannot be saved: it would be reset"
+        return Unkept(ino, problem(Code.UNSUPPORTED_SOCKET, message, hint=f"{plain}, or {ALLOW}"), Fate.RESET)
+    message = f"{name} is for Multipath TCP: after the move for plain TCP alone, which whoever connects makes do with"
+    return Unkept(ino, problem(Code.NOT_CARRIED, message, hint="Nothing needs to be done."), Fate.REPLACED, _port(sock))
+
+
+def _port(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port if multipath.listens(sock) else 0
+
+
+def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, Fate]]:
+    """Each problem, and what becomes of the socket."""
     if sock.family not in _SAVED:
         message = f"a socket of process {file.pid} (fd {file.fd}) is of family {sock.family}, which cannot be saved"
-        yield problem(Code.UNSUPPORTED_SOCKET, message), False
+        yield problem(Code.UNSUPPORTED_SOCKET, message), Fate.BARRED
     if sock.family == socket.AF_NETLINK:
-        yield from ((found, False) for found in _of_netlink(file, sock))
+        yield from ((found, Fate.BARRED) for found in _of_netlink(file, sock))
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    if sock.proto == _IPPROTO_MPTCP:
-        message = f"{_name(sock)} is Multipath TCP, which cannot be saved: its subflows would end"
-        hint = "Let the workload use plain TCP (GODEBUG=multipathtcp=0)."
-        yield problem(Code.UNSUPPORTED_SOCKET, message, hint=hint), False
-    elif sock.proto == socket.IPPROTO_UDP and sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
+    if sock.proto == socket.IPPROTO_UDP and sock.getsockopt(socket.IPPROTO_UDP, _UDP_CORK):
         message = f"the UDP socket of process {file.pid} (fd {file.fd}) is corked (UDP_CORK), which cannot be saved"
-        yield problem(Code.UNSUPPORTED_SOCKET, message, hint="It moves once the workload has uncorked it."), False
+        yield problem(Code.UNSUPPORTED_SOCKET, message, hint="It moves once the workload has uncorked it."), Fate.BARRED
     elif sock.proto == socket.IPPROTO_TCP:
         for code, message, hint in _of_tcp(sock, signs):
-            yield problem(code, message, hint=f"{hint}, or {ALLOW}"), True
+            yield problem(code, message, hint=f"{hint}, or {ALLOW}"), Fate.RESET
 
 
 def _of_netlink(file: procfs.OpenFile, sock: socket.socket) -> Iterator[Problem]:
@@ -178,7 +206,7 @@ def _of_tcp(sock: socket.socket, signs: bool) -> Iterator[tuple[Code, str, str]]
         yield Code.UNSUPPORTED_SOCKET, message, "Let the workload do TLS itself (nginx: ssl_conf_command)"
     signature = "TCP-MD5" if signs else "TCP-AO" if _has_ao(sock) else ""
     if signature:
-        fate = "it would be reset" if _peer(sock) else "it would take unsigned connections"
+        fate = "it would be reset" if peer(sock) else "it would take unsigned connections"
         message = f"{_name(sock)} is signed ({signature}), and its keys cannot be saved: {fate}"
         yield Code.UNSUPPORTED_SOCKET, message, "Let the workload close it"
     if _is_urgent(sock):
@@ -206,12 +234,12 @@ def _is_urgent(sock: socket.socket) -> bool:
 
 
 def _name(sock: socket.socket) -> str:
-    peer = _peer(sock)
+    other = peer(sock)
     local = _end(*sock.getsockname()[:2])
-    return f"the connection {local} to {peer}" if peer else f"the socket {local}"
+    return f"the connection {local} to {other}" if other else f"the socket {local}"
 
 
-def _peer(sock: socket.socket) -> str:
+def peer(sock: socket.SocketType) -> str:
     """The other end's address and port; "" where there is none."""
     six = sock.family == socket.AF_INET6
     try:

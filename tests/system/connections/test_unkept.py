@@ -23,8 +23,6 @@ pytestmark = ONE_LOOP
 DAEMON = "os.fork() or (os.closerange(3, inner), os.close(outer), os.read(inner, 1)), os._exit(0)"
 """Whoever begins it ends at once; it ends with the puppet."""
 CANNOT = {
-    "multipath": ("it = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); it.bind(('', 7399)); it.listen()",
-                  "unsupported-socket", "the socket 0.0.0.0:7399 is Multipath TCP"),
     "multicast": ("it = socket.socket(type=socket.SOCK_DGRAM); it.setsockopt(0, 35, socket.inet_aton('239.1.2.3') "
                   "+ socket.inet_aton('127.0.0.1'))",
                   "unsupported-socket", "has joined the multicast group 239.1.2.3"),

@@ -87,8 +87,8 @@ class Scene:
         else:
             said, self.sockets = duplicates.looked_for(Kernel(), held, self.foreseen.families)
             unread = live.unread({ino: self.sockets.of(ino).sock for ino in said.connections})
-        self.foreseen.choose(said, unread, but)
-        self.foreseen.describe()
+        self.foreseen.choose(said, unread, replaced=(), but=but)
+        self.foreseen.describe(self.sockets)
         places = {ino(one): number for number, one in enumerate(self.ends)}
         return {places[one] for one in self.foreseen.chosen}
 
@@ -412,8 +412,7 @@ def images(scene: Scene) -> dict[str, tuple[Places, list[int]]]:
     messages, found = made_images.MESSAGES, {}
     names = {fd: name for name, fd in scene.child.fd.items()}
     for opened in scene.foreseen.opened():
-        entry = messages.file()
-        entry.ParseFromString(opened.entry[4:])
+        entry = opened.entry
         places: Places = set()
         for one in opened.descriptors:
             fdinfo = messages.fdinfo()
