@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.harness.agent_rig import IMAGE_KEY, SLEEP, Rig, until
-from tests.harness.solo_pod import PYTHON
 
 
 @pytest.mark.parametrize("name", ["pages-1.img", "files.img", "manifest"])
@@ -72,12 +71,8 @@ def test_a_taken_pid_is_named(rig: Rig) -> None:
     pid = rig.run("w", SLEEP)
     rig.prepare("m", "w")
     sealed = rig.out("m", "stop", "dump", "adopt", "seal")
-    script = f"import os, time; open('/proc/sys/kernel/ns_last_pid', 'w').write('{pid - 1}'); os.fork() and os._exit(0)"
-    rig.pods[1].run([PYTHON, "-I", "-S", "-c", f"{script}; os.close(1); time.sleep(1000)"])
-    assert pid in rig.pods[1].pids()
     body = {"images": sealed["images"], "manifest_digest": sealed["manifest_digest"]}
     refusal = (409, "pid-taken", f"the PID {pid} is taken in this pod")
-    assert rig.b.refused("POST", "/v1/inbound/m/restore", body) == refusal
-    assert pid in rig.pods[1].pids()  # whoever has it is none of ours
-    rig.pods[1].run(["kill", "-9", str(pid)])
-    rig.pods[1].write_last_pid(30_500)
+    with rig.pods[1].sleeper(pid):
+        assert rig.b.refused("POST", "/v1/inbound/m/restore", body) == refusal
+        assert pid in rig.pods[1].pids()  # whoever has it is none of ours
