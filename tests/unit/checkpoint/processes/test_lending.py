@@ -133,8 +133,8 @@ def lend_without_a_trace(pid: int) -> None:
         # To go on it needs what the kernel has kept of it (restart_syscall(2)).
         ("from_where = ctypes.create_string_buffer(b'\\0\\0\\0\\0\\1\\0\\0\\0', 8)\n"
          "say(*call(libc.poll, from_where, 1, 60_000))", write, "1 0"),
-        ("long = (ctypes.c_long * 2)(60, 0); left = (ctypes.c_long * 2)()\n"
-         "say(*call(libc.nanosleep, long, left), 50 < left[0] < 60, *seen)", signalled, "-1 4 True signalled"),
+        ("long = (ctypes.c_long * 2)(1000, 0); left = (ctypes.c_long * 2)()\n"
+         "say(*call(libc.nanosleep, long, left), 900 < left[0] < 1000, *seen)", signalled, "-1 4 True signalled"),
     ],
     ids=["read", "poll", "nanosleep"],
 )  # fmt: skip

@@ -203,13 +203,15 @@ def test_the_first_process_says_so_when_it_cannot_set_the_pod_up(pod):
 
 def test_it_restarts_a_sidecar_that_dies_and_ends_them_all_when_told(pod, tmp_path):
     pid = pod.begin()
-    pod.run(short=f"echo once >>{tmp_path}/count; exit 3", long="echo $$; exec sleep 100")
+    told = "trap 'echo told; exit' TERM; echo $$; sleep 100 & wait"
+    pod.run(short=f"echo once >>{tmp_path}/count; exit 3", long=told)
     pod.control.close()
     wait_for(tmp_path / "count", "once\nonce\nonce\n")
     assert "short (PID 2) ended with 3, restart in 0.1 s" in wait_for(tmp_path / "init.log", "restart in 0.2 s")
     assert wait_for(tmp_path / "long.log", "\n") == "3\n"
     os.kill(pid, 15)
-    assert gone(pid, 1.0)
+    assert gone(pid)
+    assert (tmp_path / "long.log").read_text() == "3\ntold\n", "it was told, and not killed"
 
 
 def test_a_sidecar_that_cannot_be_started_is_tried_again(pod, tmp_path):
