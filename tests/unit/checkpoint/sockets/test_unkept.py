@@ -44,7 +44,7 @@ def test_signed_connections():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
         sign(server)
         assert "is signed (TCP-MD5), and its keys cannot be saved: it would take unsigned" in words(server)[0]
-        one.settimeout(5)
+        one.settimeout(30)
         sign(one, server.getsockname()[1])
         one.connect(server.getsockname())
         with server.accept()[0] as other:
