@@ -57,7 +57,8 @@ class ObjectStore:
         return self._ports["s3"]
 
     def _start(self) -> None:
-        argv = ["unshare", "--mount", "sh", "-c", _WITH_A_TMP_OF_ITS_OWN, str(WEED), "server", "-s3", "-dir=/tmp/data", "-s3.config=/tmp/s3.json",
+        argv = ["unshare", "--mount", "sh", "-c", _WITH_A_TMP_OF_ITS_OWN, str(WEED), "server", "-s3",
+                "-dir=/tmp/data", "-s3.config=/tmp/s3.json",
                 f"-ip={self.host}", f"-ip.bind={self.host}", "-master.telemetry=false", "-master.electionTimeout=1s",
                 "-master.volumeSizeLimitMB=512", "-volume.max=16", "-s3.port.iceberg=0", "-s3.port.lance=0",
                 "-s3.iam=false"]  # fmt: skip
