@@ -20,7 +20,7 @@ def pattern_at(offset: int, length: int) -> bytes:
     return longer[start : start + length]
 
 
-def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
+def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 30, own_port: int = 0) -> socket.socket:
     """A connection from `pod`; usable from anywhere. `own_port` 0: the kernel chooses."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
 

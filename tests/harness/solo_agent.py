@@ -19,7 +19,7 @@ from tests.harness.solo_pod import SoloPod
 
 REPOSITORY = Path(__file__).parents[2]
 CRIU = REPOSITORY / ".criu" / "criu"
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 
 
 class _Connection(http.client.HTTPConnection):
