@@ -167,7 +167,7 @@ def computed(child: Child) -> int:
 @pytest.mark.parametrize(
     ("body", "ending"),
     [
-        ("call(libc.pause); say(*seen)", "signalled"),
+        ("call(libc.pause); say(*seen); os.read(0, 4)", "signalled"),
         ("signal.pthread_sigmask(signal.SIG_BLOCK, [SIGUSR1]); result = call(libc.read, 0, bytes(4), 4)\n"
          "signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGUSR1]); say(*result, *seen)", "4 0 signalled"),
     ],
