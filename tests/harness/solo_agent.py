@@ -81,7 +81,7 @@ class SoloAgent:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     def log(self) -> str:
