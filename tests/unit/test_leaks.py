@@ -43,7 +43,7 @@ def test_an_orphan_of_a_process_that_has_ended():
     before = leaks.take(machine=False)
     argv = ["sh", "-c", "setsid sleep 100 >&- 2>&- & echo $!"]
     orphan = int(subprocess.run(argv, capture_output=True, check=True).stdout)
-    until(lambda: Path(f"/proc/{orphan}/cmdline").read_bytes() == b"sleep\0100\0")
+    until(lambda: Path(f"/proc/{orphan}/cmdline").read_bytes() == b"sleep\x00100\x00")
     assert leaks.left_since(before, machine=False) == [f"process {orphan}: sleep 100 "]
     os.kill(orphan, 9)
     assert after_all(before, machine=False) == []
