@@ -57,8 +57,10 @@ def test_udp_sockets_that_share_a_port_are_named_and_those_that_are_connected_ar
     def made(port, peer=None):
         sock = socket.socket(type=socket.SOCK_DGRAM)
         opened.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("127.0.0.1", port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # only now: else any two may get the same port
         if peer:
             sock.connect(peer)
         return sock.getsockname()
