@@ -80,7 +80,7 @@ class Scene:
         self.own_ports = count(20_000)
         """For connections from a port that the kernel gives to nobody, and that no other test has had."""
 
-    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
+    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 30, own_port: int = 0) -> socket.socket:
         """A connection from `pod`, closed with the scene at the latest."""
         self._sockets.append(connect(pod, host, port, timeout_seconds, own_port))
         return self._sockets[-1]

@@ -117,13 +117,13 @@ async def test_nginx_with_tls_two_workers_and_downloads_half_way(stage, tmp_path
 
 
 def download(sock: ssl.SSLSocket, hurry: threading.Event) -> bytes:
-    """Slowly, a megabyte a second or so, until there is no time to lose; the digest of what has come."""
+    """Slowly, so that it takes a minute, until there is no time to lose; the digest of what has come."""
     with sock:
         left, digest = get(sock, "/big"), None
         while left:
             digest = digest_of(sock, min(left, 65536), digest)
             left -= min(left, 65536)
-            hurry.wait(0.05)
+            hurry.wait(0.2)
         return digest.digest()
 
 
@@ -187,10 +187,10 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 wanted = ctypes.create_string_buffer(struct.pack("Q", 1 << signal.SIGUSR1 - 1), 128)
 event, poll = os.eventfd(0), select.epoll()
 poll.register(event, select.EPOLLIN)
-waiting("poll", libc.poll, None, 0, 5000)
-waiting("sleep", libc.sleep, 6)
+waiting("poll", libc.poll, None, 0, 12_000)
+waiting("sleep", libc.sleep, 13)
 waiting("read", libc.read, near.fileno(), byte, 1)
-waiting("sem_timedwait", libc.sem_timedwait, semaphore, ctypes.byref(Moment(int(time.time()) + 7, 0)))
+waiting("sem_timedwait", libc.sem_timedwait, semaphore, ctypes.byref(Moment(int(time.time()) + 14, 0)))
 waiting("sigwaitinfo", libc.sigwaitinfo, wanted, None)
 waiting("epoll_wait", libc.epoll_wait, poll.fileno(), ctypes.create_string_buffer(12), 1, -1)
 """
