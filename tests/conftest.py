@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.harness import leaks, machine
 
@@ -16,12 +16,15 @@ ON_THE_MACHINE = {"system", "chaos"}
 """The folders whose tests make namespaces, links and mounts; the others can leave descriptors and processes only."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     machine.enter()
     leaks.adopt_orphans()
-    # Hypothesis fails an example that took 200 ms: a busy machine takes half a second from any.
-    settings.register_profile("patient", deadline=None)
-    settings.load_profile("patient")
+    # Hypothesis fails an example that took 200 ms, and ten that took a second: a busy machine takes that from any. By
+    # default a run tries what any other tried; with --hypothesis-profile=others it tries others.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("same", patient, derandomize=True)
+    settings.register_profile("others", patient, derandomize=False)
+    settings.load_profile(config.getoption("hypothesis_profile") or "same")
 
 
 def pytest_collection_finish() -> None:

@@ -23,6 +23,7 @@ from checkpoint.waiting import readable
 
 ENDING_SECONDS = 0.05
 """Of a process that ends the first thread may be seen to have ended before the others: so long at most."""
+_LOOK_SECONDS = 0.005
 
 ENDING_NICE = 10
 """What a killed tree has left to do nobody waits for: a tenth of what others get of a processor, if they want it."""
@@ -127,7 +128,7 @@ def has_lost_leader(pid: int) -> bool:
     while (seen := stat(pid)) is not None and seen.state in "ZX" and not is_dead(pid, seen):
         if time.monotonic() > deadline:
             return True
-        time.sleep(ENDING_SECONDS / 10)
+        time.sleep(_LOOK_SECONDS)
     return False
 
 

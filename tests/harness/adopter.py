@@ -55,9 +55,11 @@ class Adopter:
 
     def die(self) -> None:
         """End as a killed proxy does: every descriptor goes, nobody is told."""
-        for one in [*self._connections, self._listener]:
-            one.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        while self._thread.is_alive():  # which may just have accepted another
+            for one in [*self._connections, self._listener]:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            self._thread.join(0.01)
         for one in [*self._connections, self._listener, *self.held]:
             one.close()
         self._connections.clear()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -122,11 +124,27 @@ def dumping(rig: Rig) -> Iterator[list[tuple[int, str, str]]]:
         thread.join()
 
 
-def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+def until(what: Callable[[], object], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "did not happen"
         time.sleep(0.01)
+
+
+def halt(pod: SoloPod, program: str) -> None:
+    """Stop a program of that name in the pod as soon as it runs; from outside, for what is started in the pod to look
+    may come too late."""
+    deadline = time.monotonic() + 30
+    while not any(_halted(pod, program, path) for path in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline, f"{program} never ran"
+
+
+def _halted(pod: SoloPod, program: str, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if (path / "comm").read_text() == f"{program}\n" and (path / "ns/pid").samefile(f"/proc/{pod.pid1}/ns/pid"):
+            os.kill(int(path.name), signal.SIGSTOP)
+            return True
+    return False
 
 
 def ping(client: socket.socket) -> None:

@@ -10,7 +10,8 @@ from proxy.io.plane import Plane
 from tests.harness import proxy_parts as parts
 from tests.harness.breaking import Cutter
 
-RELINK_SECONDS = 2.0
+RELINK_SECONDS = 30.0
+"""None is given up because the machine is busy; a test that waits for that says how soon."""
 
 
 async def prepared_over(plane: Plane, network: Cutter, relink_seconds: float = RELINK_SECONDS) -> None:

@@ -13,7 +13,7 @@ from controller.core.result import MigrationResult
 from tests.harness.journeys import moved
 from tests.harness.moving import Scene
 
-ENOUGH, PATIENCE_SECONDS = 10, 20.0
+ENOUGH, PATIENCE_SECONDS = 10, 30.0
 
 
 class Busy:

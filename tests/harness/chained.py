@@ -49,7 +49,7 @@ async def finish(clients):
 
 async def nothing_is_left(stage):
     """No flow in any pod, and no address but its own, once the last acknowledgements had their time."""
-    for _ in range(200):
+    for _ in range(600):
         if not await flows_of(stage):
             return
         await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ def pattern_at(offset: int, length: int) -> bytes:
     return longer[start : start + length]
 
 
-def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
+def connect(pod: Pod, host: str, port: int, timeout_seconds: float = 30, own_port: int = 0) -> socket.socket:
     """A connection from `pod`; usable from anywhere. `own_port` 0: the kernel chooses."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -82,7 +82,7 @@ class Echo:
         """Stops sending, waits for the rest, and fails unless every byte came back."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
         self.sock.close()
         alive = [thread.name for thread in self._threads if thread.is_alive()]
         assert not alive, f"stuck: sent {self.sent}, got {self.got}"
@@ -123,12 +123,12 @@ class Stream:
         """Fails unless every byte so far was right and the stream still flows."""
         self.read_on()
         before = self.got
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while self.got == before and not self.trouble and time.monotonic() < deadline:
             time.sleep(0.01)
         flows = self.got > before
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         self.sock.close()
         assert not self.trouble, self.trouble
         assert flows, f"nothing comes any more after {before} bytes"

@@ -51,11 +51,14 @@ async def greeted(plane: Plane, said: bytes = b"") -> Dialled:
 
 
 async def answers(dialled: Dialled, frames: int) -> list[Frame]:
-    """The answers, and then the end where there are fewer."""
+    """So many answers, and then the end where there are fewer; what came with them is for the next to hear."""
     heard: list[Frame] = []
     async with asyncio.timeout(parts.PATIENCE_SECONDS):
-        while len(heard) < frames and (data := await asyncio.get_running_loop().sock_recv(dialled.sock, 4096)):
-            dialled.decoder.feed(data)
-            while frame := dialled.decoder.next():
+        while len(heard) < frames:
+            if frame := dialled.decoder.next():
                 heard.append(frame)
+            elif data := await asyncio.get_running_loop().sock_recv(dialled.sock, 4096):
+                dialled.decoder.feed(data)
+            else:
+                break
     return heard

@@ -50,7 +50,7 @@ class _Cable:
         assert self._process.stdout.readline() == "ready\n"
 
     def end(self) -> Frames:
-        said, _ = self._process.communicate(timeout=10)
+        said, _ = self._process.communicate(timeout=60)
         assert self._process.returncode == 0, "the cable has broken"
         return Frames(*map(int, said.split()))
 

@@ -98,7 +98,7 @@ class Cli(Lines):
     def close(self) -> None:
         self._in.close()
         self._out.close()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 def program(pod: Pod, *argv: str) -> subprocess.Popen[str]:

@@ -61,7 +61,7 @@ async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-an
 
 async def journal_in(stage: Scene, phase: str) -> str:
     """Until the journal says that `phase` has begun; the migration's name."""
-    for _ in range(1000):
+    for _ in range(3000):
         for record in journal.read_all(stage.lab.home / "migrations")[0]:
             if record.phase.value == phase:
                 return record.intent.migration

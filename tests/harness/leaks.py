@@ -28,7 +28,7 @@ from tests.harness.sidecars import AGENT, PROXY
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 HOMES = f"/run/mst-{os.getpid()}-"
 PODS_OWN = {init.__file__, PROXY, AGENT}
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 30.0
 """The kernel takes namespaces and what is in them away behind the back of whoever ended the last process."""
 
 Snapshot = frozenset[str]

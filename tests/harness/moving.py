@@ -80,7 +80,7 @@ class Scene:
         self.own_ports = count(20_000)
         """For connections from a port that the kernel gives to nobody, and that no other test has had."""
 
-    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 10, own_port: int = 0) -> socket.socket:
+    def connect(self, pod: Pod, host: str, port: int, timeout_seconds: float = 30, own_port: int = 0) -> socket.socket:
         """A connection from `pod`, closed with the scene at the latest."""
         self._sockets.append(connect(pod, host, port, timeout_seconds, own_port))
         return self._sockets[-1]
@@ -152,7 +152,7 @@ class Scene:
         return started
 
     async def answers(self, port: int, pod: Pod | None = None) -> None:
-        """Until something listens on `port`; fails after 10 s."""
+        """Until something listens on `port`; fails after 30 s."""
         address = (pod or self.a).address
         await until(lambda: listens(self.client, address, port), f"nothing listens on {address}:{port}")
 
@@ -282,7 +282,7 @@ async def forget_moves(pod: Pod, migrations: list[str]) -> None:
             await agent.forget("outbound" if one.side == "source" else "inbound", one.migration)
 
 
-async def nothing_is_left(pods: list[Pod], seconds: float = 10) -> None:
+async def nothing_is_left(pods: list[Pod], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while left := [line for pod in pods for line in await left_in(pod)]:
         assert time.monotonic() < deadline, left
@@ -296,7 +296,7 @@ async def left_in(pod: Pod) -> list[str]:
     return found + [f"{path}" for path in Path(pod.images).iterdir() if path.is_dir()]
 
 
-async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 10) -> None:
+async def until(holds: Callable[[], bool], otherwise: str, seconds: float = 30) -> None:
     """Waits until `holds()`; fails with the words `otherwise` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not await asyncio.to_thread(holds):

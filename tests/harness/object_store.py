@@ -28,6 +28,9 @@ ACCESS, SECRET = "midstream", "not-a-secret"
 START_SECONDS = 60.0
 _GRPC = 10000
 """Each of its servers has a second port, so much above the first."""
+_WITH_A_TMP_OF_ITS_OWN = 'exec 3<"$0"; mount --bind . /tmp && cd /tmp && exec /proc/self/fd/3 "$@"'
+"""It has sockets there that are named by its ports, which other networks' servers may have as well. The program itself,
+the script's name here, may lie below the /tmp that it does not see."""
 
 
 class ObjectStore:
@@ -54,7 +57,8 @@ class ObjectStore:
         return self._ports["s3"]
 
     def _start(self) -> None:
-        argv = [str(WEED), "server", "-s3", f"-dir={self._folder / 'data'}", f"-s3.config={self._folder / 's3.json'}",
+        argv = ["unshare", "--mount", "sh", "-c", _WITH_A_TMP_OF_ITS_OWN, str(WEED), "server", "-s3",
+                "-dir=/tmp/data", "-s3.config=/tmp/s3.json",
                 f"-ip={self.host}", f"-ip.bind={self.host}", "-master.telemetry=false", "-master.electionTimeout=1s",
                 "-master.volumeSizeLimitMB=512", "-volume.max=16", "-s3.port.iceberg=0", "-s3.port.lance=0",
                 "-s3.iam=false"]  # fmt: skip
@@ -96,10 +100,6 @@ class ObjectStore:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for port in self._ports.values():
-            for number in (port, port + _GRPC):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                    left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -126,10 +126,11 @@ def start_threads() -> None:
 
 
 def _free_ports(host: str, count: int) -> list[int]:
-    """Ports that are free now, with those of their second halves."""
+    """Ports that are free now, with those of their second halves. None that the kernel would give to a connection
+    meanwhile (ip_local_port_range begins at 32,768)."""
     found: list[int] = []
     with contextlib.ExitStack() as stack:
-        for port in range(20000 + (time.monotonic_ns() // 1000) % 20000, 50000):
+        for port in range(10_000 + (time.monotonic_ns() // 1000) % 10_000, 22_000):
             with contextlib.suppress(OSError):
                 for number in (port, port + _GRPC):
                     sock = stack.enter_context(socket.socket())

@@ -32,7 +32,7 @@ class Outgoing:
         self._told, self._number = told, connections
         address = (stage.client.address, PORT)
         with in_network(stage.client, lambda: socket.create_server(address)) as server:
-            server.settimeout(10)
+            server.settimeout(30)
             told.do("pumps = []")
             self._pumps = [self._call(server, address) for _ in range(connections)]
 

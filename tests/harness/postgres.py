@@ -57,7 +57,7 @@ class Psql:
 async def shut_down(pod, pid: int, data: Path) -> None:
     """Its own fast shutdown: killed, it would leave its shared memory in /dev/shm, which is the machine's."""
     subprocess.run(["nsenter", f"--target={pod.pid1}", "--pid", "--mount", "kill", "-INT", str(pid)], check=True)
-    await until(lambda: not (data / "postmaster.pid").exists(), "PostgreSQL does not end", 20)
+    await until(lambda: not (data / "postmaster.pid").exists(), "PostgreSQL does not end", 60)
 
 
 def ready(data: Path) -> bool:

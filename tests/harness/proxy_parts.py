@@ -28,7 +28,7 @@ __all__ = ["Endpoint", "HoldPolicy", "Open", "ProxyError", "msgspec"]
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="TCP_REPAIR needs CAP_NET_ADMIN")
 BOTH_CARRIERS = pytest.mark.parametrize("plane", ["cleartext", "TLS"], indirect=True)
 TOKEN = "5a" * 32
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0
 KERNEL = Kernel()
 READDRESS = {"127.0.0.1": "127.0.0.2"}
 

@@ -19,7 +19,7 @@ from tests.harness.solo_pod import SoloPod
 
 REPOSITORY = Path(__file__).parents[2]
 CRIU = REPOSITORY / ".criu" / "criu"
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 
 
 class _Connection(http.client.HTTPConnection):
@@ -81,7 +81,7 @@ class SoloAgent:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
     def log(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 INIT = Path(__file__).with_name("solo_init.py")
+OF_PID = Path(__file__).with_name("programs") / "of_pid.py"
 # The real interpreter, not a shim of a version manager: a shim is a shell script, slow and full of descriptors.
 PYTHON = sys.executable
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -83,21 +84,16 @@ class SoloPod:
     def sleeper(self, pid: int, *fds: int) -> Iterator[None]:
         """A process of that PID, which has these descriptors and does nothing; it has to be there until the end.
 
-        The pod counts on from where it was: another pod's workloads may have the numbers behind that one. Whoever
-        starts in the same moment, a thread of the agent's, say, can have the number first: then it is tried again.
+        The pod's counter stays where it is: another pod's workloads may have the numbers behind that one.
         """
-        counter = "/proc/sys/kernel/ns_last_pid"
-        script = (
-            f"for _ in $(seq 50); do read before < {counter}; echo {pid - 1} > {counter}; sleep 1000 &"
-            f" echo $before > {counter}; [ $! = {pid} ] && {{ echo up; wait; exit; }}; kill $!; wait $!; done"
-        )
-        with self.popen(["sh", "-c", script], pass_fds=fds, stdout=subprocess.PIPE) as shell:
-            assert shell.stdout is not None
-            assert shell.stdout.readline() == b"up\n", f"somebody has PID {pid}"
-            try:
-                yield
-            finally:
-                self.run(["kill", str(pid)])
+        argv = [PYTHON, "-I", "-S", str(OF_PID), str(pid)]
+        with self.popen(argv, pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            yield
+            process.stdin.close()
+            assert process.wait() == 0
 
     def connect(self, address: tuple[str, int]) -> socket.socket:
         """A connection made in the pod's network namespace, used from outside: a socket stays where it was made."""

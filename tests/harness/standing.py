@@ -22,8 +22,8 @@ def standing_still(pid: int) -> Iterator[None]:
 
 
 def until(what: Callable[[], object]) -> None:
-    """Wait for what nobody tells of; fail after five seconds."""
-    end = time.monotonic() + 5
+    """Wait for what nobody tells of; fail after half a minute."""
+    end = time.monotonic() + 30
     while not what():
         assert time.monotonic() < end
         time.sleep(0.0001)

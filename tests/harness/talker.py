@@ -15,10 +15,10 @@ import threading
 import time
 
 PATTERN = bytes(range(251)) * 2048
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 SAID_BYTES = 50_000
 """What the workload says before it shuts down its side, when the first byte asks for that ("f"); "q" is for silence."""
-_TOLD_SECONDS = 1.0
+_TOLD_SECONDS = 10.0
 """A writer that is in its call for longer has a full buffer before it, and no reset."""
 _libc = ctypes.CDLL(None, use_errno=True)
 

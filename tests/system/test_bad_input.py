@@ -121,7 +121,7 @@ async def test_a_destination_without_room(own_stage):
     await own_stage.lab.create("small", memory_bytes=256 << 20)
     code, _, err = await own_stage.midstream("run", "--pod", "a", "--name", "eater", "--", sys.executable, "-c", EATER)
     assert code == 0, err
-    async with AgentClient("agent of a", own_stage.a.agent_socket) as agent, asyncio.timeout(20):
+    async with AgentClient("agent of a", own_stage.a.agent_socket) as agent, asyncio.timeout(60):
         while (await agent.inspect("eater")).memory_bytes < 300 << 20:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.05)
     line = await refused(own_stage, "migrate", "eater", "--to", "small")
@@ -223,7 +223,7 @@ async def test_malformed_control_requests(stage, method, body, status):
 
 def raw_request(path: Path, method: bytes, target: bytes, body: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(str(path))
         head = b"%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (
             method,
@@ -243,7 +243,7 @@ async def test_garbage_on_the_link_port(stage):
     """Anybody in the network can connect to it; nobody without the migration's token gets anything."""
     with stage.connect(stage.client, stage.b.address, 15008) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        sock.settimeout(10)
+        sock.settimeout(30)
         data = b""
         with contextlib.suppress(ConnectionResetError):  # where TLS had not read all of it yet when it hung up
             while part := await asyncio.to_thread(sock.recv, 4096):

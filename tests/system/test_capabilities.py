@@ -54,9 +54,9 @@ async def test_a_restore_that_stands_still_is_given_up_at_once(
     monkeypatch.setattr(preflight, "too_few_capabilities", lambda *_: [])
     told: Puppet = await start_puppet(stage)
     began = time.monotonic()
-    result = await stage.move("puppet", destination=poor, max_hold_seconds=30)
+    result = await stage.move("puppet", destination=poor, max_hold_seconds=100)
     assert result.outcome == "rolled-back"
     assert result.error is not None
     assert result.error.code == Code.NO_CAPABILITY.value
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert told.do("1 + 1") == 2

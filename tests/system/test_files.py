@@ -62,7 +62,7 @@ async def own_stage():
 
 def inside(pod: Pod, script: str) -> str:
     argv = ["nsenter", "-a", "-t", str(pod.pid1), "/bin/sh", "-c", script]
-    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
 def staging(pod: Pod) -> list[Path]:

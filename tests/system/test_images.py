@@ -128,7 +128,7 @@ async def asker(pipe: Path) -> BinaryIO:
             opened.append(open(pipe, "wb", buffering=0, opener=lambda path, _: os.open(path, WRITING)))  # noqa: SIM115
         return bool(opened)
 
-    await until(somebody_reads, f"nobody reads {pipe}", 20)
+    await until(somebody_reads, f"nobody reads {pipe}")
     return opened[0]
 
 
@@ -191,7 +191,7 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(own_stage, key,
                 asyncio.create_task(a.checkpoint("one", storing, 60), name="store"),
                 asyncio.create_task(b.clone("c", cloning, 60), name="clone"),
             ]
-            silent.settimeout(20)
+            silent.settimeout(30)
             taken, _ = await asyncio.to_thread(silent.accept)
             with await asker(tmp_path / "first") as tried:
                 assert await a.migrations() == []
@@ -220,7 +220,7 @@ async def test_an_agent_that_is_killed_while_it_sends_or_fetches(own_stage, key,
 
 
 async def until_answers(pod) -> None:
-    async with asyncio.timeout(20), AgentClient(pod.name, pod.agent_socket) as agent:
+    async with asyncio.timeout(60), AgentClient(pod.name, pod.agent_socket) as agent:
         while True:
             try:
                 await agent.health()

@@ -58,7 +58,7 @@ def cable(pod, state: str) -> None:
 async def go_on(clients) -> None:
     """Each gets something that it had not got yet."""
     before = [client.got for client in clients]
-    await until(lambda: all(c.got > b for c, b in zip(clients, before, strict=True)), "it does not go on", 20)
+    await until(lambda: all(c.got > b for c, b in zip(clients, before, strict=True)), "it does not go on")
 
 
 COUNTED = ("broken", "resumed")
@@ -84,13 +84,14 @@ async def broken_and_made_again(stage, pod) -> None:
     """Severs the pod's links; returns when they, and those of a, which dials, broke, and all are there again."""
     before = [(one, breaks(stage, one)) for one in (pod, stage.a)]
     await asyncio.to_thread(sever, pod)
-    await until(lambda: all(breaks(stage, one) > was for one, was in before), "nothing broke", 20)
+    await until(lambda: all(breaks(stage, one) > was for one, was in before), "nothing broke")
     made = partial(breaks, stage, stage.a, "resumed")
-    await until(lambda: made() == breaks(stage, stage.a), "not all links were made again", 20)
+    await until(lambda: made() == breaks(stage, stage.a), "not all links were made again")
 
 
-OUT_SECONDS, HOLD_SECONDS = 5, 7
-"""A cable, and a hold at most: so long a link is made again, which takes a second itself, or two on a busy machine."""
+OUT_SECONDS, HOLD_SECONDS = 12, 20
+"""A cable, and a hold at most: so long a link is made again, which takes a second itself, or some on a busy machine. By
+default it is 10 s."""
 
 
 async def test_flows_survive_whatever_happens_to_their_links(stage):
@@ -115,7 +116,7 @@ async def test_flows_survive_whatever_happens_to_their_links(stage):
     await go_on(clients)
     assert await asyncio.to_thread(ended.recv, 100, socket.MSG_WAITALL) == b" world"
 
-    # The cable is out for longer than the initiator believes in its connections, and nearly as long as a hold lasts.
+    # The cable is out for longer than the initiator believes in its connections, and than a hold lasts by default.
     await asyncio.to_thread(cable, stage.b, "down")
     try:
         await asyncio.sleep(OUT_SECONDS)
@@ -171,7 +172,7 @@ async def test_a_reset_is_a_reset_and_no_broken_link(stage):
     assert result.outcome == "succeeded", result.error
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    for _ in range(100):
+    for _ in range(600):
         if not [*await stage.flows(stage.a), *await stage.flows(stage.b)]:
             break
         await asyncio.sleep(0.05)

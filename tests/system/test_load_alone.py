@@ -53,17 +53,25 @@ async def redis() -> AsyncIterator[Redis]:
 
 
 async def run_load(
-    port: int, while_it_runs: Callable[[], Awaitable[None]] | None = None, seconds: float = 0.6, **changes: object
+    port: int,
+    while_it_runs: Callable[[list[Tick]], Awaitable[None]] | None = None,
+    seconds: float = 0.6,
+    **changes: object,
 ) -> Report:
-    """A run of the load, with something done to it in the middle."""
-    options = msgspec.structs.replace(SMALL, port=port, **changes)
-    async with await LoadProcess.start(options) as load:
+    """A run of the load, with something done to it in the middle, by who can wait for what the load says of that."""
+    options, ticks = msgspec.structs.replace(SMALL, port=port, **changes), list[Tick]()
+    async with await LoadProcess.start(options, ticks.append) as load:
         await load.ready()
         await asyncio.sleep(seconds / 2)  # the duration of the run, not a wait for something
         if while_it_runs is not None:
-            await while_it_runs()
+            await while_it_runs(ticks)
         await asyncio.sleep(seconds / 2)
         return await load.stop()
+
+
+async def seen(ticks: list[Tick], what: Callable[[Tick], bool]) -> None:
+    """Until the load says so."""
+    await until(lambda: bool(ticks) and what(ticks[-1]), "the load does not see it")
 
 
 def verdict_of(report: Report, window: Window | None = None) -> Verdict:
@@ -75,7 +83,7 @@ async def test_a_clean_run_is_clean(redis: Redis) -> None:
     options = msgspec.structs.replace(SMALL, port=redis.port)
     async with await LoadProcess.start(options, ticks.append) as load:
         ready = await load.ready()
-        await until(lambda: bool(ticks) and ticks[-1].probes > 90, "it does not go on", 20)  # a second, as a rule
+        await until(lambda: bool(ticks) and ticks[-1].probes > 90, "it does not go on")  # a second, as a rule
         report = await load.stop()
     verdict = verdict_of(report)
     assert (verdict.exit_status, verdict.reasons) == (KEPT_EVERYTHING, [])
@@ -111,11 +119,11 @@ def stands(pid: int) -> bool:
 async def test_a_stopped_server_is_a_stall_of_that_length(redis: Redis) -> None:
     moments: list[float] = []
 
-    async def freeze() -> None:
+    async def freeze(_: list[Tick]) -> None:
         os.kill(redis.process.pid, signal.SIGSTOP)
         await until(lambda: stands(redis.process.pid), "Redis does not stop")  # a signal only asks for it
         moments.append(time.monotonic())
-        await asyncio.sleep(0.3)  # the length of the freeze
+        await asyncio.sleep(1.0)  # the length of the freeze
         moments.append(time.monotonic())
         os.kill(redis.process.pid, signal.SIGCONT)
 
@@ -130,9 +138,10 @@ async def test_a_stopped_server_is_a_stall_of_that_length(redis: Redis) -> None:
 
 
 async def test_a_killed_connection_is_lost_and_the_others_go_on(redis: Redis) -> None:
-    async def kill() -> None:
+    async def kill(ticks: list[Tick]) -> None:
         (victim, *_) = await redis.client_ids("sub=2 .*cmd=subscribe")
         assert await redis("CLIENT", "KILL", "ID", victim) == 1
+        await seen(ticks, lambda tick: tick.lost == 1)
 
     report = await run_load(redis.port, kill)
     lost = [connection for connection in report.connections if connection.loss]
@@ -147,10 +156,11 @@ async def test_a_killed_connection_is_lost_and_the_others_go_on(redis: Redis) ->
 
 
 async def test_a_planted_value_is_a_wrong_reply(redis: Redis) -> None:
-    async def plant() -> None:
+    async def plant(ticks: list[Tick]) -> None:
         keys = await redis("KEYS", "*:counter3:count")
         assert isinstance(keys, list)
         await redis("SET", keys[0].decode(), "100000000")
+        await seen(ticks, lambda tick: tick.wrong > 0)
 
     report = await run_load(redis.port, plant)
     wrong = {connection.name: connection.wrong for connection in report.connections if connection.wrong}
@@ -161,9 +171,10 @@ async def test_a_planted_value_is_a_wrong_reply(redis: Redis) -> None:
 
 
 async def test_a_server_that_dies_is_counted_everywhere(redis: Redis) -> None:
-    async def end() -> None:
+    async def end(ticks: list[Tick]) -> None:
         redis.process.kill()
         await redis.process.wait()
+        await seen(ticks, lambda tick: tick.probes_failed > 0)
 
     report = await run_load(redis.port, end)
     assert all(connection.loss for connection in report.connections)
@@ -174,8 +185,9 @@ async def test_a_server_that_dies_is_counted_everywhere(redis: Redis) -> None:
 async def run_tampered(redis: Redis, pattern: bytes, replacement: bytes) -> Report:
     tamperer = Tamperer(redis.port)
 
-    async def tamper() -> None:
+    async def tamper(_: list[Tick]) -> None:
         tamperer.replacement, tamperer.pattern = replacement, re.compile(pattern, re.DOTALL)
+        await until(lambda: bool(tamperer.changed), "it never says that")
 
     async with tamperer.serving() as port:
         report = await run_load(port, tamper)
@@ -218,14 +230,14 @@ async def test_an_orphan_exits(redis: Redis) -> None:
     await load.ready()
     assert load.process.stdin is not None
     load.process.stdin.close()
-    assert await asyncio.wait_for(load.process.wait(), 5) == 4
+    assert await asyncio.wait_for(load.process.wait(), 30) == 4
     await load.close()
 
 
 async def test_it_ends_by_itself_after_its_limit(redis: Redis) -> None:
     load = await LoadProcess.start(msgspec.structs.replace(SMALL, port=redis.port, limit_seconds=1.0))
     await load.ready()
-    assert await asyncio.wait_for(load.process.wait(), 10) == 3
+    assert await asyncio.wait_for(load.process.wait(), 30) == 3
     with pytest.raises(LoadError, match="status 3"):
         await load.stop()
     await load.close()

@@ -33,7 +33,7 @@ async def test_a_redis_keeps_its_connections_and_its_data(stage):
         for phase in Phase
         if phase.value not in ("PreCopying", "Succeeded", "RollingBack", "RolledBack", "Failed")
     ]
-    assert 0 < result.freeze_seconds <= result.hold_seconds < 5
+    assert 0 < result.freeze_seconds <= result.hold_seconds < 10
     assert "redis" not in await stage.workloads(stage.a)
     assert (await stage.workloads(stage.b))["redis"].state == "running"
     client.close()
@@ -68,7 +68,7 @@ async def test_megabytes_unread_and_unsent(stage, tmp_path):
     assert_nothing_lost(result)
     assert max(row.unread_bytes for row in result.ledger) > 1 << 20
     gate.touch()
-    unread.settimeout(20)
+    unread.settimeout(30)
     unread.shutdown(socket.SHUT_WR)
     assert await asyncio.to_thread(read_all, unread) == b"%d right" % sent
     assert await asyncio.to_thread(read_exactly, unsent, 8 << 20) == pattern_at(0, 8 << 20)
@@ -145,7 +145,7 @@ async def test_connections_opened_during_the_freeze_are_completed_then_and_serve
     assert_nothing_lost(result)
     assert result.flows.accepted_during_hold == 20
     for sock in opened:
-        sock.settimeout(5)
+        sock.settimeout(30)
         assert await asyncio.to_thread(sock.recv, 100) == b"+PONG\r\n"
         sock.close()
 
@@ -168,7 +168,7 @@ async def test_the_peer_closes_during_the_hold(stage):
         driver.observer.phase_started = phase_started
 
     assert_nothing_lost(await stage.move("server", prepare=watch))
-    leaving.settimeout(5)
+    leaving.settimeout(30)
     assert await asyncio.to_thread(read_all, leaving) == b"last words"
     leaving.close()
 
@@ -202,7 +202,7 @@ async def test_nothing_of_the_move_is_left_when_its_flows_have_ended(stage):
     async def relayed():
         return await stage.flows(stage.a) + await stage.flows(stage.b)
 
-    for _ in range(100):
+    for _ in range(600):
         if not await relayed():
             break
         await asyncio.sleep(0.05)

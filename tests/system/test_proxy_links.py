@@ -125,7 +125,7 @@ def test_the_routing_goes_with_the_last_flow_and_after_five_seconds_a_silent_str
         move.check_whole()
         become(own_rig, "inbound", "closed")
         own_rig.b.ok("DELETE", f"/v1/inbound/{own_rig.migration}")
-        eventually(lambda: "midstream" not in tables(own_rig), "the table is gone", 4)
+        eventually(lambda: "midstream" not in tables(own_rig), "the table is gone")
         assert [type(frame) for frame in _answer(silent)] == [Challenge, Refused]
     with own_rig.namespaces["b"].entered():
         rules = subprocess.run(["ip", "rule"], stdout=subprocess.PIPE, text=True, check=True).stdout

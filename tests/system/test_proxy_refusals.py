@@ -139,12 +139,12 @@ def _as_stranger(directory: Path, program: str) -> str:
 def test_the_tcp_port_shows_health_and_metrics_only(rig: Rig) -> None:
     with rig.namespaces["c"].entered():
         root = f"http://{rigs.ADDRESS['b']}:{METRICS_PORT}"
-        with urllib.request.urlopen(f"{root}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{root}/metrics", timeout=30) as answer:
             assert "midstream_proxy_held_bytes 0.0" in answer.read().decode()
-        with urllib.request.urlopen(f"{root}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{root}/healthz", timeout=30) as answer:
             health = json.load(answer)
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{root}/v1/flows", timeout=5)
+            urllib.request.urlopen(f"{root}/v1/flows", timeout=30)
     assert refused.value.code == 404
     assert json.load(refused.value)["error"]["code"] == "not_found"
     refused.value.close()

@@ -117,13 +117,13 @@ async def test_nginx_with_tls_two_workers_and_downloads_half_way(stage, tmp_path
 
 
 def download(sock: ssl.SSLSocket, hurry: threading.Event) -> bytes:
-    """Slowly, a megabyte a second or so, until there is no time to lose; the digest of what has come."""
+    """Slowly, so that it takes a minute, until there is no time to lose; the digest of what has come."""
     with sock:
         left, digest = get(sock, "/big"), None
         while left:
             digest = digest_of(sock, min(left, 65536), digest)
             left -= min(left, 65536)
-            hurry.wait(0.05)
+            hurry.wait(0.2)
         return digest.digest()
 
 
@@ -187,10 +187,10 @@ signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 wanted = ctypes.create_string_buffer(struct.pack("Q", 1 << signal.SIGUSR1 - 1), 128)
 event, poll = os.eventfd(0), select.epoll()
 poll.register(event, select.EPOLLIN)
-waiting("poll", libc.poll, None, 0, 5000)
-waiting("sleep", libc.sleep, 6)
+waiting("poll", libc.poll, None, 0, 12_000)
+waiting("sleep", libc.sleep, 13)
 waiting("read", libc.read, near.fileno(), byte, 1)
-waiting("sem_timedwait", libc.sem_timedwait, semaphore, ctypes.byref(Moment(int(time.time()) + 7, 0)))
+waiting("sem_timedwait", libc.sem_timedwait, semaphore, ctypes.byref(Moment(int(time.time()) + 14, 0)))
 waiting("sigwaitinfo", libc.sigwaitinfo, wanted, None)
 waiting("epoll_wait", libc.epoll_wait, poll.fileno(), ctypes.create_string_buffer(12), 1, -1)
 """
@@ -313,7 +313,7 @@ async def test_postgresql_with_a_transaction_a_lock_a_listener_and_a_copy(stage,
     settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     become = ("/usr/bin/setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups")
     async with workload(stage, "postgres", 0, *become, f"{POSTGRES_PROGRAMS}/postgres", "-D", str(data), *settings):
-        await until(lambda: ready(data), "PostgreSQL is not ready", 20)
+        await until(lambda: ready(data), "PostgreSQL is not ready", 60)
         clients, asking = [Psql(stage) for _ in range(4)], Psql(stage)
 
         def ask(number: int) -> None:
@@ -410,11 +410,11 @@ async def test_a_jvm_with_its_collector_its_compiled_code_and_timers(stage):
     """The source is compiled by java itself, as it is started."""
     argv = ("/usr/bin/java", "-Xmx64m", str(PROGRAMS / "Counter.java"), "7105")
     async with workload(stage, "java", 0, *argv):
-        await until(lambda: listens(stage.client, stage.a.address, 7105), "java does not listen", 40)
+        await until(lambda: listens(stage.client, stage.a.address, 7105), "java does not listen", 60)
         client, asking = lines(stage, 7105), lines(stage, 7105)
         assert client.ask("one")[:2] == "1 "
         warming = lines(stage, 7105)
-        await until(lambda: int(warming.ask("warm?").split()[3]) > WARM, "it is not warm", 40)
+        await until(lambda: int(warming.ask("warm?").split()[3]) > WARM, "it is not warm", 60)
 
         def ask(number: int) -> None:
             assert asking.ask("more").split()[:2] == [str(number), str(hashed(number))]

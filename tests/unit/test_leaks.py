@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,19 @@ import pytest
 from controller.lab import cgroup
 from controller.lab.home import IMAGES
 from tests.harness import leaks
+from tests.harness.standing import until
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(leaks, "SETTLE_SECONDS", 0.05)
+
+
+def after_all(before, *, machine):
+    """What is left, with the patience that there is after a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaks, "SETTLE_SECONDS", 30.0)
+        return leaks.left_since(before, machine=machine)
 
 
 def test_a_descriptor():
@@ -29,16 +36,17 @@ def test_a_descriptor():
     assert [line.split()[0] for line in left] == ["descriptor", "descriptor"]
     os.close(reading)
     os.close(writing)
-    assert leaks.left_since(before, machine=False) == []
+    assert after_all(before, machine=False) == []
 
 
 def test_an_orphan_of_a_process_that_has_ended():
     before = leaks.take(machine=False)
     argv = ["sh", "-c", "setsid sleep 100 >&- 2>&- & echo $!"]
     orphan = int(subprocess.run(argv, capture_output=True, check=True).stdout)
+    until(lambda: Path(f"/proc/{orphan}/cmdline").read_bytes() == b"sleep\x00100\x00")
     assert leaks.left_since(before, machine=False) == [f"process {orphan}: sleep 100 "]
     os.kill(orphan, 9)
-    assert leaks.left_since(before, machine=False) == []
+    assert after_all(before, machine=False) == []
 
 
 @pytest.mark.parametrize("program", sorted(leaks.PODS_OWN))
@@ -47,7 +55,7 @@ def test_a_process_of_a_pod_but_not_the_one_that_takes_its_place(program):
         before = leaks.take(machine=False)
     there = sum(line.startswith(f"process of a pod: {program},") for line in before)  # pods that other tests share, too
     with named(program):
-        assert leaks.left_since(before, machine=False) == []
+        assert after_all(before, machine=False) == []
         with named(program):
             assert leaks.left_since(before, machine=False) == [f"process of a pod: {program}, {there + 1}"]
 
@@ -57,8 +65,7 @@ def named(word: str) -> Iterator[None]:
     """A process with this word in its command line."""
     with subprocess.Popen([word, "60"], executable="/bin/sleep") as process:
         try:
-            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # for a moment after the exec
-                time.sleep(0.001)
+            until(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes())  # not for a moment after the exec
             yield
         finally:
             process.kill()
@@ -80,7 +87,7 @@ def test_a_home_a_link_a_mount_a_table_and_an_image():
     home.rmdir()
     image.unlink()
     assert left == [f"home {home}", f"images {image}", "link left", f"mount {home}", "nft table inet left"]
-    assert leaks.left_since(before, machine=True) == []
+    assert after_all(before, machine=True) == []
 
 
 def test_a_control_group_that_nobody_is_in():
@@ -97,7 +104,7 @@ def test_a_control_group_that_nobody_is_in():
     cgroup.remove(group)
     assert f"group {group}" in empty
     assert f"group {group}" not in used
-    assert leaks.left_since(before, machine=True) == []
+    assert after_all(before, machine=True) == []
 
 
 ANOTHER = """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, ping, stopped, until
+from tests.harness.agent_rig import IMAGE_KEY, PORT, SLEEP, Rig, dumping, halt, ping, stopped, until
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_killed_destination_agent_leaves_no_files(rig: Rig, tmp_path: Path) ->
     theirs.mkdir()
     for number in range(20):
         (ours / str(number)).mkdir(parents=True)
-        for other in range(200):
+        for other in range(400):
             (ours / str(number) / str(other)).touch()
     rig.pods[1].run(["mount", "--bind", str(theirs), str(ours)])
     rig.b.restart()
@@ -167,7 +167,7 @@ def test_a_killed_destination_agent_leaves_no_files(rig: Rig, tmp_path: Path) ->
 
     thread = threading.Thread(target=stage)
     thread.start()
-    until(lambda: rig.pods[1].run(["sh", "-c", "kill -STOP $(ps -C tar -o pid=) 2>/dev/null && echo stopped || true"]))
+    halt(rig.pods[1], "tar")
     rig.b.kill()
     thread.join()
     until(lambda: "tar" not in rig.pods[1].run(["ps", "-eo", "comm="]).split())

@@ -114,7 +114,7 @@ async def started_anew(pod, module):
 
 
 async def has_ended(stage, pod, name):
-    for _ in range(1000):
+    for _ in range(3000):
         if (await stage.workloads(pod))[name].state == "exited":
             return
         await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ async def test_a_half_close_is_passed_on_wherever_the_workload_is(stage, way):
     after.sendall(b"second ")
     after.shutdown(socket.SHUT_WR)
     for client in (before, after):
-        client.settimeout(10)
+        client.settimeout(30)
         assert await asyncio.to_thread(read_all, client) == b"first second "
     await nothing_is_left(stage)
 
@@ -39,7 +39,7 @@ async def test_a_half_closed_stream_with_much_to_read_is_moved_on_twice(stage):
     """The peer has ended its stream and still reads the echo, slowly, while the workload moves twice."""
     await stage.run_server()
     client = stage.connect(stage.client, stage.a.address, PORT)
-    client.settimeout(20)
+    client.settimeout(30)
     await move_all(stage, "server", stage.a, stage.b)
     size = 3 << 20
     sending = asyncio.to_thread(client.sendall, b"E" + pattern_at(0, size))

@@ -56,7 +56,7 @@ async def test_connections_opened_while_it_comes_home_are_all_served(stage):
 
     def dial(pod):
         own = (stage.client.address, next(stage.own_ports))
-        opened.append(socket.create_connection((pod.address, REDIS_PORT), 10, own))
+        opened.append(socket.create_connection((pod.address, REDIS_PORT), 30, own))
 
     def watch(driver):
         started = driver.observer.phase_started
@@ -99,7 +99,7 @@ async def test_who_was_not_accepted_before_the_way_home_and_cannot_be_relayed_is
 async def until_seen(stage, sock):
     """Until the kernel of the pod that the workload is in has the connection, which nobody has accepted."""
     port = sock.getsockname()[1]
-    for _ in range(1000):
+    for _ in range(3000):
         if any(view.peer.port == port and view.state == "relaying" for view in await stage.flows(stage.b)):
             return
         await asyncio.sleep(0.01)

@@ -38,7 +38,7 @@ class Talk:
         def make() -> socket.socket:
             sock = socket.socket(socket.AF_INET6 if self.six else socket.AF_INET, socket.SOCK_DGRAM)
             sock.bind((self.theirs, 0))
-            sock.settimeout(10)
+            sock.settimeout(30)
             return sock
 
         return in_network(self.stage.client, make)
@@ -48,7 +48,7 @@ class Talk:
         self.told.do(f"every = socket.socket(socket.AF_INET6, {dgram}); every.bind(('::', {ASKED['every']}))")
         self.told.do(f"bound = socket.socket({family}, {dgram}); bound.bind(({self.own!r}, {ASKED['bound']}))")
         self.told.do(f"out = socket.socket({family}, {dgram}); out.connect({self.server.getsockname()[:2]!r})")
-        self.told.do("for each in (every, bound, out): each.settimeout(10)")
+        self.told.do("for each in (every, bound, out): each.settimeout(30)")
 
     def ask(self, text: str) -> None:
         for asker in self.askers:
@@ -119,7 +119,7 @@ def connected_and_native(talk: Talk) -> None:
 
 SEGMENT_BYTES, SEGMENTS = 1200, 10
 MERGING = """
-merged = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); merged.bind(("::", 7352)); merged.settimeout(10)
+merged = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); merged.bind(("::", 7352)); merged.settimeout(30)
 merged.setsockopt(socket.IPPROTO_UDP, 104, 1)  # UDP_GRO
 def come(count):
     found = []

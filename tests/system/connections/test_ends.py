@@ -133,7 +133,7 @@ async def test_reset_by_the_peer_before_the_move_or_during_the_hold(stage, told,
 
     if phase is None:
         reset()
-        told.do("poll = select.poll(); poll.register(sock, 0); poll.poll(10000)")  # until POLLERR
+        told.do("poll = select.poll(); poll.register(sock, 0); poll.poll(30000)")  # until POLLERR
     await moved(stage, "puppet", at_phase(phase, reset) if phase else lambda driver: None)
     if unread:
         assert await asyncio.to_thread(told.do, "len(sock.recv(5000, socket.MSG_WAITALL))") == unread
@@ -151,7 +151,7 @@ async def test_ended_by_both_before_the_move_and_not_closed_by_the_workload(stag
     other.close()
     told.do("sock.recv(500, socket.MSG_WAITALL); sock.shutdown(socket.SHUT_WR)")
     told.do("poll = select.poll(); [poll.register(one, select.POLLHUP) for one in (sock, other)]")
-    told.do("while len(poll.poll(10000)) < 2: pass")
+    told.do("while len(poll.poll(30000)) < 2: pass")
     await moved(stage, "puppet")
     assert await asyncio.to_thread(told.do, "len(sock.recv(5000, socket.MSG_WAITALL))") == 1500
     assert await asyncio.to_thread(told.do, "[sock.recv(1), other.recv(1)] == [b'', b'']")
@@ -175,10 +175,10 @@ async def test_the_peer_comes_again_from_the_same_port_to_the_new_address(stage,
     for sock in (before, after):
         assert sock.recv(1) == b""
         sock.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(flow.local.port == PORT for flow in (*await stage.flows(stage.a), *await stage.flows(stage.b))):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     for port in ports:
-        again = stage.connect(stage.client, new, PORT, timeout_seconds=4, own_port=port)
+        again = stage.connect(stage.client, new, PORT, own_port=port)
         told.do("server.accept()[0].send(b'served')")
         assert again.recv(10) == b"served"

@@ -58,6 +58,7 @@ async def test_who_comes_to_the_old_address_at_any_moment_of_the_move_or_afterwa
     def come():
         for _ in range(4):
             came.append(stage.connect(stage.client, stage.a.address, PORT, 1))
+            came[-1].settimeout(30)
             write_all(came[-1], 3000)
             came[-1].shutdown(socket.SHUT_WR)
 
@@ -125,7 +126,7 @@ async def test_one_port_of_the_peer_to_several_ports_of_the_workload(stage, told
         socks = [socket.socket() for _ in range(3)]
         for number, sock in enumerate(socks):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.bind((stage.client.address, 17300))
             sock.connect((stage.a.address, PORT + number))
         return socks

@@ -29,7 +29,7 @@ OWN = 1
 """The puppet's, over which it is told what to do."""
 READ = """
 def read_some(sock, count):
-    sock.settimeout(5)
+    sock.settimeout(30)
     heard = b""
     while len(heard) < count:
         heard += sock.recv(count - len(heard)) or 1 / 0
@@ -103,8 +103,8 @@ async def test_they_are_as_they_were_when_it_stood_still(stage, told):
     for name, end in (*ends.items(), ("late", late)):
         if name in ("quiet", "little", "changed", "late"):
             end.sendall(b"there")
-            told.do(f"heard = {name}; heard.settimeout(5); heard.sendall(b'and back')")
-            end.settimeout(5)
+            told.do(f"heard = {name}; heard.settimeout(30); heard.sendall(b'and back')")
+            end.settimeout(30)
             assert end.recv(8) == b"and back"
     assert told.do("read_some(quiet, 5).decode()") == "there"
     assert told.do("[read_some(little, 105)[100:].decode(), read_some(late, 5).decode()]") == ["there", "there"]
@@ -138,7 +138,7 @@ async def test_a_client_that_comes_again_from_the_same_port_in_the_hold_is_serve
             told.do("sock.close()")
         stop.release.set()
         await resume.reached.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "connecting" not in {flow.state for flow in await stage.flows(stage.b)}:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         resume.release.set()
@@ -148,7 +148,7 @@ async def test_a_client_that_comes_again_from_the_same_port_in_the_hold_is_serve
     (sock,) = again
     sock.sendall(b"there")
     told.do(READ)
-    told.do("server.settimeout(5); other = server.accept()[0]; other.sendall(b'and back')")
+    told.do("server.settimeout(30); other = server.accept()[0]; other.sendall(b'and back')")
     assert told.do("read_some(other, 5).decode()") == "there"
     assert sock.recv(8) == b"and back"
 

@@ -225,7 +225,7 @@ async def test_what_cannot_be_kept_is_reset_where_that_is_allowed_and_the_rest_m
         sock = in_network(stage.client, socket.socket)
         exec(SIGN, names := {"socket": socket, "struct": struct})
         names["sign"](sock, stage.a.address, PORT + 1)
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect((stage.a.address, PORT + 1))
         told.do("sock = server.accept()[0]")
     else:

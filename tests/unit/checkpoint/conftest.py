@@ -14,10 +14,10 @@ from checkpoint.processes.openfiles import OpenFiles
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Wait, on the event loop, until something is true; fail after five seconds."""
+    """Wait, on the event loop, until something is true; fail after half a minute."""
 
     async def wait(what: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not what():  # noqa: ASYNC110 - what is waited for is told nobody
                 await asyncio.sleep(0.005)
 

@@ -203,7 +203,7 @@ async def test_what_takes_long_is_not_waited_for_when_the_rollback_is_asked_for(
             await asyncio.Event().wait()
 
     driver.move.perform = endless
-    result = await asyncio.wait_for(driver.run(), 10)
+    result = await asyncio.wait_for(driver.run(), 30)
     assert (result.outcome, result.error.code) == ("rolled-back", "cancelled")
     assert Action.RELEASE in driver.move.said
     assert Action.COMMIT not in driver.move.said
@@ -212,7 +212,7 @@ async def test_what_takes_long_is_not_waited_for_when_the_rollback_is_asked_for(
 async def test_a_new_controller_that_finds_it_there_takes_it_back(drive):
     driver = drive([], MemoryFeatures())
     driver.phase = Phase.PRE_COPYING
-    result = await asyncio.wait_for(driver.run(Event.INTERRUPTED), 10)
+    result = await asyncio.wait_for(driver.run(Event.INTERRUPTED), 30)
     assert (result.outcome, driver.move.said[:1]) == ("rolled-back", [Action.RELEASE])
 
 

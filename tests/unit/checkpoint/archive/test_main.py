@@ -126,7 +126,8 @@ async def test_a_connection_that_is_cut_anywhere_costs_a_part_and_no_more(server
         assert (await asyncio.to_thread(done, read, Manifest)).image_bytes == total
         await asyncio.to_thread(done, api.DeleteImage(server.archive(), image), None)
 
-    await asyncio.gather(*(cut(random.randrange(total)) for _ in range(2)))
+    chance = random.Random(4)
+    await asyncio.gather(*(cut(chance.randrange(total)) for _ in range(2)))
 
 
 async def test_an_archive_that_goes_down_or_is_slow_leaves_no_image(server, key, images, tmp_path):
@@ -157,15 +158,17 @@ async def test_an_archive_that_goes_down_or_is_slow_while_it_is_read_leaves_noth
         way = cutter(server.host, server.port, after_bytes=after_bytes, then=then, pause_seconds=pause_seconds,
                      counts_answers=True)  # fmt: skip
         async with way as through_it:
-            seconds = 20.0 if then is Then.WELL else 2.0
+            seconds = 60.0 if then is Then.WELL else 5.0
             order = Read(through(server, through_it), key, "i", str(tmp_path / name), HERE, 0.0, seconds)
             answer = await asyncio.to_thread(said, order)
         assert pause_seconds or through_it.cuts == 1
         return answer.error.code if answer.error else "whole"
 
-    assert await asyncio.gather(
-        read("a", 1), read("b", 3000), read("c", 10 << 20), read("d", 1 << 60, pause_seconds=0.1)
-    ) == 4 * ["deadline"]  # fmt: skip
+    *down, slow = await asyncio.gather(
+        read("a", 1), read("b", 3000), read("c", 2 << 20), read("d", 1 << 60, pause_seconds=0.1)
+    )  # fmt: skip
+    assert set(down) <= {"deadline", "archive-unreachable"}, "whichever comes first"
+    assert slow == "deadline"
     assert [path.name for path in tmp_path.iterdir() if len(path.name) == 1] == []
     assert await read("e", 10 << 20, Then.WELL) == "whole"
     assert {path.name: path.read_bytes() for path in (tmp_path / "e").iterdir()} == CONTENT

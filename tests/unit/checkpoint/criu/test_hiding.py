@@ -98,7 +98,7 @@ class Asker:
 def other() -> Iterator[int]:
     """A process with many descriptors; its PID."""
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(MANY)]
-    said = "import sys, time; print('up', flush=True); time.sleep(60)"
+    said = "import sys, time; print('up', flush=True); time.sleep(1000)"
     sleeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", said], pass_fds=fds, stdout=subprocess.PIPE)
     for fd in fds:
         os.close(fd)
@@ -189,7 +189,7 @@ async def test_its_own_descriptors_and_other_folders_are_answered_before_anythin
 
 
 async def test_a_process_that_has_gone_has_no_descriptors(asker, hiding):
-    with subprocess.Popen(["sleep", "60"]) as sleeper:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
         asker.say(f"/proc/{sleeper.pid}/fd", 512)
         assert (await asker_waits(hiding)) == sleeper.pid
         sleeper.kill()
@@ -246,7 +246,7 @@ async def test_it_begins_at_once_with_a_tree_that_stands_still(asker, hiding, ot
 
 
 async def test_with_any_other_process_too(asker, hiding):
-    with subprocess.Popen(["sleep", "60"]) as sleeper:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
         assert await asker.seize(sleeper.pid) == 0
         asker.end()  # nobody else hears of its end while it is traced
         sleeper.kill()

@@ -71,6 +71,22 @@ def test_what_is_not_urgent_waits_for_the_limit(giving):
     for _ in range(30):
         giving.answers.give(LONG)
     assert time.monotonic() - began >= 1.5 * BURST_SECONDS
-    began = time.monotonic()
-    giving.answers.give(LONG, urgent=True)
-    assert time.monotonic() - began < BURST_SECONDS
+
+
+class Asked(Throttle):
+    """Notes of what it is asked for whether that is urgent."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.urgent: list[bool] = []
+
+    def delay(self, size: int, now: float, *, urgent: bool = False) -> float:
+        self.urgent.append(urgent)
+        return super().delay(size, now, urgent=urgent)
+
+
+def test_the_limit_is_told_what_is_urgent(giving):
+    giving.throttle = Asked()
+    for urgent in (False, True):
+        giving.answers.give(LONG, urgent=urgent)
+    assert giving.throttle.urgent == [False, True]

@@ -17,7 +17,7 @@ def meet(server_key: bytes, client_key: bytes | None) -> tuple[bytes, list[Excep
     """One connection over the loopback; what the server got, and what went wrong at its end."""
     got, errors = [b""], []
     with channel.listen("127.0.0.1") as listener:
-        listener.settimeout(5)
+        listener.settimeout(30)
 
         def serve() -> None:
             try:

@@ -72,7 +72,7 @@ def ask(sleeper, *spans: tuple[int, int, int], ahead: Callable[[Survey], None] =
         sparing = Sparing(fds[0], survey)
         ahead(survey)
         survey.begin([sleeper.pid])
-        said, _ = asking.communicate("now\n", timeout=20)
+        said, _ = asking.communicate("now\n", timeout=60)
     assert asking.returncode == 0
     return sparing, [[int(word) for word in line.split()] for line in said.splitlines()]
 
@@ -97,7 +97,7 @@ def test_what_was_seen_ahead_is_on_the_map_with_what_has_come_since(sleeper, tmp
 
     def look(survey: Survey) -> None:
         survey.begin_ahead([1 << 22, sleeper.pid])  # the first has ended
-        assert survey.is_ahead(5.0)
+        assert survey.is_ahead(30.0)
         with open(f"/proc/{sleeper.pid}/mem", "r+b", buffering=0) as memory:
             memory.seek(new)
             memory.write(b"d")
@@ -236,8 +236,8 @@ def reads(sleeper) -> tuple[Sparing, list[str]]:
         _, fds, _, _ = socket.recv_fds(ours, 16, 1)
         survey = Survey()
         survey.begin_ahead([pid])
-        assert survey.is_ahead(5.0)
+        assert survey.is_ahead(30.0)
         sparing = Sparing(fds[0], survey)
         survey.begin([pid])
-        said, _ = reading.communicate("now\n", timeout=20)
+        said, _ = reading.communicate("now\n", timeout=60)
     return sparing, said.splitlines()

@@ -25,7 +25,7 @@ def scanned(monkeypatch):
 def test_what_was_seen_ahead_is_not_looked_at_once_more(sleeper, scanned):
     survey = Survey()
     survey.begin_ahead([sleeper.pid])
-    assert survey.is_ahead(5.0)
+    assert survey.is_ahead(30.0)
     survey.begin_ahead([sleeper.pid])  # as for another CRIU: once is enough
     area = Area(sleeper.large, sleeper.large + AREA)
     assert scanned.count(area) == 1
@@ -46,7 +46,7 @@ def test_the_look_ahead_breaks_off_once_they_stand_still(sleeper):
     survey = Survey()
     survey.begin([sleeper.pid])
     survey.begin_ahead([sleeper.pid])
-    assert survey.is_ahead(5.0)
+    assert survey.is_ahead(30.0)
     assert survey.written(sleeper.pid, Area(sleeper.large, sleeper.large + AREA))
 
 
@@ -57,7 +57,7 @@ def test_whoever_looks_is_waited_for_no_longer_than_that(sleeper, monkeypatch):
     survey.begin_ahead([sleeper.pid])
     assert not survey.is_ahead(0.01)
     os.close(wait)
-    assert survey.is_ahead(5.0)
+    assert survey.is_ahead(30.0)
     os.close(go_on)
 
 

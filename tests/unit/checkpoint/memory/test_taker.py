@@ -141,6 +141,6 @@ async def test_where_the_source_is_killed_the_memory_is_lost_and_that_is_said(tm
     async with moved(tmp_path, (AREA, AREA + SIZE)) as ends:
         ends.source.kill()
         ends.begin()
-        last = await asyncio.wait_for(ends.taking.ended(), 10)
+        last = await asyncio.wait_for(ends.taking.ended(), 60)
     assert last.state == "lost"
     assert "could be reached no more" in last.reason

@@ -131,7 +131,7 @@ async def scene(tmp_path: Path, files: OpenFiles) -> AsyncIterator[Scene]:
 
 
 async def until(state: int, sock: socket.socket) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while live.state_of(sock) != state:  # noqa: ASYNC110 - what is waited for is told nobody
             await asyncio.sleep(0.001)
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -140,13 +141,18 @@ async def test_what_is_forgotten_while_it_is_prepared_leaves_nothing(migrate, tm
 class Endless(Scripted):
     """Its dumps end when they are broken off, and not before."""
 
+    begun: Callable[[], None] = staticmethod(lambda: None)
+
     async def dump(self, helper, root, folders, **_):
+        self.begun()
         await self.broken_off.wait()
         raise AgentError(Code.CRIU_FAILED, "File too large")
 
 
 async def test_the_lease_breaks_off_a_dump(migrate):
-    migration = await migrate(Endless(), hold=0.1)
+    engine = Endless()
+    migration = await migrate(engine)
+    engine.begun = lambda: migration._lease.arm(0.0)  # long ago: it runs out in the middle of the dump
     with pytest.raises(AgentError) as error:
         await migration.dump()
     assert (error.value.code, error.value.problem.message) == (

@@ -78,7 +78,7 @@ async def test_a_copy_that_cannot_be_completed_is_ended(tmp_path):
         sealed, _ = await store.seal(folder, KEY, listing(folder), {})
         with pytest.raises(ProcessLookupError):
             await restoring.restore(folder, sealed, KEY, lazily=False)
-        assert await asyncio.wait_for(other.wait(), 5) == -signal.SIGKILL
+        assert await asyncio.wait_for(other.wait(), 30) == -signal.SIGKILL
     finally:
         await restoring.close()
         store.close()
@@ -113,7 +113,7 @@ async def test_a_copy_that_cannot_be_given_its_connections_is_ended(tmp_path):
         try:
             with standing_still(copy.pid), pytest.raises(AgentError, match="cannot be given its connections"):
                 await restoring._make(tmp_path, lazily=False)
-            assert copy.wait(5) == -signal.SIGKILL
+            assert copy.wait(30) == -signal.SIGKILL
         finally:
             await restoring.close()
             copy.kill()

@@ -133,8 +133,8 @@ def lend_without_a_trace(pid: int) -> None:
         # To go on it needs what the kernel has kept of it (restart_syscall(2)).
         ("from_where = ctypes.create_string_buffer(b'\\0\\0\\0\\0\\1\\0\\0\\0', 8)\n"
          "say(*call(libc.poll, from_where, 1, 60_000))", write, "1 0"),
-        ("long = (ctypes.c_long * 2)(60, 0); left = (ctypes.c_long * 2)()\n"
-         "say(*call(libc.nanosleep, long, left), 50 < left[0] < 60, *seen)", signalled, "-1 4 True signalled"),
+        ("long = (ctypes.c_long * 2)(1000, 0); left = (ctypes.c_long * 2)()\n"
+         "say(*call(libc.nanosleep, long, left), 900 < left[0] < 1000, *seen)", signalled, "-1 4 True signalled"),
     ],
     ids=["read", "poll", "nanosleep"],
 )  # fmt: skip
@@ -167,7 +167,7 @@ def computed(child: Child) -> int:
 @pytest.mark.parametrize(
     ("body", "ending"),
     [
-        ("call(libc.pause); say(*seen)", "signalled"),
+        ("call(libc.pause); say(*seen); os.read(0, 4)", "signalled"),
         ("signal.pthread_sigmask(signal.SIG_BLOCK, [SIGUSR1]); result = call(libc.read, 0, bytes(4), 4)\n"
          "signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGUSR1]); say(*result, *seen)", "4 0 signalled"),
     ],

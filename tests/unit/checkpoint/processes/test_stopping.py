@@ -53,7 +53,7 @@ class Late(Kernel):
             self.parent = pidfd, number
             return
         super().pidfd_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 5)
+        select.select([pidfd], [], [], 30)
         super().pidfd_signal(*self.parent)
 
 

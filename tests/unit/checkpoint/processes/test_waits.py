@@ -18,14 +18,16 @@ WAITING = (
     "import ctypes\n"
     "libc = ctypes.CDLL(None, use_errno=True)\n"
     "print('up', flush=True)\n"
-    "print(libc.poll(None, 0, 1000), ctypes.get_errno(), flush=True)\n"
+    "stdin = ctypes.create_string_buffer(b'\\0\\0\\0\\0\\1\\0\\0\\0', 8)\n"
+    "print(libc.poll(stdin, 1, 60_000), ctypes.get_errno(), flush=True)\n"
 )
 
 
 @pytest.fixture
 def waiting():
-    """A process that waits in poll, and is stopped."""
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WAITING], stdout=subprocess.PIPE) as process:
+    """A process that waits in poll for something to read, and is stopped."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", WAITING], **pipes) as process:
         assert process.stdout.readline() == b"up\n"
         yield process
         process.kill()
@@ -44,7 +46,9 @@ async def test_who_is_only_stopped_is_left_as_it_is(waiting, wait_until):
     assert waits.restart(KERNEL, tree) == 0
     assert is_stopped(waiting.pid)
     send(KERNEL, tree.members[0], signal.SIGCONT)
-    assert waiting.stdout.readline() == b"0 0\n"
+    waiting.stdin.write(b"x")
+    waiting.stdin.flush()
+    assert waiting.stdout.readline() == b"1 0\n"
     tree.close()
 
 

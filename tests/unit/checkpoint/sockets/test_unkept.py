@@ -46,7 +46,7 @@ def test_signed_connections():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
         sign(server)
         assert "is signed (TCP-MD5), and its keys cannot be saved: it would take unsigned" in words(server)[0]
-        one.settimeout(5)
+        one.settimeout(30)
         sign(one, server.getsockname()[1])
         one.connect(server.getsockname())
         with server.accept()[0] as other:
@@ -59,8 +59,10 @@ def test_udp_sockets_that_share_a_port_are_named_and_those_that_are_connected_ar
     def made(port, peer=None):
         sock = socket.socket(type=socket.SOCK_DGRAM)
         opened.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("127.0.0.1", port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # only now: else any two may get the same port
         if peer:
             sock.connect(peer)
         return sock.getsockname()

@@ -150,7 +150,7 @@ def test_what_is_ours_may_be_closed_while_they_wait(made: ExitStack):
     watches.place({one: FAR})
     try:
         ours.close()
-        theirs.settimeout(5)
+        theirs.settimeout(30)
         assert theirs.recv(1) == b""
         watches.begin([((os.getpid(), epoll), [target])])
         assert watched(epoll) == wanted([target])

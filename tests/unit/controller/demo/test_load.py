@@ -34,7 +34,7 @@ async def test_stop_may_come_in_pieces_and_an_end_after_it_is_no_orphan(pipes: t
     for piece in (b"st", b"op\n"):
         os.write(pipes[0], piece)
         await asyncio.sleep(0.01)
-    await asyncio.wait_for(control.stop.wait(), 10)
+    await asyncio.wait_for(control.stop.wait(), 30)
     os.close(pipes[0])
     await asyncio.sleep(0.01)
     control.close()
@@ -46,7 +46,7 @@ async def test_an_end_before_it_is_an_orphan(pipes: tuple[int, int]) -> None:
     control = Control(orphaned.set)
     control.listen()
     os.close(pipes[0])
-    await asyncio.wait_for(orphaned.wait(), 10)
+    await asyncio.wait_for(orphaned.wait(), 30)
     assert not control.stop.is_set()
 
 

@@ -47,9 +47,9 @@ async def greeted(server: Server) -> Greeter:
         wire = await connect(greeter, "127.0.0.1", listener.sockets[0].getsockname()[1], stirred.set)
         while greeter.open and not greeter.idle:
             stirred.clear()
-            await asyncio.wait_for(stirred.wait(), 5)
+            await asyncio.wait_for(stirred.wait(), 30)
         wire.finish()
-        await asyncio.wait_for(served.wait(), 5)
+        await asyncio.wait_for(served.wait(), 30)
     return greeter
 
 

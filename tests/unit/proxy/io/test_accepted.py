@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 
 import pytest
@@ -38,17 +37,22 @@ async def test_one_that_breaks_as_it_is_made_again_has_all_its_time_again(
 ) -> None:
     monkeypatch.setattr(AcceptedLink, "GRACE_SECONDS", 0)
     ours, theirs = zip(*(parts.nonblocking_pair() for _ in range(3)), strict=True)
-    link = AcceptedLink(context, 1, "the source", 0.1, lambda link: None)
+    link = AcceptedLink(context, 1, "the source", 60, lambda link: None)
     link.carry(ours[0], 0)
     link.end()
     for index in (0, 1):
         reset(theirs[index])
     await parts.eventually(lambda: link.is_broken)
+    first = link._timer
     link.carry(ours[1], 0)
     assert link.is_broken
+    second = link._timer
+    assert first
+    assert second
+    assert (first.cancelled(), second.cancelled()) == (True, False)
     link.carry(ours[2], 0)
-    await asyncio.sleep(0.2)
     assert link.state is State.CARRYING
+    assert second.cancelled()
     link.close()
     theirs[2].close()
 

@@ -167,6 +167,7 @@ async def test_a_bell_that_is_lost_takes_those_along_that_sleep(
     await parts.eventually(lambda: not asleep.plane.context.links)
 
 
+@pytest.mark.parametrize("broken", [0.2], indirect=True)
 @pytest.mark.parametrize("end", [0, 1])
 @pytest.mark.parametrize("mark", [Mark.SLEEP, Mark.FREE, Mark.YIELD])
 async def test_what_is_said_out_of_turn_ends_the_link(

@@ -21,8 +21,9 @@ NOBODY = Endpoint("0.0.0.0", 0)
 @contextmanager
 def udp(peer: tuple[str, int] | None = None, host: str = "127.0.0.1") -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # here a peer and its stand-in are on one machine
         sock.bind((host, 0))
+        # Here a peer and its stand-in are on one machine. Only now: of two that may share a port both may get the same.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if peer:
             sock.connect(peer)
         sock.setblocking(False)

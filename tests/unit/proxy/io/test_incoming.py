@@ -43,7 +43,9 @@ async def test_a_link_may_come_before_its_flow_until_the_workload_runs(plane: Pl
         assert await answers(early, 2) == [Accepted(), Accepted()]
         assert list(migration.links) == [7]
         plane.resume("m")
-        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(early.sock, 1), 5) == b""
+        assert (
+            await asyncio.wait_for(asyncio.get_running_loop().sock_recv(early.sock, 1), parts.PATIENCE_SECONDS) == b""
+        )
     assert not migration.links
     async with await greeted(plane, encode(Join(NO_FLOW, 8))) as late:
         refused = (await answers(late, 2))[1]

@@ -23,6 +23,7 @@ class Link:
 
     def rest(self) -> None:
         self.asked += 1
+        self.may_rest = False
         if not self.stays:
             self._pool.spare += 1
             self._pool.lending.discard(self)
@@ -110,8 +111,7 @@ async def test_one_that_does_not_come_to_rest_is_not_waited_for(pool: Pool, monk
     (stuck,) = pool.links(1)
     stuck.stays = True
     pool.want(1)
-    await parts.eventually(lambda: stuck.asked == 1)
-    stuck.may_rest = False
+    await parts.eventually(lambda: stuck.asked)
     pool.links(1)
     await parts.eventually(lambda: pool.served == 1)
     assert stuck.asked == 1

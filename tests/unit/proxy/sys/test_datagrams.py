@@ -20,7 +20,7 @@ def test_a_speaker_has_the_peers_address_and_another_may_have_it_too(family: int
         peer = None
         for app in (one, other):
             app.bind((host, 0))
-            app.settimeout(5)
+            app.settimeout(30)
             peer = peer or Endpoint(host, app.getsockname()[1] ^ 1)
             speaker = datagrams.speaker(KERNEL, peer, Endpoint(*app.getsockname()[:2]))
             with speaker:
@@ -32,9 +32,9 @@ def test_a_speaker_has_the_peers_address_and_another_may_have_it_too(family: int
 def test_what_a_speaker_says_can_be_told_from_what_the_peer_says(family: int, host: str) -> None:
     with socket.socket(family, socket.SOCK_DGRAM) as app, socket.socket(family, socket.SOCK_DGRAM) as peer:
         for sock in (app, peer):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, 0))
-        app.settimeout(5)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # now: else both may get the same port
+        app.settimeout(30)
         ends = [Endpoint(*sock.getsockname()[:2]) for sock in (peer, app)]
         with datagrams.speaker(KERNEL, ends[0], ends[1]) as speaker:
             speaker.send(b"speaker")
