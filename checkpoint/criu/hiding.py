@@ -54,6 +54,7 @@ class Hiding:
             asyncio.get_running_loop().remove_reader(self._listener)
             os.close(self._listener)
             self._listener = -1
+            self._beginning = self._waiting = None  # whoever asked has no use for an answer
 
     def _asked(self) -> None:
         poll = select.poll()

@@ -169,7 +169,9 @@ async def test_what_goes_wrong_leaves_the_workload_running_and_nothing_half(stag
         assert await a.migrations() == []
         assert await b.migrations() == []
     assert left_in(stage.a, stage.b) == []
-    assert sorted(path.name for path in (tmp_path / "archive" / "migrations").iterdir()) == ["one"]
+    # A write that is called off may have made a folder already: there is nothing in it.
+    archive = tmp_path / "archive" / "migrations"
+    assert {path.relative_to(archive).parts[0] for path in archive.rglob("*") if path.is_file()} == {"one"}
 
 
 async def test_an_agent_that_is_killed_while_it_sends_or_fetches(own_stage, key, tmp_path):

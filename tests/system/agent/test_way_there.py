@@ -101,7 +101,7 @@ def test_a_tree_with_connections_inside_moves_whole(rig: Rig) -> None:
         until(lambda log=log: log.read_text().count("tock") > 2)  # type: ignore[misc]
         rig.prepare(migration, name)
         rig.out(migration, "stop", "dump")
-        assert rig.out(migration, "adopt") == {"flows": 0, "listeners": 0, "legs": [], "paired": []}
+        assert rig.out(migration, "adopt") == {"flows": 0, "listeners": 0, "legs": [], "paired": [], "cut": []}
         restored = rig.restore(migration, rig.out(migration, "seal"))
         assert restored["processes"] == 2
         rig.out(migration, "commit")

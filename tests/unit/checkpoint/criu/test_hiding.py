@@ -260,3 +260,15 @@ async def test_it_cannot_begin_when_nobody_answers_any_more(asker, hiding, other
     hiding.close()
     assert await beginning == errno.ENOSYS
     assert procfs.status(other)["TracerPid"] == "0"
+
+
+async def test_its_end_before_the_tree_stands_still_is_noticed_and_nobody_is_told_that_it_does(
+    asker, hiding, other, wait_until, caplog
+):
+    asker._say(other)
+    async with asyncio.timeout(20):
+        await hiding.is_ready.wait()
+    asker.end()
+    await wait_until(lambda: hiding._listener == -1)
+    hiding.begin()
+    assert caplog.messages == []
