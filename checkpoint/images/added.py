@@ -64,13 +64,8 @@ class Entries:
     def socket(self, number: int, one: Unconnected, places: dict[Place, bool]) -> Opened:
         made = self._messages.file(type=self._messages.INETSK, id=number)
         entry, options = made.isk, made.isk.opts
-        entry.id, entry.ino, entry.state, entry.flags, entry.backlog = (
-            number,
-            one.ino,
-            one.state,
-            one.flags,
-            one.backlog,
-        )
+        entry.id, entry.ino, entry.state = number, one.ino, one.state
+        entry.flags, entry.backlog = one.flags, one.backlog
         entry.family = socket.AF_INET6 if len(one.words) > 1 else socket.AF_INET
         entry.type, entry.proto = flows.SOCK_STREAM, flows.IPPROTO_TCP
         entry.src_port, entry.dst_port = one.port, 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from checkpoint.core.descriptors import Epoll, Place, Target
+from checkpoint.core.descriptors import Epoll, Place, Target, Unconnected
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.images import added
 from checkpoint.images.added import Entries, Opened
@@ -61,6 +63,36 @@ def test_an_epoll_watches_what_it_watched_as_far_as_that_is_there(written, wante
     assert [(one.id, one.type, one.fd, one.flags) for one in found.values()] == [
         (9, made.MESSAGES.EVENTPOLL, 4, 1), (9, made.MESSAGES.EVENTPOLL, 4, 0)
     ]  # fmt: skip
+
+
+SIX = Unconnected(
+    ino=77, state=10, words=(0, 0, 0, 0x01000000), port=80, backlog=50, flags=0o4002, send_buffer=5000,
+    receive_buffer=6000, reuse_address=True, reuse_port=True, six_only=True,
+)  # fmt: skip
+FOUR = msgspec.structs.replace(SIX, state=7, words=(0,), port=0, backlog=0, reuse_address=False, six_only=False)
+
+
+@pytest.mark.parametrize(("one", "family"), [(SIX, socket.AF_INET6), (FOUR, socket.AF_INET)])
+def test_a_socket_without_a_connection_is_a_plain_one(written, one, family):
+    """What CRIU's restore asks of an entry is there, and nothing of a peer."""
+    file, found = decoded(written.socket(9, one, {(7, 4): True, (8, 5): False}))
+    said = file.isk
+    assert (file.type, file.id, said.id, said.ino) == (made.MESSAGES.INETSK, 9, 9, 77)
+    assert (said.family, said.type, said.proto, said.state) == (
+        family,
+        socket.SOCK_STREAM,
+        socket.IPPROTO_TCP,
+        one.state,
+    )
+    assert (tuple(said.src_addr), said.src_port) == (one.words, one.port)
+    assert (list(said.dst_addr), said.dst_port) == ([0] * len(one.words), 0)
+    assert (said.flags, said.backlog, said.v6only) == (one.flags, one.backlog, one.six_only)
+    options = said.opts
+    assert (options.so_sndbuf, options.so_rcvbuf) == (5000, 6000)
+    assert (options.reuseaddr, options.so_reuseport) == (one.reuse_address, one.reuse_port)
+    assert {place: (one.id, one.type, one.flags) for place, one in found.items()} == {
+        (7, 4): (9, made.MESSAGES.INETSK, 1), (8, 5): (9, made.MESSAGES.INETSK, 0)
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ peers = [socket.create_connection(("127.0.0.1", one.getsockname()[1])) for one i
 ends = [one.accept()[0] for one in (listener, six)]
 again, unconnected = ends[0].dup(), socket.socket()
 datagram, local, raw = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX), socket.socket(16, 3)
+multipath = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
 epoll, pipe = select.epoll(), os.pipe()
 fcntl.fcntl(again.fileno(), fcntl.F_SETFD, 0)
 high = fcntl.fcntl(0, fcntl.F_DUPFD, 90)
@@ -54,7 +55,7 @@ def test_the_kernel_says_what_is_found_one_by_one(open_files: OpenFiles, tree: T
     assert said is not None
     assert len(said.connections) == 7
     assert {len(places) for places in said.connections.values()} == {2, 4}, "in both processes, and one twice"
-    for name in ("connections", "datagrams", "local", "epolls", "numbers"):
+    for name in ("connections", "multipath", "datagrams", "local", "epolls", "numbers"):
         assert getattr(said, name) == getattr(found, name), name
         assert getattr(said, name)
 
@@ -73,7 +74,7 @@ def test_one_that_is_known_is_duplicated_when_it_is_asked_for(open_files: OpenFi
     at_once = OpenSockets(Kernel(), tree, said)
     _, one_by_one = duplicates.looked_for(Kernel(), tree)
     try:
-        found = {ino: described(at_once.of(ino)) for ino in (*said.connections, *said.datagrams)}
+        found = {ino: described(at_once.of(ino)) for ino in (*said.streams, *said.datagrams)}
         assert found == {ino: described(one_by_one.of(ino)) for ino in found}
         assert {each for each in found if at_once.of(each) is at_once.of(each)} == found.keys()
     finally:
