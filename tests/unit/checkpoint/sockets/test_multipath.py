@@ -66,7 +66,7 @@ def test_a_listener_is_replaced_by_one_like_it(family, listener, *, yes: bool):
 
 
 @pytest.mark.parametrize("only", [False, True])
-def test_a_listener_of_both_families_stays_one_of_both(only: bool):  # noqa: FBT001
+def test_a_listener_of_both_families_stays_one_of_both(only: bool):
     with made(socket.AF_INET6) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         sock.bind(("::", 0))
