@@ -106,7 +106,8 @@ def free_bytes(folder: Path) -> int:
 @pytest.mark.usefixtures("obstores_own_threads")
 async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(stage, tmp_path):
     """SeaweedFS at the bridge, sealed objects in it; nothing is left there, also of what had arrived in vain. It goes
-    down while the source stores, and while the destination fetches; or is too slow for the hold."""
+    down while the source stores, and while the destination fetches; or is too slow for the hold; or an agent is
+    killed."""
     key = key_file(tmp_path / "key")
     async with object_store_for(stage) as server:
         await stage.run_server()
@@ -116,17 +117,11 @@ async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(st
         assert (result.outcome, result.transfer and result.transfer.way) == ("succeeded", "store"), result.error
         assert result.transfer.wire_bytes > 2 * SOME_BYTES
         for fetching in (False, True):
-            down = cutter(server.host, server.port, after_bytes=SOME_BYTES, then=Then.DOWN, counts_answers=fetching)
-            async with down as way:
-                depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
-                moving = asyncio.create_task(
-                    stage.move("server", stage.b, stage.a, transfer=through, depot=depot, max_hold_seconds=60)
-                )
-                await until(lambda way=way: way.cuts == 1, "nothing is stored")
-                await take_back(stage.b, way)
-                result = await moving
-            code = "wrong-state" if fetching else "transfer-broken"
-            assert (result.outcome, result.error.code) == ("rolled-back", code), result.error
+            result = await interrupted(stage, server, key, fetching, lambda way: take_back(stage.b, way))
+            # Who fetches finds nothing any more; or has fetched everything by then, and the source commits nothing.
+            codes = {"image-damaged", "wrong-state"} if fetching else {"transfer-broken"}
+            assert result.outcome == "rolled-back"
+            assert result.error.code in codes, result.error
             assert ("Restoring" in [phase.name for phase in result.phases]) is fetching
         async with cutter(server.host, server.port, after_bytes=1 << 60, then=Then.DOWN, pause_seconds=0.2) as way:
             depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
@@ -134,6 +129,32 @@ async def test_by_way_of_a_real_object_store_also_one_that_goes_down_half_way(st
         assert (result.outcome, result.error.code) == ("rolled-back", "lease-expired"), result.error
         await asyncio.to_thread(client.finish)
         assert not await asyncio.to_thread(server.objects)
+        for fetching, victim in ((False, stage.b), (True, stage.a)):
+            result = await interrupted(stage, server, key, fetching, lambda way, victim=victim: kill(victim, way))
+            assert result.outcome == "rolled-back", result.error
+            assert (await stage.workloads(stage.b))["server"].state == "running"
+        client = Echo(stage.client, stage.b.address, PORT)
+        assert (await stage.move("server", stage.b, stage.a)).outcome == "succeeded"
+        await asyncio.to_thread(client.finish)
+
+
+async def interrupted(stage, server, key, fetching: bool, interrupt):
+    """A move from b to a, interrupted when its store has gone down, while one end stores or the other fetches."""
+    down = cutter(server.host, server.port, after_bytes=SOME_BYTES, then=Then.DOWN, counts_answers=fetching)
+    async with down as way:
+        depot = Depot(server.archive(aws_endpoint_url=f"http://{server.host}:{way.port}"), key)
+        moving = asyncio.create_task(
+            stage.move("server", stage.b, stage.a, transfer=Transfer("store"), depot=depot, max_hold_seconds=60)
+        )
+        await until(lambda: way.cuts == 1, "nothing is stored")
+        await interrupt(way)
+        return await moving
+
+
+async def kill(pod, way) -> None:
+    """Its agent, and then the store is well again."""
+    os.kill(running(pod, AGENT), signal.SIGKILL)
+    way.mend()
 
 
 @asynccontextmanager
