@@ -47,6 +47,7 @@ from checkpoint.custodian import Custodian
 from checkpoint.inspection import belongings
 from checkpoint.inspection.workload import inspect
 from checkpoint.processes import capacity, procfs
+from checkpoint.sockets import procnet
 
 _LOG = logging.getLogger(__name__)
 _UCRED = struct.Struct("iII")  # unix(7), struct ucred
@@ -108,7 +109,7 @@ class Agent:
                 memory_bytes=capacity.room_bytes(),
                 image_bytes=self._custodian.store.free_bytes(),
                 pids=procfs.thread_ids(),
-                listening_ports=procfs.listening_ports(),
+                listening_ports=procnet.listening_ports(),
                 own_root=self._custodian.own_root,
                 mounts=belongings.mounted(),
                 file_bytes=belongings.free_bytes(),

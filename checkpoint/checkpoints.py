@@ -39,7 +39,7 @@ from checkpoint.images.pb import Messages
 from checkpoint.inspection import locks
 from checkpoint.inspection.workload import inspect
 from checkpoint.moves.outbound import Outbound
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd
 from checkpoint.processes.tree import descendants
 from checkpoint.processes.workloads import check_name
 
@@ -116,7 +116,7 @@ class Checkpoints:
         found = inspect(self._custodian.view(record))
         if found.problems:
             raise from_problem(found.problems[0])
-        for lock in locks.exclusive(file for pid in descendants(record.root.pid) for file in procfs.open_files(pid)):
+        for lock in locks.exclusive(file for pid in descendants(record.root.pid) for file in procfd.open_files(pid)):
             if lock.point != "/" or not self._custodian.own_root:
                 raise AgentError(
                     Code.LOCK_HELD, f"the process holds a lock ({lock.kind}) on {lock.file}, which other pods share"

@@ -13,8 +13,9 @@ from checkpoint.baggage.outgoing import Outgoing
 from checkpoint.core.baggage import ROOT, Kind, Listing, shown
 from checkpoint.core.errors import Code, problem
 from checkpoint.inspection import locks
-from checkpoint.processes import procfs
-from checkpoint.processes.procfs import Mount, OpenFile
+from checkpoint.processes import procfd, procfs
+from checkpoint.processes.procfd import OpenFile
+from checkpoint.processes.procfs import Mount
 
 _BLOCK_BYTES = 512  # stat(2), st_blocks
 
@@ -34,7 +35,7 @@ def look(
     pids: Collection[int], outgoing: Outgoing, *, own_root: bool
 ) -> tuple[Belongings, list[Problem], list[Problem]]:
     """What there is, what stands in the way, and what to know before. Blocks. Raises AgentError NO_FOLDER."""
-    files = [file for pid in pids for file in procfs.open_files(pid)]
+    files = [file for pid in pids for file in procfd.open_files(pid)]
     deleted = list(lent.deleted(pids))
     grounds = [_ground(one) for one in outgoing.look()]
     ghosts = [_ghost(one) for one in deleted if not one.has_names]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
-from checkpoint.processes import procfs, tree
-from checkpoint.processes.procfs import OpenFile
+from checkpoint.processes import procfd, procfs, tree
+from checkpoint.processes.procfd import OpenFile
 
 _ANONYMOUS = "anon_inode:"
 _SAVED = {
@@ -106,7 +106,7 @@ def _of_no_path(file: OpenFile, processes: Collection[int]) -> str:
     if kind not in _SAVED:
         return kind
     look = _LOOKS.get(kind)
-    return look(procfs.descriptor_lines(file.pid, file.fd), processes) if look else ""
+    return look(procfd.descriptor_lines(file.pid, file.fd), processes) if look else ""
 
 
 def _eventfd(lines: list[str], _: Collection[int]) -> str:

@@ -10,7 +10,8 @@ from checkpoint.core.baggage import shown
 from checkpoint.core.errors import Code, problem
 from checkpoint.processes import locks as held
 from checkpoint.processes import procfs
-from checkpoint.processes.procfs import Mount, OpenFile
+from checkpoint.processes.procfd import OpenFile
+from checkpoint.processes.procfs import Mount
 
 _NAMES = {"FLOCK": "flock", "POSIX": "fcntl", "OFDLCK": "F_OFD_SETLK"}
 

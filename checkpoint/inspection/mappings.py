@@ -11,7 +11,8 @@ from contextlib import suppress
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 from checkpoint.processes import capacity
-from checkpoint.processes.procfs import FileArea, OpenFile
+from checkpoint.processes.procfd import OpenFile
+from checkpoint.processes.procfs import FileArea
 
 _HUGE = ("/anon_hugepage", "/memfd:", "/SYSV")
 """What hugetlbfs is asked for without a mount of it: MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
-from checkpoint.processes import procfs, tree
+from checkpoint.processes import procfd, procfs, tree
 
 _MANY = 5
 _SHARED = ("socket:[", "pipe:[")
@@ -34,7 +34,7 @@ def of_session(processes: list[int]) -> Iterator[Problem]:
             yield problem(Code.LEFT_BY_PARENT, message)
 
 
-def with_shared(processes: list[int], files: Collection[procfs.OpenFile]) -> Iterator[Problem]:
+def with_shared(processes: list[int], files: Collection[procfd.OpenFile]) -> Iterator[Problem]:
     """Those of sessions of their own that have a socket or a pipe in common with the tree; `files` are what that has
     open. None of those that were there before the root."""
     root, known, session = tree.stat(processes[0]), set(processes), _session(processes[0])

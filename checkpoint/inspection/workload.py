@@ -15,8 +15,8 @@ from checkpoint.core.readdress import LISTEN
 from checkpoint.inspection import descriptors, locks, mappings, strays
 from checkpoint.inspection import processes as of_processes
 from checkpoint.kernel import Kernel
-from checkpoint.processes import capacity, procfs, tree
-from checkpoint.sockets import unkept
+from checkpoint.processes import capacity, procfd, procfs, tree
+from checkpoint.sockets import procnet, unkept
 from checkpoint.sockets.unkept import Fate
 
 _LISTED_BYTES = 16
@@ -29,12 +29,12 @@ def inspect(workload: Workload, kernel: Kernel | None = None) -> Inspection:
     if not processes:
         raise AgentError(Code.WORKLOAD_GONE, f"the workload {workload.name} (process {workload.pid}) has ended")
     kernel = kernel or Kernel()
-    files = [file for pid in processes for file in procfs.open_files(pid)]
+    files = [file for pid in processes for file in procfd.open_files(pid)]
     areas = [area for pid in processes for area in procfs.file_areas(pid)]
     huge_bytes = mappings.huge_pages(areas, files)
     inodes = {int(file.target[8:-1]) for file in files if file.target.startswith("socket:[")}
-    lines = [line for line in procfs.tcp_lines(workload.pid) if line.ino in inodes]
-    datagrams = [line for line in procfs.udp_lines(workload.pid) if line.ino in inodes]
+    lines = [line for line in procnet.tcp_lines(workload.pid) if line.ino in inodes]
+    datagrams = [line for line in procnet.udp_lines(workload.pid) if line.ino in inodes]
     sockets = list(unkept.look(kernel, files, replaces=not tree.is_filtered(workload.pid)))
     fates = {fate: [one.problem for one in sockets if one.fate is fate] for fate in Fate}
     sizes = [procfs.memory_bytes(pid) for pid in processes]
@@ -85,12 +85,12 @@ def _why_not_left_behind(processes: list[int]) -> str:
 
 def _group_losses(pid: int) -> Iterator[Problem]:
     """Which socket has joined a group cannot be asked; the pod is the workload's."""
-    for group in procfs.joined_groups(pid):
+    for group in procnet.joined_groups(pid):
         message = f"a socket of the pod has joined the multicast group {group}: it would not be a member any more"
         yield problem(Code.UNSUPPORTED_SOCKET, message, hint=f"Let the workload leave it, or {unkept.ALLOW}")
 
 
-def _connection_problems(lines: list[procfs.SocketLine]) -> Iterator[Problem]:
+def _connection_problems(lines: list[procnet.SocketLine]) -> Iterator[Problem]:
     for line in lines:
         if line.state != LISTEN and line.peer[1] and line.state not in flows.MOVABLE:
             state = flows.STATE_NAMES.get(line.state, str(line.state))

@@ -30,7 +30,7 @@ from checkpoint.core.flows import Held
 from checkpoint.images import added
 from checkpoint.images.added import Entries, Opened
 from checkpoint.moves.surroundings import Surroundings
-from checkpoint.processes import lending, procfs, tree
+from checkpoint.processes import lending, procfd, tree
 from checkpoint.processes.tree import Tree
 from checkpoint.sockets import duplicates, epolls, inventory, live, multipath, unkept
 from checkpoint.sockets.adopt import ForeseenSocket, PairedSocket
@@ -131,7 +131,7 @@ class Foreseen:
             return
         self._inventory = found
         try:
-            if any(procfs.has_descriptors_queued(*place) for place in found.local):
+            if any(procfd.has_descriptors_queued(*place) for place in found.local):
                 raise epolls.OddError("descriptors are on their way in a message")  # which may be any
             self.chosen = dict(self._as_foreseen((ino, much) for ino, much in unread if ino not in but))
             if not all(self._can_be_given(pid) for pid, _ in self._doors()):
@@ -208,7 +208,7 @@ class Foreseen:
 
     def _can_be_given(self, pid: int) -> bool:
         numbers = self._inventory.numbers[pid]
-        return numbers.free <= _MOST_FREE and numbers.above <= procfs.descriptor_limit(pid)
+        return numbers.free <= _MOST_FREE and numbers.above <= procfd.descriptor_limit(pid)
 
     def _doors(self) -> list[Place]:
         """A number above all others, in each process that has any of them."""
@@ -319,4 +319,4 @@ def _flagged(places: Iterable[Place]) -> dict[Place, bool]:
 
 def _places(places: Iterable[Place]) -> dict[Place, bool]:
     """Whether each is closed on exec. Raises OSError."""
-    return {place: procfs.descriptor(*place).close_on_exec for place in places}
+    return {place: procfd.descriptor(*place).close_on_exec for place in places}

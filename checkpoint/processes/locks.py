@@ -19,9 +19,9 @@ import msgspec
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
-from checkpoint.processes import lending, procfs
+from checkpoint.processes import lending, procfd, procfs
 from checkpoint.processes.lending import Borrowed
-from checkpoint.processes.procfs import HeldLock, OpenFile
+from checkpoint.processes.procfd import HeldLock, OpenFile
 
 FILE = "held-locks.json"
 """A file of ours among the images: a list of `MappedLock`."""
@@ -56,7 +56,7 @@ def _holders() -> set[int]:
 def _of(pid: int) -> Iterator[MappedLock]:
     """Each once: every descriptor of a file tells of all of them."""
     known = set()
-    for file in procfs.open_files(pid, procfs.mapped_files(pid)):
+    for file in procfd.open_files(pid, procfs.mapped_files(pid)):
         for lock in file.locks:
             if lock.kind == POSIX and (file.target, lock) not in known and _can_take(file, lock):
                 known.add((file.target, lock))

@@ -9,7 +9,7 @@ from itertools import islice
 
 from checkpoint.core.descriptors import Epoll, Place, Target
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd
 from checkpoint.sockets.inventory import INO_MASK
 
 _MANY = 64
@@ -35,7 +35,7 @@ class Watching:
         self.close()
         for place in islice(places, _MANY):
             with suppress(OSError):
-                self._lists[place] = procfs.open_watched(*place)
+                self._lists[place] = procfd.open_watched(*place)
                 self._read([place])
 
     def close(self) -> None:
@@ -68,11 +68,11 @@ class Watching:
         known = self._targets
         for line in set(lines) - known.keys():
             known[line] = _target(line)
-        return Epoll(places, procfs.descriptor(*places[0]).flags, list(map(known.__getitem__, lines)))
+        return Epoll(places, procfd.descriptor(*places[0]).flags, list(map(known.__getitem__, lines)))
 
     def _lines(self, place: Place) -> list[bytes]:
         known = self._lists.get(place)
-        return procfs.watched(*place) if known is None else procfs.watched_again(known)
+        return procfd.watched(*place) if known is None else procfd.watched_again(known)
 
 
 def _told_apart(kernel: Kernel, places: Iterable[Place]) -> list[list[Place]]:

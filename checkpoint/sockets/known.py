@@ -17,7 +17,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.flows import Held
 from checkpoint.core.sockopts import Option, Owner
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd
 from checkpoint.sockets import adopt, profile, sockopts
 from checkpoint.sockets.inventory import Inventory
 from checkpoint.sockets.profile import Profile, Values
@@ -81,7 +81,7 @@ class Knowing:
     @contextmanager
     def comparing(self, inventory: Inventory) -> Iterator[Comparing]:
         """With the tree's, which stands still."""
-        flags = procfs.DescriptorFlags()
+        flags = procfd.DescriptorFlags()
         try:
             yield Comparing(self, inventory, flags)
         finally:
@@ -114,7 +114,7 @@ class Comparing:
     """Connections as they are, with what was known of them. Where the kernel was asked, of all that it says are set
     alike one is looked at; each of them only where that one is not as it was known."""
 
-    def __init__(self, knowing: Knowing, inventory: Inventory, flags: procfs.DescriptorFlags) -> None:
+    def __init__(self, knowing: Knowing, inventory: Inventory, flags: procfd.DescriptorFlags) -> None:
         self._knowing, self._inventory, self._flags = knowing, inventory, flags
         self._alike: dict[tuple[int, bytes], Now] = {}
         """By the family and the settings."""

@@ -20,9 +20,9 @@ from typing import TypeVar
 from checkpoint.api import Problem
 from checkpoint.core.errors import Code, problem
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd, procfs
 from checkpoint.processes.tree import Tree
-from checkpoint.sockets import multipath, profile, sockdiag
+from checkpoint.sockets import multipath, procnet, profile, sockdiag
 from checkpoint.sockets.duplicates import is_multipath, sockets_of
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Unkept:
     """Of one that listens and is replaced."""
 
 
-def look(kernel: Kernel, files: Iterable[procfs.OpenFile], *, replaces: bool = True) -> Iterator[Unkept]:
+def look(kernel: Kernel, files: Iterable[procfd.OpenFile], *, replaces: bool = True) -> Iterator[Unkept]:
     """What stands in the way, socket by socket. `replaces`: CRIU can be kept from seeing some, in place of which the
     copy has others."""
     sockets = {int(file.target[8:-1]): file for file in files if file.target.startswith("socket:[")}
@@ -81,7 +81,7 @@ def look(kernel: Kernel, files: Iterable[procfs.OpenFile], *, replaces: bool = T
 class _Partners:
     """Whose the other ends of a workload's unix sockets are, by their inodes."""
 
-    def __init__(self, sockets: Mapping[int, procfs.OpenFile]) -> None:
+    def __init__(self, sockets: Mapping[int, procfd.OpenFile]) -> None:
         self._sockets = sockets
 
     def is_outside(self, ino: int) -> bool:
@@ -93,7 +93,7 @@ class _Partners:
 
     @cached_property
     def _some_are_queued(self) -> bool:
-        lines = (line for file in self._sockets.values() for line in procfs.descriptor_lines(file.pid, file.fd))
+        lines = (line for file in self._sockets.values() for line in procfd.descriptor_lines(file.pid, file.fd))
         return any(line.startswith("scm_fds:") and line != "scm_fds: 0" for line in lines)
 
     @cached_property
@@ -102,7 +102,7 @@ class _Partners:
         return {ino for pid in procfs.pids() if pid not in tree for _, ino in sockets_of(pid)}
 
 
-def shared_ports(lines: Iterable[procfs.SocketLine]) -> Iterator[Problem]:
+def shared_ports(lines: Iterable[procnet.SocketLine]) -> Iterator[Problem]:
     """Ports that several of a workload's UDP `lines` have (SO_REUSEPORT): whom of them the kernel hands a datagram to
     goes by who has sent it and by their order, and neither is the same at another address or in a copy."""
     counts = Counter(line.local for line in lines if not line.peer[1])
@@ -116,7 +116,7 @@ def shared_ports(lines: Iterable[procfs.SocketLine]) -> Iterator[Problem]:
 
 def given_up(kernel: Kernel, tree: Tree) -> dict[int, str]:
     """Why each socket of a stopped tree that the rest can be moved without cannot be kept, by inode."""
-    files = (file for member in tree.members for file in procfs.open_files(member.pid))
+    files = (file for member in tree.members for file in procfd.open_files(member.pid))
     return {one.ino: one.problem.message for one in look(kernel, files) if one.fate is Fate.RESET}
 
 
@@ -127,7 +127,7 @@ def _asked(question: Callable[[], T], without: Callable[[], T]) -> T:
         return without()
 
 
-def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
+def _duplicate(kernel: Kernel, file: procfd.OpenFile) -> socket.socket:
     """Of any family: of some the kernel does not say the name, which Python would ask for."""
     pidfd = kernel.pidfd_open(file.pid)
     try:
@@ -139,7 +139,7 @@ def _duplicate(kernel: Kernel, file: procfs.OpenFile) -> socket.socket:
         return socket.socket(family, kind, protocol, fileno=some.detach())
 
 
-def _outside(file: procfs.OpenFile, sock: socket.socket) -> Problem:
+def _outside(file: procfd.OpenFile, sock: socket.socket) -> Problem:
     """Of a unix socket whose other end is somebody else's: the system's log, a database beside it."""
     names = [name if isinstance(name, str) else f"@{name[1:].decode(errors='replace')}"
              for name in (sock.getpeername(), sock.getsockname()) if name]  # fmt: skip
@@ -148,7 +148,7 @@ def _outside(file: procfs.OpenFile, sock: socket.socket) -> Problem:
     return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload close it, or move both as one workload.")
 
 
-def _filtered(file: procfs.OpenFile) -> Problem:
+def _filtered(file: procfd.OpenFile) -> Problem:
     message = f"a socket of process {file.pid} (fd {file.fd}) has an eBPF program as its filter, which cannot be saved"
     return problem(Code.UNSUPPORTED_SOCKET, message, hint="Let the workload take a classic one (SO_ATTACH_FILTER).")
 
@@ -170,7 +170,7 @@ def _port(sock: socket.socket) -> int:
     return port if multipath.listens(sock) else 0
 
 
-def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, Fate]]:
+def _of(file: procfd.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tuple[Problem, Fate]]:
     """Each problem, and what becomes of the socket."""
     if sock.family not in _SAVED:
         message = f"a socket of process {file.pid} (fd {file.fd}) is of family {sock.family}, which cannot be saved"
@@ -187,7 +187,7 @@ def _of(file: procfs.OpenFile, sock: socket.socket, signs: bool) -> Iterator[tup
             yield problem(code, message, hint=f"{hint}, or {ALLOW}"), Fate.RESET
 
 
-def _of_netlink(file: procfs.OpenFile, sock: socket.socket) -> Iterator[Problem]:
+def _of_netlink(file: procfd.OpenFile, sock: socket.socket) -> Iterator[Problem]:
     """What CRIU stumbles over (criu: sk-netlink.c, dump_one_netlink_fd)."""
     name = f"a netlink socket of process {file.pid} (fd {file.fd})"
     number, _ = sock.getsockname()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd, procfs
 from checkpoint.sockets.giving import Door, Gift
 from tests.harness.standing import standing_still
 from tests.harness.told_child import ToldChild
@@ -41,7 +41,7 @@ class Scene:
         """Where each descriptor leads, and whether it is closed on exec."""
         pid = self.child.pid
         found = map(int, procfs.names(f"/proc/{pid}/fd"))
-        return {fd: (procfs.link(f"/proc/{pid}/fd/{fd}"), procfs.descriptor(pid, fd).close_on_exec) for fd in found}
+        return {fd: (procfs.link(f"/proc/{pid}/fd/{fd}"), procfd.descriptor(pid, fd).close_on_exec) for fd in found}
 
     def close(self) -> None:
         self.child.close()

@@ -11,14 +11,14 @@ from collections.abc import Collection
 import pytest
 
 from checkpoint.inspection import descriptors
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def words(fd: int, processes: Collection[int] = ()) -> str:
     """What is said of one descriptor of ours, in brackets."""
-    files = [file for file in procfs.open_files(os.getpid()) if file.fd == fd]
+    files = [file for file in procfd.open_files(os.getpid()) if file.fd == fd]
     found = [one.message for one in descriptors.problems(files, [os.getpid(), *processes])]
     os.close(fd)
     return found[0].split("(", 1)[1].removesuffix(")") if found else ""
@@ -32,14 +32,14 @@ def test_what_is_opened_anew_by_its_path(path):
 def test_a_file_of_a_thread_is_not_there_yet_but_that_of_the_first_is():
     pid = os.getpid()
     assert words(os.open(f"/proc/{pid}/task/{pid}/stat", os.O_RDONLY)) == ""
-    file = procfs.OpenFile(pid, 0, f"/proc/{pid}/task/{pid + 1}", 0, (), -1)
+    file = procfd.OpenFile(pid, 0, f"/proc/{pid}/task/{pid + 1}", 0, (), -1)
     (found,) = descriptors.problems([file], [pid])
     assert f"/proc/{pid}/task/{pid + 1}, of a thread, which is not there yet" in found.message
 
 
 @pytest.mark.parametrize("target", ["/proc/pressure/io", "/sys/fs/cgroup/a/b/memory.pressure"])
 def test_a_trigger_is_lost_where_there_may_be_one(target):
-    files = [procfs.OpenFile(os.getpid(), 0, target, 0, (), -1, flags) for flags in (os.O_RDONLY, os.O_RDWR)]
+    files = [procfd.OpenFile(os.getpid(), 0, target, 0, (), -1, flags) for flags in (os.O_RDONLY, os.O_RDWR)]
     said = [one.message for file in files for one in descriptors.problems([file], [])]
     assert [f"{target}, whose trigger would be lost" in message for message in said] == [False, True]
 

@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from checkpoint.inspection import locks
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd, procfs
 
 OFD_SETLK = 37
 TAKE = {
@@ -23,12 +23,12 @@ TAKE = {
 
 
 def exclusive(folder):
-    files = list(procfs.open_files(os.getpid()))
+    files = list(procfd.open_files(os.getpid()))
     return [one for one in locks.exclusive([*files, *files]) if one.file.startswith(str(folder))]
 
 
 def lost(folder):
-    return [one for one in locks.lost(procfs.open_files(os.getpid())) if str(folder) in one.message]
+    return [one for one in locks.lost(procfd.open_files(os.getpid())) if str(folder) in one.message]
 
 
 @pytest.mark.parametrize("kind", TAKE)

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from checkpoint.inspection import mappings
-from checkpoint.processes import capacity, procfs
+from checkpoint.processes import capacity, procfd, procfs
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
@@ -23,7 +23,7 @@ RING = (263, 5, b"".join(one.to_bytes(4, "little") for one in (4096, 4, 2048, 8)
 
 def of_this_process():
     pid = os.getpid()
-    return list(procfs.file_areas(pid)), list(procfs.open_files(pid))
+    return list(procfs.file_areas(pid)), list(procfd.open_files(pid))
 
 
 @pytest.fixture

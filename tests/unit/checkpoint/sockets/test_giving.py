@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd, procfs
 from checkpoint.sockets.giving import Door, Gift
 from tests.harness.standing import standing_still
 from tests.harness.told_child import ToldChild
@@ -50,7 +50,7 @@ class Scene:
         assert self.numbers() == {0, 1, 2, *wanted}
         for number, gift in wanted.items():
             assert KERNEL.are_one_file((os.getpid(), gift.fd), (pid, number))
-            assert procfs.descriptor(pid, number).close_on_exec == gift.close_on_exec
+            assert procfd.descriptor(pid, number).close_on_exec == gift.close_on_exec
         return True
 
     def close(self) -> None:

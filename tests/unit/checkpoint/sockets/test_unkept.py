@@ -9,15 +9,15 @@ import struct
 import pytest
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd
 from checkpoint.processes.tree import Member, Tree
-from checkpoint.sockets import sockdiag, unkept
+from checkpoint.sockets import procnet, sockdiag, unkept
 from checkpoint.sockets.inventory import IPPROTO_MPTCP
 
 
 def words(sock: socket.socket) -> list[str]:
     """What is said of one socket."""
-    file = procfs.OpenFile(os.getpid(), sock.fileno(), f"socket:[{os.fstat(sock.fileno()).st_ino}]", 0, False, -1)
+    file = procfd.OpenFile(os.getpid(), sock.fileno(), f"socket:[{os.fstat(sock.fileno()).st_ino}]", 0, False, -1)
     return [one.problem.message for one in unkept.look(Kernel(), [file, file])]
 
 
@@ -71,7 +71,7 @@ def test_udp_sockets_that_share_a_port_are_named_and_those_that_are_connected_ar
     shared, alone = made(0), made(0)
     made(shared[1]), made(alone[1], shared)
     inodes = {os.fstat(sock.fileno()).st_ino for sock in opened}
-    said = [one.message for one in unkept.shared_ports(line for line in procfs.udp_lines() if line.ino in inodes)]
+    said = [one.message for one in unkept.shared_ports(line for line in procnet.udp_lines() if line.ino in inodes)]
     for sock in opened:
         sock.close()
     assert said == [f"2 UDP sockets share 127.0.0.1:{shared[1]}: a peer of one may be heard by another after the move"]
@@ -122,5 +122,5 @@ def test_a_connection_that_was_reset_is_fine_and_still_says_so(pair):
 
 
 def test_a_descriptor_that_is_gone_is_passed_over():
-    gone = procfs.OpenFile(os.getpid(), 987, "socket:[1]", 0, False, -1)
+    gone = procfd.OpenFile(os.getpid(), 987, "socket:[1]", 0, False, -1)
     assert list(unkept.look(Kernel(), [gone])) == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.kernel import Kernel
-from checkpoint.processes import procfs
+from checkpoint.processes import procfd, procfs
 from checkpoint.sockets import epolls
 from checkpoint.sockets.watches import Target, Watches
 
@@ -45,7 +45,7 @@ def ends(stack: ExitStack, count: int) -> list[int]:
 
 def watched(epoll: int) -> list[tuple[int, int, int, int]]:
     """Number, events, data and inode of each."""
-    found = [epolls._target(line) for line in procfs.watched(os.getpid(), epoll)]
+    found = [epolls._target(line) for line in procfd.watched(os.getpid(), epoll)]
     return sorted((one.fd, one.events, one.data, one.ino) for one in found)
 
 
