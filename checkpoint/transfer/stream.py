@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 import zstandard
@@ -122,13 +122,20 @@ class Stream:
 
     def _send(self, connection: ssl.SSLSocket, parcel: Parcel) -> None:
         compressing = parcel.size > 0 and self._shipment.wants_compression()
-        parts = self._parts(parcel, CHUNK_BYTES if compressing else SLICE_BYTES)
-        try:
-            first = next(parts)
-        except AgentError:
-            if self._shipment.is_wanted(parcel):
-                raise
-            return  # its file is gone, as it should be
+        # Its file is closed with it, also where a broken connection's error, which somebody keeps, holds this frame.
+        with contextlib.closing(self._parts(parcel, CHUNK_BYTES if compressing else SLICE_BYTES)) as parts:
+            try:
+                first = next(parts)
+            except AgentError:
+                if self._shipment.is_wanted(parcel):
+                    raise
+                return  # its file is gone, as it should be
+            self._send_parts(connection, parcel, first, parts, compressing=compressing)
+
+    def _send_parts(
+        self, connection: ssl.SSLSocket, parcel: Parcel, first: memoryview, others: Iterator[memoryview], *,
+        compressing: bool,
+    ) -> None:  # fmt: skip
         packed, packing_seconds = self._packed(first) if compressing else (None, 0.0)
         wire_bytes = parcel.size if packed is None else len(packed)
         head = wire.encode(parcel, wire_bytes, packed=packed is not None)
@@ -139,14 +146,14 @@ class Stream:
             start = _HEAD_BYTES - len(head)
             self._buffer[start:_HEAD_BYTES] = head
             connection.sendall(self._buffer[start : _HEAD_BYTES + len(first)])
-            for part in parts:
+            for part in others:
                 connection.sendall(part)
         else:
             connection.sendall(head + packed)
         before, self._on_the_wire = self._on_the_wire, wire_seconds(connection)
         self._shipment.went(parcel.size, wire_bytes, packing_seconds, waited + self._on_the_wire - before)
 
-    def _parts(self, parcel: Parcel, most: int) -> Iterator[memoryview]:
+    def _parts(self, parcel: Parcel, most: int) -> Generator[memoryview]:
         """Its bytes: of a single piece no more than `most` at a time, each in the place of the last; at least one."""
         plain = self._buffer[_HEAD_BYTES : _HEAD_BYTES + parcel.size]
         if len(parcel.pieces) == 1 and parcel.size > most:
@@ -160,7 +167,7 @@ class Stream:
                 at += piece.size
         yield plain
 
-    def _slices(self, into: memoryview, piece: Piece) -> Iterator[memoryview]:
+    def _slices(self, into: memoryview, piece: Piece) -> Generator[memoryview]:
         with _Image(f"{self._folder}/{piece.name}") as file:
             for at in range(0, piece.size, len(into)):
                 part = into[: piece.size - at]

@@ -16,6 +16,7 @@ from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.manifest import CHUNK_BYTES
 from checkpoint.core.parcel import Parcel
 from checkpoint.core.squeeze import Mode
+from checkpoint.processes import procfd
 from checkpoint.transfer import stream
 from checkpoint.transfer.shipment import Shipment
 from checkpoint.transfer.stream import WINDOW, Stream, exactly
@@ -170,6 +171,17 @@ def test_it_is_woken_where_it_waits_for_its_peer(peer):
         peer.shipment.stop(AgentError(Code.LEASE_EXPIRED, "too late"))
         peer.stream.hang_up()
         peer.stream.join()
+
+
+def test_its_file_is_closed_where_the_connection_breaks_whoever_keeps_the_error(peer, tmp_path):
+    """As a shipment that is stopped does."""
+    one, other = socket.socketpair()
+    other.close()
+    parcel = peer.shipment.next(patiently=True)
+    with one, pytest.raises(BrokenPipeError) as kept:
+        peer.stream._send(one, parcel)
+    assert not [*procfd.open_files(os.getpid(), {str(tmp_path / "pages-1.img")})]
+    assert kept.value.__traceback__ is not None
 
 
 def test_an_end_within_what_was_to_come_is_an_error():
