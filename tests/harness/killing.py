@@ -62,8 +62,9 @@ async def killed_controller(stage: Scene, killed: Killed, memory: str = "stop-an
 async def journal_in(stage: Scene, phase: str) -> str:
     """Until the journal says that `phase` has begun; the migration's name."""
     for _ in range(3000):
-        for record in journal.read_all(stage.lab.home / "migrations")[0]:
+        found = journal.read_all(stage.lab.home / "migrations")[0]
+        for record in found:
             if record.phase.value == phase:
                 return record.intent.migration
         await asyncio.sleep(0.01)
-    raise AssertionError(f"never in {phase}")
+    raise AssertionError(f"never in {phase}, but in {[record.phase.value for record in found]}")

@@ -218,7 +218,7 @@ async def test_a_controller_that_takes_over_hears_of_it_too(mended, tmp_path):
     await mended.run("late", *PYTHON, str(PROGRAMS / "late_child.py"), str(tmp_path))
     log = Path(mended.a.directory) / "late.log"
     await until(lambda: "up" in log.read_text(), "it does not start")
-    slowly = ("--transfer", "direct", "--transfer-rate", "6MiB")
+    slowly = ("--memory", "post-copy", "--transfer", "direct", "--transfer-rate", "6MiB")
     controller = await mended.start_midstream("migrate", "late", "--to", "b", *slowly)
     migration = await journal_in(mended, "Draining")
     controller.kill()
