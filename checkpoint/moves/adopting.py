@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from checkpoint.images import gmac
 from checkpoint.images.folder import Images, Stream
 from checkpoint.images.watch import FolderWatch
 from checkpoint.kernel import IN_CLOSE_WRITE
+from checkpoint.moves.dumping import Show
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handover import Handover
 from checkpoint.moves.surroundings import Surroundings
@@ -43,13 +44,10 @@ from checkpoint.sockets.left import LeftListeners
 from checkpoint.sockets.legs import LegEnds
 from checkpoint.sockets.multipath import LastConnections
 
-Show = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
-"""Says which descriptors of some processes CRIU is to see, and no others; gives whether it will."""
-
 
 class Adopting:
-    """One migration's. `watch` before the dump and `look` beside it, `again` before a further dump, `finish` after it;
-    `release` or `close` at any time."""
+    """One migration's. `watch` before the dump and `look` beside it, `again` before a further dump, beside which it is
+    looked anew, `finish` after it; `release` or `close` at any time."""
 
     def __init__(
         self, around: Surroundings, migration: str, folder: Path, key: bytes, lost: Callable[[], None],
@@ -91,7 +89,6 @@ class Adopting:
         self._left = LeftListeners()
         self._last = LastConnections(around.kernel)
         self._foreseen = foreseen
-        self._looking = asyncio.Lock()
         self._comparing: asyncio.Task[list[Changed]] | None = None
 
     def give_up(self, tree: Tree) -> None:
@@ -106,27 +103,26 @@ class Adopting:
     async def look(self, tree: Tree, show: Show) -> list[SocketOptions]:
         """Find the sockets of the tree, and begin to give them; gives the options that CRIU does not save, which
         waits for `show`."""
-        async with self._looking:
-            try:
-                await asyncio.to_thread(self._look, tree)
-            finally:
-                if not await show(self._foreseen.shown):
-                    self._foreseen.forget()
-            options = await asyncio.to_thread(self._tell_apart)
-            self._paired.extend(self._foreseen.chosen)
-            self._go_on()
-            assert self._sockets is not None
-            await asyncio.to_thread(self._foreseen.describe, self._sockets)
-            return options
+        try:
+            await asyncio.to_thread(self._look, tree)
+        finally:
+            if not await show(self._foreseen.shown):
+                self._foreseen.forget()
+        options = await asyncio.to_thread(self._tell_apart)
+        self._paired.extend(self._foreseen.chosen)
+        self._go_on()
+        assert self._sockets is not None
+        await asyncio.to_thread(self._foreseen.describe, self._sockets)
+        return options
 
     async def again(self) -> None:
         """CRIU is going to dump once more: everything is given again after that, as the new images say."""
         self._stop_watching()
-        async with self._looking:  # what it finds is forgotten, and not before it is found
-            self._failed = None
-            await self._handover.begin_again()
-            self._foreseen.forget()
-            self._put_back()
+        self._failed = None
+        await self._handover.begin_again()
+        self._foreseen.stand(())  # what is unread of them may have grown: they go by their images
+        self._foreseen.forget()
+        self._put_back()
         for queue in (self._whole, self._paired):
             queue.clear()
         for table in (self._given, self._under_way, self.proofs, self._restored_at):
@@ -261,7 +257,7 @@ class Adopting:
 
     def _go_on(self) -> None:
         """While CRIU dumps: give as many whole messages as there are, and as the proxy has room for."""
-        if not self._live or self._failed is not None:  # they are not looked at yet, or there are none
+        if self._watch is None or not self._live or self._failed is not None:  # not looked at yet, or there are none
             return
         try:
             self._handover.hear()

@@ -29,10 +29,16 @@ _READY_SECONDS = 1.0
 """It takes some milliseconds, as a rule; one that takes longer gets ready while the workload stands still."""
 
 
+Show = Callable[[Mapping[int, Collection[int]]], Awaitable[bool]]
+"""Says which descriptors of some processes CRIU is to see, and no others; gives whether it will."""
+
+
 class Beside(NamedTuple):
     """What is done with the images while CRIU writes them."""
 
     shipping: Shipping
+    look: Callable[[Show], None]
+    """CRIU is about to dump: have it shown what it is to see."""
     tagging: Callable[[Tags], AbstractContextManager[None]]
     """Given the tags of what is there before."""
     again: Callable[[], Awaitable[None]]
@@ -88,13 +94,6 @@ class Dumping:
         else:
             self._let_go()
             self._hiding = Hiding(self._around.kernel, listener)
-
-    async def _start_seeing(self) -> Helper:
-        """One that sees everything."""
-        self._hides = False
-        helper = await self._start()
-        await self.show({})
-        return helper
 
     async def show(self, descriptors: Mapping[int, Collection[int]]) -> bool:
         """Of these processes CRIU is to see these descriptors alone; it waits until that is said, which is said once.
@@ -160,12 +159,13 @@ class Dumping:
         if self._begun is not None:
             begun, self._begun = self._begun, None
         else:
-            helper = self._helper or await self._start_seeing()
+            helper = self._helper or await self._start()
             self._helper = None
             if self._giving is not None:
                 await self._giving.open(tree.pids)
             assert self._record.root is not None
             begun = self._run(helper, self._record.root.pid, folders, beside)
+        beside.look(self.show)
         if self._hiding is not None:
             self._hiding.begin()
         try:

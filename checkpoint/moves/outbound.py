@@ -44,7 +44,7 @@ from checkpoint.memory import scan
 from checkpoint.memory.ways import Giving
 from checkpoint.moves.adopting import Adopting
 from checkpoint.moves.ahead import Ahead
-from checkpoint.moves.dumping import Beside, Dumping
+from checkpoint.moves.dumping import Beside, Dumping, Show
 from checkpoint.moves.ending import Ending
 from checkpoint.moves.foreseen import Foreseen
 from checkpoint.moves.handing import Handing
@@ -88,6 +88,8 @@ class Outbound(Side):
         self._handing = Handing(around, record)
         self._naming = Naming(around, record)
         self._beacon: Beacon | None = None
+        self._reading: dict[str, asyncio.Task[Any]] = {}
+        """Beside the dump: what CRIU does not save, by the files that it will be in."""
 
     def custody(self) -> Custody:
         return msgspec.structs.replace(super().custody(), memory_port=self._handing.port, beacon=self._beacon)
@@ -196,7 +198,7 @@ class Outbound(Side):
 
     @property
     def _beside(self) -> Beside:
-        return Beside(self._shipping, self._snapshot.tagging, self._adopting.again)
+        return Beside(self._shipping, self._look, self._snapshot.tagging, self._again)
 
     async def stop(self, *, ahead: bool = False) -> Custody:
         """`ahead`: what follows, up to the seal, follows at once (`checkpoint.moves.ahead`)."""
@@ -229,15 +231,15 @@ class Outbound(Side):
         if self._allow_loss:
             await asyncio.to_thread(self._adopting.give_up, tree)
         self._adopting.watch()
-        reading = self._read_beside(tree)
+        self._read_beside(tree)
         packing = self._around.spawn(asyncio.to_thread(self._outgoing.second, tree.pids), "pack the files")
         try:
             report = await self._dumping.dump(tree, self._folders, self._beside)
         finally:
             # All, whatever fails: one that went on would look at a tree that is let go of, and keep its sockets.
-            await asyncio.wait([packing, *reading.values()])
+            await asyncio.wait([packing, *self._reading.values()])
         packing.result()
-        read = {name: task.result() for name, task in reading.items()}
+        read = {name: task.result() for name, task in self._reading.items()}
         self._shipping.check()
         self._outgoing.hand_over(self._folders.images)
         await self._complete_images()
@@ -245,15 +247,21 @@ class Outbound(Side):
         size_bytes = sum(self._snapshot.dumped.values())
         return Dumped(size_bytes, report.processes, report.criu_seconds, *self._adopting.take_legs())
 
-    def _read_beside(self, tree: Tree) -> dict[str, asyncio.Task[Any]]:
-        """What CRIU does not save, by the files that it will be in. Beside the dump, for nothing: CRIU has a process of
-        its own, and the tree stands still."""
+    def _read_beside(self, tree: Tree) -> None:
+        """For nothing: CRIU has a process of its own, and the tree stands still."""
         kernel, spawn = self._around.kernel, self._around.spawn
-        return {
-            sockopts.FILE: spawn(self._adopting.look(tree, self._dumping.show), "look at the sockets"),
+        self._reading = {
             attributes.FILE: spawn(asyncio.to_thread(attributes.read, kernel, tree), "read attributes"),
             locks.FILE: spawn(asyncio.to_thread(locks.read, tree.pids), "read the locks"),
         }
+
+    def _look(self, show: Show) -> None:
+        looking = self._adopting.look(self._required_tree(), show)
+        self._reading[sockopts.FILE] = self._around.spawn(looking, "look at the sockets")
+
+    async def _again(self) -> None:
+        await asyncio.wait({self._reading[sockopts.FILE]})  # what it finds is forgotten, and not before it is found
+        await self._adopting.again()
 
     async def _complete_images(self) -> None:
         """CRIU has interrupted what threads wait for, and written the areas as it was shown them."""

@@ -100,12 +100,13 @@ async def migrate(tmp_path):
         kernel: Kernel | None = None,
         files: Files = NO_FILES,
         save: Callable[[], None] = lambda: None,
+        root: int | None = None,
     ) -> Outbound:
         around = Surroundings(kernel or Kernel(), engine, None, store, "", save, spawn, lambda name: None)
         record = MigrationRecord(
             migration="m", workload="w", side="source", state=State.PREPARED, max_hold_seconds=hold
         )
-        record.root = Identity(os.getpid(), 1)
+        record.root = Identity(root or os.getpid(), 1)
         migration = Outbound(around, record, "00" * 32, files=files)
         made.append(migration)
         if prepare:

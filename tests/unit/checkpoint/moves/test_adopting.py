@@ -245,22 +245,25 @@ async def test_a_dump_in_vain_may_end_before_the_sockets_were_looked_at(scene):
     assert (await scene.adopting.finish()).flows == 2
 
 
-async def test_what_is_still_looked_at_when_a_dump_was_in_vain_is_forgotten_too(scene):
+async def test_what_was_made_ahead_goes_by_its_image_after_a_dump_in_vain(scene):
     await scene.foresee()
-    told = asyncio.Event()
 
     async def show(_: Mapping[int, Collection[int]]) -> bool:
-        await told.wait()
         return True
 
     scene.adopting.watch()
-    looking = asyncio.create_task(scene.adopting.look(scene.tree, show))
-    again = asyncio.create_task(scene.adopting.again())
-    assert (await asyncio.wait({again}, timeout=0.2))[0] == set()
-    told.set()
-    await asyncio.gather(looking, again)
+    await scene.adopting.look(scene.tree, show)
+    assert len(scene.foreseen.chosen) == 2
+    await scene.adopting.again()
     assert (scene.foreseen.chosen, scene.foreseen.left) == ({}, None)
-    assert list(scene.adopting._paired) == []
+    scene.dump.ends[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 77)
+    (found,) = await scene.adopting.look(scene.tree, show)
+    assert [name for name, *_ in found.options if name != "SO_PRIORITY"] == ["TCP_USER_TIMEOUT"]
+    assert (scene.foreseen.chosen, list(scene.adopting._paired)) == ({}, [])
+    for end in scene.dump.ends:
+        scene.dump.image(end)
+    scene.dump.finish()
+    assert (await scene.adopting.finish()).flows == 2
 
 
 async def test_a_proxy_that_died_is_told_of_when_the_dump_is_over(scene, wait_until):

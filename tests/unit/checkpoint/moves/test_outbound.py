@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,10 +17,19 @@ from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.kernel import Kernel
 from checkpoint.moves.dumping import DUMP_TRIES
+from checkpoint.processes import procfs
 from checkpoint.processes.stopping import until_stopped
 from checkpoint.processes.tree import Tree, hold, hold_all, is_stopped, send
 from checkpoint.sockets.duplicates import sockets_of
+from tests.harness.told_child import ToldChild
 from tests.unit.checkpoint.moves.conftest import Helper, Scripted, queue_moved
+
+
+@pytest.fixture
+def told_child() -> Iterator[ToldChild]:
+    made = ToldChild()
+    yield made
+    made.close()
 
 
 async def test_a_dump_that_a_peers_bytes_spoilt_is_made_again(migrate):
@@ -29,6 +38,51 @@ async def test_a_dump_that_a_peers_bytes_spoilt_is_made_again(migrate):
     assert (await migration.dump()).processes == 1
     assert engine.prepared == 2
     assert migration.state is State.DUMPED
+
+
+async def test_what_criu_could_not_save_it_is_not_shown_then_either(migrate, told_child):
+    """It is looked at anew for each dump."""
+    told_child.tell("one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)")
+
+    class Asking(Helper):
+        async def questions(self) -> int:
+            ours, theirs = socket.socketpair()
+            nobody.append(theirs)
+            return ours.detach()
+
+    class Showing(Scripted):
+        async def prepare(self, root=None, **_):
+            await super().prepare()
+            return Asking()
+
+        async def stop(self, root):
+            os.kill(told_child.pid, signal.SIGSTOP)
+            await until_stopped(Kernel(), [told_child.pid])
+            tree.members += hold_all(Kernel(), [told_child.pid]).members
+            return tree
+
+        async def dump(self, helper, root, folders, **more):
+            hiding = migration._dumping._hiding
+            async with asyncio.timeout(20):
+                while hiding._shown is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            shown.append(hiding._shown)
+            return await super().dump(helper, root, folders, **more)
+
+    nobody: list[socket.socket] = []
+    shown: list[dict[int, list[int]]] = []
+    tree = Tree()
+    migration = await migrate(Showing(queue_moved(), None), root=told_child.pid)
+    try:
+        await migration.dump()
+    finally:
+        tree.close()
+        for one in nobody:
+            one.close()
+    everything = set(map(int, procfs.names(f"/proc/{told_child.pid}/fd")))
+    assert [{pid: set(fds) for pid, fds in one.items()} for one in shown] == [
+        {told_child.pid: everything - {told_child.fd["one"]}}
+    ] * 2
 
 
 async def test_and_only_when_everything_stands_still_again(migrate):
