@@ -248,11 +248,16 @@ class Move(Parties):
         """A proxy that was started anew while the copy was made has none, and after the commit it would be too late."""
         await self.destination_proxy.build_legs(self._id, _NONE, _NONE, self._patience_seconds)
 
+    @property
+    def source_gave_up(self) -> bool:
+        """It is gone, and had given the workload up: the copy is all there is."""
+        return not self.source.alive and gave_up(self.source, self._id)
+
     async def _commit(self) -> None:
         try:
             self._learn(await self._source("commit", agent_api.Custody))
         except Unreachable:
-            if self.source.alive or not gave_up(self.source, self._id):
+            if not self.source_gave_up:
                 raise
             _LOG.warning("%s: pod %s is gone, and had given the workload up", self._id, self.source.name)
 

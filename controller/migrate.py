@@ -253,7 +253,9 @@ class Driver:
         if isinstance(error, MemoryLost):
             return Event.LOST
         if isinstance(error, Unreachable):
-            return Event.IN_DOUBT if owner.alive else Event.LOST
+            # One that has ended since the commit was asked for may have given the workload up: it is asked once more.
+            is_lost = not owner.alive and not (self.phase is Phase.COMMITTING and self.move.source_gave_up)
+            return Event.LOST if is_lost else Event.IN_DOUBT
         # Only a refusal settles the commit; an agent that fails while it kills has not said that it did not.
         undecided = self.phase is Phase.COMMITTING and isinstance(error, Answered) and error.status >= 500
         return Event.IN_DOUBT if undecided else Event.ERROR

@@ -12,7 +12,11 @@ import errno
 import msgspec
 import pytest
 
-from checkpoint.api import Memory, MemoryFeatures, PreDumped, Reserved
+from checkpoint.api import RECORD, Memory, MemoryFeatures, PreDumped, Reserved
+from checkpoint.core.custody import State
+from checkpoint.core.journal import Journal as Record
+from checkpoint.core.journal import MigrationRecord
+from checkpoint.statefile import StateFile
 from controller import migrate
 from controller.actions import Move
 from controller.core.choose import choose
@@ -139,6 +143,27 @@ async def test_one_that_is_left_to_another_controller_says_why_for_as_long_as_it
     driver.move.silent = None
     await Driver(driver.move, driver.journal, Silent(), driver.phase).run()
     assert read(driver.journal.path).reason == ""
+
+
+@pytest.mark.parametrize(("state", "outcome"), [(State.COMMITTING, "succeeded"), (State.SEALED, "rolled-back")])
+async def test_a_source_that_ends_after_it_was_looked_at_is_lost_only_if_it_had_not_given_up(
+    drive, monkeypatch, tmp_path, state, outcome
+):
+    """When the commit was asked for it was there still, and in doubt."""
+    monkeypatch.setattr(migrate, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(migrate, "PATIENCE_SECONDS", 0.1)
+    driver = drive(CALM, MemoryFeatures(0, 40 * GIB))
+    driver.move.source = msgspec.structs.replace(driver.move.source, directory=str(tmp_path))
+    file = StateFile(tmp_path / RECORD)
+    file.save(Record([], [MigrationRecord("redis-1", "redis", "source", state)]))
+    file.close()
+    monkeypatch.setattr(Pod, "alive", False)
+    driver.move.silent = Action.COMMIT
+    running = asyncio.create_task(driver.run())
+    while driver.move.said.count(Action.COMMIT) < 2 and not running.done():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    driver.move.silent = None
+    assert (await running).outcome == outcome
 
 
 async def test_between_two_rounds_it_can_be_cancelled(drive):

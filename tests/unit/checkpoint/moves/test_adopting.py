@@ -43,7 +43,9 @@ class Dump:
         for one in self.ends:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # they have it of the listener
         fds = [one.fileno() for one in (self.listener, *self.ends)]
-        self.child = subprocess.Popen(["sleep", "60"], pass_fds=fds)
+        self.child = subprocess.Popen(["cat"], pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.child.stdin.write(b"!")
+        assert self.child.stdout.read(1) == b"!"  # it opens nothing more
 
     def ino(self, sock: socket.socket) -> int:
         return os.fstat(sock.fileno()).st_ino
@@ -75,7 +77,7 @@ class Dump:
     def close(self) -> None:
         self.child.kill()
         self.child.wait()
-        for one in (self.listener, *self.peers, *self.ends):
+        for one in (self.child.stdin, self.child.stdout, self.listener, *self.peers, *self.ends):
             one.close()
 
 
