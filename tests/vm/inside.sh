@@ -24,8 +24,9 @@ ln -sf "$clone/.vm/bin/busybox" /usr/sbin/modprobe
 
 ulimit -n "$(cat /proc/sys/fs/nr_open)"
 cd "$clone"
-# through a pipe: a command that sees a terminal would draw on it
-bash /command 2>&1 | cat
+# Through a pipe: a command that sees a terminal would draw on it. In a session of its own, as whoever logs in has one: the
+# first process's own has the number 0, which means nobody where a process group is named.
+setsid --wait bash /command 2>&1 | cat
 echo "<1>vm: exit status ${PIPESTATUS[0]}" >/dev/kmsg
 echo o >/proc/sysrq-trigger
 sleep infinity
