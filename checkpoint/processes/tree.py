@@ -24,6 +24,8 @@ from checkpoint.waiting import readable
 ENDING_SECONDS = 0.05
 """Of a process that ends the first thread may be seen to have ended before the others: so long at most."""
 _LOOK_SECONDS = 0.005
+_REAPING_SECONDS = 1.0
+"""Whose child it is may have other things to do, or never reap."""
 
 ENDING_NICE = 10
 """What a killed tree has left to do nobody waits for: a tenth of what others get of a processor, if they want it."""
@@ -242,7 +244,10 @@ def step_back(tree: Tree) -> None:
 
 
 async def until_gone(tree: Tree, seconds: float) -> bool:
-    """Wait until every member has ended (a pidfd is readable then, pidfd_open(2)); False when that took too long."""
+    """Wait until every member has ended (a pidfd is readable then, pidfd_open(2)); False when that took too long.
+
+    And, for a moment, until all are reaped: their PIDs are free then, for a workload that comes.
+    """
     try:
         async with asyncio.timeout(seconds):
             for member in tree.members:
@@ -250,4 +255,13 @@ async def until_gone(tree: Tree, seconds: float) -> bool:
                     await readable(member.pidfd)
     except TimeoutError:
         return False
+    deadline = time.monotonic() + _REAPING_SECONDS
+    while any(map(_is_there, tree.members)) and time.monotonic() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(_LOOK_SECONDS)
     return True
+
+
+def _is_there(member: Member) -> bool:
+    """Or has ended, and not been reaped."""
+    seen = stat(member.pid)
+    return seen is not None and seen.start_time == member.start_time

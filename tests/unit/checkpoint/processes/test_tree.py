@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -78,6 +79,20 @@ async def test_a_killed_tree_is_gone(family):
     trees.step_back(tree)  # nobody is left to do it
     trees.kill(KERNEL, tree)  # or to hear it
     reap(tree.pids[1:])
+    tree.close()
+
+
+async def test_whose_end_was_waited_for_has_no_pid_any_more(monkeypatch, wait_until):
+    """Also where whoever reaps it has other things to do."""
+    monkeypatch.setattr(trees, "_REAPING_SECONDS", 30.0)
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        tree = trees.hold_all(KERNEL, [child.pid])
+        trees.kill(KERNEL, tree)
+        waiting = asyncio.create_task(trees.until_gone(tree, 30))
+        await wait_until(lambda: trees.stat(child.pid).state == "Z")
+        assert (await asyncio.wait({waiting}, timeout=0.1))[0] == set()
+        child.wait()
+        assert await waiting
     tree.close()
 
 
