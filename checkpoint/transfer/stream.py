@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 import zstandard
@@ -122,7 +122,13 @@ class Stream:
 
     def _send(self, connection: ssl.SSLSocket, parcel: Parcel) -> None:
         compressing = parcel.size > 0 and self._shipment.wants_compression()
-        parts = self._parts(parcel, CHUNK_BYTES if compressing else SLICE_BYTES)
+        # Closed at once: why the connection broke is kept, and with it what this call has open.
+        with contextlib.closing(self._parts(parcel, CHUNK_BYTES if compressing else SLICE_BYTES)) as parts:
+            self._send_parts(connection, parcel, parts, compressing=compressing)
+
+    def _send_parts(
+        self, connection: ssl.SSLSocket, parcel: Parcel, parts: Iterator[memoryview], *, compressing: bool
+    ) -> None:
         try:
             first = next(parts)
         except AgentError:
@@ -146,7 +152,7 @@ class Stream:
         before, self._on_the_wire = self._on_the_wire, wire_seconds(connection)
         self._shipment.went(parcel.size, wire_bytes, packing_seconds, waited + self._on_the_wire - before)
 
-    def _parts(self, parcel: Parcel, most: int) -> Iterator[memoryview]:
+    def _parts(self, parcel: Parcel, most: int) -> Generator[memoryview, None, None]:
         """Its bytes: of a single piece no more than `most` at a time, each in the place of the last; at least one."""
         plain = self._buffer[_HEAD_BYTES : _HEAD_BYTES + parcel.size]
         if len(parcel.pieces) == 1 and parcel.size > most:
