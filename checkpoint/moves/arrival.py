@@ -68,6 +68,7 @@ class Arrival:
         if self._receiving is None:
             raise AgentError(Code.WRONG_STATE, "no images were received")
         await self._receiving.close()
+        await asyncio.to_thread(self._reserve.settle)
         # What was not needed goes beside what follows: the workload stands still.
         asyncio.get_running_loop().run_in_executor(None, self._reserve.close)
         return self._own

@@ -1,10 +1,14 @@
-"""Memory for images that are to come: taken before the freeze, and given back as they arrive.
+"""Memory for images that are to come: taken before the freeze, and theirs as they arrive.
 
-It is in a file without a name, on the file system that the images are written to. As they are written that file
-shrinks, and what it gives back the kernel gives at once to who wants memory next: to them. So they need none that this
-machine has not got: a hypervisor that takes back what is free gives it again by the page, 5 to 14 us each, as much as
-TLS takes for it. Whichever files they are in, and of whatever size, does not matter; nobody sees that one, and with
-its agent it is gone.
+It is in a file without a name, on the file system that the images are written to: nobody sees that one, and with its
+agent it is gone. So images need none that this machine has not got: a hypervisor that takes back what is free gives it
+again by the page, 5 to 14 us each, as much as TLS takes for it. They get it in two ways:
+
+- The first large image **becomes that file**: what there is of it is copied, and its name goes over. From then on bytes
+  are written over zeros that lie in memory already: nothing is taken, cleared or given back, which is half of what the
+  kernel has to do the other way.
+- For all others the file **shrinks** from its end, and what it gives back the kernel gives to who wants memory next:
+  to them. Whichever files they are in, and of whatever size, does not matter.
 
 It has to be written: what fallocate(2) takes is given by the hypervisor, and cleared, when it is first written.
 """
@@ -13,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +36,10 @@ STEP_BYTES = 2 << 20
 GROUP_BYTES = 2 << 20
 """Given back at a time."""
 
+LARGE_PART = 64
+"""An image is large when it is as long as this part of what was taken: so much is copied, and a small process that
+comes first does not take the place of a large one."""
+
 SPARE_BYTES = 2 << 20
 """So much of the file system is left to others: an agent that cannot write a small file cannot move anything."""
 
@@ -51,6 +58,10 @@ class Reserve:
         self._folder, self._kernel, self._room_bytes = folder, kernel, room_bytes
         self._file: IO[bytes] | None = None
         self._size = self._spent = self._taken = 0
+        self._can_have_name = True
+        self._image: str | None = None
+        """The image that it has become."""
+        self._image_size = 0
         self._seconds = 0.0
         self._problem: AgentError | None = None
         self._over = threading.Event()
@@ -61,7 +72,8 @@ class Reserve:
         """Take it, in a thread that goes behind others. Nothing, where that was begun before, or where files are not in
         memory. Raises OSError."""
         if self._file is None and not self._over.is_set() and self._kernel.is_tmpfs(str(self._folder)):
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - `close`
+            fd = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(fd, "r+b", buffering=0)
             self._taking = threading.Thread(target=self._take, args=(wanted,), name="reserve room", daemon=True)
             self._taking.start()
 
@@ -72,16 +84,36 @@ class Reserve:
         coming = self._taking is not None and self._taking.is_alive()
         return Reserved("coming" if coming else "there", self._taken, self._seconds)
 
-    def spend(self, size: int) -> None:
-        """So much is about to be written: give back as much, or a little more. For one thread at a time."""
+    def room(self, image: Path, fd: int, end: int, size: int) -> int:
+        """Room for the `size` bytes up to `end` of an image, which is open there; the descriptor to write them to: that
+        one, or ours. For one thread at a time, which writes them before the next one asks. Raises OSError."""
         self._stop()
-        self._spent += size
-        if self._file is None or not self._size:
-            return
-        left = max(0, self._taken - -(-self._spent // GROUP_BYTES) * GROUP_BYTES)
-        if left < self._size:
-            self._size = left
-            self._file.truncate(left)
+        if self._can_become(fd, end):
+            self._become(image, fd)
+        if self._file is None or not self.has_become(image):
+            self._shrink(size)
+            return fd
+        self._image_size = max(self._image_size, end)
+        self._size = max(self._size, end)
+        return self._file.fileno()
+
+    def has_become(self, image: Path) -> bool:
+        """Whether it is this image; it is too long then until `settle`."""
+        return image.name == self._image
+
+    def emptied(self) -> None:
+        """No image is there any more. The next ones get the memory as it shrinks: a file that has lost its name gets no
+        other (K: namei.c, vfs_link)."""
+        self._stop()
+        self._image, self._image_size = None, 0
+        self._spent = self._taken - self._size
+
+    def settle(self) -> None:
+        """All images are there: the one that it has become ends where it should. Raises OSError."""
+        with self._closing:
+            if self._file is not None and self._image is not None:
+                self._size = self._image_size
+                self._file.truncate(self._size)
 
     def close(self) -> None:
         """Give back what is left. Blocks for as long as that takes."""
@@ -90,6 +122,30 @@ class Reserve:
             if self._file is not None:
                 self._file.close()
                 self._file, self._size = None, 0
+
+    def _can_become(self, fd: int, end: int) -> bool:
+        """Whether an image is large by now, and the first such. Not one that does not fit: it may be all holes."""
+        found = self._can_have_name and self._taken <= end * LARGE_PART and end <= self._size
+        return found and os.fstat(fd).st_size <= self._size
+
+    def _become(self, image: Path, fd: int) -> None:
+        assert self._file is not None
+        ours, size, at = self._file.fileno(), os.fstat(fd).st_size, 0
+        while at < size and (copied := os.copy_file_range(fd, ours, size - at, at, at)):
+            at += copied
+        image.unlink()
+        # By way of /proc, for it has no name (open(2), O_TMPFILE); Python follows that only where it is given a folder.
+        os.link(f"/proc/self/fd/{ours}", image, src_dir_fd=ours, follow_symlinks=True)
+        self._can_have_name = False
+        self._image, self._image_size = image.name, size
+
+    def _shrink(self, size: int) -> None:
+        """By as much as is about to be written, or a little more."""
+        self._spent += size
+        left = max(self._image_size, self._taken - -(-self._spent // GROUP_BYTES) * GROUP_BYTES)
+        if self._file is not None and left < self._size:
+            self._size = left
+            self._file.truncate(left)
 
     def _stop(self) -> None:
         """Whoever comes second waits as well: nobody writes to the file from then on."""

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.parcel import Parcel, Piece
 from checkpoint.transfer.reserve import Reserve
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+"""What is written is read where it goes on in the reserve's file."""
 
 
 class Unpacking:
@@ -27,10 +29,9 @@ class Unpacking:
     def __init__(self, folder: Path, reserve: Reserve | None = None) -> None:
         self._folder, self._reserve = folder, reserve
         self._attempt = 0
-        self._changing = threading.Lock()
-        self._writing = threading.Lock()
-        """The kernel lets one at a time write to a file, and whoever waits for that spins (K: rwsem.c): on a processor
-        that the other threads need."""
+        self._turn = threading.Lock()
+        """Whose it is may write. The kernel lets one at a time write to a file, and whoever waits for that spins (K:
+        rwsem.c): on a processor that the other threads need."""
 
     def take(self, parcel: Parcel, slices: Iterable[memoryview]) -> None:
         """Put a parcel's bytes, which come as they come, into their files; of an earlier attempt nobody wants them any
@@ -41,36 +42,59 @@ class Unpacking:
 
     def _put(self, attempt: int, piece: Piece, body: _Body) -> None:
         part = body.next(piece.size)  # before there is a file: of a short parcel that is cut off nothing is seen
-        with _told():
-            fd = self._open(attempt, piece)
+        image = self._open(attempt, piece.name)
         try:
             at, end = piece.offset, piece.offset + piece.size
             while at < end:
-                if fd is not None:
-                    with _told(), self._writing:
-                        self._make_room(len(part))
-                        _write(fd, part, at)
+                self._write(image, part, at)
                 at += len(part)
                 part = body.next(end - at)
-            if fd is not None and piece.last:
-                with _told():
-                    os.ftruncate(fd, end)
+            if piece.last:
+                self._cut_off(image, end)
         finally:
-            if fd is not None:
-                os.close(fd)
+            if image is not None:
+                os.close(image.fd)
 
-    def _make_room(self, size: int) -> None:
-        if self._reserve is not None:
-            self._reserve.spend(size)
-
-    def _open(self, attempt: int, piece: Piece) -> int | None:
-        """Opened under the lock: what is opened for an earlier attempt is unlinked by the time a later one begins."""
-        with self._changing:
+    def _open(self, attempt: int, name: str) -> _Image | None:
+        with _told(), self._turn:
             if attempt > self._attempt:
-                self._attempt = attempt
-                for entry in os.scandir(self._folder):
-                    os.unlink(entry.path)  # noqa: PTH108
-            return os.open(self._folder / piece.name, _FLAGS, 0o600) if attempt == self._attempt else None
+                self._begin_anew(attempt)
+            if attempt < self._attempt:
+                return None
+            path = self._folder / name
+            return _Image(attempt, path, os.open(path, _FLAGS, 0o600))
+
+    def _begin_anew(self, attempt: int) -> None:
+        self._attempt = attempt
+        for entry in os.scandir(self._folder):
+            os.unlink(entry.path)  # noqa: PTH108
+        if self._reserve is not None:
+            self._reserve.emptied()
+
+    def _write(self, image: _Image | None, part: memoryview, at: int) -> None:
+        with _told(), self._turn:
+            if image is None or image.attempt < self._attempt:
+                return
+            fd = image.fd
+            if self._reserve is not None:
+                fd = self._reserve.room(image.path, fd, at + len(part), len(part))
+            _write(fd, part, at)
+
+    def _cut_off(self, image: _Image | None, end: int) -> None:
+        with _told(), self._turn:
+            if image is None or image.attempt < self._attempt:
+                return
+            if self._reserve is not None and self._reserve.has_become(image.path):
+                return  # others get what is behind it, until all has come
+            os.ftruncate(image.fd, end)
+
+
+class _Image(NamedTuple):
+    """An open file, of one attempt: what is opened for an earlier one is unlinked by the time a later one begins."""
+
+    attempt: int
+    path: Path
+    fd: int
 
 
 class _Body:

@@ -101,6 +101,7 @@ async def _receive(folder: Path, reserve_bytes: int) -> None:
     print(_reserved(reserve, reserve_bytes), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await receiving.close()
+    reserve.settle()
     reserve.close()
     print(_resident_bytes() - before, flush=True)
 

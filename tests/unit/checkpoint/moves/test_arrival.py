@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from checkpoint.api import Archive, FetchImages, Packed, ReceiveImages, RestoreWorkload, SendImages, StoreImages
+from checkpoint.api import (
+    Archive,
+    FetchImages,
+    Packed,
+    ReceiveImages,
+    ReserveRoom,
+    RestoreWorkload,
+    SendImages,
+    StoreImages,
+)
 from checkpoint.core.custody import State
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.journal import MigrationRecord
 from checkpoint.core.stored import Machine
+from checkpoint.images import store
 from checkpoint.kernel import Kernel
 from checkpoint.moves.arrival import Arrival
 from checkpoint.moves.shipping import Shipping
+from checkpoint.transfer.sending import Sending
 from tests.harness.keys import key_file
+from tests.harness.moving import until
 
 KEY = bytes(32)
 HOST = "127.0.0.1"
@@ -53,6 +66,27 @@ async def test_they_are_in_a_folder_of_their_own_once_they_are_sent(arrival, pac
     with pytest.raises(AgentError) as caught:
         await arrival.folder(RestoreWorkload("", ""))
     assert caught.value.code is Code.WRONG_STATE, "they are no images"
+
+
+async def test_images_are_as_long_as_they_were_however_much_room_was_taken(arrival, tmp_path):
+    (own := tmp_path / "own").mkdir()
+    (images := tmp_path / "images").mkdir()
+    for name, size in {"pages-1.img": (3 << 20) + 5, "pages-2.img": 2 << 20, "core-1.img": 99}.items():
+        (images / name).write_bytes(os.urandom(size))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", own], check=True)
+    try:
+        await until(lambda: arrival.reserve(ReserveRoom(16 << 20)).state == "there", "the room is not there")
+        said = arrival.listen(KEY, ReceiveImages(HOST))
+        sending = await Sending.open(Kernel(), KEY, images, SendImages(HOST, said.port, 2))
+        await sending.finish(store.listing(images))
+        await sending.close()
+        folder = await arrival.folder(RestoreWorkload("", ""))
+        assert folder == own
+        there = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert there == {path.name: path.read_bytes() for path in images.iterdir()}
+        await arrival.close()
+    finally:
+        subprocess.run(["umount", own], check=True)
 
 
 async def test_by_way_of_an_archive_they_are_there_until_the_move_is_over(arrival, packed, tmp_path):

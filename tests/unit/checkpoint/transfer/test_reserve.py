@@ -14,7 +14,7 @@ from checkpoint.api import ReserveRoom
 from checkpoint.core.errors import AgentError, Code
 from checkpoint.core.parcel import Parcel, Piece
 from checkpoint.kernel import Kernel
-from checkpoint.transfer.reserve import GROUP_BYTES, LOOK_BYTES, SPARE_BYTES, Reserve
+from checkpoint.transfer.reserve import GROUP_BYTES, LARGE_PART, LOOK_BYTES, SPARE_BYTES, Reserve
 from checkpoint.transfer.unpacking import Unpacking
 
 MIB = 1 << 20
@@ -36,7 +36,7 @@ def reserve(folder: Path) -> Iterator[Reserve]:
     yield made
     made.close()
     made.close()
-    assert used(folder) == sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    assert used(folder) == on_disk(folder)
 
 
 def used(folder: Path) -> int:
@@ -56,26 +56,48 @@ def taken(reserve: Reserve, size: int = SIZE, leave: int = 0) -> int:
     return found.size_bytes
 
 
+def spend(reserve: Reserve, size: int) -> None:
+    """On an image that is not large."""
+    assert reserve.room(Path("core-1.img"), -1, 1, size) == -1
+
+
+def put(unpacking: Unpacking, name: str, at: int, data: bytes, *, last: bool = False, attempt: int = 0) -> None:
+    """As one parcel; it comes in two slices."""
+    half = len(data) // 2
+    slices = [memoryview(data)[:half], memoryview(data)[half:]] if half else [memoryview(data)]
+    unpacking.take(Parcel(at, attempt, (Piece(name, at, len(data), last),)), slices)
+
+
+def put_whole(unpacking: Unpacking, name: str, data: bytes, *, attempt: int = 0) -> None:
+    for at in range(0, len(data), MIB):
+        put(unpacking, name, at, data[at : at + MIB], last=at + MIB >= len(data), attempt=attempt)
+
+
+def on_disk(folder: Path) -> int:
+    """What the files that are seen there take."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+
+
 def test_what_is_taken_is_in_no_folder_and_goes_as_images_come(reserve: Reserve, folder: Path) -> None:
     assert taken(reserve) == used(folder) == SIZE
     assert list(folder.iterdir()) == []
-    reserve.spend(1)
+    spend(reserve, 1)
     assert used(folder) == SIZE - GROUP_BYTES
-    reserve.spend(GROUP_BYTES - 1)
+    spend(reserve, GROUP_BYTES - 1)
     assert used(folder) == SIZE - GROUP_BYTES
-    reserve.spend(3 * MIB)
+    spend(reserve, 3 * MIB)
     assert used(folder) == SIZE - 3 * GROUP_BYTES
-    reserve.spend(10 * SIZE)
+    spend(reserve, 10 * SIZE)
     assert used(folder) == 0
 
 
-def test_images_find_the_room_that_was_kept_for_them(reserve: Reserve, folder: Path) -> None:
+def test_small_images_find_the_room_that_was_kept_for_them(reserve: Reserve, folder: Path) -> None:
     taken(reserve)
     unpacking = Unpacking(folder, reserve)
-    data = memoryview(os.urandom(MIB))
-    for at in range(SIZE // MIB):
-        unpacking.take(Parcel(at, 0, (Piece("pages-1.img", at * MIB, MIB, False),)), [data])
-    assert (folder / "pages-1.img").stat().st_size == SIZE
+    size = SIZE // LARGE_PART // 2
+    for at in range(2 * LARGE_PART):
+        put(unpacking, f"core-{at}.img", 0, os.urandom(size), last=True)
+    assert on_disk(folder) == used(folder) == SIZE
 
 
 def test_a_file_system_that_is_full_is_said_and_has_its_room_again(reserve: Reserve, folder: Path) -> None:
@@ -84,7 +106,7 @@ def test_a_file_system_that_is_full_is_said_and_has_its_room_again(reserve: Rese
         taken(reserve)
     assert caught.value.code is Code.NO_SPACE
     assert used(folder) == LOOK_BYTES
-    reserve.spend(MIB)
+    spend(reserve, MIB)
 
 
 def test_no_more_is_taken_than_leaves_the_memory_that_others_need(folder: Path) -> None:
@@ -129,3 +151,114 @@ def test_where_files_are_not_in_memory_there_is_nothing_to_take(folder: Path) ->
     assert not Kernel().is_tmpfs("/proc")
     with pytest.raises(FileNotFoundError):
         Kernel().is_tmpfs(str(folder / "nowhere"))
+
+
+def test_a_large_image_goes_on_in_the_memory_that_was_taken(reserve: Reserve, folder: Path) -> None:
+    taken(reserve)
+    unpacking, image = Unpacking(folder, reserve), folder / "pages-1.img"
+    data = os.urandom(SIZE // 2 + 123)
+    put(unpacking, image.name, 0, data[: SIZE // LARGE_PART - 1])
+    small = image.stat()
+    assert small.st_size == SIZE // LARGE_PART - 1, "a small one is written as any other"
+    put_whole(unpacking, image.name, data)
+    assert image.stat().st_ino != small.st_ino
+    assert (image.stat().st_nlink, image.stat().st_mode & 0o777) == (1, 0o600)
+    put(unpacking, "core-1.img", 0, b"c", last=True)
+    reserve.settle()
+    assert image.read_bytes() == data
+    assert used(folder) < len(data) + MIB, "what it did not need is given back"
+    put(unpacking, "core-2.img", 0, bytes(SIZE // 4), last=True)
+    assert image.read_bytes() == data, "nothing is taken from it"
+
+
+def test_an_image_that_takes_all_of_it_asks_for_nothing(reserve: Reserve, folder: Path) -> None:
+    taken(reserve)
+    data = os.urandom(SIZE)
+    most, unpacking = [], Unpacking(folder, reserve)
+    for at in range(0, SIZE, MIB):
+        put(unpacking, "pages-1.img", at, data[at : at + MIB], last=at + MIB == SIZE)
+        most.append(used(folder))
+    assert set(most) == {SIZE}
+    reserve.settle()
+    assert (folder / "pages-1.img").read_bytes() == data
+
+
+def test_an_image_may_become_longer_than_what_was_taken(reserve: Reserve, folder: Path) -> None:
+    taken(reserve, SIZE // 2)
+    data = os.urandom(SIZE)
+    put_whole(Unpacking(folder, reserve), "pages-1.img", data)
+    reserve.settle()
+    assert (folder / "pages-1.img").read_bytes() == data
+
+
+def test_what_other_images_need_comes_from_behind_the_large_one(reserve: Reserve, folder: Path) -> None:
+    """There is no room for them otherwise, however soon the large one has ended."""
+    taken(reserve)
+    unpacking = Unpacking(folder, reserve)
+    data = {"pages-1.img": os.urandom(SIZE // 4), "pages-2.img": os.urandom(SIZE // 2), "core-1.img": os.urandom(999)}
+    for name, one in data.items():
+        put_whole(unpacking, name, one)
+        assert used(folder) >= SIZE - GROUP_BYTES, "no more is given back than is needed"
+    reserve.settle()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == data
+
+
+def test_whoever_is_writing_to_an_image_that_becomes_large_goes_on_in_its_new_place(
+    reserve: Reserve, folder: Path
+) -> None:
+    taken(reserve)
+    unpacking, image = Unpacking(folder, reserve), folder / "pages-1.img"
+    data = os.urandom(2 * MIB)
+    little = SIZE // LARGE_PART // 2
+
+    def slices() -> Iterator[memoryview]:
+        yield memoryview(data)[:little]
+        inode = image.stat().st_ino
+        put(unpacking, image.name, MIB, data[MIB:], last=True)
+        assert image.stat().st_ino != inode, "another stream has made it large meanwhile"
+        yield memoryview(data)[little:MIB]
+
+    unpacking.take(Parcel(1, 0, (Piece(image.name, 0, MIB, False),)), slices())
+    reserve.settle()
+    assert image.read_bytes() == data
+
+
+def test_a_parcel_of_an_earlier_attempt_that_is_half_there_ends_in_no_image(reserve: Reserve, folder: Path) -> None:
+    taken(reserve)
+    unpacking = Unpacking(folder, reserve)
+    old, new = os.urandom(MIB), os.urandom(4 * MIB)
+
+    def slices() -> Iterator[memoryview]:
+        yield memoryview(old)[: MIB // 2]
+        put_whole(unpacking, "pages-1.img", new, attempt=1)
+        yield memoryview(old)[MIB // 2 :]
+
+    unpacking.take(Parcel(1, 0, (Piece("pages-1.img", 0, MIB, True),)), slices())
+    reserve.settle()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"pages-1.img": new}
+
+
+def test_images_of_a_later_attempt_get_the_memory_of_an_earlier_one(reserve: Reserve, folder: Path) -> None:
+    """There is no room for them otherwise."""
+    taken(reserve)
+    unpacking = Unpacking(folder, reserve)
+    for attempt, size in enumerate([SIZE, SIZE // 2, SIZE - 1]):
+        data = os.urandom(size)
+        put_whole(unpacking, "pages-1.img", data, attempt=attempt)
+        assert (folder / "pages-1.img").read_bytes()[:size] == data
+    reserve.settle()
+    assert (folder / "pages-1.img").read_bytes() == data
+
+
+def test_an_image_that_is_all_holes_does_not_get_it(reserve: Reserve, folder: Path) -> None:
+    """Its holes would be copied, and there may be more of them than a file system holds."""
+    taken(reserve)
+    unpacking = Unpacking(folder, reserve)
+    far = 1 << 40
+    put(unpacking, "pages-1.img", far, b"far away", last=True)
+    put(unpacking, "pages-1.img", 0, bytes(MIB))
+    assert (folder / "pages-1.img").stat().st_size == far + len(b"far away")
+    assert on_disk(folder) < 2 * MIB
+    put_whole(unpacking, "pages-2.img", data := os.urandom(MIB))
+    reserve.settle()
+    assert (folder / "pages-2.img").read_bytes() == data
