@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 from pathlib import Path
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 RECORD_BYTES = 16 * 1024
 """The most that one TLS record carries (RFC 8446, 5.1)."""
+SEALED_BYTES = 64 * 1024
+"""So much of TLS's is taken from TCP, or given to it, in one call: by itself OpenSSL takes a record in two, and gives
+each in one. With more the processor's nearer caches are left."""
+ROOM_BYTES = SEALED_BYTES + RECORD_BYTES
+"""The most that comes at one go: behind the rest of a record."""
 USER_TIMEOUT_SECONDS = 3.0
 """The other end reads always (proxy.core.stream), so what its kernel has not acknowledged by then met a broken link."""
 PATIENT_TIMEOUT_SECONDS = 30.0
@@ -39,19 +45,16 @@ class Tls:
         self._client.check_hostname = True
         self._server = _context(ssl.PROTOCOL_TLS_SERVER, folder)
         self._server.num_tickets = 1
+        self._tray = Tray()
 
     def dialled(self, sock: socket.socket, host: str, session: ssl.SSLSession | None) -> TlsConnection:
         """The initiator's end; the certificate must be `host`'s."""
-        return TlsConnection(
-            self._client.wrap_socket(
-                sock, do_handshake_on_connect=False, suppress_ragged_eofs=True, server_hostname=host, session=session
-            )
-        )
+        came, goes = self._tray.came, self._tray.goes
+        return TlsConnection(sock, self._tray, self._client.wrap_bio(came, goes, False, host, session))
 
     def accepted(self, sock: socket.socket) -> TlsConnection:
-        return TlsConnection(
-            self._server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True)
-        )
+        came, goes = self._tray.came, self._tray.goes
+        return TlsConnection(sock, self._tray, self._server.wrap_bio(came, goes, True))
 
 
 def _context(protocol: int, folder: Path) -> ssl.SSLContext:
@@ -63,16 +66,48 @@ def _context(protocol: int, folder: Path) -> ssl.SSLContext:
     return made
 
 
+class Tray:
+    """What OpenSSL reads and writes in place of a socket.
+
+    One for all connections, since it is empty between two calls: what has come is taken to the last byte (of a record
+    that is not whole OpenSSL keeps the beginning), and so is what goes. One each would stay as large as it ever was.
+    """
+
+    __slots__ = ("came", "goes", "plain", "sealed")
+
+    def __init__(self) -> None:
+        self.came, self.goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.sealed = memoryview(bytearray(SEALED_BYTES))
+        self.plain = memoryview(bytearray(ROOM_BYTES))
+
+    def receive(self, sock: socket.socket) -> int:
+        """What has come, for OpenSSL; 0: the end has. Raises OSError."""
+        size = sock.recv_into(self.sealed)
+        self.came.write(self.sealed[:size])
+        return size
+
+    def clear(self) -> None:
+        """After an error."""
+        self.came.read()
+        self.goes.read()
+
+
 class TlsConnection:
     """TLS with the calls of a socket. A half-close is not TLS's here but the stream's: END (proxy.core.stream)."""
 
-    __slots__ = ("_read", "_tls", "_write")
+    __slots__ = ("_read", "_sealed", "_sealed_plain", "_sock", "_tls", "_tray", "_write")
 
-    def __init__(self, tls: ssl.SSLSocket) -> None:
+    def __init__(self, sock: socket.socket, tray: Tray, tls: ssl.SSLObject) -> None:
+        """`tls` reads and writes what is on the tray."""
+        self._sock = sock
+        self._tray = tray
         self._tls = tls
-        # Without the checks of recv_into() and send().
         self._read = cast("Callable[[int, memoryview], int]", tls.read)
         self._write = tls.write
+        self._sealed: bytes | memoryview = b""
+        """What TCP has not taken yet,"""
+        self._sealed_plain = 0
+        """and how many bytes of the caller's have gone with it."""
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -82,62 +117,92 @@ class TlsConnection:
         """
         return None if self._tls.session_reused else self._tls.session
 
-    def handshake(self) -> bool | None:
-        """One step. None: done; else what to wait for, True: to be written to. Raises OSError."""
+    def handshake(self) -> bool:
+        """One step. Whether it is done; else there has to be something to read first. Raises OSError."""
+        tray = self._tray
+        with contextlib.suppress(BlockingIOError):
+            if not tray.receive(self._sock):
+                raise ConnectionResetError(errno.ECONNRESET, "the other end hung up in the midst of the handshake")
         try:
             self._tls.do_handshake()
+            done = True
         except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLWantWriteError:
-            return True
-        return None
+            done = False
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._sock.send(tray.goes.read())  # why: an alert
+            tray.clear()
+            raise
+        said = tray.goes.read()
+        if tray.came.pending:
+            tray.clear()
+            raise OSError(errno.EPROTO, "something came before its turn")
+        if said and self._sock.send(said) < len(said):
+            raise OSError(errno.EPIPE, "a handshake was taken by half")  # a few kilobytes, by an empty send buffer
+        return done
 
     def fileno(self) -> int:
-        return self._tls.fileno()
+        return self._sock.fileno()
 
     def recv_into(self, view: memoryview, /) -> int:
-        """Whole records, as long as full ones come: epoll does not announce what OpenSSL has taken already."""
-        read, room = self._read, len(view)
+        """All that comes at one go; `view` must have room for `ROOM_BYTES`."""
+        tray, read, room, got = self._tray, self._read, len(view), 0
+        if not tray.receive(self._sock):
+            return 0
+        came = tray.came
         try:
-            got: int = read(room, view)
+            got = read(room, view)
+            while came.pending:
+                if not (size := read(room - got, view[got:])):
+                    tray.clear()  # behind TLS's own end
+                got += size
         except ssl.SSLWantReadError:
-            raise BlockingIOError from None
-        size = got
-        while size == RECORD_BYTES and room - got >= RECORD_BYTES:
-            try:
-                size = read(room - got, view[got:])
-            except ssl.SSLWantReadError:
-                break
-            got += size
+            if not got:
+                raise BlockingIOError from None
+        except OSError:
+            tray.clear()
+            raise
         return got
 
     def recv(self, size: int, /) -> bytes:
-        """`size` must have room for a record."""
-        try:
-            return self._tls.recv(max(size, RECORD_BYTES))
-        except ssl.SSLWantReadError:
-            raise BlockingIOError from None
+        """All that comes at one go, whatever the size."""
+        return bytes(self._tray.plain[: self.recv_into(self._tray.plain)])
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """As many records as go. What did not must be said again first, as it was: a record may have gone by half."""
-        write, size = self._write, len(data)
-        try:
-            sent: int = write(data)
-        except ssl.SSLWantWriteError:
-            raise BlockingIOError from None
-        if sent < size:  # a record has gone
-            view = memoryview(data)
-            with contextlib.suppress(ssl.SSLWantWriteError):
-                while sent < size:
-                    sent += write(view[sent:])
+        """As much as TCP takes. The rest must be said again first, as it was: it is sealed, and may be half gone."""
+        sent, size = 0, len(data)
+        while sent < size:
+            if not self._sealed:
+                self._seal(memoryview(data)[sent:] if sent else data)
+            try:
+                gone = self._sock.send(self._sealed)
+            except (BlockingIOError, InterruptedError):
+                gone = 0
+            if gone < len(self._sealed):
+                self._sealed = memoryview(self._sealed)[gone:]
+                break
+            self._sealed = b""
+            sent += self._sealed_plain
+        if not sent:
+            raise BlockingIOError
         return sent
+
+    def _seal(self, data: bytes | memoryview) -> None:
+        """As much of it as is sent in one call; a record is written at a time."""
+        write, size = self._write, min(len(data), SEALED_BYTES)
+        sealed = write(data)
+        if sealed < size:
+            view = memoryview(data)
+            while sealed < size:
+                sealed += write(view[sealed:])
+        self._sealed, self._sealed_plain = self._tray.goes.read(), sealed
 
     def shutdown(self, how: int, /) -> None:
         """Of the TCP connection: that the streams have ended was said by END, each in its record."""
-        socket.socket.shutdown(self._tls, how)
+        self._sock.shutdown(how)
 
     def close(self) -> None:
-        self._tls.close()
+        self._sock.close()
 
 
 def link_socket(family: int) -> socket.socket:

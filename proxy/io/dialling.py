@@ -144,15 +144,14 @@ class DialledConnection:
 
     def _shake_hands(self, tls: TlsConnection) -> None:
         try:
-            writes = tls.handshake()
+            done = tls.handshake()
         except OSError as error:
             self._lose(Lost(why(error)))
             return
-        poller = self._context.poller
-        poller.write(tls, (lambda: self._shake_hands(tls)) if writes else None)
-        poller.read(tls, (lambda: self._shake_hands(tls)) if writes is False else None)
-        if writes is None:
+        if done:
             self._speak(tls)
+        else:
+            self._context.poller.read(tls, lambda: self._shake_hands(tls))
 
     def _speak(self, connection: Connection) -> None:
         self.connection = connection

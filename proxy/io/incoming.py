@@ -102,13 +102,12 @@ class IncomingConnection:
 
     def _shake_hands(self, tls: TlsConnection) -> None:
         try:
-            writes = tls.handshake()
+            done = tls.handshake()
         except OSError as error:
             self._acceptor.refused(self, "tls", why(error))
             self._acceptor.drop(self)
             return
-        self._acceptor.context.poller.write(tls, (lambda: self._shake_hands(tls)) if writes else None)
-        if writes is None:
+        if done:
             self._challenge()
 
     def _challenge(self) -> None:

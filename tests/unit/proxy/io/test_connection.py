@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def begin(initiator: Tls, acceptor: Tls, host: str = "127.0.0.2", session: ssl.S
 def shake_hands(pair: Pair) -> None:
     left = list(pair)
     for _ in range(10_000):
-        left = [each for each in left if each.handshake() is not None]
+        left = [each for each in left if not each.handshake()]
         if not left:
             return
     raise AssertionError("no end of it")
@@ -105,13 +106,88 @@ def test_much_more_than_the_buffers_hold(pair: Pair) -> None:
     assert waits
 
 
+def test_whatever_pieces_records_come_in(folders: tuple[Path, Path]) -> None:
+    """Cut at each place of a short record, and anywhere in long ones; another connection is used in between."""
+    initiator, acceptor = map(Tls, folders)
+    one, near = parts.tcp_pair("127.0.0.2")
+    far, two = parts.tcp_pair("127.0.0.2")
+    for sock in (one, near, far, two):
+        sock.setblocking(False)
+    sender, taker = initiator.dialled(one, "127.0.0.2", None), acceptor.accepted(two)
+    others = begin(initiator, acceptor)
+    shake_hands(others)
+
+    def cross(size: int) -> None:
+        for ours, theirs in ((near, far), (far, near)):
+            with contextlib.suppress(BlockingIOError):
+                while came := ours.recv(size):
+                    theirs.sendall(came)
+
+    left = [sender, taker]
+    while left:
+        left = [each for each in left if not each.handshake()]
+        cross(1 << 16)
+    message = bytes(range(251)) * 1000
+    view = memoryview(bytearray(100_000))
+    for size, step in ((64, 1), (64, 50), (16_384, 999), (200_000, 5_001), (200_000, 40_000)):
+        assert sender.send(message[:size]) == size
+        got = bytearray()
+        while len(got) < size:
+            with contextlib.suppress(BlockingIOError):
+                far.sendall(near.recv(step))
+            with contextlib.suppress(BlockingIOError):
+                got += view[: taker.recv_into(view)]
+            others[0].send(b"meanwhile")
+            assert patiently(lambda: others[1].recv(100)) == b"meanwhile"
+        assert got == message[:size]
+    for each in (sender, taker, *others, near, far):
+        each.close()
+
+
+def test_a_connection_that_fails_leaves_nothing_to_others(folders: tuple[Path, Path]) -> None:
+    initiator, acceptor = map(Tls, folders)
+    good, bad = begin(initiator, acceptor), begin(initiator, acceptor)
+    for each in (good, bad):
+        shake_hands(each)
+    bad[0]._sock.send(b"\x17\x03\x03\x00\x20" + bytes(100))
+    with pytest.raises(ssl.SSLError):
+        patiently(lambda: bad[1].recv(100))
+    assert good[1].send(b"hello") == 5
+    assert patiently(lambda: good[0].recv(100)) == b"hello"
+    assert good[0].send(b"world") == 5
+    assert patiently(lambda: good[1].recv(100)) == b"world"
+    for each in (*good, *bad):
+        each.close()
+
+
+def test_whoever_hangs_up_in_the_handshake_is_lost(folders: tuple[Path, Path]) -> None:
+    one, two = parts.nonblocking_pair()
+    accepted = Tls(folders[0]).accepted(two)
+    one.close()
+    with pytest.raises(ConnectionResetError, match="hung up"):
+        [accepted.handshake() for _ in range(1_000_000)]
+    accepted.close()
+
+
+def test_what_comes_before_the_acceptor_has_spoken_is_refused(folders: tuple[Path, Path]) -> None:
+    initiator, acceptor = begin(*map(Tls, folders))
+    while not initiator.handshake():
+        if acceptor.handshake():
+            raise AssertionError("without the initiator's certificate")
+    initiator.send(b"early")
+    with pytest.raises(OSError, match="before its turn"):
+        [acceptor.handshake() for _ in range(1_000_000)]
+    for each in (initiator, acceptor):
+        each.close()
+
+
 def refused(pair: Pair) -> str:
     """Why one of them gives up; with TLS 1.3 an acceptor's refusal is read by the initiator after its handshake."""
     why, left = "", list(pair)
     for _ in range(10_000):
         for each in list(left):
             try:
-                if each.handshake() is None:
+                if each.handshake():
                     each.recv(100)
             except BlockingIOError:
                 continue
@@ -146,7 +222,8 @@ def test_a_stranger_without_a_certificate_is_refused(folders: tuple[Path, Path])
     two.setblocking(False)
     accepted = Tls(folders[0]).accepted(two)
     one.setblocking(False)
-    stranger = TlsConnection(context.wrap_socket(one, do_handshake_on_connect=False))
+    tray = connection.Tray()
+    stranger = TlsConnection(one, tray, context.wrap_bio(tray.came, tray.goes))
     assert "certificate" in refused((stranger, accepted))
 
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.handshake import Dialling
 from proxy.core.wire import Accepted, Join, Refused, encode
 from proxy.io import dialling
-from proxy.io.connection import Tls, TlsConnection
+from proxy.io.connection import Tls, TlsConnection, Tray
 from proxy.io.context import Context
 from proxy.io.dialling import DialledConnection, Lost
 from proxy.io.pool import LinkPool
@@ -125,7 +125,7 @@ async def test_of_many_that_began_without_a_session_one_is_asked_for_it(
 
     made = [DialledConnection(context, pool) for _ in range(3)]
     for one in made:
-        one.connection = TlsConnection(Tls())
+        one.connection = TlsConnection(one._sock, Tray(), Tls())
         one._greeted()
     assert pool.session is asked[0]
     assert len(asked) == 1
