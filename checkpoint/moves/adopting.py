@@ -257,7 +257,8 @@ class Adopting:
 
     def _go_on(self) -> None:
         """While CRIU dumps: give as many whole messages as there are, and as the proxy has room for."""
-        if self._watch is None or not self._live or self._failed is not None:  # not looked at yet, or there are none
+        # Of a dump that is made again nobody watches; and they are not looked at yet, or there are none.
+        if self._watch is None or not self._live or self._failed is not None:
             return
         try:
             self._handover.hear()

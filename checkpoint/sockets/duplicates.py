@@ -102,7 +102,7 @@ class _Looking:
         mine = self._kernel.pidfd_getfd(member.pidfd, number)
         ino = self._kernel.socket_inode(mine) & INO_MASK
         place = member.pid, number
-        if places := found.connections.get(ino) or found.multipath.get(ino) or found.datagrams.get(ino):
+        if places := found.find(ino):
             places.append(place)
         elif not ino and procfs.link(f"/proc/self/fd/{mine}") == _EPOLL:
             found.epolls.append(place)

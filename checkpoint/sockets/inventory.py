@@ -67,7 +67,13 @@ class Inventory(msgspec.Struct):
 
     def places(self, ino: int) -> list[Place]:
         """Of a TCP or UDP socket. Raises KeyError for one that is not known."""
-        return self.connections.get(ino) or self.multipath.get(ino) or self.datagrams[ino]
+        if (found := self.find(ino)) is None:
+            raise KeyError(ino)
+        return found
+
+    def find(self, ino: int) -> list[Place] | None:
+        """Its places, where it is known."""
+        return self.connections.get(ino) or self.multipath.get(ino) or self.datagrams.get(ino)
 
     @property
     def streams(self) -> set[int]:

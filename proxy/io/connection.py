@@ -190,11 +190,15 @@ class TlsConnection:
     def _seal(self, data: bytes | memoryview) -> None:
         """As much of it as is sent in one call; a record is written at a time."""
         write, size = self._write, min(len(data), SEALED_BYTES)
-        sealed = write(data)
-        if sealed < size:
-            view = memoryview(data)
-            while sealed < size:
-                sealed += write(view[sealed:])
+        try:
+            sealed = write(data)
+            if sealed < size:
+                view = memoryview(data)
+                while sealed < size:
+                    sealed += write(view[sealed:])
+        except OSError:
+            self._tray.clear()
+            raise
         self._sealed, self._sealed_plain = self._tray.goes.read(), sealed
 
     def shutdown(self, how: int, /) -> None:
