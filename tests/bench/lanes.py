@@ -26,15 +26,13 @@ LINES: tuple[Line, ...] = (
 
 WHY = """\
 Where it falls short of HAProxy's: a request is two messages for either proxy, and each message one receive and one
-send, with ours as with HAProxy in cleartext (counted by perf-stat(1)). With TLS that is so with ours alone: left to
-itself OpenSSL receives a record in two and gives each to TCP by itself; ours is handed up to 64 KiB, and as much is
-sent of it, which spares a sixth of the processor time in bulk. What a request costs one proxy at that rate, by
-proc_pid_stat(5): 14.3 us in the kernel and 3.3 outside of it, HAProxy 13.6 and 1.0; with TLS 14.5 and 5.8, HAProxy 15.7
-and 3.4. So it is the interpreter's way from one call to the other, some 1.2 us a message: frames, offsets and what is
-kept until it is acknowledged, so that a link that breaks can be made again. A wake-up of ours costs one call more too
-(its sockets are in an epoll set of their own, inside the event loop's): at that rate many messages share it, but a
-round trip on one connection has it whole, four times. In bulk HAProxy can splice where its links are cleartext: the
-bytes stay in the kernel, while ours are copied into each proxy, kept, and copied out again. With TLS both have to."""
+send, with ours as with HAProxy in cleartext. With TLS that is so with ours alone: left to itself OpenSSL receives a
+record in two and gives each to TCP by itself; ours is handed up to 64 KiB, and as much is sent of it. So what a request
+takes more of the processor is the interpreter's way from one call to the other: frames, offsets and what is kept until
+it is acknowledged, so that a link that breaks can be made again. A wake-up of ours costs one call more too (its sockets
+are in an epoll set of their own, inside the event loop's): with many connections many messages share it, but a round
+trip on one connection has it whole, four times. In bulk HAProxy can splice where its links are cleartext: the bytes
+stay in the kernel, while ours are copied into each proxy, kept, and copied out again. With TLS both have to."""
 
 IDLE = """\
 Memory is what stays resident in the two proxies together, per connection; the kernel's buffers are the same for both.
